@@ -5,7 +5,9 @@
 use std::{error::Error, path::Path};
 
 use neox_core::{LoadOptions, NeoxModel, Text};
-use neuron_ablate::{Dose, Plan, Sample, Semantics, Sweep, TokenFrequencies, Variant};
+use neuron_ablate::{
+    Dose, EngineOptions, Plan, Sample, Semantics, Sweep, TokenFrequencies, Variant, Variants,
+};
 
 const TEXT: &str = "Call me Ishmael. Some years ago, never mind how long precisely, having little or no money in my purse, \
     and nothing particular to interest me on shore, I thought I would sail about a little and see the watery part of the world.";
@@ -29,6 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         sequences: vec![0],
         dose: Dose::Mean,
         semantics: Semantics::corrected(),
+        variants: Variants::default(),
+        engine: EngineOptions::default(),
         batch: 1,
         memory_budget: 256 << 20,
     };

@@ -41,11 +41,11 @@ impl Case {
     fn by_kernel(&self, path: Path, base: Base, tilt: Tilt) -> Vec<Sums> {
         let kernel = Kernel::with_path(&self.layout, &self.log_q, path);
         let cells = vec![true; self.layout.cells().len()];
-        let (rows, neurons) = ([kernel.row(&self.l, &self.g)], [kernel.neuron(&self.u)]);
+        let (row, neurons) = (kernel.row(&self.l, &self.g), [kernel.neuron(&self.u)]);
         kernel.sums(
             &[TiltSite { base: 0, cells }],
             &Pairs {
-                rows: &rows,
+                rows: &[&row],
                 neurons: &neurons,
                 bases: &[base],
                 tilts: &[tilt],
@@ -155,7 +155,7 @@ fn a_tilt_is_right_whether_by_series_or_by_a_pass_of_its_own() {
 fn a_cell_without_the_tilt_stays_empty() {
     let case = Case::new(100, [1.0; 3], 5);
     let kernel = Kernel::new(&case.layout, &case.log_q);
-    let (rows, neurons) = ([kernel.row(&case.l, &case.g)], [kernel.neuron(&case.u)]);
+    let (row, neurons) = (kernel.row(&case.l, &case.g), [kernel.neuron(&case.u)]);
     let sites = [TiltSite {
         base: 0,
         cells: vec![false, true],
@@ -163,7 +163,7 @@ fn a_cell_without_the_tilt_stays_empty() {
     let got = kernel.sums(
         &sites,
         &Pairs {
-            rows: &rows,
+            rows: &[&row],
             neurons: &neurons,
             bases: &[Base::default()],
             tilts: &[Tilt::default()],
@@ -188,7 +188,7 @@ fn pairs_come_out_in_their_order() {
     let got = kernel.sums(
         &[],
         &Pairs {
-            rows: &rows,
+            rows: &[&rows[0], &rows[1]],
             neurons: &neurons,
             bases: &bases,
             tilts: &[],

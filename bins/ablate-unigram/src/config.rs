@@ -6,7 +6,8 @@ use anyhow::{Context, bail};
 use job_inputs::{BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, Sequences, parse_range};
 use longtail_corpus::BandReading;
 use neuron_ablate::{
-    BandToken, Direction, Dose, FrozenKl, KlDirection, MeanOver, OutsideBand, Semantics,
+    BandToken, Direction, Dose, Engine, EngineOptions, ExactSums, FrozenKl, KlDirection, MeanOver,
+    OutsideBand, Semantics, Variants,
 };
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,18 @@ pub(crate) struct AblationConfig {
     pub(crate) sequences: Sequences,
     #[serde(default)]
     pub(crate) dose: Dose,
+    /// What is measured of each ablation; the total effect always is.
+    #[serde(default = "default_variants")]
+    variants: Vec<VariantName>,
+    /// `auto`: moments where their error is bounded by the tolerance, exact sums elsewhere.
+    #[serde(default)]
+    engine: Engine,
+    /// Largest bound, in nats, on the error of what `auto` leaves to the moments.
+    #[serde(default = "default_tolerance")]
+    tolerance: f64,
+    /// What computes exact sums: the kernel on a CPU, tensor operations on a GPU.
+    #[serde(default)]
+    exact_sums: ExactSums,
     /// Sequences per forward.
     #[serde(default = "default_batch")]
     pub(crate) batch: usize,
@@ -74,6 +87,41 @@ pub(crate) struct AblationConfig {
     /// Mebibytes for vectors over the vocabulary.
     #[serde(default = "default_memory")]
     pub(crate) memory_mib: usize,
+}
+
+/// A way to read an ablation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum VariantName {
+    Total,
+    FrozenLn,
+    FrozenAll,
+    FrozenBand,
+}
+
+impl AblationConfig {
+    pub(crate) fn variants(&self) -> Variants {
+        let wanted = |name| self.variants.contains(&name);
+        Variants {
+            frozen_ln: wanted(VariantName::FrozenLn),
+            frozen_all: wanted(VariantName::FrozenAll),
+            frozen_bands: wanted(VariantName::FrozenBand),
+        }
+    }
+
+    pub(crate) fn engine(&self) -> anyhow::Result<EngineOptions> {
+        if !(self.tolerance > 0.0 && self.tolerance.is_finite()) {
+            bail!(
+                "`ablation.tolerance` is {}, expected a positive number of nats such as 1e-6",
+                self.tolerance
+            );
+        }
+        Ok(EngineOptions {
+            engine: self.engine,
+            tolerance: self.tolerance,
+            exact: self.exact_sums,
+        })
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -118,6 +166,17 @@ fn default_seed() -> u64 {
 fn default_batch() -> usize {
     8
 }
+fn default_variants() -> Vec<VariantName> {
+    vec![
+        VariantName::Total,
+        VariantName::FrozenLn,
+        VariantName::FrozenAll,
+        VariantName::FrozenBand,
+    ]
+}
+fn default_tolerance() -> f64 {
+    EngineOptions::default().tolerance
+}
 fn default_floor() -> f64 {
     1e-6
 }
@@ -125,7 +184,7 @@ fn default_resamples() -> usize {
     1000
 }
 fn default_memory() -> usize {
-    512
+    1024
 }
 fn default_true() -> bool {
     true

@@ -129,6 +129,12 @@ fn ablate(
     steps.record(&mut record);
 
     record.count("pairs", pairs);
+    record.count("pairs_by_exact_sums", effects.engine.exact_pairs as u64);
+    record.count("pairs_by_moments", effects.engine.moment_pairs as u64);
+    record.note(
+        "largest_bound_of_moments_nats",
+        effects.engine.largest_bound,
+    );
     record.count("neurons", effects.neurons.len() as u64);
     for (name, count) in [
         ("rows_kept", effects.rows.kept),
@@ -179,6 +185,8 @@ pub(crate) fn plan(config: &AblateConfig, sample: &Sample, d_mlp: usize) -> anyh
         sequences: config.ablation.sequences.resolve(sample, config.seed),
         dose: config.ablation.dose,
         semantics: config.semantics.to_options(),
+        variants: config.ablation.variants(),
+        engine: config.ablation.engine()?,
         batch: config.ablation.batch,
         memory_budget: config.ablation.memory_mib << 20,
     })

@@ -47,18 +47,11 @@ impl PositionTable {
             index("kl_model_freq"),
             index("kl_freq_model"),
         );
-        let variant = |wanted| {
-            sweep
-                .variants()
-                .iter()
-                .position(|v| *v == wanted)
-                .unwrap_or(0)
-        };
-        let (total, frozen, frozen_ln) = (
-            variant(Variant::Total),
-            sweep.direct(),
-            variant(Variant::FrozenLn),
-        );
+        let (total, frozen) = (0, sweep.direct());
+        let frozen_ln = sweep
+            .variants()
+            .iter()
+            .position(|v| *v == Variant::FrozenLn);
         let kl = match semantics.kl {
             KlDirection::ModelFreq => model_freq,
             KlDirection::FreqModel => freq_model,
@@ -82,7 +75,7 @@ impl PositionTable {
             measure,
             plus: 0.0,
         };
-        let floats = [
+        let mut floats = vec![
             ("loss", clean(loss)),
             ("entropy", clean(entropy)),
             ("loss_post_ablation", ablated(total, loss)),
@@ -98,14 +91,6 @@ impl PositionTable {
             ("kl_divergence_before", clean(kl)),
             ("kl_divergence_after", ablated(total, kl)),
             ("kl_divergence_after_frozen_unigram", frozen_kl),
-            (
-                "loss_post_ablation_with_frozen_ln",
-                ablated(frozen_ln, loss),
-            ),
-            (
-                "entropy_post_ablation_with_frozen_ln",
-                ablated(frozen_ln, entropy),
-            ),
             ("kl_model_freq_before", clean(model_freq)),
             ("kl_model_freq_after", ablated(total, model_freq)),
             (
@@ -119,6 +104,18 @@ impl PositionTable {
                 ablated(frozen, freq_model),
             ),
         ];
+        if let Some(frozen_ln) = frozen_ln {
+            floats.extend([
+                (
+                    "loss_post_ablation_with_frozen_ln",
+                    ablated(frozen_ln, loss),
+                ),
+                (
+                    "entropy_post_ablation_with_frozen_ln",
+                    ablated(frozen_ln, entropy),
+                ),
+            ]);
+        }
         let mut fields: Vec<Field> = vec![Field::new("component_name", DataType::Utf8, false)];
         fields.extend(
             ["layer", "neuron", "batch", "pos", "token_id", "target_id"]

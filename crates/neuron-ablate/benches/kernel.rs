@@ -38,6 +38,7 @@ fn kernel(c: &mut Criterion) {
         let rows: Vec<_> = (0..ROWS)
             .map(|i| kernel.row(&vectors[2 * i], &vectors[2 * i + 1]))
             .collect();
+        let rows: Vec<_> = rows.iter().collect();
         let neurons: Vec<_> = (0..NEURONS)
             .map(|i| kernel.neuron(&vectors[2 * ROWS + i]))
             .collect();

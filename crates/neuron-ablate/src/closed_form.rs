@@ -16,7 +16,10 @@
 use neox_core::NeoxModel;
 use tch::{Device, Kind, Tensor};
 
-use crate::AblateError;
+use crate::{
+    AblateError,
+    vectors::{Vectors, on_host},
+};
 
 /// Final LayerNorm and unembedding, `W_U` centred over the vocabulary and its rows in a given order.
 #[derive(Debug)]
@@ -32,10 +35,12 @@ pub struct Unembedding {
 pub struct Projected {
     /// The vectors minus their means, `[vector, d_model]`, f64.
     pub centred: Tensor,
+    /// `gamma * centred`, `[vector, d_model]`, f32.
+    pub scaled: Tensor,
     /// Squared norms of the centred vectors, `[vector]`.
     pub norm2: Vec<f64>,
-    /// `W_U (gamma * centred)`, `[vector][d_vocab]`, in the order of the vocabulary layout: `g` of rows, `u` of neurons.
-    pub logits: Vec<f32>,
+    /// `W_U (gamma * centred)`, `[vector, d_vocab]`, in the order of the vocabulary layout: `g` of rows, `u` of neurons.
+    pub logits: Vectors,
 }
 
 /// The scale of the final LayerNorm as a function of the squared norm of the centred residual.
@@ -53,25 +58,25 @@ impl LayerNormScale {
 }
 
 impl Unembedding {
-    /// Takes the final LayerNorm and `W_U` of `model`, with the rows of `W_U` in `order` (token ids).
+    /// Takes the final LayerNorm and `W_U` of `model` to `device`, with the rows of `W_U` in `order` (token ids).
     ///
     /// # Errors
     /// - [`AblateError::Torch`] if libtorch fails
-    pub fn new(model: &NeoxModel, order: &[u32]) -> Result<Self, AblateError> {
-        let host = |t: &Tensor, kind| t.f_to_device(Device::Cpu)?.f_to_kind(kind);
+    pub fn new(model: &NeoxModel, order: &[u32], device: Device) -> Result<Self, AblateError> {
+        let there = |t: &Tensor, kind| t.f_to_device(device)?.f_to_kind(kind);
         let ln = model.ln_final();
         let (gamma, beta) = (
-            host(&ln.weight, Kind::Double)?,
-            host(&ln.bias, Kind::Float)?,
+            there(&ln.weight, Kind::Double)?,
+            there(&ln.bias, Kind::Float)?,
         );
         let order: Vec<i64> = order.iter().map(|&t| i64::from(t)).collect();
-        let w_u =
-            host(model.w_u(), Kind::Float)?.f_index_select(0, &Tensor::f_from_slice(&order)?)?;
+        let order = Tensor::f_from_slice(&order)?.f_to_device(device)?;
+        let w_u = there(model.w_u(), Kind::Float)?.f_index_select(0, &order)?;
         let mean = w_u
             .f_mean_dim(0, true, Kind::Double)?
             .f_to_kind(Kind::Float)?;
         let w_u = w_u.f_sub(&mean)?;
-        let b = Vec::try_from(&w_u.f_mv(&beta)?)?;
+        let b = Vec::try_from(&w_u.f_mv(&beta)?.f_to_device(Device::Cpu)?)?;
         Ok(Self {
             w_u,
             gamma,
@@ -83,6 +88,11 @@ impl Unembedding {
     /// `b = W_U beta`, `[d_vocab]`, in the order of the vocabulary layout.
     pub fn b(&self) -> &[f32] {
         &self.b
+    }
+
+    /// Centred `W_U`, `[d_vocab, d_model]`, in the order of the vocabulary layout.
+    pub(crate) fn w_u(&self) -> &Tensor {
+        &self.w_u
     }
 
     /// The scale of the final LayerNorm.
@@ -99,22 +109,21 @@ impl Unembedding {
     /// # Errors
     /// - [`AblateError::Torch`] if libtorch fails
     pub fn project(&self, vectors: &Tensor) -> Result<Projected, AblateError> {
-        let x = vectors.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
+        let x = vectors
+            .f_to_device(self.w_u.device())?
+            .f_to_kind(Kind::Double)?;
         let centred = x.f_sub(&x.f_mean_dim(-1, true, Kind::Double)?)?;
-        let norm2 = Vec::try_from(&centred.f_square()?.f_sum_dim_intlist(
-            -1,
-            false,
-            Kind::Double,
-        )?)?;
+        let norm2 = on_host(
+            &centred
+                .f_square()?
+                .f_sum_dim_intlist(-1, false, Kind::Double)?,
+        )?;
         let scaled = centred.f_mul(&self.gamma)?.f_to_kind(Kind::Float)?;
-        let logits = scaled
-            .f_matmul(&self.w_u.f_tr()?)?
-            .f_contiguous()?
-            .f_view(-1)?;
         Ok(Projected {
             centred,
             norm2,
-            logits: Vec::try_from(&logits)?,
+            logits: Vectors::new(&scaled.f_matmul(&self.w_u.f_tr()?)?)?,
+            scaled,
         })
     }
 }

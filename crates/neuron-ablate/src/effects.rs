@@ -15,6 +15,27 @@ pub enum Variant {
     FrozenBand(usize),
 }
 
+/// Which variants a sweep measures beside the total effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variants {
+    /// [`Variant::FrozenLn`].
+    pub frozen_ln: bool,
+    /// [`Variant::FrozenAll`].
+    pub frozen_all: bool,
+    /// [`Variant::FrozenBand`] of every band.
+    pub frozen_bands: bool,
+}
+
+impl Default for Variants {
+    fn default() -> Self {
+        Self {
+            frozen_ln: true,
+            frozen_all: true,
+            frozen_bands: true,
+        }
+    }
+}
+
 /// Sums over the rows of one sequence, for one neuron.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SequenceSums {

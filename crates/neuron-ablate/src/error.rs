@@ -44,6 +44,14 @@ pub enum AblateError {
         /// The last one that exists.
         last: usize,
     },
+    /// The direct effect is not among the variants.
+    #[error(
+        "the semantics report `{variant}` as the direct effect, but it is not among the variants: add it"
+    )]
+    DirectEffect {
+        /// The variant.
+        variant: String,
+    },
     /// Nothing to do.
     #[error("{what}")]
     Empty {

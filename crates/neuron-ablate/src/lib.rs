@@ -7,6 +7,7 @@
 pub mod closed_form;
 mod dose;
 mod effects;
+mod engine;
 mod error;
 mod frequency;
 mod interventions;
@@ -19,13 +20,17 @@ mod scaling;
 mod scoring;
 mod self_check;
 mod semantics;
+mod series;
 mod states;
 mod sweep;
+mod tensor_sums;
 mod trade_off;
+mod vectors;
 mod word_request;
 
 pub use dose::Dose;
-pub use effects::{Change, Mean, NeuronEffects, Over, Variant, mediated_share};
+pub use effects::{Change, Mean, NeuronEffects, Over, Variant, Variants, mediated_share};
+pub use engine::{Engine, EngineOptions, EngineReport, ExactSums};
 pub use error::AblateError;
 pub use frequency::{TokenBand, TokenFrequencies};
 pub use interventions::{
@@ -45,4 +50,5 @@ pub use sweep::{Effects, PairBlock, Plan, Sink, Sweep, Tick};
 pub use trade_off::{
     NamedChange, ScalingEffects, ScalingMeasure, ScalingPlan, TargetGroup, measure_scaling,
 };
+pub use vectors::Vectors;
 pub use word_request::{Join, RequestError, WordRequest, WordStart, WordVocabulary};

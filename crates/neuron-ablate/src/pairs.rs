@@ -1,52 +1,58 @@
-//! One pair of a neuron and a row: how the logits move, and what is measured of them. Plain numbers, no tensors.
+//! One pair of a direction and a row: how the logits move, and what is measured of them. Tensors stay at its edge.
 
-use rayon::prelude::*;
+use std::ops::Range;
+
+use tch::{Kind, TchError, Tensor};
 
 use crate::{
-    AblateError, Direction, Dose, Measures, OutsideBand, Row, Semantics, TokenBand,
-    TokenFrequencies, Variant,
+    AblateError, Direction, Measures, OutsideBand, Row, Semantics, TokenBand, TokenFrequencies,
+    Variant, Variants,
     closed_form::LayerNormScale,
+    engine::Engines,
     frequency::Axis,
-    kernel::{self, Base, Kernel, NeuronVector, RowVectors, Sums, Tilt, TiltSite, VocabLayout},
+    kernel::{Base, Cell, Sums, Tilt, TiltSite, VocabLayout},
     outcome::Linear,
-    sweep::Tick,
+    series::{Errors, Move, RowCell, SeriesBlock, SeriesCell, moved},
+    vectors::{Vectors, on_host},
 };
-
-/// Neurons that one task measures at all rows: their `u` stays in cache.
-pub(crate) const NEURONS_PER_TASK: usize = 4;
-/// Rows that the kernel sees at once: a tile of each fits the second-level cache.
-const ROWS_PER_CALL: usize = 16;
 
 /// What is the same for all pairs of a sweep.
 #[derive(Debug)]
 pub(crate) struct Pairs {
-    dose: Dose,
     outside_band: OutsideBand,
     bands: Vec<TokenBand>,
     measures: Measures,
     variants: Vec<Variant>,
+    /// Number of variants that are bases; those after them are tilts of the total effect.
+    n_bases: usize,
     layout: VocabLayout,
-    kernel: Kernel,
-    /// The variants that are tilts of the total effect: all from [`FIRST_TILT`] on.
+    /// `log q` in the order of the layout.
+    log_q: Vec<f64>,
+    /// Where each tilt is wanted.
     sites: Vec<TiltSite>,
     vocab: Vocabulary,
 }
 
-/// Index of the first variant that is a tilt; those before it are bases.
-const FIRST_TILT: usize = 2;
+/// Logits of rows over the vocabulary.
+#[derive(Debug)]
+pub(crate) struct RowLogits {
+    /// Clean logits, `l = g / s + b`.
+    pub(crate) l: Vectors,
+    pub(crate) g: Vectors,
+}
 
-/// The rows of a block, with their clean logits.
+/// The rows of a block, with what is measured of their clean logits.
 #[derive(Debug)]
 pub(crate) struct RowTerms<'r> {
     rows: &'r [Row],
     scale: LayerNormScale,
     /// `|x_c|^2`, `[row]`.
     norm2: Vec<f64>,
-    /// `g`, `[row][d_vocab]`.
-    g: Vec<f32>,
+    /// `g` at the target, `[row]`.
+    g_at: Vec<f64>,
     g_dots: Vec<Dots>,
-    /// Clean logits `l = g / s + b`, `[row][d_vocab]`.
-    l: Vec<f32>,
+    /// The clean logit of the target, `[row]`.
+    l_at: Vec<f64>,
     l_dots: Vec<Dots>,
     /// Sums of the clean logits, `[row][cell]`.
     sums: Vec<Vec<Sums>>,
@@ -54,22 +60,23 @@ pub(crate) struct RowTerms<'r> {
     pub(crate) measures: Vec<f64>,
 }
 
-/// A block of pairs: some neurons at some rows.
+/// A block of pairs: some directions of the residual stream at some rows.
+///
+/// A direction is the output weights of a neuron, or anything else that is added to the residual stream.
 #[derive(Debug)]
 pub(crate) struct Block<'b> {
     pub(crate) rows: &'b RowTerms<'b>,
-    pub(crate) neurons: &'b [usize],
-    /// Mean activations of the whole layer, `[d_mlp]`.
-    pub(crate) mean: &'b [f64],
-    /// `|w_c|^2`, `[neuron]`.
+    /// Which of the rows.
+    pub(crate) at: Range<usize>,
+    /// `D`: how much of a direction is added, such as the change of a neuron's activation; `[direction][row]`.
+    pub(crate) change: &'b [f64],
+    /// `|w_c|^2`, `[direction]`.
     pub(crate) norm2: &'b [f64],
-    /// `u`, `[neuron][d_vocab]`.
-    pub(crate) u: &'b [f32],
     pub(crate) u_dots: &'b [Dots],
-    /// `x_c . w_c`, `[neuron][row]`.
+    /// `u` at the target of each row, `[direction][row]`.
+    pub(crate) u_at: &'b [f64],
+    /// `x_c . w_c`, `[direction][row]`.
     pub(crate) cross: &'b [f64],
-    /// `[neuron][row]`.
-    pub(crate) activations: &'b [f64],
 }
 
 /// Everything over the vocabulary that is the same for all rows and neurons, in the order of the layout.
@@ -77,11 +84,12 @@ pub(crate) struct Block<'b> {
 struct Vocabulary {
     /// Place of each token id in the layout.
     place: Vec<usize>,
-    q: Vec<f32>,
     /// Directions of the frozen variants: all tokens, then each band.
-    directions: Vec<Vec<f32>>,
+    directions: Vec<Vec<f64>>,
     /// The same as functions of `log q`.
     axes: Vec<Axis>,
+    /// `q` within each cell, then the directions, `[d_vocab][cell, direction]`.
+    weights: Vec<f64>,
     /// `sum q v` over each cell, for each direction.
     qv: Vec<Vec<f64>>,
 }
@@ -89,7 +97,7 @@ struct Vocabulary {
 /// Dot products of a vector over the vocabulary with `q` (per cell) and with the directions.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Dots {
-    q: Vec<f64>,
+    pub(crate) q: Vec<f64>,
     v: Vec<f64>,
 }
 
@@ -97,7 +105,7 @@ pub(crate) struct Dots {
 ///
 /// Written as a change so that rounding of the clean logits drops out of every difference.
 #[derive(Debug, Clone, Copy)]
-struct Shift {
+pub(crate) struct Shift {
     a: f64,
     c: f64,
     k: f64,
@@ -113,12 +121,35 @@ impl Shift {
     };
 }
 
+/// Room for the values of one pair, used again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// `[variant]`
+    pub(crate) shifts: Vec<Shift>,
+    /// `[variant][cell]`
+    pub(crate) sums: Vec<Sums>,
+    /// `[variant][cell]`
+    errors: Vec<Errors>,
+    cells: Vec<Sums>,
+    qz: Vec<f64>,
+    bands: Vec<Sums>,
+    qz_bands: Vec<f64>,
+}
+
+impl Scratch {
+    /// Takes over sums, `[variant][cell]`.
+    pub(crate) fn take(&mut self, sums: &[Sums]) {
+        self.sums.clear();
+        self.sums.extend(sums);
+    }
+}
+
 impl Pairs {
     pub(crate) fn new(
         frequencies: &TokenFrequencies,
         bands: Vec<TokenBand>,
         semantics: &Semantics,
-        dose: Dose,
+        wanted: Variants,
     ) -> Result<Self, AblateError> {
         let masks: Vec<&[bool]> = bands.iter().map(TokenBand::mask).collect();
         let layout = VocabLayout::new(frequencies.log_q(), &masks);
@@ -128,38 +159,41 @@ impl Pairs {
         };
         let mut directions = vec![frequencies.direction(Direction::AllTokens, &[])?];
         let mut axes = vec![frequencies.axis(Direction::AllTokens, &[])?];
-        let mut sites = vec![TiltSite {
-            base: 0,
-            cells: vec![true; layout.cells().len()],
-        }];
-        for (index, band) in bands.iter().enumerate() {
+        for band in &bands {
             directions.push(frequencies.direction(band_direction, band.mask())?);
             axes.push(frequencies.axis(band_direction, band.mask())?);
-            sites.push(TiltSite {
-                base: 0,
-                cells: layout
-                    .cells()
-                    .iter()
-                    .map(|cell| cell.in_band(index))
-                    .collect(),
-            });
         }
-        let log_q: Vec<f64> = layout
-            .order()
-            .iter()
-            .map(|&t| frequencies.log_q()[t as usize])
-            .collect();
+        let mut variants = vec![Variant::Total];
+        variants.extend(wanted.frozen_ln.then_some(Variant::FrozenLn));
+        let n_bases = variants.len();
+        variants.extend(wanted.frozen_all.then_some(Variant::FrozenAll));
+        if wanted.frozen_bands {
+            variants.extend((0..bands.len()).map(Variant::FrozenBand));
+        }
+        let frozen_on = |cell: &Cell, variant: &Variant| match variant {
+            Variant::FrozenBand(band) => cell.in_band(*band),
+            Variant::Total | Variant::FrozenLn | Variant::FrozenAll => true,
+        };
+        let site = |variant: &Variant| TiltSite {
+            base: 0,
+            cells: layout
+                .cells()
+                .iter()
+                .map(|cell| frozen_on(cell, variant))
+                .collect(),
+        };
         Ok(Self {
-            dose,
             outside_band: semantics.outside_band,
             measures: Measures::new(frequencies, &bands),
-            variants: [Variant::Total, Variant::FrozenLn, Variant::FrozenAll]
-                .into_iter()
-                .chain((0..bands.len()).map(Variant::FrozenBand))
-                .collect(),
+            sites: variants[n_bases..].iter().map(site).collect(),
+            variants,
+            n_bases,
             vocab: Vocabulary::new(&layout, frequencies, &directions, axes),
-            kernel: Kernel::new(&layout, &log_q),
-            sites,
+            log_q: layout
+                .order()
+                .iter()
+                .map(|&t| frequencies.log_q()[t as usize])
+                .collect(),
             layout,
             bands,
         })
@@ -181,221 +215,173 @@ impl Pairs {
         &self.layout
     }
 
-    /// Dot products of vectors over the vocabulary, `[vector][d_vocab]`.
-    pub(crate) fn dots(&self, vectors: &[f32]) -> Vec<Dots> {
-        self.vocab.dots(&self.layout, vectors)
+    /// `log q` in the order of the layout.
+    pub(crate) fn log_q(&self) -> &[f64] {
+        &self.log_q
     }
 
-    /// The clean logits of the rows, their sums and measures.
+    /// Where the tilts are wanted, in the order of the variants that are tilts.
+    pub(crate) fn sites(&self) -> &[TiltSite] {
+        &self.sites
+    }
+
+    /// Values of a pair: variants times measures.
+    pub(crate) fn per_pair(&self) -> usize {
+        self.variants.len() * self.measures.len()
+    }
+
+    /// The cells as the series wants them.
+    pub(crate) fn series_cells(&self) -> Vec<SeriesCell> {
+        let cells = self.layout.cells().iter().enumerate();
+        cells
+            .map(|(index, cell)| SeriesCell {
+                range: cell.range(),
+                tilted: self.sites.iter().any(|site| site.cells[index]),
+                mass: cell.range().map(|place| self.log_q[place].exp()).sum(),
+                longest: 0.0,
+            })
+            .collect()
+    }
+
+    /// Dot products of vectors over the vocabulary with `q` and the directions, `[vector]`.
+    pub(crate) fn dots(&self, vectors: &Vectors) -> Result<Vec<Dots>, TchError> {
+        let n_cells = self.layout.cells().len();
+        let columns = n_cells + self.vocab.axes.len();
+        let weights = Tensor::f_from_slice(&self.vocab.weights)?
+            .f_view([-1, columns as i64])?
+            .f_to_device(vectors.tensor().device())?;
+        let mut dots = Vec::new();
+        // In f64, a few vectors at a time: a long sum in f32 would lose what divergences need.
+        for part in vectors.tensor().f_split(16, 0)? {
+            let products = on_host(&part.f_to_kind(Kind::Double)?.f_matmul(&weights)?)?;
+            dots.extend(products.chunks(columns).map(|of_vector| Dots {
+                q: of_vector[..n_cells].to_vec(),
+                v: of_vector[n_cells..].to_vec(),
+            }));
+        }
+        Ok(dots)
+    }
+
+    /// Places of the rows' targets in the layout, `[row]`.
+    pub(crate) fn target_places(&self, rows: &[Row]) -> Result<Tensor, TchError> {
+        let places: Vec<i64> = rows
+            .iter()
+            .map(|row| self.vocab.place[row.target as usize] as i64)
+            .collect();
+        Tensor::f_from_slice(&places)
+    }
+
+    /// The clean logits of the rows, their sums and measures; `b = W_U beta`.
     pub(crate) fn rows<'r>(
         &self,
+        engines: &Engines,
         rows: &'r [Row],
         norm2: Vec<f64>,
-        g: Vec<f32>,
+        g: Vectors,
         scale: LayerNormScale,
-        b: &[f32],
-    ) -> Result<RowTerms<'r>, AblateError> {
-        let (d_vocab, m) = (self.layout.d_vocab(), self.measures.len());
-        let mut l = g.clone();
-        l.par_chunks_mut(d_vocab)
-            .zip(&norm2)
-            .for_each(|(row, &norm2)| {
-                let s = scale.at(norm2);
-                row.iter_mut()
-                    .zip(b)
-                    .for_each(|(z, b)| *z = (f64::from(*z) / s) as f32 + b);
-            });
-        let l_dots = self.dots(&l);
+        b: &Tensor,
+    ) -> Result<(RowLogits, RowTerms<'r>), AblateError> {
+        let m = self.measures.len();
+        let mut clean = Vec::with_capacity(rows.len());
+        for (r, &norm2) in (0..).zip(&norm2) {
+            let l = g.tensor().f_get(r)?.f_to_kind(Kind::Double)?;
+            clean.push(
+                l.f_div_scalar(scale.at(norm2))?
+                    .f_to_kind(Kind::Float)?
+                    .f_add(b)?,
+            );
+        }
+        let l = Vectors::new(&Tensor::f_stack(&clean, 0)?)?;
+        drop(clean);
+        let (l_dots, g_dots) = (self.dots(&l)?, self.dots(&g)?);
+        let targets = self.target_places(rows)?;
+        let (l_at, g_at) = (l.each_at(&targets)?, g.each_at(&targets)?);
+        // By the same means as the ablated ones, so that their rounding drops out of differences.
+        let sums = engines.clean(&l, self.layout.cells().len())?;
         let mut measures = vec![0.0; rows.len() * m];
-        let zero = vec![0.0; d_vocab];
-        let sums = measures
-            .par_chunks_mut(m)
-            .enumerate()
-            .map(|(r, out)| {
-                let l = &l[r * d_vocab..(r + 1) * d_vocab];
-                // By the same kernel, so that its rounding drops out of differences.
-                let (row, nothing) = ([self.kernel.row(l, &zero)], [self.kernel.neuron(&zero)]);
-                let sums = self.kernel.sums(
-                    &[],
-                    &kernel::Pairs {
-                        rows: &row,
-                        neurons: &nothing,
-                        bases: &[Base::default()],
-                        tilts: &[],
-                    },
-                );
-                let target = f64::from(l[self.vocab.place[rows[r].target as usize]]);
-                self.fill(&sums, &l_dots[r].q, target, out);
-                sums
-            })
-            .collect();
+        let mut scratch = Scratch::default();
+        for (r, out) in measures.chunks_mut(m).enumerate() {
+            (scratch.cells.clear(), scratch.qz.clear());
+            scratch.cells.extend(&sums[r]);
+            scratch.qz.extend(&l_dots[r].q);
+            self.fill(&mut scratch, l_at[r], out);
+        }
         if let Some(i) = measures.iter().position(|v| !v.is_finite()) {
             let Row { sequence, pos, .. } = rows[i / m];
             return Err(AblateError::NotFiniteClean { sequence, pos });
         }
-        Ok(RowTerms {
+        let terms = RowTerms {
             rows,
             scale,
             norm2,
-            g_dots: self.dots(&g),
-            g,
-            l,
+            g_at,
+            g_dots,
+            l_at,
             l_dots,
             sums,
             measures,
-        })
+        };
+        Ok((RowLogits { l, g }, terms))
     }
 
-    /// `[neuron][row][variant][measure]` of a block.
-    pub(crate) fn measure(
-        &self,
-        job: &Block<'_>,
-        progress: &(dyn Fn(Tick) + Sync),
-    ) -> Result<Vec<f64>, AblateError> {
-        let d_vocab = self.layout.d_vocab();
-        let per_row = self.variants.len() * self.measures.len();
-        let n_rows = job.rows.rows.len();
-        let per_neuron = n_rows * per_row;
-        let rows: Vec<RowVectors<'_>> = job
-            .rows
-            .l
-            .par_chunks(d_vocab)
-            .zip(job.rows.g.par_chunks(d_vocab))
-            .map(|(l, g)| self.kernel.row(l, g))
-            .collect();
-        let mut ablated = vec![0.0; job.neurons.len() * per_neuron];
-        ablated
-            .par_chunks_mut(NEURONS_PER_TASK * per_neuron)
-            .enumerate()
-            .try_for_each(|(task, out)| {
-                let first = task * NEURONS_PER_TASK;
-                let n_neurons = out.len() / per_neuron;
-                let neurons: Vec<NeuronVector<'_>> = job
-                    .u
-                    .chunks(d_vocab)
-                    .skip(first)
-                    .take(n_neurons)
-                    .map(|u| self.kernel.neuron(u))
-                    .collect();
-                for (call, rows) in rows.chunks(ROWS_PER_CALL).enumerate() {
-                    let pairs: Vec<(usize, usize)> = (0..rows.len())
-                        .flat_map(|r| (0..n_neurons).map(move |n| (call * ROWS_PER_CALL + r, n)))
-                        .collect();
-                    let shifts: Vec<Vec<Shift>> = pairs
-                        .iter()
-                        .map(|&(row, n)| self.shifts(job, row, first + n))
-                        .collect();
-                    let bases: Vec<Base> = shifts
-                        .iter()
-                        .flat_map(|s| &s[..FIRST_TILT])
-                        .map(|s| Base { a: s.a, c: s.c })
-                        .collect();
-                    let tilts: Vec<Tilt> = shifts
-                        .iter()
-                        .flat_map(|s| &s[FIRST_TILT..])
-                        .map(|s| self.vocab.tilt(s))
-                        .collect();
-                    let sums = self.kernel.sums(
-                        &self.sites,
-                        &kernel::Pairs {
-                            rows,
-                            neurons: &neurons,
-                            bases: &bases,
-                            tilts: &tilts,
-                        },
-                    );
-                    let per_pair = sums.len() / pairs.len();
-                    for ((&(row, n), shifts), sums) in
-                        pairs.iter().zip(&shifts).zip(sums.chunks(per_pair))
-                    {
-                        let at = n * per_neuron + row * per_row;
-                        self.measure_pair(
-                            job,
-                            row,
-                            first + n,
-                            shifts,
-                            sums,
-                            &mut out[at..at + per_row],
-                        );
-                    }
-                }
-                progress(Tick::Pairs(n_rows * n_neurons));
-                match out.iter().position(|v| !v.is_finite()) {
-                    None => Ok(()),
-                    Some(i) => {
-                        let Row { sequence, pos, .. } = job.rows.rows[i % per_neuron / per_row];
-                        Err(AblateError::NotFinite {
-                            neuron: job.neurons[first + i / per_neuron],
-                            sequence,
-                            pos,
-                        })
-                    }
-                }
-            })?;
-        Ok(ablated)
-    }
-
-    /// All variants of one pair; `sums` is `[variant][cell]`, `out` is `[variant][measure]`.
-    fn measure_pair(
+    /// All variants of one pair from `scratch.shifts` and `scratch.sums`; `out` is `[variant][measure]`.
+    pub(crate) fn measure_pair(
         &self,
         job: &Block<'_>,
         row: usize,
         n: usize,
-        shifts: &[Shift],
-        sums: &[Sums],
+        scratch: &mut Scratch,
         out: &mut [f64],
     ) {
-        let (d_vocab, m, n_cells) = (
-            self.layout.d_vocab(),
-            self.measures.len(),
-            self.layout.cells().len(),
-        );
+        let (m, n_cells) = (self.measures.len(), self.layout.cells().len());
+        let u = job.u_at[n * job.at.len() + row];
+        let row = job.at.start + row;
         let place = self.vocab.place[job.rows.rows[row].target as usize];
-        let at_target = |vectors: &[f32], i: usize| f64::from(vectors[i * d_vocab + place]);
-        let (l, g, u) = (
-            at_target(&job.rows.l, row),
-            at_target(&job.rows.g, row),
-            at_target(job.u, n),
-        );
-        for (v, variant) in self.variants.iter().enumerate() {
-            // The variant whose logits a cell has; `None` for the clean ones.
-            let source = |cell: usize| match (variant, self.outside_band) {
-                (Variant::FrozenBand(band), outside)
-                    if !self.layout.cells()[cell].in_band(*band) =>
-                {
-                    (outside == OutsideBand::Ablated).then_some(0)
-                }
-                _ => Some(v),
-            };
-            let (mut of_cells, mut qz) = (Vec::with_capacity(n_cells), Vec::with_capacity(n_cells));
+        let target_cell = self.layout.cell_at(place);
+        let (l, g) = (job.rows.l_at[row], job.rows.g_at[row]);
+        for v in 0..self.variants.len() {
+            (scratch.cells.clear(), scratch.qz.clear());
             for cell in 0..n_cells {
-                let shift = source(cell).map_or(Shift::NONE, |s| shifts[s]);
-                of_cells.push(
-                    source(cell).map_or(job.rows.sums[row][cell], |s| sums[s * n_cells + cell]),
-                );
+                let source = self.source(v, cell);
+                let shift = source.map_or(Shift::NONE, |s| scratch.shifts[s]);
+                let sums = source.map_or(job.rows.sums[row][cell], |s| {
+                    scratch.sums[s * n_cells + cell]
+                });
+                scratch.cells.push(sums);
                 let qv = shift.direction.map_or(0.0, |d| self.vocab.qv[d][cell]);
-                qz.push(
+                scratch.qz.push(
                     job.rows.l_dots[row].q[cell]
                         + shift.a * job.rows.g_dots[row].q[cell]
                         + shift.c * job.u_dots[n].q[cell]
                         + shift.k * qv,
                 );
             }
-            let shift = source(self.layout.cell_at(place)).map_or(Shift::NONE, |s| shifts[s]);
+            let shift = self
+                .source(v, target_cell)
+                .map_or(Shift::NONE, |s| scratch.shifts[s]);
             let along = shift
                 .direction
-                .map_or(0.0, |d| f64::from(self.vocab.directions[d][place]));
+                .map_or(0.0, |d| self.vocab.directions[d][place]);
             let target = l + shift.a * g + shift.c * u + shift.k * along;
-            self.fill(&of_cells, &qz, target, &mut out[v * m..(v + 1) * m]);
+            self.fill(scratch, target, &mut out[v * m..(v + 1) * m]);
         }
     }
 
-    /// How each variant moves the logits of neuron `n` of the block at a row.
-    fn shifts(&self, job: &Block<'_>, row: usize, n: usize) -> Vec<Shift> {
-        let pair = n * job.rows.rows.len() + row;
-        let change = self
-            .dose
-            .change(job.activations[pair], job.mean[job.neurons[n]]);
+    /// The variant whose logits a cell has under variant `v`; `None` for the clean ones.
+    fn source(&self, v: usize, cell: usize) -> Option<usize> {
+        match self.variants[v] {
+            Variant::FrozenBand(band) if !self.layout.cells()[cell].in_band(band) => {
+                (self.outside_band == OutsideBand::Ablated).then_some(0)
+            }
+            _ => Some(v),
+        }
+    }
+
+    /// How each variant moves the logits when direction `n` of the block changes at a row.
+    pub(crate) fn shifts(&self, job: &Block<'_>, row: usize, n: usize, shifts: &mut Vec<Shift>) {
+        let pair = n * job.at.len() + row;
+        let row = job.at.start + row;
+        let change = job.change[pair];
         let norm2 =
             job.rows.norm2[row] + 2.0 * change * job.cross[pair] + change * change * job.norm2[n];
         let (s, s_ablated) = (
@@ -413,47 +399,125 @@ impl Pairs {
             direction: Some(d),
             ..total
         };
-        self.variants
-            .iter()
-            .map(|variant| match variant {
-                Variant::Total => total,
-                Variant::FrozenLn => Shift {
-                    c: change / s,
-                    ..Shift::NONE
-                },
-                Variant::FrozenAll => frozen(0),
-                Variant::FrozenBand(band) => frozen(1 + band),
-            })
-            .collect()
+        shifts.clear();
+        shifts.extend(self.variants.iter().map(|variant| match variant {
+            Variant::Total => total,
+            Variant::FrozenLn => Shift {
+                c: change / s,
+                ..Shift::NONE
+            },
+            Variant::FrozenAll => frozen(0),
+            Variant::FrozenBand(band) => frozen(1 + band),
+        }));
     }
 
-    /// Measures from the sums over each cell.
-    fn fill(&self, cells: &[Sums], qz: &[f64], target: f64, out: &mut [f64]) {
-        let full = Sums::over(cells.iter());
+    /// Adds the bases and the tilts of a pair's shifts.
+    pub(crate) fn split(&self, shifts: &[Shift], bases: &mut Vec<Base>, tilts: &mut Vec<Tilt>) {
+        let (of_bases, of_tilts) = shifts.split_at(self.n_bases);
+        bases.extend(of_bases.iter().map(|s| Base { a: s.a, c: s.c }));
+        tilts.extend(of_tilts.iter().map(|s| self.vocab.tilt(s)));
+    }
+
+    /// Fills `scratch.sums` with those of the moment engine; returns the largest error of any measure.
+    pub(crate) fn moved(
+        &self,
+        rows: &[Vec<RowCell>],
+        block: &SeriesBlock,
+        row: usize,
+        n: usize,
+        scratch: &mut Scratch,
+    ) -> f64 {
+        let n_cells = self.layout.cells().len();
+        (scratch.sums.clear(), scratch.errors.clear());
+        scratch
+            .sums
+            .resize(self.variants.len() * n_cells, Sums::EMPTY);
+        scratch
+            .errors
+            .resize(self.variants.len() * n_cells, Errors::default());
+        for cell in 0..n_cells {
+            let of_row = &rows[cell][row];
+            let pair = block.pair(cell, n, row, of_row);
+            for (v, shift) in scratch.shifts.iter().enumerate() {
+                if v >= self.n_bases && !self.sites[v - self.n_bases].cells[cell] {
+                    continue;
+                }
+                let Tilt { k, offset } = self.vocab.tilt(shift);
+                let by = Move {
+                    a: shift.a,
+                    c: shift.c,
+                    k,
+                    offset,
+                };
+                let at = v * n_cells + cell;
+                (scratch.sums[at], scratch.errors[at]) = moved(of_row, &pair, by);
+            }
+        }
+        let error_of = |v: usize| {
+            let (mut worst, mut z, mut q) = (Errors::default(), SPREAD, SPREAD);
+            for cell in 0..n_cells {
+                // Cells with the clean logits have no error; what theirs are only narrows the spread.
+                let Some(source) = self.source(v, cell) else {
+                    continue;
+                };
+                let (errors, sums) = (
+                    &scratch.errors[source * n_cells + cell],
+                    &scratch.sums[source * n_cells + cell],
+                );
+                worst = worst.max(errors);
+                z = (z.0.min(sums.s1), z.1.max(sums.s1));
+                q = (q.0.min(sums.s2), q.1.max(sums.s2));
+            }
+            let spread = (z.1 - z.0).max(0.0) + (q.1 - q.0).max(0.0);
+            worst.lse + worst.mean_z + worst.mean_q + 2.0 * worst.lse * spread
+        };
+        let errors = (0..self.variants.len()).map(error_of);
+        errors.fold(0.0, |worst: f64, error| {
+            if error > worst || error.is_nan() {
+                error
+            } else {
+                worst
+            }
+        })
+    }
+
+    /// Measures from the sums over each cell, `scratch.cells`, and `sum q z` over them, `scratch.qz`.
+    fn fill(&self, scratch: &mut Scratch, target: f64, out: &mut [f64]) {
+        let full = Sums::over(scratch.cells.iter());
         let of_band = |band: usize| {
-            self.layout
-                .cells()
-                .iter()
-                .enumerate()
+            let cells = self.layout.cells().iter().enumerate();
+            cells
                 .filter(move |(_, cell)| cell.in_band(band))
                 .map(|(c, _)| c)
         };
-        let bands: Vec<Sums> = (0..self.bands.len())
-            .map(|band| Sums::over(of_band(band).map(|c| &cells[c])))
-            .collect();
-        let qz_bands: Vec<f64> = (0..self.bands.len())
-            .map(|band| of_band(band).map(|c| qz[c]).sum())
-            .collect();
+        (scratch.bands.clear(), scratch.qz_bands.clear());
+        for band in 0..self.bands.len() {
+            let sums = Sums::over(of_band(band).map(|c| &scratch.cells[c]));
+            scratch.bands.push(sums);
+            scratch
+                .qz_bands
+                .push(of_band(band).map(|c| scratch.qz[c]).sum());
+        }
         self.measures.fill(
             &full,
-            &bands,
+            &scratch.bands,
             Linear {
                 target,
-                qz: qz.iter().sum(),
-                qz_bands: &qz_bands,
+                qz: scratch.qz.iter().sum(),
+                qz_bands: &scratch.qz_bands,
             },
             out,
         );
+    }
+}
+
+/// The empty range, as its least and greatest value.
+const SPREAD: (f64, f64) = (f64::INFINITY, f64::NEG_INFINITY);
+
+impl RowTerms<'_> {
+    /// Sums of the clean logits, `[row][cell]`.
+    pub(crate) fn sums(&self) -> &[Vec<Sums>] {
+        &self.sums
     }
 }
 
@@ -470,17 +534,37 @@ impl Vocabulary {
             .iter()
             .enumerate()
             .for_each(|(p, &token)| place[token as usize] = p);
-        let arrange = |by_id: &[f64]| -> Vec<f32> {
-            order.iter().map(|&t| by_id[t as usize] as f32).collect()
-        };
+        let arrange =
+            |by_id: &[f64]| -> Vec<f64> { order.iter().map(|&t| by_id[t as usize]).collect() };
         let q = arrange(frequencies.q());
-        let directions: Vec<Vec<f32>> = directions.iter().map(|v| arrange(v)).collect();
-        let qv = directions.iter().map(|v| per_cell(layout, &q, v)).collect();
+        let directions: Vec<Vec<f64>> = directions.iter().map(|v| arrange(v)).collect();
+        let qv = directions
+            .iter()
+            .map(|v| {
+                let dot = |cell: &Cell| cell.range().map(|i| q[i] * v[i]).sum();
+                layout.cells().iter().map(dot).collect()
+            })
+            .collect();
+        let weights = (0..q.len())
+            .flat_map(|place| {
+                let in_cell = |cell: &Cell| {
+                    if cell.range().contains(&place) {
+                        q[place]
+                    } else {
+                        0.0
+                    }
+                };
+                let of_cells = layout.cells().iter().map(in_cell);
+                of_cells
+                    .chain(directions.iter().map(|v| v[place]))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
         Self {
             place,
-            q,
             directions,
             axes,
+            weights,
             qv,
         }
     }
@@ -492,31 +576,4 @@ impl Vocabulary {
             offset: shift.k * self.axes[d].intercept,
         })
     }
-
-    /// Dot products of each vector over the vocabulary in `vectors`, `[vector][d_vocab]`.
-    fn dots(&self, layout: &VocabLayout, vectors: &[f32]) -> Vec<Dots> {
-        vectors
-            .par_chunks(layout.d_vocab())
-            .map(|z| Dots {
-                q: per_cell(layout, &self.q, z),
-                v: self.directions.iter().map(|v| dot(v, z)).collect(),
-            })
-            .collect()
-    }
-}
-
-fn per_cell(layout: &VocabLayout, q: &[f32], z: &[f32]) -> Vec<f64> {
-    layout
-        .cells()
-        .iter()
-        .map(|cell| dot(&q[cell.range()], &z[cell.range()]))
-        .collect()
-}
-
-/// Dot product in f64.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| f64::from(*a) * f64::from(*b))
-        .sum()
 }

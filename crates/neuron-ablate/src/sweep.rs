@@ -6,12 +6,14 @@ use neox_core::NeoxModel;
 use tch::{Kind, Tensor};
 
 use crate::{
-    AblateError, BandToken, Direction, Dose, Measures, NeuronEffects, Row, RowCounts, Sample,
-    Semantics, TokenBand, TokenFrequencies, Variant,
+    AblateError, BandToken, Direction, Dose, EngineOptions, EngineReport, Measures, NeuronEffects,
+    Row, RowCounts, Sample, Semantics, TokenBand, TokenFrequencies, Variant, Variants,
     closed_form::{Projected, Unembedding},
     effects::SequenceSums,
-    pairs::{Block, NEURONS_PER_TASK, Pairs},
+    engine::{DIRECTIONS_PER_TASK, Engines},
+    pairs::{Block, Dots, Pairs},
     states::{last_layer, last_layer_states, mean_activations, same_length_batches},
+    vectors::on_host,
 };
 
 /// What to ablate, where, and how to read it.
@@ -25,6 +27,10 @@ pub struct Plan {
     pub dose: Dose,
     /// The reading.
     pub semantics: Semantics,
+    /// Which variants are measured beside the total effect.
+    pub variants: Variants,
+    /// How the sums over the vocabulary are computed.
+    pub engine: EngineOptions,
     /// Sequences per forward.
     pub batch: usize,
     /// Bytes that the vectors over the vocabulary may take, beside the weights.
@@ -59,6 +65,8 @@ pub struct Effects {
     pub neurons: Vec<NeuronEffects>,
     /// What the position filter kept and dropped.
     pub rows: RowCounts,
+    /// Which engine measured how many pairs.
+    pub engine: EngineReport,
 }
 
 /// The consumer of [`PairBlock`]s.
@@ -87,6 +95,13 @@ pub struct Sweep<'a> {
     plan: Plan,
     unembedding: Unembedding,
     pairs: Pairs,
+    engines: Engines,
+}
+
+/// Neurons in closed form: their output weights in the vocabulary.
+struct OfNeurons {
+    projected: Projected,
+    dots: Vec<Dots>,
 }
 
 impl<'a> Sweep<'a> {
@@ -98,6 +113,7 @@ impl<'a> Sweep<'a> {
     /// - [`AblateError::Vocabulary`] if the frequencies are not those of the model's vocabulary
     /// - [`AblateError::NoSuchNeuron`] for a neuron past the layer
     /// - [`AblateError::FlatDirection`] if a direction does not exist
+    /// - [`AblateError::DirectEffect`] if the variant that the semantics report as the direct effect is not measured
     pub fn new(
         model: &'a NeoxModel,
         sample: &'a Sample,
@@ -124,15 +140,29 @@ impl<'a> Sweep<'a> {
                 what: "no neuron is asked for".into(),
             });
         }
-        let pairs = Pairs::new(frequencies, bands, &plan.semantics, plan.dose)?;
-        let unembedding = Unembedding::new(model, pairs.layout().order())?;
-        Ok(Self {
+        let pairs = Pairs::new(frequencies, bands, &plan.semantics, plan.variants)?;
+        let device = plan.engine.device(model.device());
+        let unembedding = Unembedding::new(model, pairs.layout().order(), device)?;
+        let engines = Engines::new(
+            &pairs,
+            unembedding.w_u(),
+            plan.engine,
+            plan.memory_budget / 4,
+        )?;
+        let sweep = Self {
             model,
             sample,
             plan,
             unembedding,
             pairs,
-        })
+            engines,
+        };
+        match sweep.variants().contains(&sweep.direct_variant()) {
+            true => Ok(sweep),
+            false => Err(AblateError::DirectEffect {
+                variant: sweep.variant_name(sweep.direct_variant()),
+            }),
+        }
     }
 
     /// The measures, in the order of [`PairBlock`].
@@ -155,17 +185,22 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Index of the variant that the semantics report as the direct effect.
-    pub fn direct(&self) -> usize {
-        let wanted = match self.plan.semantics.direction {
+    /// The variant that the semantics report as the direct effect.
+    fn direct_variant(&self) -> Variant {
+        match self.plan.semantics.direction {
             Direction::BandMasked | Direction::BandRecentred if !self.pairs.bands().is_empty() => {
                 Variant::FrozenBand(0)
             }
             _ => Variant::FrozenAll,
-        };
+        }
+    }
+
+    /// Index of the variant that the semantics report as the direct effect.
+    pub fn direct(&self) -> usize {
+        let direct = self.direct_variant();
         self.variants()
             .iter()
-            .position(|v| *v == wanted)
+            .position(|v| *v == direct)
             .unwrap_or(0)
     }
 
@@ -223,23 +258,22 @@ impl<'a> Sweep<'a> {
             })
             .collect();
 
-        let vectors = plan.memory_budget / (4 * pairs.layout().d_vocab());
-        let rows_at_once = (vectors / 4).max(1);
-        let neurons_at_once = (vectors / 4).clamp(NEURONS_PER_TASK, 256);
+        let (rows_at_once, neurons_at_once, keep) = self.blocks();
+        let mut kept: Vec<Option<OfNeurons>> = Vec::new();
         for rows in chunk_by_sequence(&all_rows, rows_at_once) {
             let (resid, activations) = self.states(rows)?;
             let Projected {
                 centred,
                 norm2,
                 logits,
+                ..
             } = self.unembedding.project(&resid)?;
-            let row_terms = pairs.rows(
-                rows,
-                norm2,
-                logits,
-                self.unembedding.scale(),
-                self.unembedding.b(),
-            )?;
+            let b = Tensor::f_from_slice(self.unembedding.b())?.f_to_device(centred.device())?;
+            let scale = self.unembedding.scale();
+            let (row_logits, row_terms) =
+                pairs.rows(&self.engines, rows, norm2, logits, scale, &b)?;
+            let prepared = self.engines.prepare(&row_logits, &row_terms)?;
+            let targets = pairs.target_places(rows)?;
             let in_band: Vec<bool> = rows.iter().map(|row| self.in_band(row)).collect();
             let slots: Vec<usize> = rows
                 .iter()
@@ -250,33 +284,53 @@ impl<'a> Sweep<'a> {
                         .unwrap_or(0)
                 })
                 .collect();
-            for range in blocks(plan.neurons.len(), neurons_at_once) {
-                let ids: Vec<i64> = plan.neurons[range.clone()]
-                    .iter()
-                    .map(|&n| n as i64)
-                    .collect();
+            for (number, range) in blocks(plan.neurons.len(), neurons_at_once).enumerate() {
+                let in_block = &plan.neurons[range.clone()];
+                let ids: Vec<i64> = in_block.iter().map(|&n| n as i64).collect();
                 let ids = Tensor::f_from_slice(&ids)?;
-                let of_neurons = self.unembedding.project(&w_out.f_index_select(0, &ids)?)?;
-                let activations = to_host(
-                    &activations
-                        .f_index_select(1, &ids)?
-                        .f_tr()?
-                        .f_to_kind(Kind::Double)?,
-                )?; // [neuron, row]
-                let cross = to_host(&of_neurons.centred.f_matmul(&centred.f_tr()?)?)?; // [neuron, row]
+                kept.resize_with(kept.len().max(number + 1), || None);
+                let of_neurons = match kept[number].take() {
+                    Some(of_neurons) => of_neurons,
+                    None => {
+                        let projected =
+                            self.unembedding.project(&w_out.f_index_select(0, &ids)?)?;
+                        let dots = pairs.dots(&projected.logits)?;
+                        OfNeurons { projected, dots }
+                    }
+                };
+                let OfNeurons { projected, dots } = &of_neurons;
+                let activations = on_host(&activations.f_index_select(1, &ids)?.f_tr()?)?; // [neuron, row]
+                let cross = on_host(&projected.centred.f_matmul(&centred.f_tr()?)?)?; // [neuron, row]
+                let change: Vec<f64> = activations
+                    .chunks(rows.len())
+                    .zip(in_block)
+                    .flat_map(|(of_neuron, &n)| {
+                        let change = |&a: &f64| plan.dose.change(a, mean[n]);
+                        of_neuron.iter().map(change).collect::<Vec<_>>()
+                    })
+                    .collect();
                 let job = Block {
                     rows: &row_terms,
-                    neurons: &plan.neurons[range.clone()],
-                    mean: &mean,
-                    norm2: &of_neurons.norm2,
-                    u_dots: &pairs.dots(&of_neurons.logits),
-                    u: &of_neurons.logits,
+                    at: 0..rows.len(),
+                    change: &change,
+                    norm2: &projected.norm2,
+                    u_dots: dots,
+                    u_at: &projected.logits.at(&targets)?,
                     cross: &cross,
-                    activations: &activations,
                 };
-                let ablated = pairs.measure(&job, progress)?;
+                let measured = self
+                    .engines
+                    .measure(pairs, &job, &prepared, projected, progress)?;
+                let ablated = measured.map_err(|at| {
+                    let Row { sequence, pos, .. } = rows[at.row];
+                    AblateError::NotFinite {
+                        neuron: in_block[at.direction],
+                        sequence,
+                        pos,
+                    }
+                })?;
                 let block = PairBlock {
-                    neurons: job.neurons,
+                    neurons: in_block,
                     rows,
                     in_band: &in_band,
                     activations: &activations,
@@ -287,12 +341,26 @@ impl<'a> Sweep<'a> {
                 };
                 accumulate(&mut neurons[range], &block, &slots);
                 sink(&block).map_err(|source| AblateError::Sink { source })?;
+                if keep {
+                    kept[number] = Some(of_neurons);
+                }
             }
         }
         Ok(Effects {
             neurons,
             rows: counts,
+            engine: self.engines.report(),
         })
+    }
+
+    /// Rows and neurons at once, and whether the neurons' vectors are all kept while the rows change.
+    fn blocks(&self) -> (usize, usize, bool) {
+        let vectors = self.plan.memory_budget / (4 * self.pairs.layout().d_vocab());
+        let (all, per_row) = (self.plan.neurons.len(), self.engines.vectors_per_row());
+        let keep = all <= vectors / 2;
+        let for_neurons = if keep { all } else { vectors / 4 };
+        let rows = (vectors.saturating_sub(for_neurons) / per_row).max(1);
+        (rows, for_neurons.clamp(DIRECTIONS_PER_TASK, 256), keep)
     }
 
     /// Whether a row counts for the first band.
@@ -353,10 +421,6 @@ fn accumulate(neurons: &mut [NeuronEffects], block: &PairBlock<'_>, slots: &[usi
             );
         }
     }
-}
-
-fn to_host(tensor: &Tensor) -> Result<Vec<f64>, AblateError> {
-    Ok(Vec::try_from(&tensor.f_contiguous()?.f_view(-1)?)?)
 }
 
 /// Consecutive runs of rows, at most `limit` long where a sequence is not longer, that never cut a sequence.

@@ -12,7 +12,7 @@
 use neox_core::NeoxModel;
 use rayon::prelude::*;
 use surprisal_metrics::Group;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
     AblateError, Row, RowCounts, Sample,
@@ -242,7 +242,7 @@ pub fn measure_scaling(
     let vocabulary = Vocabulary {
         rare: mask(&plan.rare, d_vocab)?,
         common: mask(&plan.common, d_vocab)?,
-        unembedding: Unembedding::new(model, &order)?,
+        unembedding: Unembedding::new(model, &order, Device::Cpu)?,
         gamma: model
             .ln_final()
             .weight
@@ -286,7 +286,7 @@ pub fn measure_scaling(
                 for (change, scaled) in changes.iter().zip(&mut effects.scaled) {
                     let moved = block.moved(&change.change)?;
                     for (&factor, scaled) in plan.factors.iter().zip(scaled) {
-                        for (row, values) in rows.iter().zip(block.scaled(&moved, factor)) {
+                        for (row, values) in rows.iter().zip(block.scaled(&moved, factor)?) {
                             if values.iter().any(|v| !v.is_finite()) {
                                 return Err(ScalingError::NotFinite {
                                     change: change.name.clone(),
@@ -381,9 +381,10 @@ impl<'b> Block<'b> {
             .f_index_select(0, &at)?
             .f_to_kind(Kind::Double)?;
         let (scale, b) = (vocabulary.unembedding.scale(), vocabulary.unembedding.b());
-        let mut lp = vec![0.0; resid.logits.len()];
+        let g = resid.logits.host()?;
+        let mut lp = vec![0.0; g.len()];
         lp.par_chunks_mut(b.len())
-            .zip(resid.logits.par_chunks(b.len()))
+            .zip(g.par_chunks(b.len()))
             .zip(&resid.norm2)
             .for_each(|((lp, g), &norm2)| {
                 let s = scale.at(norm2);
@@ -484,12 +485,12 @@ impl<'b> Block<'b> {
     }
 
     /// Measures under a change with a factor, `[row]`.
-    fn scaled(&self, moved: &Moved, factor: f64) -> Vec<[f64; MEASURES]> {
+    fn scaled(&self, moved: &Moved, factor: f64) -> Result<Vec<[f64; MEASURES]>, TchError> {
         let (predictions, scale, k) = (&self.predictions, self.scale, factor - 1.0);
         let d_vocab = predictions.rare.len();
         let of_row = |r: usize| r * d_vocab..(r + 1) * d_vocab;
         let rows = (0..self.rows.len()).into_par_iter();
-        match moved {
+        Ok(match moved {
             Moved::Rows(u) => rows
                 .map(|r| {
                     let u = &u[of_row(r)];
@@ -498,8 +499,8 @@ impl<'b> Block<'b> {
                 .collect(),
             Moved::Residual { delta, cross } => {
                 let (g, u, norm2, delta2) = (
-                    &self.resid.logits,
-                    &delta.logits,
+                    self.resid.logits.host()?,
+                    delta.logits.host()?,
                     &self.resid.norm2,
                     &delta.norm2,
                 );
@@ -513,7 +514,7 @@ impl<'b> Block<'b> {
                 })
                 .collect()
             }
-        }
+        })
     }
 }
 

@@ -23,7 +23,7 @@
 //! let kernel = Kernel::new(&VocabLayout::new(&log_q, &[]), &log_q);
 //! let row = kernel.row(&[0.0, 0.0, 0.0], &[0.0, 0.0, 0.0]);
 //! let neuron = kernel.neuron(&[0.0, 0.0, 1.0]);
-//! let sums = kernel.sums(&[], &Pairs { rows: &[row], neurons: &[neuron], bases: &[Base { a: 0.0, c: 1.0 }], tilts: &[] });
+//! let sums = kernel.sums(&[], &Pairs { rows: &[&row], neurons: &[neuron], bases: &[Base { a: 0.0, c: 1.0 }], tilts: &[] });
 //! assert!((sums[0].lse() - (2.0 + 1f64.exp()).ln()).abs() < 1e-6);
 //! ```
 
@@ -95,7 +95,7 @@ pub struct NeuronVector<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Pairs<'a> {
     /// The rows.
-    pub rows: &'a [RowVectors<'a>],
+    pub rows: &'a [&'a RowVectors<'a>],
     /// The neurons.
     pub neurons: &'a [NeuronVector<'a>],
     /// `[row][neuron][base]`.
@@ -240,7 +240,7 @@ impl Kernel {
         for (index, tile) in self.tiles.iter().enumerate() {
             for (pair, out) in out.chunks_mut(per_pair).enumerate() {
                 let (row, neuron) = (
-                    &pairs.rows[pair / pairs.neurons.len()],
+                    pairs.rows[pair / pairs.neurons.len()],
                     &pairs.neurons[pair % pairs.neurons.len()],
                 );
                 let at = TilePair {

@@ -1,0 +1,449 @@
+//! How the sums over the vocabulary are computed: exactly, or by moments where their bound allows it.
+
+use std::sync::Mutex;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use tch::{Device, TchError, Tensor};
+
+use crate::{
+    closed_form::Projected,
+    kernel::{self, Base, Kernel, RowVectors, Sums},
+    pairs::{Block, Pairs, RowLogits, RowTerms, Scratch},
+    series::{RowCell, Series, SeriesBlock, SeriesRows},
+    sweep::Tick,
+    tensor_sums::{PairList, TensorSums},
+    vectors::Vectors,
+};
+
+/// Which sums over the vocabulary stand behind a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// Every exponential of every pair.
+    Exact,
+    /// Moments of second order for every pair, however large their bound.
+    Moments,
+    /// Moments where their bound is within the tolerance, exact sums elsewhere.
+    #[default]
+    Auto,
+}
+
+/// What computes the exact sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExactSums {
+    /// The kernel for a model on the CPU, tensor operations for one on a GPU.
+    #[default]
+    Auto,
+    /// The fused kernel of [`kernel`](crate::kernel), on the CPU.
+    Kernel,
+    /// Tensor operations of libtorch, on the model's device.
+    Tensor,
+}
+
+/// The engine of a sweep and its settings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EngineOptions {
+    /// Which sums.
+    pub engine: Engine,
+    /// Largest bound, in nats, on the error of any measure of a pair that [`Engine::Auto`] leaves to the moments.
+    pub tolerance: f64,
+    /// What computes the exact ones.
+    pub exact: ExactSums,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            engine: Engine::Auto,
+            tolerance: 1e-6,
+            exact: ExactSums::Auto,
+        }
+    }
+}
+
+impl EngineOptions {
+    /// Where the closed form is computed, for a model on `device`.
+    pub(crate) fn device(&self, device: Device) -> Device {
+        match self.exact {
+            ExactSums::Kernel => Device::Cpu,
+            ExactSums::Auto | ExactSums::Tensor => device,
+        }
+    }
+}
+
+/// Which engine measured how many pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct EngineReport {
+    /// (neuron, row) pairs with exact sums.
+    pub exact_pairs: usize,
+    /// Pairs measured by moments.
+    pub moment_pairs: usize,
+    /// The largest bound, in nats, on the error of any measure of those.
+    pub largest_bound: f64,
+}
+
+/// A pair whose measures are not finite: places in the block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NotFinite {
+    pub(crate) direction: usize,
+    pub(crate) row: usize,
+}
+
+/// Directions that one task measures at all rows: their `u` stays in cache.
+pub(crate) const DIRECTIONS_PER_TASK: usize = 4;
+/// Rows that the kernel sees at once: a tile of each fits the second-level cache.
+const ROWS_PER_CALL: usize = 16;
+
+/// What computes sums for a sweep.
+#[derive(Debug)]
+pub(crate) struct Engines {
+    options: EngineOptions,
+    exact: Exact,
+    series: Option<Series>,
+    report: Mutex<EngineReport>,
+}
+
+#[derive(Debug)]
+enum Exact {
+    Kernel(Kernel),
+    Tensor(TensorSums),
+}
+
+/// Rows made ready for the engines.
+pub(crate) struct Prepared<'l> {
+    logits: &'l RowLogits,
+    /// For the kernel.
+    vectors: Vec<RowVectors<'l>>,
+    series: Option<SeriesRows>,
+}
+
+impl Engines {
+    /// `w_u` is the centred `W_U` in the order of the layout, on the device that computes; `memory` is what a chunk of exact
+    /// sums in tensor operations may take, in bytes.
+    pub(crate) fn new(
+        pairs: &Pairs,
+        w_u: &Tensor,
+        options: EngineOptions,
+        memory: usize,
+    ) -> Result<Self, TchError> {
+        let exact = match runs_on(options.exact, w_u.device()) {
+            ExactSums::Tensor => Exact::Tensor(TensorSums::new(
+                pairs.layout(),
+                pairs.log_q(),
+                pairs.sites().to_vec(),
+                w_u.device(),
+                memory,
+            )?),
+            _ => Exact::Kernel(Kernel::new(pairs.layout(), pairs.log_q())),
+        };
+        let series = match options.engine {
+            Engine::Exact => None,
+            Engine::Moments | Engine::Auto => {
+                Some(Series::new(pairs.series_cells(), pairs.log_q(), w_u)?)
+            }
+        };
+        Ok(Self {
+            options,
+            exact,
+            series,
+            report: Mutex::default(),
+        })
+    }
+
+    /// Vectors over the vocabulary that a row takes in memory.
+    pub(crate) fn vectors_per_row(&self) -> usize {
+        let exact = match self.exact {
+            Exact::Kernel(_) => 3, // l, g, l in bits
+            Exact::Tensor(_) => 2, // l, g
+        };
+        // Weights of the squares, and what is in the making.
+        exact + if self.series.is_some() { 4 } else { 0 }
+    }
+
+    /// What was computed so far.
+    pub(crate) fn report(&self) -> EngineReport {
+        self.report.lock().map_or_else(|e| *e.into_inner(), |r| *r)
+    }
+
+    /// Exact sums of logits as they are, `[row][cell]`.
+    pub(crate) fn clean(&self, l: &Vectors, n_cells: usize) -> Result<Vec<Vec<Sums>>, TchError> {
+        let (n_rows, d_vocab) = l.tensor().size2()?;
+        let sums = match &self.exact {
+            Exact::Kernel(kernel) => {
+                let zero = vec![0.0; d_vocab as usize];
+                let nothing = [kernel.neuron(&zero)];
+                let of_row = |l: &[f32]| {
+                    let pairs = kernel::Pairs {
+                        rows: &[&kernel.row(l, &zero)],
+                        neurons: &nothing,
+                        bases: &[Base::default()],
+                        tilts: &[],
+                    };
+                    kernel.sums(&[], &pairs)
+                };
+                return Ok(l.host()?.par_chunks(d_vocab as usize).map(of_row).collect());
+            }
+            Exact::Tensor(tensor) => {
+                let pairs: Vec<(usize, usize)> = (0..n_rows as usize).map(|r| (r, 0)).collect();
+                let list = PairList {
+                    pairs: &pairs,
+                    bases: &vec![Base::default(); pairs.len()],
+                    tilts: &[],
+                };
+                let zero = l.tensor().f_narrow(0, 0, 1)?.f_zeros_like()?;
+                let zeros = zero.f_expand([n_rows, d_vocab], false)?;
+                tensor.sums(l.tensor(), &zeros, &zero, list)?
+            }
+        };
+        Ok(sums.chunks(n_cells).map(<[Sums]>::to_vec).collect())
+    }
+
+    /// Makes rows ready.
+    pub(crate) fn prepare<'l>(
+        &self,
+        logits: &'l RowLogits,
+        terms: &RowTerms<'_>,
+    ) -> Result<Prepared<'l>, TchError> {
+        let vectors = match &self.exact {
+            Exact::Kernel(kernel) => {
+                let d_vocab = logits.l.tensor().size()[1] as usize;
+                let rows = logits.l.host()?.par_chunks(d_vocab);
+                rows.zip(logits.g.host()?.par_chunks(d_vocab))
+                    .map(|(l, g)| kernel.row(l, g))
+                    .collect()
+            }
+            Exact::Tensor(_) => Vec::new(),
+        };
+        let series = match &self.series {
+            Some(series) => Some(series.rows(&logits.l, &logits.g, terms.sums())?),
+            None => None,
+        };
+        Ok(Prepared {
+            logits,
+            vectors,
+            series,
+        })
+    }
+
+    /// `[direction][row][variant][measure]` of a block, whose `u` is that of `directions`.
+    ///
+    /// # Errors
+    /// - the outer one if libtorch fails, the inner one at the first measure that is not a finite number
+    pub(crate) fn measure(
+        &self,
+        pairs: &Pairs,
+        job: &Block<'_>,
+        prepared: &Prepared<'_>,
+        directions: &Projected,
+        progress: &(dyn Fn(Tick) + Sync),
+    ) -> Result<Result<Vec<f64>, NotFinite>, TchError> {
+        let per_pair = pairs.per_pair();
+        let (n_rows, n_directions) = (job.at.len(), job.norm2.len());
+        let mut measured = vec![0.0; n_directions * n_rows * per_pair];
+        let mut left: Vec<Vec<usize>> = vec![(0..n_rows).collect(); n_directions];
+        if let (Some(series), Some(rows)) = (&self.series, &prepared.series) {
+            let block = series.block(rows, directions, job.u_dots)?;
+            left = self.by_moments(pairs, job, &rows.terms, &block, &mut measured, progress);
+        }
+        let exact: usize = left.iter().map(Vec::len).sum();
+        if let Ok(mut report) = self.report.lock() {
+            report.exact_pairs += exact;
+            report.moment_pairs += n_directions * n_rows - exact;
+        }
+        match &self.exact {
+            _ if exact == 0 => {}
+            Exact::Kernel(kernel) => {
+                let rows = &prepared.vectors[job.at.clone()];
+                let u = directions.logits.host()?;
+                by_kernel(kernel, pairs, job, rows, u, &left, &mut measured, progress);
+            }
+            Exact::Tensor(tensor) => by_tensor(
+                tensor,
+                pairs,
+                job,
+                prepared,
+                directions,
+                &left,
+                &mut measured,
+                progress,
+            )?,
+        }
+        Ok(match measured.iter().position(|v| !v.is_finite()) {
+            None => Ok(measured),
+            Some(i) => Err(NotFinite {
+                direction: i / (n_rows * per_pair),
+                row: i / per_pair % n_rows,
+            }),
+        })
+    }
+
+    /// Measures what the moments may; returns the rows that are left, `[direction]`.
+    fn by_moments(
+        &self,
+        pairs: &Pairs,
+        job: &Block<'_>,
+        rows: &[Vec<RowCell>],
+        block: &SeriesBlock,
+        measured: &mut [f64],
+        progress: &(dyn Fn(Tick) + Sync),
+    ) -> Vec<Vec<usize>> {
+        let per_pair = pairs.per_pair();
+        let n_rows = job.at.len();
+        let limit = match self.options.engine {
+            Engine::Moments => f64::INFINITY,
+            Engine::Exact | Engine::Auto => self.options.tolerance,
+        };
+        let outcomes: Vec<(Vec<usize>, f64)> = measured
+            .par_chunks_mut(n_rows * per_pair)
+            .enumerate()
+            .map(|(direction, out)| {
+                let (mut left, mut largest) = (Vec::new(), 0.0f64);
+                let mut scratch = Scratch::default();
+                for (row, out) in out.chunks_mut(per_pair).enumerate() {
+                    pairs.shifts(job, row, direction, &mut scratch.shifts);
+                    let at = job.at.start + row;
+                    let bound = pairs.moved(rows, block, at, direction, &mut scratch);
+                    // Written so that a bound that is not a number fails.
+                    if bound <= limit {
+                        pairs.measure_pair(job, row, direction, &mut scratch, out);
+                        largest = largest.max(bound);
+                    } else {
+                        left.push(row);
+                    }
+                }
+                progress(Tick::Pairs(n_rows - left.len()));
+                (left, largest)
+            })
+            .collect();
+        let largest = outcomes.iter().fold(0.0f64, |m, (_, bound)| m.max(*bound));
+        if let Ok(mut report) = self.report.lock() {
+            report.largest_bound = report.largest_bound.max(largest);
+        }
+        outcomes.into_iter().map(|(left, _)| left).collect()
+    }
+}
+
+/// What computes exact sums for a model on a device.
+fn runs_on(exact: ExactSums, device: Device) -> ExactSums {
+    match exact {
+        ExactSums::Auto if device == Device::Cpu => ExactSums::Kernel,
+        ExactSums::Auto => ExactSums::Tensor,
+        chosen => chosen,
+    }
+}
+
+/// Measures the rows of `left` (`[direction]`) by the fused kernel.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one call, split for clarity"
+)]
+fn by_kernel(
+    kernel: &Kernel,
+    pairs: &Pairs,
+    job: &Block<'_>,
+    rows: &[RowVectors<'_>],
+    u: &[f32],
+    left: &[Vec<usize>],
+    measured: &mut [f64],
+    progress: &(dyn Fn(Tick) + Sync),
+) {
+    let (per_pair, n_rows) = (pairs.per_pair(), rows.len());
+    let d_vocab = pairs.layout().d_vocab();
+    measured
+        .par_chunks_mut(DIRECTIONS_PER_TASK * n_rows * per_pair)
+        .zip(left.par_chunks(DIRECTIONS_PER_TASK))
+        .zip(u.par_chunks(DIRECTIONS_PER_TASK * d_vocab))
+        .enumerate()
+        .for_each(|(task, ((out, left), u))| {
+            let first = task * DIRECTIONS_PER_TASK;
+            let vectors: Vec<_> = u.chunks(d_vocab).map(|u| kernel.neuron(u)).collect();
+            let mut scratch = Scratch::default();
+            let (mut bases, mut tilts) = (Vec::new(), Vec::new());
+            // All the rows for all directions together, or what is left of each by itself.
+            let together = left.iter().all(|rows| rows.len() == n_rows);
+            let calls: Vec<(std::ops::Range<usize>, &[usize])> = match together {
+                true => vec![(0..left.len(), &left[0])],
+                false => (0..left.len()).map(|n| (n..n + 1, &left[n][..])).collect(),
+            };
+            for (directions, at_rows) in calls {
+                for at_rows in at_rows.chunks(ROWS_PER_CALL) {
+                    (bases.clear(), tilts.clear());
+                    let each = at_rows
+                        .iter()
+                        .flat_map(|&row| directions.clone().map(move |n| (row, n)));
+                    for (row, n) in each.clone() {
+                        pairs.shifts(job, row, first + n, &mut scratch.shifts);
+                        pairs.split(&scratch.shifts, &mut bases, &mut tilts);
+                    }
+                    let of_rows: Vec<&RowVectors<'_>> = at_rows.iter().map(|&r| &rows[r]).collect();
+                    let sums = kernel.sums(
+                        pairs.sites(),
+                        &kernel::Pairs {
+                            rows: &of_rows,
+                            neurons: &vectors[directions.clone()],
+                            bases: &bases,
+                            tilts: &tilts,
+                        },
+                    );
+                    let of_pair = sums.len() / (at_rows.len() * directions.len());
+                    for ((row, n), sums) in each.zip(sums.chunks(of_pair)) {
+                        let at = (n * n_rows + row) * per_pair;
+                        pairs.shifts(job, row, first + n, &mut scratch.shifts);
+                        scratch.take(sums);
+                        let out = &mut out[at..at + per_pair];
+                        pairs.measure_pair(job, row, first + n, &mut scratch, out);
+                    }
+                }
+            }
+            progress(Tick::Pairs(left.iter().map(Vec::len).sum()));
+        });
+}
+
+/// Measures the rows of `left` (`[direction]`) in tensor operations.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one call, split for clarity"
+)]
+fn by_tensor(
+    tensor: &TensorSums,
+    pairs: &Pairs,
+    job: &Block<'_>,
+    prepared: &Prepared<'_>,
+    directions: &Projected,
+    left: &[Vec<usize>],
+    measured: &mut [f64],
+    progress: &(dyn Fn(Tick) + Sync),
+) -> Result<(), TchError> {
+    let (per_pair, n_rows) = (pairs.per_pair(), job.at.len());
+    let start = job.at.start;
+    for (n, at_rows) in left.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+        let (mut bases, mut tilts) = (Vec::new(), Vec::new());
+        let mut scratch = Scratch::default();
+        for &row in at_rows {
+            pairs.shifts(job, row, n, &mut scratch.shifts);
+            pairs.split(&scratch.shifts, &mut bases, &mut tilts);
+        }
+        let list: Vec<(usize, usize)> = at_rows.iter().map(|&row| (start + row, n)).collect();
+        let sums = tensor.sums(
+            prepared.logits.l.tensor(),
+            prepared.logits.g.tensor(),
+            directions.logits.tensor(),
+            PairList {
+                pairs: &list,
+                bases: &bases,
+                tilts: &tilts,
+            },
+        )?;
+        let of_pair = sums.len() / at_rows.len();
+        for (&row, sums) in at_rows.iter().zip(sums.chunks(of_pair)) {
+            let at = (n * n_rows + row) * per_pair;
+            pairs.shifts(job, row, n, &mut scratch.shifts);
+            scratch.take(sums);
+            pairs.measure_pair(job, row, n, &mut scratch, &mut measured[at..at + per_pair]);
+        }
+        progress(Tick::Pairs(at_rows.len()));
+    }
+    Ok(())
+}
