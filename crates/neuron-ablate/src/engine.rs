@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
     closed_form::Projected,
@@ -38,8 +38,10 @@ pub enum ExactSums {
     Auto,
     /// The fused kernel of [`kernel`](crate::kernel), on the CPU.
     Kernel,
-    /// Tensor operations of libtorch, on the model's device.
+    /// Tensor operations of libtorch in f32, on the model's device.
     Tensor,
+    /// The same in f64: slow, and what the others are measured against.
+    TensorF64,
 }
 
 /// The engine of a sweep and its settings.
@@ -68,7 +70,7 @@ impl EngineOptions {
     pub(crate) fn device(&self, device: Device) -> Device {
         match self.exact {
             ExactSums::Kernel => Device::Cpu,
-            ExactSums::Auto | ExactSums::Tensor => device,
+            ExactSums::Auto | ExactSums::Tensor | ExactSums::TensorF64 => device,
         }
     }
 }
@@ -82,6 +84,15 @@ pub struct EngineReport {
     pub moment_pairs: usize,
     /// The largest bound, in nats, on the error of any measure of those.
     pub largest_bound: f64,
+}
+
+/// What was measured of a block.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    /// `[direction][row][variant][measure]`
+    pub(crate) values: Vec<f64>,
+    /// Largest possible error of any value of a pair measured by moments, `[direction][row]`; 0 for exact sums.
+    pub(crate) bounds: Vec<f64>,
 }
 
 /// A pair whose measures are not finite: places in the block.
@@ -128,15 +139,18 @@ impl Engines {
         options: EngineOptions,
         memory: usize,
     ) -> Result<Self, TchError> {
-        let exact = match runs_on(options.exact, w_u.device()) {
-            ExactSums::Tensor => Exact::Tensor(TensorSums::new(
-                pairs.layout(),
-                pairs.log_q(),
-                pairs.sites().to_vec(),
-                w_u.device(),
-                memory,
-            )?),
-            _ => Exact::Kernel(Kernel::new(pairs.layout(), pairs.log_q())),
+        let tensor = |kind| {
+            let (layout, sites) = (pairs.layout(), pairs.sites().to_vec());
+            let on = (w_u.device(), kind);
+            TensorSums::new(layout, pairs.log_q(), sites, on, memory).map(Exact::Tensor)
+        };
+        let exact = match options.exact {
+            ExactSums::Auto if w_u.device() != Device::Cpu => tensor(Kind::Float)?,
+            ExactSums::Auto | ExactSums::Kernel => {
+                Exact::Kernel(Kernel::new(pairs.layout(), pairs.log_q()))
+            }
+            ExactSums::Tensor => tensor(Kind::Float)?,
+            ExactSums::TensorF64 => tensor(Kind::Double)?,
         };
         let series = match options.engine {
             Engine::Exact => None,
@@ -227,7 +241,7 @@ impl Engines {
         })
     }
 
-    /// `[direction][row][variant][measure]` of a block, whose `u` is that of `directions`.
+    /// Measures a block, whose `u` is that of `directions`.
     ///
     /// # Errors
     /// - the outer one if libtorch fails, the inner one at the first measure that is not a finite number
@@ -238,14 +252,16 @@ impl Engines {
         prepared: &Prepared<'_>,
         directions: &Projected,
         progress: &(dyn Fn(Tick) + Sync),
-    ) -> Result<Result<Vec<f64>, NotFinite>, TchError> {
+    ) -> Result<Result<Measured, NotFinite>, TchError> {
         let per_pair = pairs.per_pair();
         let (n_rows, n_directions) = (job.at.len(), job.norm2.len());
         let mut measured = vec![0.0; n_directions * n_rows * per_pair];
+        let mut bounds = vec![0.0; n_directions * n_rows];
         let mut left: Vec<Vec<usize>> = vec![(0..n_rows).collect(); n_directions];
         if let (Some(series), Some(rows)) = (&self.series, &prepared.series) {
             let block = series.block(rows, directions, job.u_dots)?;
-            left = self.by_moments(pairs, job, &rows.terms, &block, &mut measured, progress);
+            let out = (&mut measured[..], &mut bounds[..]);
+            left = self.by_moments(pairs, job, &rows.terms, &block, out, progress);
         }
         let exact: usize = left.iter().map(Vec::len).sum();
         if let Ok(mut report) = self.report.lock() {
@@ -271,7 +287,10 @@ impl Engines {
             )?,
         }
         Ok(match measured.iter().position(|v| !v.is_finite()) {
-            None => Ok(measured),
+            None => Ok(Measured {
+                values: measured,
+                bounds,
+            }),
             Some(i) => Err(NotFinite {
                 direction: i / (n_rows * per_pair),
                 row: i / per_pair % n_rows,
@@ -286,7 +305,7 @@ impl Engines {
         job: &Block<'_>,
         rows: &[Vec<RowCell>],
         block: &SeriesBlock,
-        measured: &mut [f64],
+        (measured, bounds): (&mut [f64], &mut [f64]),
         progress: &(dyn Fn(Tick) + Sync),
     ) -> Vec<Vec<usize>> {
         let per_pair = pairs.per_pair();
@@ -295,11 +314,12 @@ impl Engines {
             Engine::Moments => f64::INFINITY,
             Engine::Exact | Engine::Auto => self.options.tolerance,
         };
-        let outcomes: Vec<(Vec<usize>, f64)> = measured
+        let left = measured
             .par_chunks_mut(n_rows * per_pair)
+            .zip(bounds.par_chunks_mut(n_rows))
             .enumerate()
-            .map(|(direction, out)| {
-                let (mut left, mut largest) = (Vec::new(), 0.0f64);
+            .map(|(direction, (out, bounds))| {
+                let mut left = Vec::new();
                 let mut scratch = Scratch::default();
                 for (row, out) in out.chunks_mut(per_pair).enumerate() {
                     pairs.shifts(job, row, direction, &mut scratch.shifts);
@@ -308,29 +328,20 @@ impl Engines {
                     // Written so that a bound that is not a number fails.
                     if bound <= limit {
                         pairs.measure_pair(job, row, direction, &mut scratch, out);
-                        largest = largest.max(bound);
+                        bounds[row] = bound;
                     } else {
                         left.push(row);
                     }
                 }
                 progress(Tick::Pairs(n_rows - left.len()));
-                (left, largest)
+                left
             })
             .collect();
-        let largest = outcomes.iter().fold(0.0f64, |m, (_, bound)| m.max(*bound));
         if let Ok(mut report) = self.report.lock() {
-            report.largest_bound = report.largest_bound.max(largest);
+            let largest = bounds.iter().fold(report.largest_bound, |m, b| m.max(*b));
+            report.largest_bound = largest;
         }
-        outcomes.into_iter().map(|(left, _)| left).collect()
-    }
-}
-
-/// What computes exact sums for a model on a device.
-fn runs_on(exact: ExactSums, device: Device) -> ExactSums {
-    match exact {
-        ExactSums::Auto if device == Device::Cpu => ExactSums::Kernel,
-        ExactSums::Auto => ExactSums::Tensor,
-        chosen => chosen,
+        left
     }
 }
 

@@ -52,6 +52,8 @@ pub struct PairBlock<'a> {
     pub clean: &'a [f64],
     /// Measures after the intervention, `[neuron][row][variant][measure]`.
     pub ablated: &'a [f64],
+    /// How far, in nats, the measures of a pair can be from exact ones; 0 for exact sums, `[neuron][row]`.
+    pub bounds: &'a [f64],
     /// Number of measures.
     pub measures: usize,
     /// Number of variants.
@@ -321,7 +323,7 @@ impl<'a> Sweep<'a> {
                 let measured = self
                     .engines
                     .measure(pairs, &job, &prepared, projected, progress)?;
-                let ablated = measured.map_err(|at| {
+                let measured = measured.map_err(|at| {
                     let Row { sequence, pos, .. } = rows[at.row];
                     AblateError::NotFinite {
                         neuron: in_block[at.direction],
@@ -335,7 +337,8 @@ impl<'a> Sweep<'a> {
                     in_band: &in_band,
                     activations: &activations,
                     clean: &row_terms.measures,
-                    ablated: &ablated,
+                    ablated: &measured.values,
+                    bounds: &measured.bounds,
                     measures: self.measures().len(),
                     variants: self.variants().len(),
                 };

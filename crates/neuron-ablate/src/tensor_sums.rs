@@ -17,8 +17,10 @@ const COPIES: usize = 5;
 pub(crate) struct TensorSums {
     cells: Vec<Range<usize>>,
     sites: Vec<TiltSite>,
-    /// `log q`, `[1, d_vocab]`, f32.
+    /// `log q`, `[1, d_vocab]`.
     log_q: Tensor,
+    /// Precision of logits and exponentials.
+    kind: Kind,
     /// (row, direction) pairs whose logits are in memory at once.
     at_once: usize,
 }
@@ -40,17 +42,19 @@ impl TensorSums {
         layout: &VocabLayout,
         log_q: &[f64],
         sites: Vec<TiltSite>,
-        device: Device,
+        (device, kind): (Device, Kind),
         memory: usize,
     ) -> Result<Self, TchError> {
+        let bytes = if kind == Kind::Double { 8 } else { 4 };
         Ok(Self {
+            kind,
             cells: layout.cells().iter().map(|cell| cell.range()).collect(),
             sites,
             log_q: Tensor::f_from_slice(log_q)?
-                .f_to_kind(Kind::Float)?
+                .f_to_kind(kind)?
                 .f_unsqueeze(0)?
                 .f_to_device(device)?,
-            at_once: (memory / (4 * COPIES * log_q.len())).max(1),
+            at_once: (memory / (bytes * COPIES * log_q.len())).max(1),
         })
     }
 
@@ -80,20 +84,17 @@ impl TensorSums {
             let column = |value: &dyn Fn(usize) -> f64| {
                 let values: Vec<f64> = (first..first + pairs.len()).map(value).collect();
                 Tensor::f_from_slice(&values)?
-                    .f_to_kind(Kind::Float)?
+                    .f_to_kind(self.kind)?
                     .f_unsqueeze(1)?
                     .f_to_device(l.device())
             };
             for base in 0..n_bases {
                 let of_base = |pair: usize| list.bases[pair * n_bases + base];
-                let z = u
-                    .f_index_select(0, &directions)?
+                let select = |t: &Tensor, index| t.f_index_select(0, index)?.f_to_kind(self.kind);
+                let z = select(u, &directions)?
                     .f_mul_(&column(&|pair| of_base(pair).c)?)?
-                    .f_add_(
-                        &g.f_index_select(0, &rows)?
-                            .f_mul_(&column(&|pair| of_base(pair).a)?)?,
-                    )?
-                    .f_add_(&l.f_index_select(0, &rows)?)?;
+                    .f_add_(&select(g, &rows)?.f_mul_(&column(&|pair| of_base(pair).a)?)?)?
+                    .f_add_(&select(l, &rows)?)?;
                 for (cell, range) in self.cells.iter().enumerate() {
                     let (start, len) = (range.start as i64, range.len() as i64);
                     let (z, log_q) = (

@@ -12,7 +12,7 @@
 //! is used only where its remainder is below [`TILT_TOLERANCE`]; elsewhere a tilt gets a pass of its own.
 //!
 //! # Limits
-//! A tile's logits are bounded beforehand by `max|l| + |a| max|g| + |c| max|u|`. Beyond 72 nats f32 would lose
+//! A tile's logits, from their clean mean in the cell, are bounded beforehand by `max|l| + |a| max|g| + |c| max|u|`. Beyond 72 nats f32 would lose
 //! accuracy or overflow, so such a tile is summed in f64 around its true maximum: finite input has a finite result.
 //!
 //! # Examples
@@ -76,7 +76,9 @@ pub struct TiltSite {
 /// The vectors of a row, made by [`Kernel::row`].
 #[derive(Debug, Clone)]
 pub struct RowVectors<'a> {
-    /// `l / ln 2`.
+    /// What is taken from the logits of each cell, in nats: near their clean mean, so that sums of `2^t t` are small.
+    level: Vec<f64>,
+    /// `(l - level) / ln 2`.
     l_bits: Vec<f32>,
     l_max_bits: Vec<f64>,
     l: &'a [f32],
@@ -167,9 +169,39 @@ impl Kernel {
     /// # Panics
     /// - if one has another length than the layout
     pub fn row<'a>(&self, l: &'a [f32], g: &'a [f32]) -> RowVectors<'a> {
+        let plain = self.row_at(l, g, vec![0.0; self.n_cells]);
+        let clean = self.sums(
+            &[],
+            &Pairs {
+                rows: &[&plain],
+                neurons: &[self.neuron(g)], // its factor is 0
+                bases: &[Base::default()],
+                tilts: &[],
+            },
+        );
+        let level = |sums: &Sums| Some(sums.s1 / sums.s0).filter(|mean| mean.is_finite());
+        self.row_at(
+            l,
+            g,
+            clean.iter().map(|s| level(s).unwrap_or(0.0)).collect(),
+        )
+    }
+
+    fn row_at<'a>(&self, l: &'a [f32], g: &'a [f32], level: Vec<f64>) -> RowVectors<'a> {
+        assert_eq!(
+            l.len(),
+            self.log_q.len(),
+            "a vector has another length than the vocabulary"
+        );
+        let mut l_bits = Vec::with_capacity(l.len());
+        for tile in &self.tiles {
+            let bits = |&x: &f32| ((f64::from(x) - level[tile.cell]) * LOG2_E) as f32;
+            l_bits.extend(l[tile.range.clone()].iter().map(bits));
+        }
         RowVectors {
-            l_bits: l.iter().map(|&x| (f64::from(x) * LOG2_E) as f32).collect(),
-            l_max_bits: self.max_abs(l).into_iter().map(|x| x * LOG2_E).collect(),
+            l_max_bits: self.max_abs(&l_bits),
+            level,
+            l_bits,
             l,
             g,
             g_max: self.max_abs(g),
@@ -347,24 +379,25 @@ impl TilePair<'_> {
 
     /// From moments in bits to sums in nats, with `level` added to every logit.
     fn sums(&self, moments: &TileMoments, level: f64) -> Sums {
-        let TileMoments { m, n } = moments;
+        let (TileMoments { m, n }, of_row) = (moments, self.row.level[self.tile.cell]);
         let sums = Sums {
-            shift: 0.0,
+            shift: of_row,
             s0: m[0],
-            s1: n[0] * LN_2 + level * m[0],
+            s1: n[0] * LN_2 + (of_row + level) * m[0],
             s2: m[1] + self.tile.centre * m[0],
         };
         if level.abs() < 300.0 {
+            // Tiles with one shift add up without an exponential.
             let e = exp(level);
             Sums {
-                shift: 0.0,
+                shift: of_row,
                 s0: e * sums.s0,
                 s1: e * sums.s1,
                 s2: e * sums.s2,
             }
         } else {
             Sums {
-                shift: level,
+                shift: of_row + level,
                 ..sums
             }
         }
