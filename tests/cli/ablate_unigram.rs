@@ -449,3 +449,55 @@ fn self_check_agrees_with_the_model() {
         "{said}"
     );
 }
+
+/// Made with numpy from the published definitions: gamma folded, `W_U` centred over d_model and the vocabulary, a full SVD of it.
+#[test]
+fn statistics_of_the_weights_match_numpy() {
+    let out = TempDir::new().unwrap();
+    ablate(
+        out.path(),
+        &[
+            "ablation=quick",
+            "corpus.rows=0..40",
+            "ablation.neurons=[3, 105, 193]",
+            "ablation.null_directions={count: 4}",
+            "output.positions=false",
+        ],
+    )
+    .assert()
+    .success();
+    let table = Table::read(out.path().join("neurons.parquet"));
+    for (column, expected) in [
+        ("logit_var", [0.0155701413, 0.020382285, 0.080203446]),
+        ("null_share", [0.00493233786, 0.00406015477, 0.0310927939]),
+        ("freq_cosine", [0.152465863, -0.845735195, 0.920738912]),
+    ] {
+        for (found, expected) in table.floats(column).iter().zip(expected) {
+            assert!(
+                (found / expected - 1.0).abs() < 1e-6,
+                "{column}: {found}, expected {expected}"
+            );
+        }
+    }
+    for cosine in table.floats("freq_cosine_band") {
+        assert!((-1.0..=1.0).contains(&cosine), "{cosine}");
+    }
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.path().join("run.json")).unwrap()).unwrap();
+    assert!(
+        record.to_string().contains("\"chance_share\":0.0634"),
+        "{record}"
+    );
+}
+
+#[test]
+fn refuses_null_directions_that_do_not_fit() {
+    refuses(
+        &["ablation.null_directions={count: 64}"],
+        &["ablation.null_directions", "64", "1 to 63"],
+    );
+    refuses(
+        &["ablation.null_directions={share: 0}"],
+        &["ablation.null_directions", "above 0"],
+    );
+}

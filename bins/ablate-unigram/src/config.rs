@@ -7,7 +7,7 @@ use job_inputs::{BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, Sequenc
 use longtail_corpus::BandReading;
 use neuron_ablate::{
     BandToken, Direction, Dose, Engine, EngineOptions, ExactSums, FrozenKl, KlDirection, MeanOver,
-    OutsideBand, Semantics, Variants,
+    NullDirections, OutsideBand, Semantics, Variants,
 };
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,9 @@ pub(crate) struct AblationConfig {
     /// Bootstrap resamples of the sequences for the intervals per neuron; 0 writes none.
     #[serde(default = "default_resamples")]
     pub(crate) resamples: usize,
+    /// Least singular directions of the unembedding that count as its null space: `{share: 0.05}` of d_model, or `{count: 12}`.
+    #[serde(default)]
+    pub(crate) null_directions: NullDirections,
     /// Mebibytes for vectors over the vocabulary.
     #[serde(default = "default_memory")]
     pub(crate) memory_mib: usize,

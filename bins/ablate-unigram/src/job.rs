@@ -3,13 +3,17 @@
 use std::{
     path::Path,
     sync::{Mutex, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use job_inputs::{Loaded, source};
 use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter};
-use neuron_ablate::{Plan, Sample, Sweep, Tick, TokenBand, TokenFrequencies};
+use neox_core::NeoxModel;
+use neuron_ablate::{
+    Plan, Sample, Sweep, Tick, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics,
+};
+
 use surprisal_metrics::Bootstrap;
 
 use crate::{
@@ -97,6 +101,15 @@ fn ablate(
         usize::try_from(model.config().intermediate_size)?,
     )?;
     record.note("sequences_ablated", plan.sequences.clone());
+    let weights = weights(
+        config,
+        &model,
+        &plan.neurons,
+        &frequencies,
+        &bands,
+        &mut record,
+    )?;
+    let band_names: Vec<String> = bands.iter().map(|band| band.name().to_owned()).collect();
     let sweep = Sweep::new(&model, &sample, &frequencies, bands, plan)?;
 
     let layer = model.config().num_hidden_layers - 1;
@@ -159,6 +172,8 @@ fn ablate(
         layer,
         floor: config.ablation.effect_floor,
         bootstrap,
+        weights: &weights,
+        bands: &band_names,
     }
     .batch(&sweep, &effects)?;
     let mut neurons = TableWriter::create(&neurons_path, table.schema(), Format::Parquet)?;
@@ -177,6 +192,36 @@ fn ablate(
     );
     println!("Files: {}", out.path().display());
     Ok(())
+}
+
+/// What the weights of the neurons say, in their order; how the null space was found goes into `record`.
+fn weights(
+    config: &AblateConfig,
+    model: &NeoxModel,
+    neurons: &[usize],
+    frequencies: &TokenFrequencies,
+    bands: &[TokenBand],
+    record: &mut RunRecord,
+) -> anyhow::Result<Vec<WeightStatistics>> {
+    let started = Instant::now();
+    let moments =
+        UnembeddingMoments::of_model(model, frequencies, bands, config.ablation.null_directions)
+            .context("failed to compute statistics of the weights (`ablation.null_directions`)")?;
+    let weights = moments.neurons(model, neurons)?;
+    record.timing("weight_statistics", started.elapsed());
+    let (count, singular) = (moments.null_directions(), moments.singular_values());
+    record.note(
+        "null_directions",
+        serde_json::json!({
+            "count": count,
+            "chance_share": moments.chance_share(),
+            "largest_singular_value": singular.first(),
+            "least_singular_value_outside": singular.iter().rev().nth(count),
+            "largest_singular_value_inside": singular.get(singular.len() - count),
+            "least_singular_value": singular.last(),
+        }),
+    );
+    Ok(weights)
 }
 
 pub(crate) fn plan(config: &AblateConfig, sample: &Sample, d_mlp: usize) -> anyhow::Result<Plan> {

@@ -10,7 +10,7 @@ use arrow::{
 };
 use neuron_ablate::{
     Change, Effects, FrozenKl, KlDirection, Mean, NeuronEffects, Over, PairBlock, Semantics, Sweep,
-    Variant, mediated_share,
+    Variant, WeightStatistics, mediated_share,
 };
 use rayon::prelude::*;
 use surprisal_metrics::{Bootstrap, Interval};
@@ -185,18 +185,21 @@ impl PositionTable {
 }
 
 /// How the table per neuron is made.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NeuronTable {
+#[derive(Debug, Clone)]
+pub(crate) struct NeuronTable<'a> {
     pub(crate) layer: usize,
     /// Total effect, in nats, below which a mediated share is null.
     pub(crate) floor: f64,
     /// Resampling of sequences for the `.low` and `.high` columns; none are written without it.
     pub(crate) bootstrap: Option<Bootstrap>,
+    /// What the weights say, in the order of the neurons, and the names of the bands in it.
+    pub(crate) weights: &'a [WeightStatistics],
+    pub(crate) bands: &'a [String],
 }
 
 type Columns = Vec<(String, ArrayRef)>;
 
-impl NeuronTable {
+impl NeuronTable<'_> {
     /// The table: a column per variant, measure and kind of mean.
     pub(crate) fn batch(
         &self,
@@ -231,6 +234,7 @@ impl NeuronTable {
             Some(n.row_activation())
         });
         push(&mut columns, neurons, "w_out_norm", |n| Some(n.w_out_norm));
+        self.push_weights(&mut columns);
 
         let (total, direct) = (0, sweep.direct());
         for (prefix, over) in [("", Over::All), ("band_", Over::Band)] {
@@ -301,6 +305,19 @@ impl NeuronTable {
             Arc::new(Schema::new(fields)),
             columns.into_iter().map(|(_, array)| array).collect(),
         )
+    }
+
+    fn push_weights(&self, columns: &mut Columns) {
+        let mut push = |name: String, value: &dyn Fn(&WeightStatistics) -> Option<f64>| {
+            let values = self.weights.iter().map(value);
+            columns.push((name, Arc::new(Float64Array::from_iter(values))));
+        };
+        push("logit_var".into(), &|w| w.logit_var);
+        push("null_share".into(), &|w| w.null_share);
+        push("freq_cosine".into(), &|w| w.freq_cosine);
+        for (b, band) in self.bands.iter().enumerate() {
+            push(format!("freq_cosine_{band}"), &|w| w.band_cosines[b]);
+        }
     }
 
     fn push_interval(

@@ -26,6 +26,7 @@ mod sweep;
 mod tensor_sums;
 mod trade_off;
 mod vectors;
+mod weight_statistics;
 mod word_request;
 
 pub use dose::Dose;
@@ -51,4 +52,5 @@ pub use trade_off::{
     NamedChange, ScalingEffects, ScalingMeasure, ScalingPlan, TargetGroup, measure_scaling,
 };
 pub use vectors::Vectors;
+pub use weight_statistics::{NullDirections, UnembeddingMoments, WeightStatistics};
 pub use word_request::{Join, RequestError, WordRequest, WordStart, WordVocabulary};
