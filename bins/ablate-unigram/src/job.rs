@@ -19,8 +19,9 @@ use surprisal_metrics::Bootstrap;
 use crate::{
     checks,
     config::{AblateConfig, PositionFormat},
+    sets::Selected,
     summary,
-    tables::{NeuronTable, PositionTable},
+    tables::{EffectColumns, NeuronTable, PositionTable, SetTable},
 };
 
 /// Runs all the checkpoints that the configuration asks for.
@@ -101,6 +102,10 @@ fn ablate(
         usize::try_from(model.config().intermediate_size)?,
     )?;
     record.note("sequences_ablated", plan.sequences.clone());
+    let selected = match &config.sets {
+        Some(sets) => Some((sets, Selected::read(sets, &model, &mut record)?)),
+        None => None,
+    };
     let weights = weights(
         config,
         &model,
@@ -161,17 +166,26 @@ fn ablate(
     ] {
         record.count(name, count as u64);
     }
+    let sets = match selected {
+        None => None,
+        Some((sets, selected)) => {
+            let mean = &effects.mean_activations;
+            Some(selected.run(sets, &sweep, &model, mean, config.seed, &mut record)?)
+        }
+    };
     let neurons_path = out.join("neurons.parquet");
-    let resamples = config.ablation.resamples;
-    let bootstrap = (resamples > 0).then_some(Bootstrap {
-        resamples,
+    let bootstrap = Bootstrap {
+        resamples: config.ablation.resamples,
         seed: config.seed,
         ..Bootstrap::default()
-    });
+    };
+    let columns = EffectColumns {
+        floor: config.ablation.effect_floor,
+        bootstrap: (bootstrap.resamples > 0).then_some(bootstrap),
+    };
     let table = NeuronTable {
         layer,
-        floor: config.ablation.effect_floor,
-        bootstrap,
+        effects: columns,
         weights: &weights,
         bands: &band_names,
     }
@@ -185,11 +199,36 @@ fn ablate(
     }
     neurons.finish()?;
     record.output(&neurons_path)?;
+    if let Some(sets) = &sets {
+        let path = out.join("sets.parquet");
+        let table = SetTable {
+            layer,
+            effects: columns,
+        }
+        .batch(&sweep, sets)?;
+        let mut writer = TableWriter::create(&path, table.schema(), Format::Parquet)?;
+        writer.write(&table)?;
+        writer.finish()?;
+        record.output(&path)?;
+        let controls = sets.controls_figure(&bootstrap);
+        let figures = [
+            ("sets", Some(sets.doses_figure(&bootstrap))),
+            ("sets-controls", controls),
+        ];
+        for (stem, figure) in figures {
+            for path in figure.map_or(Ok(vec![]), |f| f.write(out.path(), stem).map(Vec::from))? {
+                record.output(path)?;
+            }
+        }
+    }
     record.write(&out)?;
     print!(
         "{}",
         summary::text(layer, &sweep, &effects, config.ablation.effect_floor)
     );
+    if let Some(sets) = &sets {
+        print!("{}", sets.summary(&bootstrap));
+    }
     println!("Files: {}", out.path().display());
     Ok(())
 }
@@ -244,6 +283,11 @@ fn remove_results(out: &OutputDir) -> anyhow::Result<()> {
         "neurons.parquet",
         "positions.parquet",
         "positions.feather",
+        "sets.parquet",
+        "sets.svg",
+        "sets.png",
+        "sets-controls.svg",
+        "sets-controls.png",
     ] {
         let path = out.join(name);
         match std::fs::remove_file(&path) {

@@ -126,4 +126,25 @@ impl Unembedding {
             scaled,
         })
     }
+
+    /// Centred vectors whose logits are known already, such as sums of projected ones.
+    ///
+    /// # Errors
+    /// - [`AblateError::Torch`] if libtorch fails
+    pub(crate) fn with_logits(
+        &self,
+        centred: Tensor,
+        logits: Vectors,
+    ) -> Result<Projected, AblateError> {
+        Ok(Projected {
+            norm2: on_host(
+                &centred
+                    .f_square()?
+                    .f_sum_dim_intlist(-1, false, Kind::Double)?,
+            )?,
+            scaled: centred.f_mul(&self.gamma)?.f_to_kind(Kind::Float)?,
+            centred,
+            logits,
+        })
+    }
 }

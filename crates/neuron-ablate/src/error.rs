@@ -62,6 +62,14 @@ pub enum AblateError {
         /// What would do.
         expected: String,
     },
+    /// A set of neurons is not usable, or changing it is not.
+    #[error("neuron sets `{name}`: {what}")]
+    Set {
+        /// The list that the set is the beginning of.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
     /// Weights are not numbers.
     #[error("{what} holds a value that is not finite: audit the checkpoint, and try `f32`")]
     NotFiniteWeights {

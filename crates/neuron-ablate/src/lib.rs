@@ -21,6 +21,7 @@ mod scoring;
 mod self_check;
 mod semantics;
 mod series;
+mod sets;
 mod states;
 mod sweep;
 mod tensor_sums;
@@ -30,7 +31,9 @@ mod weight_statistics;
 mod word_request;
 
 pub use dose::Dose;
-pub use effects::{Change, Mean, NeuronEffects, Over, Variant, Variants, mediated_share};
+pub use effects::{
+    Change, EffectSums, Mean, NeuronEffects, Over, Variant, Variants, mediated_share,
+};
 pub use engine::{Engine, EngineOptions, EngineReport, ExactSums};
 pub use error::AblateError;
 pub use frequency::{TokenBand, TokenFrequencies};
@@ -46,6 +49,7 @@ pub use self_check::{SelfCheck, self_check};
 pub use semantics::{
     BandToken, Direction, FrozenKl, KlDirection, MeanOver, OutsideBand, Semantics,
 };
+pub use sets::{NestedSets, SetEffects};
 pub use states::{LastLayerStates, last_layer_states, mean_activations};
 pub use sweep::{Effects, PairBlock, Plan, Sink, Sweep, Tick};
 pub use trade_off::{
