@@ -12,8 +12,19 @@ use surprisal_metrics::{Bootstrap, Group, Interval};
 
 use crate::config::{ControlsConfig, SetsConfig};
 
-/// Largest size of a set up to which the axis of sizes is linear.
-const LINEAR_UP_TO: usize = 12;
+/// Distance between the error bars of neighbouring lines, in distances between sizes.
+const DODGE: f64 = 0.06;
+
+/// Colours of the doses, in their order.
+const COLORS: [Color; 7] = [
+    Color::Blue,
+    Color::Vermilion,
+    Color::Green,
+    Color::Orange,
+    Color::Purple,
+    Color::Sky,
+    Color::Black,
+];
 
 /// The ranked list, checked before the sweep starts.
 pub(crate) struct Selected {
@@ -252,45 +263,57 @@ impl SetRun {
         (count > 0.0).then(|| (sum / count, interval))
     }
 
+    /// A line with an error bar at each size, moved aside so that bars of several lines stand side by side.
     fn line(
         &self,
         name: &str,
         kind: Option<ControlKind>,
         dose: Dose,
         bootstrap: &Bootstrap,
-    ) -> Mark {
+        (color, shift): (Color, f64),
+    ) -> [Mark; 2] {
         let (mut points, mut intervals) = (Vec::new(), Vec::new());
-        for &size in self.sizes() {
+        for (place, &size) in self.sizes().iter().enumerate() {
             if let Some((mean, interval)) = self.loss_change(kind, size, dose, bootstrap) {
-                points.push((size as f64, mean));
+                points.push((place as f64 + shift, mean));
                 intervals.push(interval.map_or((mean, mean), |i| (i.lower, i.upper)));
             }
         }
-        Mark::line(name, points).intervals(intervals).with_dots()
+        let line = Mark::line(name, points.clone()).color(color);
+        [
+            if kind.is_some() { line.dashed() } else { line },
+            Mark::points("", points)
+                .intervals(intervals)
+                .color(color)
+                .radius(3.5),
+        ]
     }
 
     fn figure(&self, title: &str) -> Figure {
-        let label = "neurons changed together";
-        let largest = self.sizes().last().copied().unwrap_or(1);
-        let x = match largest <= LINEAR_UP_TO {
-            true => Axis::linear(label),
-            false => Axis::log(label),
-        };
         Figure::new(
-            &format!("{title}: loss on {}", self.targets()),
-            x,
-            Axis::linear("mean change of the loss (nats)"),
+            title,
+            Axis::categories(
+                "neurons changed together",
+                self.sizes().iter().map(usize::to_string),
+            ),
+            Axis::linear(&format!(
+                "mean change of the loss on {} (nats)",
+                self.targets()
+            )),
         )
         .mark(Mark::horizontal("", 0.0))
     }
 
     /// The curve of effect against group size, a line per dose.
     pub(crate) fn doses_figure(&self, bootstrap: &Bootstrap) -> Figure {
-        let lines = self
-            .doses()
-            .into_iter()
-            .map(|dose| self.line(&dose_name(dose), None, dose, bootstrap));
-        self.figure("Sets of selected neurons").marks(lines)
+        let doses = self.doses();
+        let middle = (doses.len() as f64 - 1.0) / 2.0;
+        let lines = doses.into_iter().enumerate().flat_map(|(i, dose)| {
+            let look = (COLORS[i % COLORS.len()], (i as f64 - middle) * DODGE);
+            self.line(&dose_name(dose), None, dose, bootstrap, look)
+        });
+        self.figure("Selected neurons changed together, by dose")
+            .marks(lines)
     }
 
     /// The first dose against its controls, each the mean of its draws.
@@ -299,18 +322,16 @@ impl SetRun {
         if kinds.is_empty() {
             return None;
         }
-        let selected = self.line("selected", None, dose, bootstrap);
-        let controls = kinds.into_iter().map(|kind| {
-            let (name, color) = match kind {
-                ControlKind::Random => ("random controls", Color::Grey),
-                ControlKind::Matched => ("matched controls", Color::Orange),
+        let selected = self.line("selected", None, dose, bootstrap, (Color::Blue, 0.0));
+        let controls = kinds.into_iter().flat_map(|kind| {
+            let (name, look) = match kind {
+                ControlKind::Random => ("random controls", (Color::Grey, -DODGE)),
+                ControlKind::Matched => ("matched controls", (Color::Orange, DODGE)),
             };
-            self.line(name, Some(kind), dose, bootstrap)
-                .color(color)
-                .dashed()
+            self.line(name, Some(kind), dose, bootstrap, look)
         });
-        let figure = self.figure(&format!("Selected and control sets, {}", dose_name(dose)));
-        Some(figure.marks(controls).mark(selected.color(Color::Blue)))
+        let title = format!("Selected neurons and controls, dose: {}", dose_name(dose));
+        Some(self.figure(&title).marks(controls).marks(selected))
     }
 
     /// A row per dose and size: the selected neurons and their controls.

@@ -127,24 +127,11 @@ impl Unembedding {
         })
     }
 
-    /// Centred vectors whose logits are known already, such as sums of projected ones.
+    /// `gamma * centred` in f32, for vectors whose logits are known already.
     ///
     /// # Errors
     /// - [`AblateError::Torch`] if libtorch fails
-    pub(crate) fn with_logits(
-        &self,
-        centred: Tensor,
-        logits: Vectors,
-    ) -> Result<Projected, AblateError> {
-        Ok(Projected {
-            norm2: on_host(
-                &centred
-                    .f_square()?
-                    .f_sum_dim_intlist(-1, false, Kind::Double)?,
-            )?,
-            scaled: centred.f_mul(&self.gamma)?.f_to_kind(Kind::Float)?,
-            centred,
-            logits,
-        })
+    pub(crate) fn scaled(&self, centred: &Tensor) -> Result<Tensor, AblateError> {
+        Ok(centred.f_mul(&self.gamma)?.f_to_kind(Kind::Float)?)
     }
 }

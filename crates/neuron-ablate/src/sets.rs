@@ -245,7 +245,7 @@ impl Sweep<'_> {
                 let of_list = OfList::new(self, list, mean, &w_out, vectors / 4)?;
                 let at_once = (vectors / 4 / sets.max(1)).max(1);
                 for range in blocks(rows.len(), at_once) {
-                    let changes = Changes::new(&of_list, &of_rows, range, doses)?;
+                    let changes = Changes::new(self, &of_list, &of_rows, range, doses)?;
                     let results = &mut results[first..first + sets];
                     self.add_changes(&engines, &of_rows, &of_list, &changes, results, progress)?;
                 }
@@ -289,17 +289,17 @@ impl Sweep<'_> {
             let OfRow {
                 projected,
                 dots,
-                cross,
-            } = changes.of_row(self, of_list, number)?;
-            let target = of_rows.targets.f_narrow(0, row as i64, 1)?;
+                at_target,
+            } = changes.of_row(self, of_list, of_rows, number)?;
+            let of_row = number * results.len()..(number + 1) * results.len();
             let block = Block {
                 rows: of_rows.terms,
                 at: row..row + 1,
                 change: &ones,
                 norm2: &projected.norm2,
                 u_dots: &dots,
-                u_at: &projected.logits.at(&target)?,
-                cross: &cross,
+                u_at: &at_target,
+                cross: &changes.cross[of_row],
             };
             let measured =
                 engines.measure(&self.pairs, &block, &of_rows.prepared, &projected, progress)?;
@@ -389,21 +389,33 @@ struct Changes {
     change: Vec<Vec<f64>>,
     /// `delta`, `[row, set, d_model]`, f64.
     delta: Tensor,
+    /// `|delta|^2`, `[row][set]`.
+    norm2: Vec<f64>,
     /// `x_c . delta`, `[row][set]`.
     cross: Vec<f64>,
+    logits: Option<ChangedLogits>,
+}
+
+/// What the sets of a list add to the logits, before the scale of the LayerNorm.
+struct ChangedLogits {
     /// `sum D u`, `[row, set, d_vocab]`, f32.
-    logits: Option<Tensor>,
+    sums: Tensor,
+    /// The same at the target of the row, `[row][set]`.
+    at_target: Vec<f64>,
+    /// `gamma * delta`, `[row, set, d_model]`, f32.
+    scaled: Tensor,
 }
 
 /// The sets of a list at one row, `[set]`.
 struct OfRow {
     projected: Projected,
     dots: Vec<Dots>,
-    cross: Vec<f64>,
+    at_target: Vec<f64>,
 }
 
 impl Changes {
     fn new(
+        sweep: &Sweep<'_>,
         of_list: &OfList<'_>,
         of_rows: &OfRows<'_>,
         rows: Range<usize>,
@@ -441,15 +453,34 @@ impl Changes {
                 .f_mul(&x)?
                 .f_sum_dim_intlist(-1, false, Kind::Double)?,
         )?;
+        let norm2 = on_host(
+            &delta
+                .f_square()?
+                .f_sum_dim_intlist(-1, false, Kind::Double)?,
+        )?;
+        let logits = if of_list.logits.is_some() {
+            let sums = Tensor::f_stack(&logits, 1)?; // [row, set, d_vocab]
+            let places = of_rows
+                .targets
+                .f_narrow(0, start, n_rows)?
+                .f_to_device(sums.device())?
+                .f_view([n_rows, 1, 1])?
+                .f_expand([n_rows, sums.size()[1], 1], false)?;
+            Some(ChangedLogits {
+                at_target: on_host(&sums.f_gather(2, &places, false)?)?,
+                scaled: sweep.unembedding.scaled(&delta)?,
+                sums,
+            })
+        } else {
+            None
+        };
         Ok(Self {
             rows,
             change,
             delta,
+            norm2,
             cross,
-            logits: match of_list.logits {
-                Some(_) => Some(Tensor::f_stack(&logits, 1)?),
-                None => None,
-            },
+            logits,
         })
     }
 
@@ -458,37 +489,38 @@ impl Changes {
         &self,
         sweep: &Sweep<'_>,
         of_list: &OfList<'_>,
+        of_rows: &OfRows<'_>,
         number: usize,
     ) -> Result<OfRow, AblateError> {
-        let delta = self.delta.f_get(number as i64)?; // [set, d_model]
+        let at = number as i64;
+        let delta = self.delta.f_get(at)?; // [set, d_model]
         let sets = delta.size()[0] as usize;
-        let cross = self.cross[number * sets..(number + 1) * sets].to_vec();
-        let (projected, dots) = match (&self.logits, &of_list.logits) {
-            (Some(logits), Some((_, of_neurons))) => {
-                let logits = Vectors::new(&logits.f_get(number as i64)?)?;
-                let n_neurons = of_neurons.len();
-                let dots = self.change.iter().flat_map(|of_dose| {
-                    let factors = &of_dose[number * n_neurons..(number + 1) * n_neurons];
-                    let sizes = &of_list.list.sizes;
-                    sizes
-                        .iter()
-                        .map(move |&size| Dots::sum(&factors[..size], &of_neurons[..size]))
-                });
-                (
-                    sweep.unembedding.with_logits(delta, logits)?,
-                    dots.collect(),
-                )
-            }
-            _ => {
-                let projected = sweep.unembedding.project(&delta)?;
-                let dots = sweep.pairs.dots(&projected.logits)?;
-                (projected, dots)
-            }
-        };
+        let of_row = number * sets..(number + 1) * sets;
+        if let (Some(logits), Some((_, of_neurons))) = (&self.logits, &of_list.logits) {
+            let n_neurons = of_neurons.len();
+            let dots = self.change.iter().flat_map(|of_dose| {
+                let factors = &of_dose[number * n_neurons..(number + 1) * n_neurons];
+                let sizes = of_list.list.sizes.iter();
+                sizes.map(move |&size| Dots::sum(&factors[..size], &of_neurons[..size]))
+            });
+            return Ok(OfRow {
+                dots: dots.collect(),
+                at_target: logits.at_target[of_row.clone()].to_vec(),
+                projected: Projected {
+                    centred: delta,
+                    norm2: self.norm2[of_row].to_vec(),
+                    scaled: logits.scaled.f_get(at)?,
+                    logits: Vectors::new(&logits.sums.f_get(at)?)?,
+                },
+            });
+        }
+        let projected = sweep.unembedding.project(&delta)?;
+        let row = (self.rows.start + number) as i64;
+        let target = of_rows.targets.f_narrow(0, row, 1)?;
         Ok(OfRow {
+            dots: sweep.pairs.dots(&projected.logits)?,
+            at_target: projected.logits.at(&target)?,
             projected,
-            dots,
-            cross,
         })
     }
 }
