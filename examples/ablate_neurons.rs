@@ -49,8 +49,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{} rows; changes of the loss in nats", effects.rows.kept);
     for neuron in &effects.neurons {
         let (total, direct) = (
-            neuron.change(at(Variant::Total), 0),
-            neuron.change(at(Variant::FrozenAll), 0),
+            neuron.effects.change(at(Variant::Total), 0),
+            neuron.effects.change(at(Variant::FrozenAll), 0),
         );
         println!(
             "neuron {:>3}: total effect {:.5} (signed {:+.5}), direct effect {:.5}",

@@ -449,3 +449,187 @@ fn self_check_agrees_with_the_model() {
         "{said}"
     );
 }
+
+/// Made with numpy from the published definitions: gamma folded, `W_U` centred over d_model and the vocabulary, a full SVD of it.
+#[test]
+fn statistics_of_the_weights_match_numpy() {
+    let out = TempDir::new().unwrap();
+    ablate(
+        out.path(),
+        &[
+            "ablation=quick",
+            "corpus.rows=0..40",
+            "ablation.neurons=[3, 105, 193]",
+            "ablation.null_directions={count: 4}",
+            "output.positions=false",
+        ],
+    )
+    .assert()
+    .success();
+    let table = Table::read(out.path().join("neurons.parquet"));
+    for (column, expected) in [
+        ("logit_var", [0.0155701413, 0.020382285, 0.080203446]),
+        ("null_share", [0.00493233786, 0.00406015477, 0.0310927939]),
+        ("freq_cosine", [0.152465863, -0.845735195, 0.920738912]),
+    ] {
+        for (found, expected) in table.floats(column).iter().zip(expected) {
+            assert!(
+                (found / expected - 1.0).abs() < 1e-6,
+                "{column}: {found}, expected {expected}"
+            );
+        }
+    }
+    for cosine in table.floats("freq_cosine_band") {
+        assert!((-1.0..=1.0).contains(&cosine), "{cosine}");
+    }
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.path().join("run.json")).unwrap()).unwrap();
+    assert!(
+        record.to_string().contains("\"chance_share\":0.0634"),
+        "{record}"
+    );
+}
+
+#[test]
+fn refuses_null_directions_that_do_not_fit() {
+    refuses(
+        &["ablation.null_directions={count: 64}"],
+        &["ablation.null_directions", "64", "1 to 63"],
+    );
+    refuses(
+        &["ablation.null_directions={share: 0}"],
+        &["ablation.null_directions", "above 0"],
+    );
+}
+
+impl Table {
+    fn texts(&self, name: &str) -> Vec<Option<String>> {
+        let mut values = Vec::new();
+        for batch in &self.0 {
+            let column = batch
+                .column_by_name(name)
+                .unwrap_or_else(|| panic!("no column {name}"));
+            let column = column
+                .as_any()
+                .downcast_ref::<arrow::array::StringArray>()
+                .unwrap();
+            values.extend(column.iter().map(|v| v.map(str::to_owned)));
+        }
+        values
+    }
+}
+
+/// Four neurons of the bundled model, best first, at two doses.
+const SETS: [&str; 6] = [
+    "ablation=quick",
+    "corpus.rows=0..40",
+    "ablation.neurons=[193, 7]",
+    "output.positions=false",
+    "sets.neurons.list=[\"3.193\", \"3.105\", \"3.19\", \"3.7\"]",
+    "sets.doses=[mean, {scale: 0.5}]",
+];
+
+#[test]
+fn sets_are_measured_beside_the_neurons() {
+    let out = TempDir::new().unwrap();
+    let output = ablate(
+        out.path(),
+        &[
+            &SETS[..],
+            &["sets.sizes=[1, 2, 4]", "sets.controls.draws=2"],
+        ]
+        .concat(),
+    )
+    .output()
+    .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("Sets of selected neurons"), "{said}");
+
+    let sets = Table::read(out.path().join("sets.parquet"));
+    let (list, dose, size) = (sets.texts("list"), sets.texts("dose"), sets.ints("size"));
+    // The selection and two draws of two kinds of controls; two doses; three sizes.
+    assert_eq!(list.len(), 5 * 2 * 3);
+    let at = |l: &str, d: &str, s: i64| {
+        (0..list.len())
+            .find(|&i| {
+                list[i].as_deref() == Some(l) && dose[i].as_deref() == Some(d) && size[i] == s
+            })
+            .unwrap_or_else(|| panic!("no set {l}, {d}, {s}"))
+    };
+    let neurons = sets.texts("neurons");
+    assert_eq!(
+        neurons[at("selected", "mean", 2)].as_deref(),
+        Some("3.193 3.105")
+    );
+    assert_eq!(sets.texts("control")[at("selected", "mean", 1)], None);
+    for control in ["random-0", "random-1", "matched-0", "matched-1"] {
+        let four = neurons[at(control, "scale 0.5", 4)].clone().unwrap();
+        let two = neurons[at(control, "mean", 2)].clone().unwrap();
+        assert!(four.starts_with(&two), "{four} does not begin with {two}");
+        for selected in ["3.193", "3.105", "3.19", "3.7"] {
+            assert!(!four.split(' ').any(|n| n == selected), "{four}");
+        }
+    }
+
+    // A set of one is the neuron, in every column that they share.
+    let table = Table::read(out.path().join("neurons.parquet"));
+    let row = at("selected", "mean", 1);
+    let mut compared = 0;
+    for field in table.0[0].schema().fields() {
+        let name = field.name();
+        if !name.contains('.') && !name.ends_with("_effect") && !name.ends_with("rows") {
+            continue;
+        }
+        let (neuron, set) = (table.floats(name)[0], sets.floats(name)[row]);
+        let same = (neuron - set).abs() <= 1e-5 * neuron.abs().max(1.0)
+            || (neuron.is_nan() && set.is_nan())
+            || name.contains("mediated_share");
+        assert!(same, "{name}: {set}, of the neuron {neuron}");
+        compared += 1;
+    }
+    assert!(compared > 100, "{compared}");
+
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.path().join("run.json")).unwrap()).unwrap();
+    assert!(record["counts"]["set_pairs"].as_u64().unwrap() > 0);
+    for name in [
+        "sets.svg",
+        "sets.png",
+        "sets-controls.svg",
+        "sets-controls.png",
+    ] {
+        assert!(out.path().join(name).exists(), "{name} was not written");
+        assert!(record.to_string().contains(name), "{name} is not on record");
+    }
+
+    // A later run without sets leaves none behind.
+    ablate(out.path(), &SETS[..4]).assert().success();
+    for name in ["sets.parquet", "sets.svg", "sets-controls.png"] {
+        assert!(!out.path().join(name).exists(), "{name} is of another run");
+    }
+}
+
+#[test]
+fn refuses_sets_that_do_not_fit() {
+    let refuses = |overrides: &[&str], fragments: &[&str]| {
+        refuses(&[&SETS[..4], overrides].concat(), fragments);
+    };
+    refuses(&["sets=doubling"], &["sets.neurons"]);
+    let list = "sets.neurons.list=[\"3.193\", \"3.105\"]";
+    refuses(&[list, "sets.sizes=[1, 3]"], &["sets.sizes", "3", "1 to 2"]);
+    refuses(&[list, "sets.sizes=[2, 1]"], &["sets.sizes", "ascending"]);
+    refuses(&[list, "sets.doses=[]"], &["sets.doses"]);
+    refuses(&[list, "sets.doses=[median]"], &["sets.doses", "median"]);
+    refuses(
+        &["sets.neurons.list=[\"2.5\"]"],
+        &["2.5", "sets.neurons", "3.0 to 3.255"],
+    );
+    refuses(
+        &["sets.neurons.list=[\"3.5\", \"3.5\"]"],
+        &["neuron 5", "twice", "sets.neurons"],
+    );
+    let most: Vec<String> = (0..200).map(|n| format!("\"3.{n}\"")).collect();
+    let most = format!("sets.neurons.list=[{}]", most.join(", "));
+    refuses(&[&most], &["sets.controls", "200", "56", "draws=0"]);
+}

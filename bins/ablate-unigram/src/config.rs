@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use job_inputs::{BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, Sequences, parse_range};
+use job_inputs::{
+    BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, parse_range,
+};
 use longtail_corpus::BandReading;
 use neuron_ablate::{
     BandToken, Direction, Dose, Engine, EngineOptions, ExactSums, FrozenKl, KlDirection, MeanOver,
-    OutsideBand, Semantics, Variants,
+    NullDirections, OutsideBand, Semantics, Variants,
 };
+use neuron_select::ControlKind;
 use serde::{Deserialize, Serialize};
 
 /// The whole configuration of a run.
@@ -22,6 +25,9 @@ pub(crate) struct AblateConfig {
     pub(crate) band: Option<BandConfig>,
     pub(crate) semantics: SemanticsConfig,
     pub(crate) ablation: AblationConfig,
+    /// Sets of neurons changed together, beside the neurons one by one.
+    #[serde(default)]
+    pub(crate) sets: Option<SetsConfig>,
     #[serde(default = "default_seed")]
     pub(crate) seed: u64,
     pub(crate) output: OutputConfig,
@@ -84,9 +90,49 @@ pub(crate) struct AblationConfig {
     /// Bootstrap resamples of the sequences for the intervals per neuron; 0 writes none.
     #[serde(default = "default_resamples")]
     pub(crate) resamples: usize,
+    /// Least singular directions of the unembedding that count as its null space: `{share: 0.05}` of d_model, or `{count: 12}`.
+    #[serde(default)]
+    pub(crate) null_directions: NullDirections,
     /// Mebibytes for vectors over the vocabulary.
     #[serde(default = "default_memory")]
     pub(crate) memory_mib: usize,
+}
+
+/// Nested sets of neurons, at several doses.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SetsConfig {
+    /// A ranked list, best first: `selection.csv` of analyze-unigram, or names.
+    pub(crate) neurons: NeuronsConfig,
+    /// How many of the first neurons make a set; otherwise 1, 2, 4, 8, ... and all.
+    #[serde(default)]
+    pub(crate) sizes: Option<Vec<usize>>,
+    /// What the activations are replaced by: `mean`, `{scale: 0.5}`, `clip-at-mean`.
+    #[serde(default = "default_doses")]
+    pub(crate) doses: Vec<Dose>,
+    #[serde(default)]
+    pub(crate) controls: ControlsConfig,
+}
+
+/// Other neurons of the layer, as many and changed alike.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ControlsConfig {
+    /// `random`, `matched` in mean activation and output norm.
+    #[serde(default = "default_kinds")]
+    pub(crate) kinds: Vec<ControlKind>,
+    /// Draws of each; 0 for none.
+    #[serde(default = "default_draws")]
+    pub(crate) draws: usize,
+}
+
+impl Default for ControlsConfig {
+    fn default() -> Self {
+        Self {
+            kinds: default_kinds(),
+            draws: default_draws(),
+        }
+    }
 }
 
 /// A way to read an ablation.
@@ -173,6 +219,15 @@ fn default_variants() -> Vec<VariantName> {
         VariantName::FrozenAll,
         VariantName::FrozenBand,
     ]
+}
+fn default_doses() -> Vec<Dose> {
+    vec![Dose::Mean]
+}
+fn default_kinds() -> Vec<ControlKind> {
+    vec![ControlKind::Random, ControlKind::Matched]
+}
+fn default_draws() -> usize {
+    3
 }
 fn default_tolerance() -> f64 {
     EngineOptions::default().tolerance

@@ -3,20 +3,25 @@
 use std::{
     path::Path,
     sync::{Mutex, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use job_inputs::{Loaded, source};
 use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter};
-use neuron_ablate::{Plan, Sample, Sweep, Tick, TokenBand, TokenFrequencies};
+use neox_core::NeoxModel;
+use neuron_ablate::{
+    Plan, Sample, Sweep, Tick, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics,
+};
+
 use surprisal_metrics::Bootstrap;
 
 use crate::{
     checks,
     config::{AblateConfig, PositionFormat},
+    sets::Selected,
     summary,
-    tables::{NeuronTable, PositionTable},
+    tables::{EffectColumns, NeuronTable, PositionTable, SetTable},
 };
 
 /// Runs all the checkpoints that the configuration asks for.
@@ -97,6 +102,19 @@ fn ablate(
         usize::try_from(model.config().intermediate_size)?,
     )?;
     record.note("sequences_ablated", plan.sequences.clone());
+    let selected = match &config.sets {
+        Some(sets) => Some((sets, Selected::read(sets, &model, &mut record)?)),
+        None => None,
+    };
+    let weights = weights(
+        config,
+        &model,
+        &plan.neurons,
+        &frequencies,
+        &bands,
+        &mut record,
+    )?;
+    let band_names: Vec<String> = bands.iter().map(|band| band.name().to_owned()).collect();
     let sweep = Sweep::new(&model, &sample, &frequencies, bands, plan)?;
 
     let layer = model.config().num_hidden_layers - 1;
@@ -148,17 +166,28 @@ fn ablate(
     ] {
         record.count(name, count as u64);
     }
+    let sets = match selected {
+        None => None,
+        Some((sets, selected)) => {
+            let mean = &effects.mean_activations;
+            Some(selected.run(sets, &sweep, &model, mean, config.seed, &mut record)?)
+        }
+    };
     let neurons_path = out.join("neurons.parquet");
-    let resamples = config.ablation.resamples;
-    let bootstrap = (resamples > 0).then_some(Bootstrap {
-        resamples,
+    let bootstrap = Bootstrap {
+        resamples: config.ablation.resamples,
         seed: config.seed,
         ..Bootstrap::default()
-    });
+    };
+    let columns = EffectColumns {
+        floor: config.ablation.effect_floor,
+        bootstrap: (bootstrap.resamples > 0).then_some(bootstrap),
+    };
     let table = NeuronTable {
         layer,
-        floor: config.ablation.effect_floor,
-        bootstrap,
+        effects: columns,
+        weights: &weights,
+        bands: &band_names,
     }
     .batch(&sweep, &effects)?;
     let mut neurons = TableWriter::create(&neurons_path, table.schema(), Format::Parquet)?;
@@ -170,13 +199,68 @@ fn ablate(
     }
     neurons.finish()?;
     record.output(&neurons_path)?;
+    if let Some(sets) = &sets {
+        let path = out.join("sets.parquet");
+        let table = SetTable {
+            layer,
+            effects: columns,
+        }
+        .batch(&sweep, sets)?;
+        let mut writer = TableWriter::create(&path, table.schema(), Format::Parquet)?;
+        writer.write(&table)?;
+        writer.finish()?;
+        record.output(&path)?;
+        let controls = sets.controls_figure(&bootstrap);
+        let figures = [
+            ("sets", Some(sets.doses_figure(&bootstrap))),
+            ("sets-controls", controls),
+        ];
+        for (stem, figure) in figures {
+            for path in figure.map_or(Ok(vec![]), |f| f.write(out.path(), stem).map(Vec::from))? {
+                record.output(path)?;
+            }
+        }
+    }
     record.write(&out)?;
     print!(
         "{}",
         summary::text(layer, &sweep, &effects, config.ablation.effect_floor)
     );
+    if let Some(sets) = &sets {
+        print!("{}", sets.summary(&bootstrap));
+    }
     println!("Files: {}", out.path().display());
     Ok(())
+}
+
+/// What the weights of the neurons say, in their order; how the null space was found goes into `record`.
+fn weights(
+    config: &AblateConfig,
+    model: &NeoxModel,
+    neurons: &[usize],
+    frequencies: &TokenFrequencies,
+    bands: &[TokenBand],
+    record: &mut RunRecord,
+) -> anyhow::Result<Vec<WeightStatistics>> {
+    let started = Instant::now();
+    let moments =
+        UnembeddingMoments::of_model(model, frequencies, bands, config.ablation.null_directions)
+            .context("failed to compute statistics of the weights (`ablation.null_directions`)")?;
+    let weights = moments.neurons(model, neurons)?;
+    record.timing("weight_statistics", started.elapsed());
+    let (count, singular) = (moments.null_directions(), moments.singular_values());
+    record.note(
+        "null_directions",
+        serde_json::json!({
+            "count": count,
+            "chance_share": moments.chance_share(),
+            "largest_singular_value": singular.first(),
+            "least_singular_value_outside": singular.iter().rev().nth(count),
+            "largest_singular_value_inside": singular.get(singular.len() - count),
+            "least_singular_value": singular.last(),
+        }),
+    );
+    Ok(weights)
 }
 
 pub(crate) fn plan(config: &AblateConfig, sample: &Sample, d_mlp: usize) -> anyhow::Result<Plan> {
@@ -199,6 +283,11 @@ fn remove_results(out: &OutputDir) -> anyhow::Result<()> {
         "neurons.parquet",
         "positions.parquet",
         "positions.feather",
+        "sets.parquet",
+        "sets.svg",
+        "sets.png",
+        "sets-controls.svg",
+        "sets-controls.png",
     ] {
         let path = out.join(name);
         match std::fs::remove_file(&path) {

@@ -3,6 +3,7 @@
 mod checks;
 mod config;
 mod job;
+mod sets;
 mod summary;
 mod tables;
 
@@ -23,6 +24,10 @@ Examples (from the root of the repository):
       as the Python package of Liu et al. 2025 reads it
   ablate-unigram model.path=examples/data/tiny-neox 'model.steps=[512, 1000, 4000]' output.dir=outputs/sweep
       several checkpoints, each in a folder of its own; finished ones are kept
+  ablate-unigram sets=doubling sets.neurons.file=outputs/analyze-unigram/selection.csv output.dir=outputs/sets
+      besides, the selected neurons switched off together, 1, 2, 4, ... at once, against control sets
+  ablate-unigram sets=doubling 'sets.neurons.list=[\"3.193\", \"3.105\", \"3.19\"]' 'sets.doses=[mean, {scale: 0.5}, {scale: 2}]' output.dir=outputs/doses
+      and at several doses
   ablate-unigram --audit model.path=examples/data/tiny-neox output.dir=outputs/sweep
       are the checkpoints there, finite, and all different?
   ablate-unigram --self-check corpus.rows=0..50
@@ -32,8 +37,9 @@ Examples (from the root of the repository):
 
 /// Mean-ablate the neurons of the last MLP layer of a GPT-NeoX model
 ///
-/// Writes neurons.parquet (a row per neuron), positions.parquet or .feather (a row per neuron and position) and
-/// run.json (configuration, versions, hashes, counts) to `output.dir`. Losses, entropies and divergences are in nats.
+/// Writes neurons.parquet (a row per neuron), positions.parquet or .feather (a row per neuron and position), with `sets`
+/// sets.parquet (a row per set of neurons and dose) and its figures, and run.json (configuration, versions, hashes, counts)
+/// to `output.dir`. Losses, entropies and divergences are in nats.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Cli {

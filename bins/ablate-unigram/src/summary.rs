@@ -10,10 +10,10 @@ const LISTED: usize = 10;
 /// The neurons with the largest total effect on long-tail tokens (on all tokens where the run has no band).
 pub(crate) fn text(layer: usize, sweep: &Sweep<'_>, effects: &Effects, floor: f64) -> String {
     let (total, direct) = (0, sweep.direct());
-    let banded = effects.neurons.iter().any(|n| n.band_rows() > 0);
+    let banded = effects.neurons.iter().any(|n| n.effects.band_rows() > 0);
     let change = |neuron: &NeuronEffects, variant| match banded {
-        true => neuron.band_loss_change(variant),
-        false => Some(neuron.change(variant, 0)),
+        true => neuron.effects.band_loss_change(variant),
+        false => Some(neuron.effects.change(variant, 0)),
     };
     let mut ranked: Vec<_> = effects
         .neurons
@@ -22,10 +22,13 @@ pub(crate) fn text(layer: usize, sweep: &Sweep<'_>, effects: &Effects, floor: f6
         .collect();
     ranked.sort_by(|a, b| b.1.mean_abs.total_cmp(&a.1.mean_abs));
 
-    let rows = effects
-        .neurons
-        .first()
-        .map_or(0, |n| if banded { n.band_rows() } else { n.rows() });
+    let rows = effects.neurons.first().map_or(0, |n| {
+        if banded {
+            n.effects.band_rows()
+        } else {
+            n.effects.rows()
+        }
+    });
     let whom = if banded {
         "long-tail tokens"
     } else {

@@ -1,4 +1,4 @@
-//! The two tables: a row per (neuron, position), and a row per neuron.
+//! The tables: a row per (neuron, position), a row per neuron, a row per set of neurons and dose.
 
 use std::sync::Arc;
 
@@ -9,11 +9,13 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use neuron_ablate::{
-    Change, Effects, FrozenKl, KlDirection, Mean, NeuronEffects, Over, PairBlock, Semantics, Sweep,
-    Variant, mediated_share,
+    Change, Dose, EffectSums, Effects, FrozenKl, KlDirection, Mean, NeuronEffects, Over, PairBlock,
+    Semantics, Sweep, Variant, WeightStatistics, mediated_share,
 };
 use rayon::prelude::*;
 use surprisal_metrics::{Bootstrap, Interval};
+
+use crate::sets::{Role, SetRun, dose_name};
 
 /// Names and places of the columns of the table of positions.
 #[derive(Debug)]
@@ -184,19 +186,35 @@ impl PositionTable {
     }
 }
 
-/// How the table per neuron is made.
+/// The columns of effects, the same for neurons and for sets.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct NeuronTable {
-    pub(crate) layer: usize,
+pub(crate) struct EffectColumns {
     /// Total effect, in nats, below which a mediated share is null.
     pub(crate) floor: f64,
     /// Resampling of sequences for the `.low` and `.high` columns; none are written without it.
     pub(crate) bootstrap: Option<Bootstrap>,
 }
 
+/// How the table per neuron is made.
+#[derive(Debug, Clone)]
+pub(crate) struct NeuronTable<'a> {
+    pub(crate) layer: usize,
+    pub(crate) effects: EffectColumns,
+    /// What the weights say, in the order of the neurons, and the names of the bands in it.
+    pub(crate) weights: &'a [WeightStatistics],
+    pub(crate) bands: &'a [String],
+}
+
+/// How the table per set is made.
+#[derive(Debug, Clone)]
+pub(crate) struct SetTable {
+    pub(crate) layer: usize,
+    pub(crate) effects: EffectColumns,
+}
+
 type Columns = Vec<(String, ArrayRef)>;
 
-impl NeuronTable {
+impl NeuronTable<'_> {
     /// The table: a column per variant, measure and kind of mean.
     pub(crate) fn batch(
         &self,
@@ -204,63 +222,122 @@ impl NeuronTable {
         effects: &Effects,
     ) -> Result<RecordBatch, ArrowError> {
         let neurons = &effects.neurons;
-        let int = |values: Vec<usize>| -> ArrayRef {
-            Arc::new(Int32Array::from_iter_values(
-                values.into_iter().map(|v| v as i32),
-            ))
-        };
-        let of = |value: &dyn Fn(&NeuronEffects) -> usize| int(neurons.iter().map(value).collect());
+        let sums: Vec<&EffectSums> = neurons.iter().map(|n| &n.effects).collect();
         let mut columns: Columns = vec![
             (
                 "component_name".into(),
-                Arc::new(StringArray::from_iter_values(
+                texts(
                     neurons
                         .iter()
-                        .map(|n| format!("{}.{}", self.layer, n.neuron)),
-                )),
+                        .map(|n| Some(format!("{}.{}", self.layer, n.neuron))),
+                ),
             ),
-            ("layer".into(), int(vec![self.layer; neurons.len()])),
-            ("neuron".into(), of(&|n| n.neuron)),
-            ("rows".into(), of(&|n| n.rows())),
-            ("band_rows".into(), of(&|n| n.band_rows())),
+            ("layer".into(), ints(neurons.iter().map(|_| self.layer))),
+            ("neuron".into(), ints(neurons.iter().map(|n| n.neuron))),
         ];
-        push(&mut columns, neurons, "mean_activation", |n| {
-            Some(n.mean_activation)
-        });
-        push(&mut columns, neurons, "row_activation", |n| {
-            Some(n.row_activation())
-        });
-        push(&mut columns, neurons, "w_out_norm", |n| Some(n.w_out_norm));
+        push_rows(&mut columns, &sums);
+        let mut push = |name: &str, value: fn(&NeuronEffects) -> f64| {
+            columns.push((name.into(), floats(neurons.iter().map(|n| Some(value(n))))));
+        };
+        push("mean_activation", |n| n.mean_activation);
+        push("row_activation", NeuronEffects::row_activation);
+        push("w_out_norm", |n| n.w_out_norm);
+        self.push_weights(&mut columns);
+        self.effects.push(&mut columns, sweep, &sums);
+        record_batch(columns)
+    }
 
+    fn push_weights(&self, columns: &mut Columns) {
+        let mut push = |name: String, value: &dyn Fn(&WeightStatistics) -> Option<f64>| {
+            columns.push((name, floats(self.weights.iter().map(value))));
+        };
+        push("logit_var".into(), &|w| w.logit_var);
+        push("null_share".into(), &|w| w.null_share);
+        push("freq_cosine".into(), &|w| w.freq_cosine);
+        for (b, band) in self.bands.iter().enumerate() {
+            push(format!("freq_cosine_{band}"), &|w| w.band_cosines[b]);
+        }
+    }
+}
+
+impl SetTable {
+    /// The table: what the set is, then the columns of the table per neuron.
+    pub(crate) fn batch(&self, sweep: &Sweep<'_>, run: &SetRun) -> Result<RecordBatch, ArrowError> {
+        let sets = &run.effects;
+        let sums: Vec<&EffectSums> = sets.iter().map(|set| &set.effects).collect();
+        let control = |list: usize| match run.roles[list] {
+            Role::Selected => None,
+            Role::Control { kind, draw } => Some((kind, draw)),
+        };
+        let names = sets.iter().map(|set| {
+            let neurons = run.lists[set.list].set(set.size).iter();
+            let names: Vec<String> = neurons.map(|n| format!("{}.{n}", self.layer)).collect();
+            Some(names.join(" "))
+        });
+        let draws = sets
+            .iter()
+            .map(|set| control(set.list).map(|(_, draw)| draw as i32));
+        let factors = sets.iter().map(|set| match set.dose {
+            Dose::Scale(factor) => Some(factor),
+            Dose::Mean | Dose::ClipAtMean => None,
+        });
+        let mut columns: Columns = vec![
+            (
+                "list".into(),
+                texts(
+                    sets.iter()
+                        .map(|set| Some(run.lists[set.list].name().to_owned())),
+                ),
+            ),
+            (
+                "control".into(),
+                texts(
+                    sets.iter()
+                        .map(|set| control(set.list).map(|(kind, _)| kind.name().to_owned())),
+                ),
+            ),
+            ("draw".into(), Arc::new(Int32Array::from_iter(draws))),
+            ("size".into(), ints(sets.iter().map(|set| set.size))),
+            (
+                "dose".into(),
+                texts(sets.iter().map(|set| Some(dose_name(set.dose)))),
+            ),
+            ("scale".into(), floats(factors)),
+            ("neurons".into(), texts(names)),
+        ];
+        push_rows(&mut columns, &sums);
+        columns.push((
+            "change_norm".into(),
+            floats(sets.iter().map(|set| Some(set.change_norm()))),
+        ));
+        self.effects.push(&mut columns, sweep, &sums);
+        record_batch(columns)
+    }
+}
+
+impl EffectColumns {
+    /// A column per variant, measure and kind of mean, with what sums them up in front.
+    fn push(&self, columns: &mut Columns, sweep: &Sweep<'_>, effects: &[&EffectSums]) {
         let (total, direct) = (0, sweep.direct());
         for (prefix, over) in [("", Over::All), ("band_", Over::Band)] {
-            let effect = |n: &NeuronEffects, variant| match over {
-                Over::All => Some(n.change(variant, 0).mean_abs),
-                Over::Band => n.band_loss_change(variant).map(|c| c.mean_abs),
+            let effect = |e: &EffectSums, variant| match over {
+                Over::All => Some(e.change(variant, 0).mean_abs),
+                Over::Band => e.band_loss_change(variant).map(|c| c.mean_abs),
             };
-            push(
-                &mut columns,
-                neurons,
-                format!("{prefix}total_effect"),
-                |n| effect(n, total),
-            );
-            push(
-                &mut columns,
-                neurons,
-                format!("{prefix}direct_effect"),
-                |n| effect(n, direct),
-            );
-            push(
-                &mut columns,
-                neurons,
-                format!("{prefix}mediated_share"),
-                |n| mediated_share(effect(n, total)?, effect(n, direct)?, self.floor),
-            );
+            push(columns, effects, format!("{prefix}total_effect"), |e| {
+                effect(e, total)
+            });
+            push(columns, effects, format!("{prefix}direct_effect"), |e| {
+                effect(e, direct)
+            });
+            push(columns, effects, format!("{prefix}mediated_share"), |e| {
+                mediated_share(effect(e, total)?, effect(e, direct)?, self.floor)
+            });
             self.push_interval(
-                &mut columns,
-                neurons,
+                columns,
+                effects,
                 &format!("{prefix}mediated_share"),
-                |n, b| n.mediated_share_interval(total, direct, over, self.floor, b),
+                |e, b| e.mediated_share_interval(total, direct, over, self.floor, b),
             );
         }
         for (v, variant) in sweep.variants().iter().enumerate() {
@@ -271,12 +348,11 @@ impl NeuronTable {
                     ("mean_abs_change", Mean::Absolute),
                 ] {
                     let name = format!("{variant}.{measure}.{kind}");
-                    let change = |n: &NeuronEffects| n.change(v, m);
-                    push(&mut columns, neurons, &*name, |n| {
-                        Some(pick(change(n), mean))
+                    push(columns, effects, &*name, |e| {
+                        Some(pick(e.change(v, m), mean))
                     });
-                    self.push_interval(&mut columns, neurons, &name, |n, b| {
-                        n.interval(v, m, mean, Over::All, b)
+                    self.push_interval(columns, effects, &name, |e, b| {
+                        e.interval(v, m, mean, Over::All, b)
                     });
                 }
             }
@@ -285,60 +361,76 @@ impl NeuronTable {
                 ("mean_abs_change", Mean::Absolute),
             ] {
                 let name = format!("{variant}.loss.{kind}_band_targets");
-                push(&mut columns, neurons, &*name, |n| {
-                    n.band_loss_change(v).map(|c| pick(c, mean))
+                push(columns, effects, &*name, |e| {
+                    e.band_loss_change(v).map(|c| pick(c, mean))
                 });
-                self.push_interval(&mut columns, neurons, &name, |n, b| {
-                    n.interval(v, 0, mean, Over::Band, b)
+                self.push_interval(columns, effects, &name, |e, b| {
+                    e.interval(v, 0, mean, Over::Band, b)
                 });
             }
         }
-        let fields: Vec<Field> = columns
-            .iter()
-            .map(|(name, array)| Field::new(name, array.data_type().clone(), true))
-            .collect();
-        RecordBatch::try_new(
-            Arc::new(Schema::new(fields)),
-            columns.into_iter().map(|(_, array)| array).collect(),
-        )
     }
 
     fn push_interval(
         &self,
         columns: &mut Columns,
-        neurons: &[NeuronEffects],
+        effects: &[&EffectSums],
         name: &str,
-        interval: impl Fn(&NeuronEffects, &Bootstrap) -> Option<Interval> + Sync,
+        interval: impl Fn(&EffectSums, &Bootstrap) -> Option<Interval> + Sync,
     ) {
         let Some(bootstrap) = &self.bootstrap else {
             return;
         };
         let intervals: Vec<Option<Interval>> =
-            neurons.par_iter().map(|n| interval(n, bootstrap)).collect();
+            effects.par_iter().map(|e| interval(e, bootstrap)).collect();
         for (end, value) in [
             ("low", (|i| i.lower) as fn(Interval) -> f64),
             ("high", |i| i.upper),
         ] {
-            columns.push((
-                format!("{name}.{end}"),
-                Arc::new(Float64Array::from_iter(
-                    intervals.iter().map(|i| i.map(value)),
-                )),
-            ));
+            let ends = intervals.iter().map(|i| i.map(value));
+            columns.push((format!("{name}.{end}"), floats(ends)));
         }
     }
 }
 
+fn push_rows(columns: &mut Columns, effects: &[&EffectSums]) {
+    columns.push(("rows".into(), ints(effects.iter().map(|e| e.rows()))));
+    columns.push((
+        "band_rows".into(),
+        ints(effects.iter().map(|e| e.band_rows())),
+    ));
+}
+
 fn push(
     columns: &mut Columns,
-    neurons: &[NeuronEffects],
+    effects: &[&EffectSums],
     name: impl Into<String>,
-    value: impl Fn(&NeuronEffects) -> Option<f64>,
+    value: impl Fn(&EffectSums) -> Option<f64>,
 ) {
-    columns.push((
-        name.into(),
-        Arc::new(Float64Array::from_iter(neurons.iter().map(value))),
-    ));
+    columns.push((name.into(), floats(effects.iter().map(|e| value(e)))));
+}
+
+fn texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
+    Arc::new(StringArray::from_iter(values))
+}
+
+fn ints(values: impl Iterator<Item = usize>) -> ArrayRef {
+    Arc::new(Int32Array::from_iter_values(values.map(|v| v as i32)))
+}
+
+fn floats(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
+    Arc::new(Float64Array::from_iter(values))
+}
+
+fn record_batch(columns: Columns) -> Result<RecordBatch, ArrowError> {
+    let fields: Vec<Field> = columns
+        .iter()
+        .map(|(name, array)| Field::new(name, array.data_type().clone(), true))
+        .collect();
+    RecordBatch::try_new(
+        Arc::new(Schema::new(fields)),
+        columns.into_iter().map(|(_, array)| array).collect(),
+    )
 }
 
 fn pick(change: Change, mean: Mean) -> f64 {

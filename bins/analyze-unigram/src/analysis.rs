@@ -29,6 +29,8 @@ pub(crate) struct StepAnalysis {
     pub(crate) curves: Vec<StratumCurve>,
     pub(crate) coactivation: Vec<SetCoactivation>,
     pub(crate) band_effects: Vec<SetEffect>,
+    /// Norm of the output weights and LogitVar, where the ablation wrote them.
+    pub(crate) weights: HashMap<NeuronId, (f64, f64)>,
 }
 
 /// A selected neuron with percentile intervals of its effects over sequences.
@@ -191,6 +193,7 @@ pub(crate) fn analyze(
         curves,
         coactivation,
         band_effects,
+        weights: input.weights()?,
     })
 }
 

@@ -23,6 +23,7 @@ pub(crate) struct Named {
 /// The figures of one step.
 pub(crate) fn of_step(step: &StepAnalysis) -> Vec<Named> {
     let mut figures = vec![mediation(step), effects(step)];
+    figures.extend(weights(step));
     figures.extend(bands(step));
     figures.extend(curves(step));
     figures.extend(ranks(step));
@@ -161,6 +162,24 @@ fn effects(step: &StepAnalysis) -> Named {
         figure.marks(named_points(step, place)),
         "Each point is a neuron. The farther below the line, the more of its effect goes through token frequency.",
     )
+}
+
+/// What the weights alone say, after figure 2a of Stolfo et al. 2024.
+fn weights(step: &StepAnalysis) -> Option<Named> {
+    if step.weights.is_empty() {
+        return None;
+    }
+    let place = |n: &Ranked| step.weights.get(&n.effects.neuron).copied();
+    let figure = Figure::new(
+        &title("Output norm and LogitVar", step),
+        Axis::linear("norm of the output weights"),
+        Axis::log("LogitVar: variance of cosines with the vocabulary"),
+    );
+    Some(named(
+        "weights",
+        figure.marks(named_points(step, place)),
+        "Each point is a neuron. Entropy neurons lie to the lower right: long output weights that move all logits alike.",
+    ))
 }
 
 /// Total effect of the selection and its controls over rare and common rows.

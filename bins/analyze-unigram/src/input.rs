@@ -296,6 +296,28 @@ impl StepInput {
         effects.iter().map(candidate).collect()
     }
 
+    /// Norm of the output weights and LogitVar of each neuron; none where `neurons.parquet` does not have them.
+    pub(crate) fn weights(&self) -> anyhow::Result<HashMap<NeuronId, (f64, f64)>> {
+        let Some(path) = &self.neurons else {
+            return Ok(HashMap::new());
+        };
+        let table = TableReader::open(path)?;
+        if !table.has("logit_var") {
+            return Ok(HashMap::new());
+        }
+        let table = table.read(&["layer", "neuron", "w_out_norm", "logit_var"])?;
+        let ids = numbered(&table.i64("layer")?, &table.i64("neuron")?)?;
+        let values = table
+            .opt_f64("w_out_norm")?
+            .into_iter()
+            .zip(table.opt_f64("logit_var")?);
+        Ok(ids
+            .into_iter()
+            .zip(values)
+            .filter_map(|(id, (norm, var))| Some((id, (norm?, var?))))
+            .collect())
+    }
+
     fn each_batch(
         &self,
         columns: &[&str],

@@ -126,4 +126,12 @@ impl Unembedding {
             scaled,
         })
     }
+
+    /// `gamma * centred` in f32, for vectors whose logits are known already.
+    ///
+    /// # Errors
+    /// - [`AblateError::Torch`] if libtorch fails
+    pub(crate) fn scaled(&self, centred: &Tensor) -> Result<Tensor, AblateError> {
+        Ok(centred.f_mul(&self.gamma)?.f_to_kind(Kind::Float)?)
+    }
 }

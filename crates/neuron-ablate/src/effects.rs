@@ -36,12 +36,13 @@ impl Default for Variants {
     }
 }
 
-/// Sums over the rows of one sequence, for one neuron.
+/// Sums over the rows of one sequence, for one neuron or set.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SequenceSums {
     pub(crate) rows: f64,
     pub(crate) band_rows: f64,
-    pub(crate) activation: f64,
+    /// Of a quantity of each row: the activation of a neuron, the length of a change.
+    pub(crate) quantity: f64,
     /// `[variant][measure]`: change, then absolute change.
     pub(crate) change: Vec<[f64; 2]>,
     /// `[variant]`: the same for the loss of rows in the band alone.
@@ -58,10 +59,10 @@ impl SequenceSums {
     }
 
     /// Adds a row; `clean` is `[measure]`, `ablated` is `[variant][measure]`.
-    pub(crate) fn add(&mut self, clean: &[f64], ablated: &[f64], activation: f64, in_band: bool) {
+    pub(crate) fn add(&mut self, clean: &[f64], ablated: &[f64], quantity: f64, in_band: bool) {
         let measures = clean.len();
         self.rows += 1.0;
-        self.activation += activation;
+        self.quantity += quantity;
         for (i, value) in ablated.iter().enumerate() {
             let change = value - clean[i % measures];
             self.change[i][0] += change;
@@ -80,7 +81,7 @@ impl SequenceSums {
     fn merge(&mut self, other: &Self) {
         self.rows += other.rows;
         self.band_rows += other.band_rows;
-        self.activation += other.activation;
+        self.quantity += other.quantity;
         for (sums, more) in self
             .change
             .iter_mut()
@@ -129,11 +130,45 @@ pub struct NeuronEffects {
     pub mean_activation: f64,
     /// Norm of the output weights `w_n`.
     pub w_out_norm: f64,
+    /// The measured changes.
+    pub effects: EffectSums,
+}
+
+/// Changes of the measures: sums over the rows of each sequence.
+#[derive(Debug, Clone)]
+pub struct EffectSums {
     pub(crate) sequences: Vec<SequenceSums>,
     pub(crate) measures: usize,
 }
 
 impl NeuronEffects {
+    /// Mean activation over the rows themselves.
+    pub fn row_activation(&self) -> f64 {
+        self.effects.row_quantity()
+    }
+}
+
+impl EffectSums {
+    /// Without a row yet.
+    pub(crate) fn new(sequences: usize, variants: usize, measures: usize) -> Self {
+        Self {
+            sequences: vec![SequenceSums::new(variants, measures); sequences],
+            measures,
+        }
+    }
+
+    /// Adds a row of a sequence, as [`SequenceSums::add`].
+    pub(crate) fn add(
+        &mut self,
+        sequence: usize,
+        clean: &[f64],
+        ablated: &[f64],
+        quantity: f64,
+        in_band: bool,
+    ) {
+        self.sequences[sequence].add(clean, ablated, quantity, in_band);
+    }
+
     /// Number of rows behind the means.
     pub fn rows(&self) -> usize {
         self.sequences.iter().map(|s| s.rows).sum::<f64>() as usize
@@ -144,10 +179,10 @@ impl NeuronEffects {
         self.sequences.iter().map(|s| s.band_rows).sum::<f64>() as usize
     }
 
-    /// Mean activation over the rows themselves.
-    pub fn row_activation(&self) -> f64 {
+    /// Mean over the rows of the quantity that came with each.
+    pub(crate) fn row_quantity(&self) -> f64 {
         let total = self.total();
-        total.activation / total.rows
+        total.quantity / total.rows
     }
 
     /// Change of a measure (by its index) under a variant (by its index), over all rows.

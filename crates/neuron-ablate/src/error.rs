@@ -52,6 +52,30 @@ pub enum AblateError {
         /// The variant.
         variant: String,
     },
+    /// A setting is out of its range.
+    #[error("`{name}` is {value}, expected {expected}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// What would do.
+        expected: String,
+    },
+    /// A set of neurons is not usable, or changing it is not.
+    #[error("neuron sets `{name}`: {what}")]
+    Set {
+        /// The list that the set is the beginning of.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// Weights are not numbers.
+    #[error("{what} holds a value that is not finite: audit the checkpoint, and try `f32`")]
+    NotFiniteWeights {
+        /// Which weights.
+        what: &'static str,
+    },
     /// Nothing to do.
     #[error("{what}")]
     Empty {

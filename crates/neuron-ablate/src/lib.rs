@@ -21,15 +21,19 @@ mod scoring;
 mod self_check;
 mod semantics;
 mod series;
+mod sets;
 mod states;
 mod sweep;
 mod tensor_sums;
 mod trade_off;
 mod vectors;
+mod weight_statistics;
 mod word_request;
 
 pub use dose::Dose;
-pub use effects::{Change, Mean, NeuronEffects, Over, Variant, Variants, mediated_share};
+pub use effects::{
+    Change, EffectSums, Mean, NeuronEffects, Over, Variant, Variants, mediated_share,
+};
 pub use engine::{Engine, EngineOptions, EngineReport, ExactSums};
 pub use error::AblateError;
 pub use frequency::{TokenBand, TokenFrequencies};
@@ -45,10 +49,12 @@ pub use self_check::{SelfCheck, self_check};
 pub use semantics::{
     BandToken, Direction, FrozenKl, KlDirection, MeanOver, OutsideBand, Semantics,
 };
+pub use sets::{NestedSets, SetEffects};
 pub use states::{LastLayerStates, last_layer_states, mean_activations};
 pub use sweep::{Effects, PairBlock, Plan, Sink, Sweep, Tick};
 pub use trade_off::{
     NamedChange, ScalingEffects, ScalingMeasure, ScalingPlan, TargetGroup, measure_scaling,
 };
 pub use vectors::Vectors;
+pub use weight_statistics::{NullDirections, UnembeddingMoments, WeightStatistics};
 pub use word_request::{Join, RequestError, WordRequest, WordStart, WordVocabulary};

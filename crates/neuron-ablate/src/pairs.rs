@@ -101,6 +101,22 @@ pub(crate) struct Dots {
     v: Vec<f64>,
 }
 
+impl Dots {
+    /// Those of `sum factor vector`.
+    pub(crate) fn sum(factors: &[f64], of_vectors: &[Self]) -> Self {
+        let mut sum = Self::default();
+        for (factor, dots) in factors.iter().zip(of_vectors) {
+            sum.q.resize(dots.q.len(), 0.0);
+            sum.v.resize(dots.v.len(), 0.0);
+            let places = sum.q.iter_mut().chain(&mut sum.v);
+            places
+                .zip(dots.q.iter().chain(&dots.v))
+                .for_each(|(sum, dot)| *sum += factor * dot);
+        }
+        sum
+    }
+}
+
 /// Logits of one pair under one variant, as a change of the clean ones: `z = l + a g + c u + k v`.
 ///
 /// Written as a change so that rounding of the clean logits drops out of every difference.

@@ -9,7 +9,7 @@ use crate::{
     AblateError, BandToken, Direction, Dose, EngineOptions, EngineReport, Measures, NeuronEffects,
     Row, RowCounts, Sample, Semantics, TokenBand, TokenFrequencies, Variant, Variants,
     closed_form::{Projected, Unembedding},
-    effects::SequenceSums,
+    effects::EffectSums,
     engine::{DIRECTIONS_PER_TASK, Engines},
     pairs::{Block, Dots, Pairs},
     states::{last_layer, last_layer_states, mean_activations, same_length_batches},
@@ -65,6 +65,8 @@ pub struct PairBlock<'a> {
 pub struct Effects {
     /// One entry a neuron, in the order of the plan.
     pub neurons: Vec<NeuronEffects>,
+    /// Mean activations of the whole layer over the sample, `[d_mlp]`.
+    pub mean_activations: Vec<f64>,
     /// What the position filter kept and dropped.
     pub rows: RowCounts,
     /// Which engine measured how many pairs.
@@ -92,11 +94,11 @@ pub enum Tick {
 /// A sweep made ready: the model's last layer in closed form, the directions and the bands.
 #[derive(Debug)]
 pub struct Sweep<'a> {
-    model: &'a NeoxModel,
-    sample: &'a Sample,
-    plan: Plan,
-    unembedding: Unembedding,
-    pairs: Pairs,
+    pub(crate) model: &'a NeoxModel,
+    pub(crate) sample: &'a Sample,
+    pub(crate) plan: Plan,
+    pub(crate) unembedding: Unembedding,
+    pub(crate) pairs: Pairs,
     engines: Engines,
 }
 
@@ -247,7 +249,11 @@ impl<'a> Sweep<'a> {
                 .f_sum_dim_intlist(-1, false, Kind::Double)?
                 .f_sqrt()?,
         )?;
-        let empty = SequenceSums::new(self.variants().len(), self.measures().len());
+        let empty = EffectSums::new(
+            plan.sequences.len(),
+            self.variants().len(),
+            self.measures().len(),
+        );
         let mut neurons: Vec<NeuronEffects> = plan
             .neurons
             .iter()
@@ -255,8 +261,7 @@ impl<'a> Sweep<'a> {
                 neuron,
                 mean_activation: mean[neuron],
                 w_out_norm: w_out_norm[neuron],
-                sequences: vec![empty.clone(); plan.sequences.len()],
-                measures: self.measures().len(),
+                effects: empty.clone(),
             })
             .collect();
 
@@ -351,6 +356,7 @@ impl<'a> Sweep<'a> {
         }
         Ok(Effects {
             neurons,
+            mean_activations: mean,
             rows: counts,
             engine: self.engines.report(),
         })
@@ -367,7 +373,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// Whether a row counts for the first band.
-    fn in_band(&self, row: &Row) -> bool {
+    pub(crate) fn in_band(&self, row: &Row) -> bool {
         let token = match self.plan.semantics.band_token {
             BandToken::Input => row.token,
             BandToken::Target => row.target,
@@ -381,7 +387,7 @@ impl<'a> Sweep<'a> {
 
 impl Sweep<'_> {
     /// Residual stream and activations of `rows`, `[row, d_model]` and `[row, d_mlp]`.
-    fn states(&self, rows: &[Row]) -> Result<(Tensor, Tensor), AblateError> {
+    pub(crate) fn states(&self, rows: &[Row]) -> Result<(Tensor, Tensor), AblateError> {
         let mut sequences: Vec<usize> = rows.iter().map(|row| row.sequence).collect();
         sequences.dedup();
         let (mut resid, mut activations) = (Vec::new(), Vec::new());
@@ -416,7 +422,8 @@ fn accumulate(neurons: &mut [NeuronEffects], block: &PairBlock<'_>, slots: &[usi
         for (r, &slot) in slots.iter().enumerate() {
             let pair = n * n_rows + r;
             let ablated = &block.ablated[pair * per_row..(pair + 1) * per_row];
-            neuron.sequences[slot].add(
+            neuron.effects.add(
+                slot,
                 &block.clean[r * m..(r + 1) * m],
                 ablated,
                 block.activations[pair],
@@ -427,7 +434,7 @@ fn accumulate(neurons: &mut [NeuronEffects], block: &PairBlock<'_>, slots: &[usi
 }
 
 /// Consecutive runs of rows, at most `limit` long where a sequence is not longer, that never cut a sequence.
-fn chunk_by_sequence(rows: &[Row], limit: usize) -> Vec<&[Row]> {
+pub(crate) fn chunk_by_sequence(rows: &[Row], limit: usize) -> Vec<&[Row]> {
     let mut chunks: Vec<Range<usize>> = Vec::new();
     let mut start = 0;
     for sequence in rows.chunk_by(|a, b| a.sequence == b.sequence) {
@@ -442,7 +449,7 @@ fn chunk_by_sequence(rows: &[Row], limit: usize) -> Vec<&[Row]> {
 }
 
 /// `0..len` in ranges of at most `size`.
-fn blocks(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+pub(crate) fn blocks(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
     (0..len)
         .step_by(size)
         .map(move |start| start..(start + size).min(len))

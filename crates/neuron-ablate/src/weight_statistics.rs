@@ -1,0 +1,479 @@
+//! What the weights alone say about a neuron (methods, section 12): LogitVar, share in the least singular directions of `W_U`,
+//! correlation of its logit vector with token frequency.
+//!
+//! Every statistic is a quadratic form of the output weights, so that `W_U` is read in tiles of rows, once for its mean and once for a
+//! few matrices `[d_model, d_model]`; nothing of the size neurons x vocabulary is ever made.
+
+use neox_core::NeoxModel;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::{AblateError, Direction, TokenBand, TokenFrequencies, states::last_layer};
+
+/// Rows of `W_U` in f64 at once.
+const TILE: i64 = 2048;
+
+/// Squared lengths below this part of what they could be are rounding.
+const ROUNDING: f64 = 1e-13;
+
+/// How many of the least singular directions of the unembedding count as its null space.
+///
+/// The vocabulary does not see the direction of ones (LayerNorm removes it), which therefore is none of them: there are
+/// `d_model - 1` in all.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NullDirections {
+    /// This share of `d_model`, rounded up; above 0 and at most 1.
+    Share(f64),
+    /// So many.
+    Count(usize),
+}
+
+impl Default for NullDirections {
+    /// 5 % of `d_model`.
+    fn default() -> Self {
+        Self::Share(0.05)
+    }
+}
+
+impl NullDirections {
+    /// The number of directions in a model of this width.
+    ///
+    /// # Errors
+    /// - [`AblateError::Setting`] for a share outside (0, 1], or a count that is 0 or above `d_model - 1`
+    ///
+    /// # Examples
+    /// ```
+    /// use neuron_ablate::NullDirections;
+    /// assert_eq!(NullDirections::default().resolve(512)?, 26);
+    /// assert_eq!(NullDirections::Share(1.0).resolve(512)?, 511);
+    /// assert!(NullDirections::Count(512).resolve(512).is_err());
+    /// # Ok::<(), neuron_ablate::AblateError>(())
+    /// ```
+    pub fn resolve(self, d_model: usize) -> Result<usize, AblateError> {
+        let room = d_model.saturating_sub(1);
+        let refuse = |value: f64, expected: String| AblateError::Setting {
+            name: "null_directions",
+            value,
+            expected,
+        };
+        match self {
+            Self::Share(share) if share > 0.0 && share <= 1.0 => {
+                Ok(((d_model as f64 * share).ceil() as usize).clamp(1, room.max(1)))
+            }
+            Self::Share(share) => Err(refuse(
+                share,
+                "a share above 0 and at most 1, or a count".into(),
+            )),
+            Self::Count(count) if (1..=room).contains(&count) => Ok(count),
+            Self::Count(count) => Err(refuse(
+                count as f64,
+                format!("a count from 1 to {room}, one less than the width of the model"),
+            )),
+        }
+    }
+}
+
+/// What the weights say about one neuron.
+///
+/// A value is `None` where it is not defined: for output weights that are constant over d_model, which LayerNorm removes, and for
+/// correlations of a logit vector that is constant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightStatistics {
+    /// `|w_n|`, as stored.
+    pub norm: f64,
+    /// Variance over the vocabulary of the cosine between the output weights and the rows of the unembedding.
+    pub logit_var: Option<f64>,
+    /// Share of the squared norm of the output weights in the null space, 0 to 1; its root is Stolfo's rho.
+    pub null_share: Option<f64>,
+    /// Pearson correlation of the neuron's logit vector with `log q` over all tokens: the cosine of the two when centred.
+    pub freq_cosine: Option<f64>,
+    /// The same over the tokens of each band, both centred inside it, `[band]`.
+    pub band_cosines: Vec<Option<f64>>,
+}
+
+/// The unembedding behind the final LayerNorm, reduced to what statistics of neurons need.
+///
+/// Its rows are `r_v = gamma * (W_U[v] - mean over the vocabulary)`, minus their mean over d_model, so that the logit vector of a neuron
+/// is `u_n[v] = r_v . w_n`. Padding rows of the vocabulary count, as they do in the softmax.
+#[derive(Debug)]
+pub struct UnembeddingMoments {
+    /// Covariance of the rows at length one, `[d_model, d_model]`, f64.
+    cosines: Tensor,
+    /// The least singular directions, `[d_model, null]`, f64.
+    null: Tensor,
+    /// Singular values but that of the direction of ones, descending.
+    singular: Vec<f64>,
+    all: GroupMoments,
+    bands: Vec<GroupMoments>,
+}
+
+/// Of the rows of a group of tokens.
+#[derive(Debug)]
+struct GroupMoments {
+    /// `sum (r - mean) (r - mean)^T`, `[d_model, d_model]`.
+    gram: Tensor,
+    /// `sum v r` for the unit frequency direction `v` of the group, `[d_model, 1]`.
+    along: Tensor,
+}
+
+/// Sums towards [`GroupMoments`].
+struct GroupSums<'a> {
+    /// Members by token id; all tokens without.
+    mask: Option<&'a [bool]>,
+    direction: Vec<f64>,
+    count: f64,
+    sum: Tensor,
+    gram: Tensor,
+    along: Tensor,
+}
+
+impl UnembeddingMoments {
+    /// Reads the final LayerNorm and `W_U` of a model.
+    ///
+    /// # Errors
+    /// - as [`UnembeddingMoments::new`]
+    pub fn of_model(
+        model: &NeoxModel,
+        frequencies: &TokenFrequencies,
+        bands: &[TokenBand],
+        null: NullDirections,
+    ) -> Result<Self, AblateError> {
+        Self::new(
+            model.w_u(),
+            &model.ln_final().weight,
+            frequencies,
+            bands,
+            null,
+        )
+    }
+
+    /// Reads an unembedding, of any dtype and on any device, in tiles; the arithmetic is f64 on the CPU.
+    ///
+    /// The null space is spanned by the eigenvectors of `sum r_v r_v^T` with the least eigenvalues: the right singular vectors of the
+    /// unembedding, without decomposing anything of the size of the vocabulary.
+    ///
+    /// # Shapes
+    /// - `w_u`: `[d_vocab, d_model]`; `gamma`: `[d_model]`
+    ///
+    /// # Cost
+    /// About `4 d_vocab d_model^2` operations, and four matrices `[d_model, d_model]` in f64, plus one for each band.
+    ///
+    /// # Errors
+    /// - [`AblateError::Vocabulary`] if there is not one frequency per row of `w_u`
+    /// - [`AblateError::Band`] if a band is of another vocabulary
+    /// - [`AblateError::Setting`] if `null` does not fit the width
+    /// - [`AblateError::FlatDirection`] if all tokens, or all of a band, are equally frequent
+    /// - [`AblateError::NotFiniteWeights`] if the unembedding holds a value that is not a number
+    /// - [`AblateError::Torch`] if libtorch fails
+    pub fn new(
+        w_u: &Tensor,
+        gamma: &Tensor,
+        frequencies: &TokenFrequencies,
+        bands: &[TokenBand],
+        null: NullDirections,
+    ) -> Result<Self, AblateError> {
+        let (d_vocab, d_model) = w_u.size2()?;
+        if frequencies.q().len() != d_vocab as usize {
+            return Err(AblateError::Vocabulary {
+                frequencies: frequencies.q().len(),
+                d_vocab: d_vocab as usize,
+            });
+        }
+        if let Some(band) = bands.iter().find(|b| b.mask().len() != d_vocab as usize) {
+            return Err(AblateError::Band {
+                name: band.name().to_owned(),
+                what: format!(
+                    "it is of a vocabulary of {}, but the unembedding has {d_vocab} rows",
+                    band.mask().len()
+                ),
+            });
+        }
+        let null = null.resolve(d_model as usize)? as i64;
+        let zeros = |size: &[i64]| Tensor::f_zeros(size, (Kind::Double, Device::Cpu));
+        let group = |direction, mask| -> Result<GroupSums<'_>, AblateError> {
+            Ok(GroupSums {
+                direction: frequencies.direction(direction, mask)?,
+                mask: (direction != Direction::AllTokens).then_some(mask),
+                count: 0.0,
+                sum: zeros(&[1, d_model])?,
+                gram: zeros(&[d_model, d_model])?,
+                along: zeros(&[d_model, 1])?,
+            })
+        };
+        let mut all = group(Direction::AllTokens, &[])?;
+        let mut of_bands = bands
+            .iter()
+            .map(|band| group(Direction::BandRecentred, band.mask()))
+            .collect::<Result<Vec<_>, _>>()?;
+
+        let tile = |start: i64| -> Result<Tensor, TchError> {
+            host(&w_u.f_narrow(0, start, TILE.min(d_vocab - start))?)
+        };
+        let starts = || (0..d_vocab).step_by(TILE as usize);
+        let mut mean = zeros(&[1, d_model])?;
+        for start in starts() {
+            mean = mean.f_add(&tile(start)?.f_sum_dim_intlist(0, true, Kind::Double)?)?;
+        }
+        let mean = mean.f_div_scalar(d_vocab as f64)?;
+        let gamma = host(gamma)?;
+        let (mut cosine_sum, mut cosine_gram) =
+            (zeros(&[1, d_model])?, zeros(&[d_model, d_model])?);
+        for start in starts() {
+            let rows = minus_mean(&tile(start)?.f_sub(&mean)?.f_mul(&gamma)?)?; // [tile, d_model]
+            // A row that is zero has no direction and stays zero.
+            let unit = rows.f_div(&norms(&rows)?.f_clamp_min(f64::MIN_POSITIVE)?)?;
+            cosine_sum = cosine_sum.f_add(&unit.f_sum_dim_intlist(0, true, Kind::Double)?)?;
+            cosine_gram = cosine_gram.f_add(&gram(&unit)?)?;
+            for group in [&mut all].into_iter().chain(&mut of_bands) {
+                group.add(&rows, start as usize)?;
+            }
+        }
+        let total = all.gram.f_trace()?.f_double_value(&[])?;
+        if !total.is_finite() {
+            return Err(AblateError::NotFiniteWeights {
+                what: "the unembedding or the final LayerNorm",
+            });
+        }
+        let cosines = centred_gram(&cosine_gram, &cosine_sum, d_vocab as f64)?
+            .f_div_scalar((d_vocab - 1).max(1) as f64)?;
+        let (null, singular) = least_directions(&all.gram, total, null)?;
+        Ok(Self {
+            cosines,
+            null,
+            singular,
+            all: all.finish()?,
+            bands: of_bands
+                .into_iter()
+                .map(GroupSums::finish)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Number of directions in the null space.
+    pub fn null_directions(&self) -> usize {
+        self.null.size()[1] as usize
+    }
+
+    /// Expected null-space share of a random vector.
+    pub fn chance_share(&self) -> f64 {
+        self.null_directions() as f64 / self.singular.len().max(1) as f64
+    }
+
+    /// Singular values of the unembedding as LayerNorm feeds it, descending, `[d_model - 1]`: the last
+    /// [`null_directions`](Self::null_directions) of them are those of the null space. Exact to about 1e-8 of the largest.
+    pub fn singular_values(&self) -> &[f64] {
+        &self.singular
+    }
+
+    /// Statistics of neurons of the last MLP layer, in the order of `neurons`.
+    ///
+    /// # Errors
+    /// - [`AblateError::NoSuchNeuron`] for a neuron past the layer
+    /// - as [`UnembeddingMoments::statistics`]
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use neox_core::{LoadOptions, NeoxModel};
+    /// use neuron_ablate::{NullDirections, TokenFrequencies, UnembeddingMoments};
+    ///
+    /// let model = NeoxModel::load("pythia-70m".as_ref(), &LoadOptions::default())?;
+    /// let d_vocab = model.config().vocab_size as usize;
+    /// let weights: Vec<f64> = (1..=d_vocab).map(|rank| 1.0 / rank as f64).collect();
+    /// let sum: f64 = weights.iter().sum();
+    /// let zipf = TokenFrequencies::new(weights.iter().map(|w| w / sum).collect())?;
+    /// let moments = UnembeddingMoments::of_model(&model, &zipf, &[], NullDirections::Count(12))?;
+    /// for (neuron, of) in moments.neurons(&model, &[0, 1, 2])?.iter().enumerate() {
+    ///     println!("{neuron}: norm {:.2}, LogitVar {:?}, null-space share {:?}", of.norm, of.logit_var, of.null_share);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn neurons(
+        &self,
+        model: &NeoxModel,
+        neurons: &[usize],
+    ) -> Result<Vec<WeightStatistics>, AblateError> {
+        let w_out = model.w_out(last_layer(model))?; // [d_model, d_mlp]
+        let d_mlp = w_out.size()[1] as usize;
+        if let Some(&neuron) = neurons.iter().find(|&&n| n >= d_mlp) {
+            return Err(AblateError::NoSuchNeuron {
+                neuron,
+                last: d_mlp - 1,
+            });
+        }
+        let ids: Vec<i64> = neurons.iter().map(|&n| n as i64).collect();
+        self.statistics(
+            &host(w_out)?
+                .f_tr()?
+                .f_index_select(0, &Tensor::f_from_slice(&ids)?)?,
+        )
+    }
+
+    /// Statistics of vectors that are added to the residual stream, `[vector, d_model]`: output weights of neurons.
+    ///
+    /// With `w` minus its mean over d_model, as LayerNorm sees it (and as TransformerLens stores it):
+    ///
+    /// ```text
+    /// logit_var   = Var_v( r_v . w / (|r_v| |w|) )    divided by d_vocab - 1
+    /// null_share  = |P w|^2 / |w|^2                   P projects on the null space
+    /// freq_cosine = corr_v( r_v . w, log q_v )        over all tokens, and over each band
+    /// ```
+    ///
+    /// None of them changes when `w` is made longer. Sources: `logit_var` as the published code of Stolfo et al. 2024 computes it (the
+    /// variance of cosines, with the folded and centred weights of TransformerLens); `null_share` is the square of their rho, and their
+    /// `k` counts the direction of ones too.
+    ///
+    /// # Errors
+    /// - [`AblateError::NotFiniteWeights`] if a vector holds a value that is not a number
+    /// - [`AblateError::Torch`] if libtorch fails, for instance for vectors of another length
+    pub fn statistics(&self, vectors: &Tensor) -> Result<Vec<WeightStatistics>, AblateError> {
+        let vectors = host(vectors)?;
+        let w = minus_mean(&vectors)?;
+        let [raw, norm2, var, null] = [
+            squared(&vectors)?,
+            squared(&w)?,
+            quadratic(&w, &self.cosines)?,
+            squared(&w.f_matmul(&self.null)?)?,
+        ];
+        if raw.iter().any(|v| !v.is_finite()) {
+            return Err(AblateError::NotFiniteWeights {
+                what: "the output weights of a neuron",
+            });
+        }
+        let all = self.all.cosines(&w, &norm2)?;
+        let bands = self
+            .bands
+            .iter()
+            .map(|band| band.cosines(&w, &norm2))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok((0..raw.len())
+            .map(|n| {
+                // What is left of a constant vector is rounding of its mean.
+                let seen = norm2[n] > 1e-24 * raw[n];
+                let ratio = |value: f64| seen.then(|| (value / norm2[n]).max(0.0));
+                WeightStatistics {
+                    norm: raw[n].sqrt(),
+                    logit_var: ratio(var[n]),
+                    null_share: ratio(null[n]).map(|share| share.min(1.0)),
+                    freq_cosine: all[n].filter(|_| seen),
+                    band_cosines: bands.iter().map(|band| band[n].filter(|_| seen)).collect(),
+                }
+            })
+            .collect())
+    }
+}
+
+impl GroupSums<'_> {
+    /// Adds the members among `rows`, the first of which is token `start`.
+    fn add(&mut self, rows: &Tensor, start: usize) -> Result<(), TchError> {
+        let end = start + rows.size()[0] as usize;
+        let (rows, direction) = match self.mask {
+            None => (rows.shallow_clone(), self.direction[start..end].to_vec()),
+            Some(mask) => {
+                let members: Vec<usize> = (start..end).filter(|&t| mask[t]).collect();
+                let places: Vec<i64> = members.iter().map(|&t| (t - start) as i64).collect();
+                (
+                    rows.f_index_select(0, &Tensor::f_from_slice(&places)?)?,
+                    members.iter().map(|&t| self.direction[t]).collect(),
+                )
+            }
+        };
+        let direction = Tensor::f_from_slice(&direction)?.f_unsqueeze(1)?; // [member, 1]
+        self.count += direction.size()[0] as f64;
+        self.sum = self
+            .sum
+            .f_add(&rows.f_sum_dim_intlist(0, true, Kind::Double)?)?;
+        self.gram = self.gram.f_add(&gram(&rows)?)?;
+        self.along = self.along.f_add(&rows.f_tr()?.f_matmul(&direction)?)?;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<GroupMoments, TchError> {
+        Ok(GroupMoments {
+            gram: centred_gram(&self.gram, &self.sum, self.count)?,
+            along: self.along,
+        })
+    }
+}
+
+impl GroupMoments {
+    /// Cosine of the logit vectors of `w` (`[vector, d_model]`, of these squared norms), centred over the group, with its direction.
+    fn cosines(&self, w: &Tensor, norm2: &[f64]) -> Result<Vec<Option<f64>>, TchError> {
+        let largest = self.gram.f_trace()?.f_double_value(&[])?;
+        let along: Vec<f64> = Vec::try_from(&w.f_matmul(&self.along)?.f_view(-1)?)?;
+        Ok(quadratic(w, &self.gram)?
+            .iter()
+            .zip(along)
+            .zip(norm2)
+            .map(|((&length2, along), norm2)| {
+                (length2 > ROUNDING * largest * norm2)
+                    .then(|| (along / length2.sqrt()).clamp(-1.0, 1.0))
+            })
+            .collect())
+    }
+}
+
+/// Orthonormal columns for the `count` least eigenvalues of `gram`, and the roots of all eigenvalues, descending; the direction of ones,
+/// of eigenvalue 0, is left out of both.
+fn least_directions(gram: &Tensor, trace: f64, count: i64) -> Result<(Tensor, Vec<f64>), TchError> {
+    let d_model = gram.size()[0];
+    // Lifted above all others, so that it mixes with no other direction of eigenvalue 0.
+    let ones = Tensor::f_full(
+        [d_model, d_model],
+        (2.0 * trace + 1.0) / d_model as f64,
+        (Kind::Double, Device::Cpu),
+    )?;
+    let (values, vectors) = gram.f_add(&ones)?.f_linalg_eigh("L")?; // ascending
+    let values: Vec<f64> = Vec::try_from(&values)?;
+    let singular = values[..values.len() - 1]
+        .iter()
+        .rev()
+        .map(|v| v.max(0.0).sqrt())
+        .collect();
+    Ok((vectors.f_narrow(1, 0, count)?.f_contiguous()?, singular))
+}
+
+fn host(tensor: &Tensor) -> Result<Tensor, TchError> {
+    tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)
+}
+
+/// Each row minus its mean.
+fn minus_mean(rows: &Tensor) -> Result<Tensor, TchError> {
+    rows.f_sub(&rows.f_mean_dim(-1, true, Kind::Double)?)
+}
+
+/// Norm of each row, `[row, 1]`.
+fn norms(rows: &Tensor) -> Result<Tensor, TchError> {
+    rows.f_square()?
+        .f_sum_dim_intlist(-1, true, Kind::Double)?
+        .f_sqrt()
+}
+
+fn gram(rows: &Tensor) -> Result<Tensor, TchError> {
+    rows.f_tr()?.f_matmul(rows)
+}
+
+/// `sum (r - mean) (r - mean)^T` from `sum r r^T` and `sum r`.
+fn centred_gram(gram: &Tensor, sum: &Tensor, count: f64) -> Result<Tensor, TchError> {
+    gram.f_sub(&sum.f_tr()?.f_matmul(sum)?.f_div_scalar(count.max(1.0))?)
+}
+
+/// `w^T m w` for each row of `w`.
+fn quadratic(w: &Tensor, m: &Tensor) -> Result<Vec<f64>, TchError> {
+    Vec::try_from(
+        &w.f_matmul(m)?
+            .f_mul(w)?
+            .f_sum_dim_intlist(-1, false, Kind::Double)?,
+    )
+}
+
+/// Squared norm of each row.
+fn squared(rows: &Tensor) -> Result<Vec<f64>, TchError> {
+    Vec::try_from(
+        &rows
+            .f_square()?
+            .f_sum_dim_intlist(-1, false, Kind::Double)?,
+    )
+}
