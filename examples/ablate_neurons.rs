@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         dose: Dose::Mean,
         semantics: Semantics::corrected(),
         variants: Variants::default(),
+        ranks: false,
         engine: EngineOptions::default(),
         batch: 1,
         memory_budget: 256 << 20,

@@ -127,6 +127,113 @@ fn matches_golden(golden: &str, overrides: &[&str], tolerance: f64) {
     }
 }
 
+/// Ranks made by TransformerLens 2.16, f32 (tests/golden/README.md).
+#[test]
+fn ranks_of_the_targets_match_the_baseline() {
+    let out = TempDir::new().unwrap();
+    let overrides = ["ablation.ranks=true", "ablation.neurons=0..8"];
+    ablate(out.path(), &[&GOLDEN[..], &overrides].concat())
+        .assert()
+        .success();
+    let ours = Table::read(out.path().join("positions.parquet"));
+    let golden = Table::read(root().join("tests/golden/tiny-neox/ablation-baseline.parquet"));
+    let places = golden.ints("batch").into_iter().zip(golden.ints("pos"));
+    let expected: HashMap<(i64, i64), f64> =
+        places.zip(golden.floats("rank_of_correct_token")).collect();
+    let (batch, pos) = (ours.ints("batch"), ours.ints("pos"));
+    let (clean, ablated) = (
+        ours.floats("rank_of_target"),
+        ours.floats("rank_of_target_post_ablation"),
+    );
+    for i in 0..batch.len() {
+        assert_eq!(clean[i], expected[&(batch[i], pos[i])]);
+    }
+    // The mean per neuron is that of the table of positions.
+    let neurons = Table::read(out.path().join("neurons.parquet"));
+    let (neuron, mean) = (neurons.ints("neuron"), neurons.floats("rank_mean_change"));
+    let of = ours.ints("neuron");
+    for (n, mean) in neuron.iter().zip(mean) {
+        let changes: Vec<f64> = (0..of.len())
+            .filter(|&i| of[i] == *n)
+            .map(|i| ablated[i] - clean[i])
+            .collect();
+        let expected = changes.iter().sum::<f64>() / changes.len() as f64;
+        assert!(
+            (mean - expected).abs() < 1e-9,
+            "neuron {n}: {mean}, {expected}"
+        );
+        assert!(changes.iter().any(|change| *change != 0.0));
+    }
+}
+
+/// A band under another name has the numbers that it has as the long-tail band, whatever other bands there are.
+#[test]
+fn further_bands_are_measured_beside_the_long_tail() {
+    let (alone, beside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let common = [
+        "ablation.neurons=0..8",
+        "ablation.sequences=2",
+        "ablation.engine=exact",
+    ];
+    let run = |out: &TempDir, more: &[&str]| {
+        ablate(out.path(), &[&common[..], more].concat())
+            .assert()
+            .success();
+        Table::read(out.path().join("neurons.parquet"))
+    };
+    let alone = run(&alone, &["band={lower: 20, upper: 60}"]);
+    let beside = run(
+        &beside,
+        &["bands={middle: {lower: 20, upper: 60}, head: {lower: 0, upper: 20}}"],
+    );
+    for (variant, measure) in [
+        ("total", "kl_model_freq"),
+        ("frozen", "kl_freq_model"),
+        ("frozen", "kl_model_freq"),
+    ] {
+        let name = |band: &str| {
+            let variant = match variant {
+                "frozen" => format!("frozen_{band}"),
+                other => other.to_owned(),
+            };
+            format!("{variant}.{measure}_{band}.mean_abs_change")
+        };
+        let (a, b) = (alone.floats(&name("band")), beside.floats(&name("middle")));
+        let worst = a
+            .iter()
+            .zip(&b)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f64::max);
+        assert!(
+            worst < 2e-6 && a.iter().any(|a| *a > 1e-5),
+            "{variant}.{measure}: off by {worst:.1e}"
+        );
+    }
+}
+
+#[test]
+fn settings_of_the_engine_are_checked() {
+    let out = TempDir::new().unwrap();
+    for (override_, message) in [
+        (
+            "ablation.tolerance=0",
+            "`ablation.tolerance` is 0, expected a positive number of nats",
+        ),
+        (
+            "ablation.variants=[total, frozen_ln]",
+            "report `frozen_band` as the direct effect",
+        ),
+        (
+            "bands={Rare: {lower: 20, upper: 60}}",
+            "use lower-case letters",
+        ),
+    ] {
+        let output = ablate(out.path(), &[override_]).assert().failure();
+        let text = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+        assert!(text.contains(message), "{override_}: {text}");
+    }
+}
+
 /// Made by the Python package of Liu et al. on TransformerLens 2.16, f32 (tests/golden/README.md).
 #[test]
 fn all_token_direction_matches_the_python_original() {

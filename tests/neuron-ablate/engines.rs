@@ -127,6 +127,7 @@ impl Case {
             dose,
             semantics: semantics.clone(),
             variants: Variants::default(),
+            ranks: false,
             engine,
             batch: 4,
             memory_budget: 64 << 20,

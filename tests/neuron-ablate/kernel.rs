@@ -228,3 +228,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn ranks_count_the_larger_logits_on_every_path() {
+    // A length that no register divides.
+    let case = Case::new(5_003, [3.0, 1.0, 0.5], 7);
+    let base = Base { a: 0.3, c: -1.1 };
+    for path in Path::available() {
+        let kernel = Kernel::with_path(&case.layout, &case.log_q, path);
+        let (row, neuron) = (kernel.row(&case.l, &case.g), kernel.neuron(&case.u));
+        let z = |i: usize| {
+            let (l, g, u) = (
+                f64::from(case.l[i]),
+                f64::from(case.g[i]),
+                f64::from(case.u[i]),
+            );
+            l + base.a * g + base.c * u
+        };
+        for place in [0, 17, 2_500, 5_002] {
+            let rank = kernel.rank(&row, &neuron, base, place);
+            // Between tokens that are clearly above and those that are not clearly below: f32 may order near ties either way.
+            let above = |margin: f64| (0..5_003).filter(|&i| z(i) > z(place) + margin).count();
+            assert!(
+                (above(1e-5)..=above(-1e-5)).contains(&rank),
+                "{path:?}, {place}: {rank}"
+            );
+        }
+    }
+}

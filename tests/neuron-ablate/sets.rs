@@ -63,6 +63,7 @@ impl Setting {
             dose,
             semantics: Semantics::corrected(),
             variants: Variants::default(),
+            ranks: false,
             engine: EngineOptions {
                 engine: Engine::Exact,
                 ..EngineOptions::default()

@@ -1,6 +1,6 @@
 //! The shape of the YAML, and its conversion into library options.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, bail};
 use job_inputs::{
@@ -23,6 +23,9 @@ pub(crate) struct AblateConfig {
     pub(crate) frequency: FrequencyConfig,
     #[serde(default)]
     pub(crate) band: Option<BandConfig>,
+    /// Further bands by name: their divergences, and direct effects with their frequency direction frozen.
+    #[serde(default)]
+    pub(crate) bands: BTreeMap<String, BandConfig>,
     pub(crate) semantics: SemanticsConfig,
     pub(crate) ablation: AblationConfig,
     /// Sets of neurons changed together, beside the neurons one by one.
@@ -72,6 +75,9 @@ pub(crate) struct AblationConfig {
     /// What is measured of each ablation; the total effect always is.
     #[serde(default = "default_variants")]
     variants: Vec<VariantName>,
+    /// Whether to measure the rank of the target before and after; costs a comparison with every token.
+    #[serde(default, deserialize_with = "job_kit::switch")]
+    pub(crate) ranks: bool,
     /// `auto`: moments where their error is bounded by the tolerance, exact sums elsewhere.
     #[serde(default)]
     engine: Engine,

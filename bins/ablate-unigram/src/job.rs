@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use job_inputs::{Loaded, source};
 use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter};
 use neox_core::NeoxModel;
@@ -23,6 +23,9 @@ use crate::{
     summary,
     tables::{EffectColumns, NeuronTable, PositionTable, SetTable},
 };
+
+/// Bands of one run, the long-tail band included.
+const MOST_BANDS: usize = 6;
 
 /// Runs all the checkpoints that the configuration asks for.
 pub(crate) fn run(config: &AblateConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
@@ -78,10 +81,28 @@ pub(crate) fn frequencies(
         record,
     )?;
     let q = vocabulary.frequencies.q().to_vec();
-    let bands = match &vocabulary.band {
+    let mut bands = match &vocabulary.band {
         Some(band) => vec![TokenBand::new("band", &band.ids, q.len())?],
         None => vec![],
     };
+    for (name, band) in &config.bands {
+        let reserved = ["band", "all", "ln"].contains(&name.as_str());
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if reserved || name.is_empty() || !name.chars().all(plain) {
+            bail!(
+                "`bands.{name}`: a band's name becomes part of column names: use lower-case letters, digits and `_`, but not `band`, `all` or `ln`"
+            );
+        }
+        let reading = config.semantics.band_reading;
+        let found = vocabulary.another_band(name, band, reading, record)?;
+        bands.push(TokenBand::new(name, &found.ids, q.len())?);
+    }
+    if bands.len() > MOST_BANDS {
+        bail!(
+            "{} bands are asked for, expected {MOST_BANDS} at most: the vocabulary is cut into the sets of tokens that share their bands",
+            bands.len()
+        );
+    }
     Ok((TokenFrequencies::new(q)?, bands))
 }
 
@@ -118,7 +139,12 @@ fn ablate(
     let sweep = Sweep::new(&model, &sample, &frequencies, bands, plan)?;
 
     let layer = model.config().num_hidden_layers - 1;
-    let positions = PositionTable::new(layer, &sweep, &config.semantics.to_options());
+    let positions = PositionTable::new(
+        layer,
+        &sweep,
+        &config.semantics.to_options(),
+        config.ablation.ranks,
+    );
     let format = match config.output.format {
         PositionFormat::Parquet => Format::Parquet,
         PositionFormat::Feather => Format::Feather,
@@ -270,6 +296,7 @@ pub(crate) fn plan(config: &AblateConfig, sample: &Sample, d_mlp: usize) -> anyh
         dose: config.ablation.dose,
         semantics: config.semantics.to_options(),
         variants: config.ablation.variants(),
+        ranks: config.ablation.ranks,
         engine: config.ablation.engine()?,
         batch: config.ablation.batch,
         memory_budget: config.ablation.memory_mib << 20,

@@ -36,11 +36,15 @@ enum Column {
         measure: usize,
         plus: f64,
     },
+    /// Of the target, counted from 0.
+    Rank {
+        ablated: bool,
+    },
 }
 
 impl PositionTable {
     /// The Python original's columns under its names, then ours.
-    pub(crate) fn new(layer: usize, sweep: &Sweep<'_>, semantics: &Semantics) -> Self {
+    pub(crate) fn new(layer: usize, sweep: &Sweep<'_>, semantics: &Semantics, ranks: bool) -> Self {
         let measures = sweep.measures();
         let index = |name: &str| measures.names().iter().position(|n| n == name).unwrap_or(0);
         let (loss, entropy, model_freq, freq_model) = (
@@ -118,6 +122,15 @@ impl PositionTable {
                 ),
             ]);
         }
+        if ranks {
+            floats.extend([
+                ("rank_of_target", Column::Rank { ablated: false }),
+                (
+                    "rank_of_target_post_ablation",
+                    Column::Rank { ablated: true },
+                ),
+            ]);
+        }
         let mut fields: Vec<Field> = vec![Field::new("component_name", DataType::Utf8, false)];
         fields.extend(
             ["layer", "neuron", "batch", "pos", "token_id", "target_id"]
@@ -171,6 +184,14 @@ impl PositionTable {
             arrays.push(Arc::new(Float32Array::from_iter_values(pairs().map(
                 |(n, r)| match *column {
                     Column::Clean { measure } => block.clean[r * m + measure] as f32,
+                    Column::Rank { ablated } => block.ranks.map_or(f32::NAN, |ranks| {
+                        let at = if ablated {
+                            ranks.ablated[n * n_rows + r]
+                        } else {
+                            ranks.clean[r]
+                        };
+                        at as f32
+                    }),
                     Column::Ablated {
                         variant,
                         measure,
@@ -243,6 +264,14 @@ impl NeuronTable<'_> {
         push("row_activation", NeuronEffects::row_activation);
         push("w_out_norm", |n| n.w_out_norm);
         self.push_weights(&mut columns);
+        for (name, over) in [
+            ("rank_mean_change", Over::All),
+            ("rank_mean_change_band_targets", Over::Band),
+        ] {
+            if sums.iter().any(|e| e.rank_change(Over::All).is_some()) {
+                push_effect(&mut columns, &sums, name, |e| e.rank_change(over));
+            }
+        }
         self.effects.push(&mut columns, sweep, &sums);
         record_batch(columns)
     }
@@ -324,13 +353,13 @@ impl EffectColumns {
                 Over::All => Some(e.change(variant, 0).mean_abs),
                 Over::Band => e.band_loss_change(variant).map(|c| c.mean_abs),
             };
-            push(columns, effects, format!("{prefix}total_effect"), |e| {
+            push_effect(columns, effects, format!("{prefix}total_effect"), |e| {
                 effect(e, total)
             });
-            push(columns, effects, format!("{prefix}direct_effect"), |e| {
+            push_effect(columns, effects, format!("{prefix}direct_effect"), |e| {
                 effect(e, direct)
             });
-            push(columns, effects, format!("{prefix}mediated_share"), |e| {
+            push_effect(columns, effects, format!("{prefix}mediated_share"), |e| {
                 mediated_share(effect(e, total)?, effect(e, direct)?, self.floor)
             });
             self.push_interval(
@@ -348,7 +377,7 @@ impl EffectColumns {
                     ("mean_abs_change", Mean::Absolute),
                 ] {
                     let name = format!("{variant}.{measure}.{kind}");
-                    push(columns, effects, &*name, |e| {
+                    push_effect(columns, effects, &*name, |e| {
                         Some(pick(e.change(v, m), mean))
                     });
                     self.push_interval(columns, effects, &name, |e, b| {
@@ -361,7 +390,7 @@ impl EffectColumns {
                 ("mean_abs_change", Mean::Absolute),
             ] {
                 let name = format!("{variant}.loss.{kind}_band_targets");
-                push(columns, effects, &*name, |e| {
+                push_effect(columns, effects, &*name, |e| {
                     e.band_loss_change(v).map(|c| pick(c, mean))
                 });
                 self.push_interval(columns, effects, &name, |e, b| {
@@ -401,7 +430,7 @@ fn push_rows(columns: &mut Columns, effects: &[&EffectSums]) {
     ));
 }
 
-fn push(
+fn push_effect(
     columns: &mut Columns,
     effects: &[&EffectSums],
     name: impl Into<String>,

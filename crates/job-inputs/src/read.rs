@@ -124,30 +124,58 @@ impl Loaded {
             record.count("vocabulary_rows_without_a_count", counts.padded() as u64);
         }
         let frequencies = Frequencies::add_one(&counts);
-        let band = match band.filter(|band| band.lower.is_some() || band.upper.is_some()) {
-            None => None,
-            Some(band) => {
-                let spec = BandSpec {
-                    lower: band.lower,
-                    upper: band.upper,
-                    window: band.window,
-                    reading,
-                };
-                let found = spec
-                    .resolve(&frequencies, n_tokens)
-                    .context("failed to find the long-tail band (`band.lower`, `band.upper`)")?;
-                for warning in &found.warnings {
-                    record.warn(warning.to_string());
-                }
-                record.note("band", serde_json::to_value(&found)?);
-                Some(found)
-            }
-        };
-        Ok(Vocabulary {
+        let mut vocabulary = Vocabulary {
             frequencies,
             n_tokens,
-            band,
-        })
+            band: None,
+        };
+        if let Some(band) = band.filter(|band| band.lower.is_some() || band.upper.is_some()) {
+            let found = vocabulary
+                .resolve(band, reading, record)
+                .context("failed to find the long-tail band (`band.lower`, `band.upper`)")?;
+            record.note("band", serde_json::to_value(&found)?);
+            vocabulary.band = Some(found);
+        }
+        Ok(vocabulary)
+    }
+}
+
+impl Vocabulary {
+    /// A further band, by the name it has under `bands`.
+    ///
+    /// # Errors
+    /// If it has no bound, or none that can be found.
+    pub fn another_band(
+        &self,
+        name: &str,
+        band: &BandConfig,
+        reading: BandReading,
+        record: &mut RunRecord,
+    ) -> anyhow::Result<Band> {
+        let found = self.resolve(band, reading, record).with_context(|| {
+            format!("failed to find the band `{name}` (`bands.{name}.lower`, `bands.{name}.upper`)")
+        })?;
+        record.note(&format!("band_{name}"), serde_json::to_value(&found)?);
+        Ok(found)
+    }
+
+    fn resolve(
+        &self,
+        band: &BandConfig,
+        reading: BandReading,
+        record: &mut RunRecord,
+    ) -> anyhow::Result<Band> {
+        let spec = BandSpec {
+            lower: band.lower,
+            upper: band.upper,
+            window: band.window,
+            reading,
+        };
+        let found = spec.resolve(&self.frequencies, self.n_tokens)?;
+        for warning in &found.warnings {
+            record.warn(warning.to_string());
+        }
+        Ok(found)
     }
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct SequenceSums {
     pub(crate) change: Vec<[f64; 2]>,
     /// `[variant]`: the same for the loss of rows in the band alone.
     pub(crate) band_loss: Vec<[f64; 2]>,
+    /// Change of the target's rank, and that of rows in the band; none where ranks are not measured.
+    pub(crate) rank: Option<[f64; 2]>,
 }
 
 impl SequenceSums {
@@ -82,6 +84,10 @@ impl SequenceSums {
         self.rows += other.rows;
         self.band_rows += other.band_rows;
         self.quantity += other.quantity;
+        if let Some([all, band]) = other.rank {
+            let sum = self.rank.get_or_insert([0.0; 2]);
+            *sum = [sum[0] + all, sum[1] + band];
+        }
         for (sums, more) in self
             .change
             .iter_mut()
@@ -167,6 +173,24 @@ impl EffectSums {
         in_band: bool,
     ) {
         self.sequences[sequence].add(clean, ablated, quantity, in_band);
+    }
+
+    /// Adds the change of a target's rank.
+    pub(crate) fn add_rank(&mut self, sequence: usize, change: f64, in_band: bool) {
+        let sums = self.sequences[sequence].rank.get_or_insert([0.0; 2]);
+        sums[0] += change;
+        sums[1] += if in_band { change } else { 0.0 };
+    }
+
+    /// Mean change of the rank of the target under the total effect, over all rows or those in the band; `None` where it was not
+    /// measured, or without such rows.
+    pub fn rank_change(&self, over: Over) -> Option<f64> {
+        let total = self.total();
+        let (sum, rows) = match over {
+            Over::All => (total.rank?[0], total.rows),
+            Over::Band => (total.rank?[1], total.band_rows),
+        };
+        (rows > 0.0).then(|| sum / rows)
     }
 
     /// Number of rows behind the means.

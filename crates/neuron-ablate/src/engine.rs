@@ -12,7 +12,7 @@ use crate::{
     pairs::{Block, Pairs, RowLogits, RowTerms, Scratch},
     series::{RowCell, Series, SeriesBlock, SeriesRows},
     sweep::Tick,
-    tensor_sums::{PairList, TensorSums},
+    tensor_sums::{self, PairList, TensorSums},
     vectors::Vectors,
 };
 
@@ -342,6 +342,60 @@ impl Engines {
             report.largest_bound = largest;
         }
         left
+    }
+}
+
+impl Engines {
+    /// Ranks of the targets under the total effect, `[direction][row]`, counted from 0; clean ones without directions, `[row]`.
+    pub(crate) fn ranks(
+        &self,
+        pairs: &Pairs,
+        job: &Block<'_>,
+        prepared: &Prepared<'_>,
+        directions: Option<&Projected>,
+        targets: &Tensor,
+    ) -> Result<Vec<u32>, TchError> {
+        let n_rows = job.at.len();
+        let clean = directions.is_none();
+        let base = |n: usize, row: usize| match clean {
+            true => Base::default(),
+            false => pairs.total(job, row, n),
+        };
+        let (l, g) = (&prepared.logits.l, &prepared.logits.g);
+        let u = directions.map_or(g, |d| &d.logits);
+        let n_directions = directions.map_or(1, |_| job.norm2.len());
+        match &self.exact {
+            Exact::Kernel(kernel) => {
+                let d_vocab = pairs.layout().d_vocab();
+                let places: Vec<i64> = Vec::try_from(targets)?;
+                let rows = &prepared.vectors[job.at.clone()];
+                let of_direction = |(n, u): (usize, &[f32])| {
+                    let u = kernel.neuron(u);
+                    let rank = |(row, vectors): (usize, &RowVectors<'_>)| {
+                        let place = places[job.at.start + row] as usize;
+                        kernel.rank(vectors, &u, base(n, row), place) as u32
+                    };
+                    rows.iter().enumerate().map(rank).collect::<Vec<u32>>()
+                };
+                let u = &u.host()?[..n_directions * d_vocab];
+                Ok(u.par_chunks(d_vocab)
+                    .enumerate()
+                    .flat_map_iter(of_direction)
+                    .collect())
+            }
+            Exact::Tensor(_) => {
+                let (start, len) = (job.at.start as i64, n_rows as i64);
+                let at = |t: &Tensor| t.f_narrow(0, start, len);
+                let (l, g, places) = (at(l.tensor())?, at(g.tensor())?, at(targets)?);
+                let mut ranks = Vec::with_capacity(n_directions * n_rows);
+                for n in 0..n_directions {
+                    let bases: Vec<Base> = (0..n_rows).map(|row| base(n, row)).collect();
+                    let u = u.tensor().f_narrow(0, n as i64, 1)?;
+                    ranks.extend(tensor_sums::ranks(&l, &g, &u, &bases, &places)?);
+                }
+                Ok(ranks)
+            }
+        }
     }
 }
 

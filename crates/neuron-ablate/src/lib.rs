@@ -51,7 +51,7 @@ pub use semantics::{
 };
 pub use sets::{NestedSets, SetEffects};
 pub use states::{LastLayerStates, last_layer_states, mean_activations};
-pub use sweep::{Effects, PairBlock, Plan, Sink, Sweep, Tick};
+pub use sweep::{Effects, PairBlock, Plan, Ranks, Sink, Sweep, Tick};
 pub use trade_off::{
     NamedChange, ScalingEffects, ScalingMeasure, ScalingPlan, TargetGroup, measure_scaling,
 };

@@ -395,21 +395,10 @@ impl Pairs {
 
     /// How each variant moves the logits when direction `n` of the block changes at a row.
     pub(crate) fn shifts(&self, job: &Block<'_>, row: usize, n: usize, shifts: &mut Vec<Shift>) {
-        let pair = n * job.at.len() + row;
+        let total = total_shift(job, row, n);
+        let change = job.change[n * job.at.len() + row];
         let row = job.at.start + row;
-        let change = job.change[pair];
-        let norm2 =
-            job.rows.norm2[row] + 2.0 * change * job.cross[pair] + change * change * job.norm2[n];
-        let (s, s_ablated) = (
-            job.rows.scale.at(job.rows.norm2[row]),
-            job.rows.scale.at(norm2),
-        );
-        let total = Shift {
-            a: 1.0 / s_ablated - 1.0 / s,
-            c: change / s_ablated,
-            k: 0.0,
-            direction: None,
-        };
+        let s = job.rows.scale.at(job.rows.norm2[row]);
         let frozen = |d: usize| Shift {
             k: -(total.a * job.rows.g_dots[row].v[d] + total.c * job.u_dots[n].v[d]),
             direction: Some(d),
@@ -425,6 +414,12 @@ impl Pairs {
             Variant::FrozenAll => frozen(0),
             Variant::FrozenBand(band) => frozen(1 + band),
         }));
+    }
+
+    /// The total effect on a pair's logits.
+    pub(crate) fn total(&self, job: &Block<'_>, row: usize, n: usize) -> Base {
+        let Shift { a, c, .. } = total_shift(job, row, n);
+        Base { a, c }
     }
 
     /// Adds the bases and the tilts of a pair's shifts.
@@ -524,6 +519,20 @@ impl Pairs {
             },
             out,
         );
+    }
+}
+
+/// The total effect: how the logits move when direction `n` of the block changes at a row.
+fn total_shift(job: &Block<'_>, row: usize, n: usize) -> Shift {
+    let pair = n * job.at.len() + row;
+    let row = job.at.start + row;
+    let (change, clean) = (job.change[pair], job.rows.norm2[row]);
+    let norm2 = clean + 2.0 * change * job.cross[pair] + change * change * job.norm2[n];
+    let (s, s_ablated) = (job.rows.scale.at(clean), job.rows.scale.at(norm2));
+    Shift {
+        a: 1.0 / s_ablated - 1.0 / s,
+        c: change / s_ablated,
+        ..Shift::NONE
     }
 }
 

@@ -314,7 +314,8 @@ impl Sweep<'_> {
             let slot = self.plan.sequences.iter().position(|s| *s == sequence);
             let clean = &of_rows.terms.measures[row * m..(row + 1) * m];
             let in_band = self.in_band(&of_rows.rows[row]);
-            let each = measured.chunks(self.pairs.per_pair()).zip(&projected.norm2);
+            let after = measured.values.chunks(self.pairs.per_pair());
+            let each = after.zip(&projected.norm2);
             for (result, (after, norm2)) in results.iter_mut().zip(each) {
                 let length = norm2.sqrt();
                 result

@@ -29,6 +29,8 @@ pub struct Plan {
     pub semantics: Semantics,
     /// Which variants are measured beside the total effect.
     pub variants: Variants,
+    /// Whether the rank of the target is measured, which costs a comparison with every token.
+    pub ranks: bool,
     /// How the sums over the vocabulary are computed.
     pub engine: EngineOptions,
     /// Sequences per forward.
@@ -54,10 +56,21 @@ pub struct PairBlock<'a> {
     pub ablated: &'a [f64],
     /// How far, in nats, the measures of a pair can be from exact ones; 0 for exact sums, `[neuron][row]`.
     pub bounds: &'a [f64],
+    /// Ranks of the targets, if the plan asks for them.
+    pub ranks: Option<Ranks<'a>>,
     /// Number of measures.
     pub measures: usize,
     /// Number of variants.
     pub variants: usize,
+}
+
+/// Ranks of the targets among all tokens, counted from 0 for the most probable.
+#[derive(Debug, Clone, Copy)]
+pub struct Ranks<'a> {
+    /// Of the clean logits, `[row]`.
+    pub clean: &'a [u32],
+    /// After the intervention (the total effect), `[neuron][row]`.
+    pub ablated: &'a [u32],
 }
 
 /// What a sweep found.
@@ -291,6 +304,7 @@ impl<'a> Sweep<'a> {
                         .unwrap_or(0)
                 })
                 .collect();
+            let mut clean_ranks = Vec::new();
             for (number, range) in blocks(plan.neurons.len(), neurons_at_once).enumerate() {
                 let in_block = &plan.neurons[range.clone()];
                 let ids: Vec<i64> = in_block.iter().map(|&n| n as i64).collect();
@@ -336,7 +350,22 @@ impl<'a> Sweep<'a> {
                         pos,
                     }
                 })?;
+                let ranks = |of: Option<&Projected>| {
+                    let (engines, wanted) = (&self.engines, plan.ranks);
+                    match wanted {
+                        true => engines.ranks(pairs, &job, &prepared, of, &targets),
+                        false => Ok(Vec::new()),
+                    }
+                };
+                if number == 0 {
+                    clean_ranks = ranks(None)?;
+                }
+                let ablated_ranks = ranks(Some(projected))?;
                 let block = PairBlock {
+                    ranks: plan.ranks.then_some(Ranks {
+                        clean: &clean_ranks,
+                        ablated: &ablated_ranks,
+                    }),
                     neurons: in_block,
                     rows,
                     in_band: &in_band,
@@ -429,6 +458,10 @@ fn accumulate(neurons: &mut [NeuronEffects], block: &PairBlock<'_>, slots: &[usi
                 block.activations[pair],
                 block.in_band[r],
             );
+            if let Some(ranks) = &block.ranks {
+                let change = f64::from(ranks.ablated[pair]) - f64::from(ranks.clean[r]);
+                neuron.effects.add_rank(slot, change, block.in_band[r]);
+            }
         }
     }
 }

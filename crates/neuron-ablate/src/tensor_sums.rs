@@ -124,6 +124,36 @@ impl TensorSums {
     }
 }
 
+/// Ranks of the rows' targets under one direction, counted from 0: `[row]`, with `l` and `g` `[row, d_vocab]`, `u` `[1, d_vocab]`,
+/// factors and places `[row]`.
+pub(crate) fn ranks(
+    l: &Tensor,
+    g: &Tensor,
+    u: &Tensor,
+    bases: &[Base],
+    places: &Tensor,
+) -> Result<Vec<u32>, TchError> {
+    let column = |value: fn(&Base) -> f64| {
+        let values: Vec<f64> = bases.iter().map(value).collect();
+        Tensor::f_from_slice(&values)?
+            .f_to_kind(Kind::Float)?
+            .f_unsqueeze(1)?
+            .f_to_device(l.device())
+    };
+    let z = u
+        .f_mul(&column(|base| base.c)?)?
+        .f_add_(&g.f_mul(&column(|base| base.a)?)?)?
+        .f_add_(l)?;
+    let target = z.f_gather(1, &places.f_to_device(l.device())?.f_unsqueeze(1)?, false)?;
+    let above = z
+        .f_gt_tensor(&target)?
+        .f_sum_dim_intlist(1, false, Kind::Int64)?;
+    Ok(Vec::<i64>::try_from(&above.f_to_device(Device::Cpu)?)?
+        .into_iter()
+        .map(|rank| rank as u32)
+        .collect())
+}
+
 /// The sums of logits `[pair, token]` over the tokens.
 fn over(z: &Tensor, log_q: &Tensor) -> Result<Vec<Sums>, TchError> {
     let shift = z.f_amax([1i64].as_slice(), true)?;

@@ -29,6 +29,8 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn mul(self, y: Self) -> Self;
     /// `self * y + z`, rounded once where the machine can.
     unsafe fn fma(self, y: Self, z: Self) -> Self;
+    /// How many lanes are above those of `y`.
+    unsafe fn above(self, y: Self) -> u32;
     /// `self * 2^n`, where `n` is the integer in the low bits of `rounded`.
     unsafe fn scale(self, rounded: Self) -> Self;
 }
@@ -94,6 +96,10 @@ unsafe impl Lanes for [f32; 8] {
         std::array::from_fn(|i| self[i] * y[i] + z[i])
     }
     #[inline(always)]
+    unsafe fn above(self, y: Self) -> u32 {
+        self.iter().zip(&y).map(|(x, y)| u32::from(x > y)).sum()
+    }
+    #[inline(always)]
     unsafe fn scale(self, rounded: Self) -> Self {
         std::array::from_fn(|i| {
             f32::from_bits(self[i].to_bits().wrapping_add(rounded[i].to_bits() << 23))
@@ -136,6 +142,10 @@ mod x86 {
             unsafe { _mm256_fmadd_ps(self, y, z) }
         }
         #[inline(always)]
+        unsafe fn above(self, y: Self) -> u32 {
+            unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(self, y)).count_ones() }
+        }
+        #[inline(always)]
         unsafe fn scale(self, rounded: Self) -> Self {
             unsafe {
                 let exponent = _mm256_slli_epi32(_mm256_castps_si256(rounded), 23);
@@ -173,6 +183,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn fma(self, y: Self, z: Self) -> Self {
             unsafe { _mm512_fmadd_ps(self, y, z) }
+        }
+        #[inline(always)]
+        unsafe fn above(self, y: Self) -> u32 {
+            unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self, y).count_ones() }
         }
         #[inline(always)]
         unsafe fn scale(self, rounded: Self) -> Self {

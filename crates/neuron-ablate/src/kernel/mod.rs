@@ -29,6 +29,7 @@
 
 mod lanes;
 mod layout;
+mod rank;
 mod sums;
 mod tile;
 mod tiles;

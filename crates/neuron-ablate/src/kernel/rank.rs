@@ -1,0 +1,87 @@
+//! How many tokens have a larger logit than one of them.
+
+#![expect(unsafe_code, reason = "SIMD chosen at run time")]
+
+use super::{Base, Kernel, NeuronVector, Path, RowVectors, lanes::Lanes, lanes::MAX_LANES};
+
+impl Kernel {
+    /// Rank of the token at `place` in the layout, counted from 0: the number of tokens whose `l + a g + c u` is larger, in f32.
+    ///
+    /// # Panics
+    /// - if `place` is not below the size of the vocabulary
+    ///
+    /// # Examples
+    /// ```
+    /// use neuron_ablate::kernel::{Base, Kernel, VocabLayout};
+    /// let log_q = [(1.0f64 / 3.0).ln(); 3];
+    /// let kernel = Kernel::new(&VocabLayout::new(&log_q, &[]), &log_q);
+    /// let row = kernel.row(&[3.0, 2.0, 1.0], &[0.0, 0.0, 0.0]);
+    /// let neuron = kernel.neuron(&[0.0, 0.0, 1.0]);
+    /// assert_eq!(kernel.rank(&row, &neuron, Base { a: 0.0, c: 0.0 }, 2), 2);
+    /// assert_eq!(kernel.rank(&row, &neuron, Base { a: 0.0, c: 1.5 }, 2), 1);
+    /// ```
+    pub fn rank(
+        &self,
+        row: &RowVectors<'_>,
+        neuron: &NeuronVector<'_>,
+        base: Base,
+        place: usize,
+    ) -> usize {
+        let (a, c) = (base.a as f32, base.c as f32);
+        let at = [row.l, row.g, neuron.u];
+        assert!(
+            place < row.l.len() && at.iter().all(|v| v.len() == row.l.len()),
+            "place {place} is beyond the vocabulary, or vectors differ in length"
+        );
+        // SAFETY: the path comes from `Path::available`, and the lengths were just compared.
+        unsafe {
+            match self.path {
+                #[cfg(target_arch = "x86_64")]
+                Path::Avx512 => avx512(at, a, c, place),
+                #[cfg(target_arch = "x86_64")]
+                Path::Avx2 => avx2(at, a, c, place),
+                _ => count::<[f32; 8]>(at, a, c, place),
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn avx512(at: [&[f32]; 3], a: f32, c: f32, place: usize) -> usize {
+    unsafe { count::<std::arch::x86_64::__m512>(at, a, c, place) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2(at: [&[f32]; 3], a: f32, c: f32, place: usize) -> usize {
+    unsafe { count::<std::arch::x86_64::__m256>(at, a, c, place) }
+}
+
+#[inline(always)]
+unsafe fn count<L: Lanes>(at: [&[f32]; 3], a: f32, c: f32, place: usize) -> usize {
+    unsafe {
+        let (a, c) = (L::splat(a), L::splat(c));
+        let logits = |[l, g, u]: [*const f32; 3]| a.fma(L::load(g), c.fma(L::load(u), L::load(l)));
+        // The target by the same operations, so that it is never above itself.
+        let mut lanes = [0.0f32; MAX_LANES];
+        let target = at.map(|v| [v[place]; MAX_LANES]);
+        logits([0, 1, 2].map(|i| target[i].as_ptr())).store(lanes.as_mut_ptr());
+        let target = L::splat(lanes[0]);
+        let (len, mut i, mut above) = (at[0].len(), 0, 0);
+        while i + L::N <= len {
+            above += logits(at.map(|v| v.as_ptr().add(i))).above(target);
+            i += L::N;
+        }
+        if i < len {
+            let mut rest = [[0.0f32; MAX_LANES]; 3];
+            for (rest, v) in rest.iter_mut().zip(at) {
+                // Places past the end repeat the target.
+                rest.fill(v[place]);
+                rest[..len - i].copy_from_slice(&v[i..]);
+            }
+            above += logits([0, 1, 2].map(|i| rest[i].as_ptr())).above(target);
+        }
+        above as usize
+    }
+}
