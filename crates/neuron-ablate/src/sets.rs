@@ -15,6 +15,9 @@ use crate::{
     vectors::{Vectors, on_host},
 };
 
+/// Bytes of changed logits at once, with what makes them: more would leave the cache before it is measured.
+const CACHED: usize = 64 << 20;
+
 /// A ranked list of neurons of the last MLP layer, and how many of its first ones make a set: nested sets.
 ///
 /// # Examples
@@ -219,6 +222,7 @@ impl Sweep<'_> {
         let memory = self.plan.memory_budget / 4;
         let engines = Engines::new(&self.pairs, self.unembedding.w_u(), options, memory)?;
         let vectors = self.plan.memory_budget / (4 * self.pairs.layout().d_vocab());
+        let most = CACHED / (4 * self.pairs.layout().d_vocab());
         let rows_at_once = (vectors / 2 / engines.vectors_per_row()).max(1);
         let mut results = self.without_rows(lists, doses);
         let (all_rows, _) = self.sample.rows(&self.plan.sequences)?;
@@ -243,7 +247,7 @@ impl Sweep<'_> {
             for list in lists {
                 let sets = list.sizes.len() * doses.len();
                 let of_list = OfList::new(self, list, mean, &w_out, vectors / 4)?;
-                let at_once = (vectors / 4 / sets.max(1)).max(1);
+                let at_once = (vectors.min(most) / 4 / sets.max(1)).max(1);
                 for range in blocks(rows.len(), at_once) {
                     let changes = Changes::new(self, &of_list, &of_rows, range, doses)?;
                     let results = &mut results[first..first + sets];
@@ -386,8 +390,8 @@ impl<'l> OfList<'l> {
 /// What the sets of a list add to the residual stream of some rows; a set is a (dose, size).
 struct Changes {
     rows: Range<usize>,
-    /// `D`, `[dose][row][neuron]`.
-    change: Vec<Vec<f64>>,
+    /// `D`, `[row][dose][neuron]`.
+    change: Vec<f64>,
     /// `delta`, `[row, set, d_model]`, f64.
     delta: Tensor,
     /// `|delta|^2`, `[row][set]`.
@@ -430,24 +434,25 @@ impl Changes {
                 .f_index_select(1, &of_list.ids)?,
         )?; // [row, neuron]
         let n_neurons = of_list.mean.len();
-        let (mut change, mut delta, mut logits) = (Vec::new(), Vec::new(), Vec::new());
-        for dose in doses {
-            let of_dose: Vec<f64> = activations
-                .iter()
-                .zip(of_list.mean.iter().cycle())
-                .map(|(&a, &mean)| dose.change(a, mean))
-                .collect();
-            let factors = Tensor::f_from_slice(&of_dose)?
-                .f_view([n_rows, n_neurons as i64])?
-                .f_to_device(of_list.centred.device())?;
-            delta.extend(along(&factors, &of_list.centred, &of_list.list.sizes)?);
-            if let Some((u, _)) = &of_list.logits {
-                let factors = factors.f_to_kind(Kind::Float)?;
-                logits.extend(along(&factors, u, &of_list.list.sizes)?);
-            }
-            change.push(of_dose);
-        }
-        let delta = Tensor::f_stack(&delta, 1)?; // [row, set, d_model]
+        let change: Vec<f64> = activations
+            .chunks(n_neurons)
+            .flat_map(|of_row| doses.iter().map(move |dose| (of_row, dose)))
+            .flat_map(|(of_row, dose)| {
+                let each = of_row.iter().zip(&of_list.mean);
+                each.map(|(&a, &mean)| dose.change(a, mean))
+            })
+            .collect();
+        let factors = Tensor::f_from_slice(&change)?
+            .f_view([-1, n_neurons as i64])?
+            .f_to_device(of_list.centred.device())?; // [row and dose, neuron]
+        // [row and dose, size, width], which is [row, set, width].
+        let of_sets = |sums: &[Tensor]| {
+            let stacked = Tensor::f_stack(sums, 1)?;
+            let width = stacked.size()[2];
+            stacked.f_view([n_rows, -1, width])
+        };
+        let sizes = &of_list.list.sizes;
+        let delta = of_sets(&along(&factors, &of_list.centred, sizes)?)?;
         let x = of_rows.centred.f_narrow(0, start, n_rows)?.f_unsqueeze(1)?;
         let cross = on_host(
             &delta
@@ -459,8 +464,8 @@ impl Changes {
                 .f_square()?
                 .f_sum_dim_intlist(-1, false, Kind::Double)?,
         )?;
-        let logits = if of_list.logits.is_some() {
-            let sums = Tensor::f_stack(&logits, 1)?; // [row, set, d_vocab]
+        let logits = if let Some((u, _)) = &of_list.logits {
+            let sums = of_sets(&along(&factors.f_to_kind(Kind::Float)?, u, sizes)?)?;
             let places = of_rows
                 .targets
                 .f_narrow(0, start, n_rows)?
@@ -499,10 +504,12 @@ impl Changes {
         let of_row = number * sets..(number + 1) * sets;
         if let (Some(logits), Some((_, of_neurons))) = (&self.logits, &of_list.logits) {
             let n_neurons = of_neurons.len();
-            let dots = self.change.iter().flat_map(|of_dose| {
-                let factors = &of_dose[number * n_neurons..(number + 1) * n_neurons];
-                let sizes = of_list.list.sizes.iter();
-                sizes.map(move |&size| Dots::sum(&factors[..size], &of_neurons[..size]))
+            let sizes = &of_list.list.sizes;
+            let per_row = sets / sizes.len() * n_neurons;
+            let of_doses = self.change[number * per_row..(number + 1) * per_row].chunks(n_neurons);
+            let dots = of_doses.flat_map(|factors| {
+                let each = sizes.iter();
+                each.map(move |&size| Dots::sum(&factors[..size], &of_neurons[..size]))
             });
             return Ok(OfRow {
                 dots: dots.collect(),
