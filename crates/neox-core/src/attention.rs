@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::branches::Layout;
 use crate::config::NeoxConfig;
 use crate::error::{ForwardError, LoadError};
 use crate::hooks::{Hooks, Site, visit};
@@ -57,8 +58,26 @@ impl Context {
                 )
             }
         };
+        Self::at(config, &positions, allowed, kind)
+    }
+
+    /// Rows that hold several texts with a common beginning.
+    pub(crate) fn branched(
+        config: &NeoxConfig,
+        layout: Layout,
+        kind: Kind,
+    ) -> Result<Self, TchError> {
+        Self::at(config, &layout.positions, Some(layout.allowed), kind)
+    }
+
+    fn at(
+        config: &NeoxConfig,
+        positions: &Tensor,
+        allowed: Option<Tensor>,
+        kind: Kind,
+    ) -> Result<Self, TchError> {
         Ok(Self {
-            rotary: Rotary::new(&positions, config.rotary_dims, config.rotary_base, kind)?,
+            rotary: Rotary::new(positions, config.rotary_dims, config.rotary_base, kind)?,
             allowed,
         })
     }

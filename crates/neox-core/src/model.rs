@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::attention::Context;
 use crate::block::Block;
+use crate::branches::{Branch, Layout};
 use crate::config::NeoxConfig;
 use crate::error::{ForwardError, LoadError};
 use crate::hooks::{Hooks, Site, visit};
@@ -190,11 +191,61 @@ impl NeoxModel {
             }
         };
         let context = Context::new(&self.config, len, mask.as_ref(), self.options.dtype, device)?;
-        let tokens = tokens.f_to_device(device)?;
+        self.through_blocks(tokens, &context, hooks)
+    }
+
+    /// The same for rows that hold several texts with a common beginning, which is computed once.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, pos]`, i64
+    /// - `branches`: one list per row, in order; tokens behind the last text are padding
+    /// - returns `[batch, pos, d_model]`, in which a branch's tokens have the values of their own text
+    ///
+    /// # Errors
+    /// - [`ForwardError::Branch`], [`ForwardError::BranchRows`] for branches that do not fit the rows
+    /// - as [`NeoxModel::forward`]; a row of several texts may not be longer than the model reads either
+    ///
+    /// # Examples
+    /// ```
+    /// use neox_core::{Branch, LoadOptions, NeoxModel, NoHooks};
+    /// use tch::Tensor;
+    ///
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox/step4000");
+    /// let model = NeoxModel::load(path.as_ref(), &LoadOptions::default())?;
+    /// // `5 6 7 8` and `5 6 9`
+    /// let row = Tensor::from_slice(&[5i64, 6, 7, 8, 9]).view([1, 5]);
+    /// let branches = [vec![Branch { start: 4, shared: 2 }]];
+    /// let both = model.residual_branched(&row, &branches, &mut NoHooks)?;
+    /// let second = Tensor::from_slice(&[5i64, 6, 9]).view([1, 3]);
+    /// let alone = model.residual(&second, None, &mut NoHooks)?;
+    /// let off = both.f_select(1, 4)?.f_sub(&alone.f_select(1, 2)?)?.f_abs()?.f_max()?;
+    /// assert!(off.f_double_value(&[])? < 1e-4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn residual_branched(
+        &self,
+        tokens: &Tensor,
+        branches: &[Vec<Branch>],
+        hooks: &mut dyn Hooks,
+    ) -> Result<Tensor, ForwardError> {
+        let len = self.check_tokens(tokens)?;
+        let batch = tokens.size().first().copied().unwrap_or(0);
+        let layout = Layout::new(branches, batch, len, self.options.device)?;
+        let context = Context::branched(&self.config, layout, self.options.dtype)?;
+        self.through_blocks(tokens, &context, hooks)
+    }
+
+    fn through_blocks(
+        &self,
+        tokens: &Tensor,
+        context: &Context,
+        hooks: &mut dyn Hooks,
+    ) -> Result<Tensor, ForwardError> {
+        let tokens = tokens.f_to_device(self.options.device)?;
         let embedded = Tensor::f_embedding(&self.embed_in, &tokens, -1, false, false)?;
         self.blocks
             .iter()
-            .try_fold(embedded, |x, block| block.forward(x, &context, hooks))
+            .try_fold(embedded, |x, block| block.forward(x, context, hooks))
     }
 
     /// Final LayerNorm and unembedding of a residual stream, without hooks.
