@@ -255,3 +255,27 @@ fn branches_are_texts_of_their_own() -> Result<()> {
     ));
     Ok(())
 }
+
+/// Rows that are asked for have the values that they have among all, with branches and without.
+#[test]
+fn some_rows_equal_the_same_rows_of_all() -> Result<()> {
+    for name in ["parallel", "sequential"] {
+        let model = variant(name)?;
+        let rows = Tensor::from_slice(&[1i64, 4, 9]);
+        let flat = |resid: Tensor| -> Result<Tensor> {
+            Ok(resid.f_flatten(0, 1)?.f_index_select(0, &rows)?)
+        };
+        let all = flat(model.residual(&tokens(), None, &mut NoHooks)?)?;
+        let some = model.residual_rows(&tokens(), None, &rows, &mut NoHooks)?;
+        assert!(max_abs_diff(&some, &all)? < 1e-5);
+        let branch = Branch {
+            start: 3,
+            shared: 2,
+        };
+        let branches = [vec![branch], vec![branch]];
+        let all = flat(model.residual_branched(&tokens(), &branches, &mut NoHooks)?)?;
+        let some = model.residual_rows(&tokens(), Some(&branches), &rows, &mut NoHooks)?;
+        assert!(max_abs_diff(&some, &all)? < 1e-5);
+    }
+    Ok(())
+}

@@ -191,7 +191,7 @@ impl NeoxModel {
             }
         };
         let context = Context::new(&self.config, len, mask.as_ref(), self.options.dtype, device)?;
-        self.through_blocks(tokens, &context, hooks)
+        self.through_blocks(tokens, &context, None, hooks)
     }
 
     /// The same for rows that hold several texts with a common beginning, which is computed once.
@@ -228,24 +228,67 @@ impl NeoxModel {
         branches: &[Vec<Branch>],
         hooks: &mut dyn Hooks,
     ) -> Result<Tensor, ForwardError> {
+        let context = self.branched(tokens, branches)?;
+        self.through_blocks(tokens, &context, None, hooks)
+    }
+
+    /// The residual stream of some positions only, `[row, d_model]`: the last block computes no
+    /// others, except as keys and values.
+    ///
+    /// Hooks see the sites of the last block from [`Site::ResidMid`] on as `[1, row, ...]`.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, pos]`, i64
+    /// - `branches`: as in [`NeoxModel::residual_branched`]; `None` where every row is one text
+    /// - `rows`: places in `[batch * pos]`, i64
+    ///
+    /// # Errors
+    /// - as [`NeoxModel::residual_branched`]
+    pub fn residual_rows(
+        &self,
+        tokens: &Tensor,
+        branches: Option<&[Vec<Branch>]>,
+        rows: &Tensor,
+        hooks: &mut dyn Hooks,
+    ) -> Result<Tensor, ForwardError> {
+        let context = match branches {
+            Some(branches) => self.branched(tokens, branches)?,
+            None => {
+                let len = self.check_tokens(tokens)?;
+                let LoadOptions { device, dtype } = self.options;
+                Context::new(&self.config, len, None, dtype, device)?
+            }
+        };
+        let rows = rows.f_to_device(self.options.device)?;
+        Ok(self
+            .through_blocks(tokens, &context, Some(&rows), hooks)?
+            .f_squeeze_dim(0)?)
+    }
+
+    fn branched(&self, tokens: &Tensor, branches: &[Vec<Branch>]) -> Result<Context, ForwardError> {
         let len = self.check_tokens(tokens)?;
         let batch = tokens.size().first().copied().unwrap_or(0);
         let layout = Layout::new(branches, batch, len, self.options.device)?;
-        let context = Context::branched(&self.config, layout, self.options.dtype)?;
-        self.through_blocks(tokens, &context, hooks)
+        Ok(Context::branched(&self.config, layout, self.options.dtype)?)
     }
 
+    /// `rows` are those that the last block goes on with.
     fn through_blocks(
         &self,
         tokens: &Tensor,
         context: &Context,
+        rows: Option<&Tensor>,
         hooks: &mut dyn Hooks,
     ) -> Result<Tensor, ForwardError> {
         let tokens = tokens.f_to_device(self.options.device)?;
         let embedded = Tensor::f_embedding(&self.embed_in, &tokens, -1, false, false)?;
+        let last = self.blocks.len().checked_sub(1);
         self.blocks
             .iter()
-            .try_fold(embedded, |x, block| block.forward(x, context, hooks))
+            .enumerate()
+            .try_fold(embedded, |x, (layer, block)| {
+                block.forward(x, context, rows.filter(|_| Some(layer) == last), hooks)
+            })
     }
 
     /// Final LayerNorm and unembedding of a residual stream, without hooks.

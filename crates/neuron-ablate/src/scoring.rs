@@ -273,12 +273,14 @@ impl Scorer<'_> {
         Ok(batches)
     }
 
-    /// The residual stream of a batch, `[row, pos, d_model]`.
-    fn residual(&self, batch: &Batch, hooks: &mut dyn Hooks) -> Result<Tensor, ForwardError> {
-        match &batch.branches {
-            Some(branches) => self.model.residual_branched(&batch.tokens, branches, hooks),
-            None => self.model.residual(&batch.tokens, None, hooks),
-        }
+    /// The residual stream of a batch's wanted rows, `[row, d_model]`.
+    fn residual(&self, batch: &Batch, hooks: &mut dyn Hooks) -> Result<Tensor, ScoreError> {
+        let rows = Tensor::f_from_slice(&batch.rows)?;
+        let branches = batch.branches.as_deref();
+        Ok(tch::no_grad(|| {
+            self.model
+                .residual_rows(&batch.tokens, branches, &rows, hooks)
+        })?)
     }
 
     /// One forward of the unchanged model, if any intervention is read off it.
@@ -298,16 +300,13 @@ impl Scorer<'_> {
                 .any(|i| !i.neurons().is_empty() && i.site() == site)
         };
         let layer = self.last_layer();
-        let rows = Tensor::f_from_slice(&batch.rows)?.f_to_device(self.model.device())?;
         let mut capture = Capture {
             layer,
             pre: wants(NeuronSite::Pre),
-            rows: &rows,
             post: !shared.iter().all(|i| i.neurons().is_empty()),
             kept: BTreeMap::new(),
         };
-        let resid = tch::no_grad(|| self.residual(batch, &mut capture))?;
-        let resid = select_rows(&resid, &rows)?;
+        let resid = self.residual(batch, &mut capture)?;
         Ok(Some(States {
             resid,
             pre: capture.kept.remove("pre"),
@@ -337,9 +336,7 @@ impl Scorer<'_> {
                 true => None,
                 false => {
                     let mut hooks = InterventionHooks::new(intervention);
-                    let resid = self.residual(batch, &mut hooks)?;
-                    let rows = Tensor::f_from_slice(&batch.rows)?.f_to_device(resid.device())?;
-                    Some(select_rows(&resid, &rows)?)
+                    Some(self.residual(batch, &mut hooks)?)
                 }
             });
         }
@@ -521,22 +518,15 @@ impl Scorer<'_> {
     }
 }
 
-/// Rows of a `[text, pos, width]` tensor by their flat index: `[row, width]`.
-fn select_rows(value: &Tensor, rows: &Tensor) -> Result<Tensor, TchError> {
-    let width = value.size().last().copied().unwrap_or(1);
-    value.f_reshape([-1, width])?.f_index_select(0, rows)
-}
-
 /// Keeps the wanted rows of the last MLP as they pass.
-struct Capture<'r> {
+struct Capture {
     layer: usize,
     pre: bool,
     post: bool,
-    rows: &'r Tensor,
     kept: BTreeMap<&'static str, Tensor>,
 }
 
-impl Hooks for Capture<'_> {
+impl Hooks for Capture {
     fn wants(&self, site: Site) -> bool {
         (self.pre && site == Site::MlpPre(self.layer))
             || (self.post && site == Site::MlpPost(self.layer))
@@ -548,7 +538,8 @@ impl Hooks for Capture<'_> {
         } else {
             "post"
         };
-        self.kept.insert(name, select_rows(&value, self.rows)?);
+        // Of the last block the forward computes the wanted rows alone: `[1, row, d_mlp]`.
+        self.kept.insert(name, value.f_squeeze_dim(0)?);
         Ok(value)
     }
 }
