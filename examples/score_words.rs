@@ -6,8 +6,8 @@
 //!     --words examples/data/contexts/words.json --neurons 3,17,42,100,200
 //! ```
 //!
-//! Takes the arguments of `crates/neuron-ablate/benches/python/score_words.py` and scores the same tokens, so that the
-//! two can be timed against each other: `--pairs N` takes the first ones, `--out FILE` writes the values, `--threads N`.
+//! Takes the arguments of `crates/xtask/src/compare/python/words.py` and scores the same tokens; `cargo xtask compare words`
+//! runs both. `--pairs N` takes the first ones, `--out FILE` writes the values, `--threads N`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -76,7 +76,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     let vocabulary = WordVocabulary::new(&text, bos, usize::try_from(model.config().vocab_size)?);
-    let scores = Scorer::new(&model, &vocabulary, 4096)?.score(&requests, &interventions)?;
+    // First pieces need no word boundaries.
+    let scorer = Scorer::new(&model, &vocabulary, 4096)?.without_boundaries();
+    let scores = scorer.score(&requests, &interventions)?;
     let seconds = started.elapsed().as_secs_f64();
 
     let mut values = Vec::new();
@@ -94,7 +96,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!(
         "{}",
-        serde_json::json!({"pairs": pairs.len(), "conditions": interventions.len(), "seconds": seconds})
+        serde_json::json!({"seconds": seconds, "units": values.len()})
     );
     if let Some(out) = args.get("--out") {
         std::fs::write(out, serde_json::to_string(&values)?)?;

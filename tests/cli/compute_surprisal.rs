@@ -243,6 +243,74 @@ fn a_rerun_computes_only_what_is_missing() {
 }
 
 #[test]
+fn more_words_or_other_neurons_compute_what_is_new() {
+    let run = Run::new();
+    let words = fs::read_to_string(run.path("words.json")).unwrap();
+    let neurons = run.path("neurons.csv");
+    let write = |rows: &str| fs::write(&neurons, format!("step,top_neurons\n{rows}")).unwrap();
+    let file = format!("neurons.file={}", neurons.display());
+    let args = |steps| {
+        [
+            "neurons.list=null",
+            &file,
+            "interventions.list=[base, zero]",
+            steps,
+        ]
+    };
+    let earlier = || run.record()["counts"]["scores_computed_by_an_earlier_run"].clone();
+    write("512,\"['3.7']\"\n");
+    run.ok(&args("steps=512"));
+    let first = rows(&run.out("surprisal.parquet"));
+    // A word more, at the front, and one fewer.
+    let more = words.replace(
+        "{\"Congress\"",
+        r#"{"Banks": [{"context": "I keep the"}, {"context": "He saw the"}], "Congress""#,
+    );
+    let more = more.replace("\"whale\"", "\"whales\"");
+    fs::write(run.path("words.json"), more).unwrap();
+    run.ok(&args("steps=512"));
+    assert_eq!(earlier(), 2 * 4);
+    let second = rows(&run.out("surprisal.parquet"));
+    assert_eq!(second.len(), 2 * 8);
+    let kept = |row: &&(i64, String, String, i64, f64)| row.2 == "Congress";
+    assert_eq!(
+        first.iter().filter(kept).collect::<Vec<_>>(),
+        second.iter().filter(kept).collect::<Vec<_>>()
+    );
+    // Another step, then another set for the first step: base stays.
+    write("512,\"['3.7']\"\n4000,\"['3.8']\"\n");
+    run.ok(&args("steps=[512, 4000]"));
+    assert_eq!(earlier(), 2 * 8);
+    write("512,\"['3.9']\"\n4000,\"['3.8']\"\n");
+    run.ok(&args("steps=[512, 4000]"));
+    assert_eq!(earlier(), 8 + 2 * 8);
+    let last = rows(&run.out("surprisal.parquet"));
+    assert_eq!(last.len(), 2 * 2 * 8);
+    assert_ne!(
+        last.iter()
+            .filter(|r| r.0 == 512 && r.1 == "zero")
+            .collect::<Vec<_>>(),
+        second.iter().filter(|r| r.1 == "zero").collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn only_contexts_that_are_too_long_are_cut() {
+    let run = Run::new();
+    let long = "We hold these truths and the constitution of the United States ".repeat(60);
+    let words = serde_json::json!({"reorganization": [{"context": "The "}, {"context": long}]});
+    fs::write(run.path("words.json"), words.to_string()).unwrap();
+    let cut = || run.record()["counts"]["contexts_cut_to_what_the_model_reads"].clone();
+    let list = "interventions.list=[base]";
+    run.ok(&["steps=4000", list]);
+    assert_eq!(cut(), 1);
+    // A word of several pieces, of which this reading scores one.
+    fs::remove_dir_all(run.out("parts")).unwrap();
+    run.ok(&["steps=4000", list, "reading=liu2025"]);
+    assert_eq!(cut(), 1);
+}
+
+#[test]
 fn chunks_change_no_value() {
     let (small, whole) = (Run::new(), Run::new());
     let args = ["steps=4000", "interventions.list=[base, zero]"];
@@ -360,6 +428,7 @@ fn mistakes_are_named() {
             vec!["interventions.list=[{random: {like: base, draws: 2}}]"],
             "a control set needs an operation",
         ),
+        (vec!["model.steps=[512]"], "say `steps=[0, 512]` instead"),
         (
             vec!["model.revision=step4000"],
             "say `steps=3000` instead of `model.revision=step3000`",

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use neox_core::{ForwardError, Hooks, LoadOptions, NeoxModel, NoHooks, Site};
+use neox_core::{Branch, ForwardError, Hooks, LoadOptions, NeoxModel, NoHooks, Site};
 use tch::{Kind, TchError, Tensor};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -220,5 +220,62 @@ fn a_hook_that_changes_the_shape_is_an_error() -> Result<()> {
         "hook at `blocks.0.mlp.post` returned shape [2, 1, 64] of Float, expected [2, 5, 64] of Float"
     );
     assert!(matches!(err, ForwardError::Hook { .. }));
+    Ok(())
+}
+
+/// A row with branches gives each text what it gives alone.
+#[test]
+fn branches_are_texts_of_their_own() -> Result<()> {
+    let model = variant("parallel")?;
+    let row = Tensor::from_slice(&[3i64, 14, 15, 92, 65, 35, 89, 7, 1]).view([1, 9]);
+    let branch = |start, shared| Branch { start, shared };
+    let branches = [vec![branch(5, 3), branch(7, 4)]];
+    let together = model.residual_branched(&row, &branches, &mut NoHooks)?;
+    for (text, places) in [
+        (vec![3i64, 14, 15, 92, 65], vec![0i64, 1, 2, 3, 4]),
+        (vec![3, 14, 15, 35, 89], vec![0, 1, 2, 5, 6]),
+        (vec![3, 14, 15, 92, 7, 1], vec![0, 1, 2, 3, 7, 8]),
+    ] {
+        let alone = Tensor::from_slice(&text).view([1, -1]);
+        let alone = model.residual(&alone, None, &mut NoHooks)?;
+        let places = Tensor::from_slice(&places);
+        assert!(max_abs_diff(&together.f_index_select(1, &places)?, &alone)? < 1e-5);
+    }
+    for bad in [branch(9, 1), branch(0, 0), branch(4, 5)] {
+        let error = model.residual_branched(&row, &[vec![bad]], &mut NoHooks);
+        assert!(matches!(error, Err(ForwardError::Branch { .. })), "{bad:?}");
+    }
+    let error = model.residual_branched(&row, &[], &mut NoHooks);
+    assert!(matches!(
+        error,
+        Err(ForwardError::BranchRows {
+            expected: 1,
+            found: 0
+        })
+    ));
+    Ok(())
+}
+
+/// Rows that are asked for have the values that they have among all, with branches and without.
+#[test]
+fn some_rows_equal_the_same_rows_of_all() -> Result<()> {
+    for name in ["parallel", "sequential"] {
+        let model = variant(name)?;
+        let rows = Tensor::from_slice(&[1i64, 4, 9]);
+        let flat = |resid: Tensor| -> Result<Tensor> {
+            Ok(resid.f_flatten(0, 1)?.f_index_select(0, &rows)?)
+        };
+        let all = flat(model.residual(&tokens(), None, &mut NoHooks)?)?;
+        let some = model.residual_rows(&tokens(), None, &rows, &mut NoHooks)?;
+        assert!(max_abs_diff(&some, &all)? < 1e-5);
+        let branch = Branch {
+            start: 3,
+            shared: 2,
+        };
+        let branches = [vec![branch], vec![branch]];
+        let all = flat(model.residual_branched(&tokens(), &branches, &mut NoHooks)?)?;
+        let some = model.residual_rows(&tokens(), Some(&branches), &rows, &mut NoHooks)?;
+        assert!(max_abs_diff(&some, &all)? < 1e-5);
+    }
     Ok(())
 }

@@ -150,7 +150,8 @@ fn interventions_match_liu2025() {
             .unwrap()
         })
         .collect();
-    let scores = tiny.scorer(2048).score(&requests, &interventions).unwrap();
+    let scorer = tiny.scorer(2048).without_boundaries();
+    let scores = scorer.score(&requests, &interventions).unwrap();
     for (row, scores) in rows.iter().zip(&scores) {
         let which = interventions
             .iter()
@@ -274,6 +275,26 @@ fn interventions_say_what_a_hooked_forward_says() {
     }
 }
 
+#[test]
+fn pieces_are_the_same_without_boundaries() {
+    let tiny = Tiny::load();
+    let (requests, interventions) = (tiny.requests(), all_kinds());
+    let with = tiny.scorer(4096).score(&requests, &interventions).unwrap();
+    let scorer = tiny.scorer(4096).without_boundaries();
+    let without = scorer.score(&requests, &interventions).unwrap();
+    for (with, without) in with.iter().flatten().zip(without.iter().flatten()) {
+        for (a, b) in with.ln_probs.iter().zip(&without.ln_probs) {
+            // Other texts in other batches.
+            assert!((a - b).abs() < 3e-5, "{a} against {b}");
+        }
+        assert!(without.surprisal_nats(WordForm::Uncorrected).is_ok());
+        assert!(matches!(
+            without.surprisal_nats(WordForm::Corrected),
+            Err(MetricError::NoBoundaryMass { .. })
+        ));
+    }
+}
+
 /// Ablating nothing changes nothing: a factor of 1, and the values the neurons have anyway.
 #[test]
 fn an_intervention_that_changes_nothing_changes_nothing() {
@@ -361,7 +382,7 @@ fn long_texts_go_through_in_windows() {
         scorer.score(std::slice::from_ref(&full), &[Intervention::base()]),
         Err(ScoreError::Forward(_))
     ));
-    let cut = full.within(max).unwrap();
+    let cut = full.within(max, true).unwrap();
     let score = &scorer
         .score(std::slice::from_ref(&cut), &[Intervention::base()])
         .unwrap()[0][0];
@@ -447,5 +468,34 @@ fn missing_boundary() -> surprisal_metrics::Boundary {
     surprisal_metrics::Boundary {
         ln_begins: f64::NEG_INFINITY,
         ln_eos: f64::NEG_INFINITY,
+    }
+}
+
+/// Words in the same context are computed in one row, the context once, and keep their values.
+#[test]
+fn words_that_share_a_context_keep_their_values() {
+    let tiny = Tiny::load();
+    let context = "The annexation of many small German States to Prussia and the";
+    let words = [
+        "reorganization",
+        "whale",
+        "constitution",
+        "of",
+        "harpooneer",
+    ];
+    let requests: Vec<WordRequest> = words
+        .iter()
+        .map(|word| WordRequest::joint(&tiny.text, Some(EOS), context, word, Join::Space).unwrap())
+        .collect();
+    let interventions = all_kinds();
+    let scorer = tiny.scorer(4096);
+    let together = scorer.score(&requests, &interventions).unwrap();
+    for (request, together) in requests.iter().zip(&together) {
+        let alone = scorer
+            .score(std::slice::from_ref(request), &interventions)
+            .unwrap();
+        for ((alone, together), intervention) in alone[0].iter().zip(together).zip(&interventions) {
+            assert_close(together, alone, 1e-5, intervention.name());
+        }
     }
 }

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::thread::{Scope, ScopedJoinHandle};
 
 use anyhow::{Context, anyhow, bail};
-use neox_core::{Hub, HubOptions, LoadOptions, NeoxModel, Source, parse_device, parse_dtype};
+use job_inputs::source;
+use neox_core::{LoadOptions, NeoxModel, Source, parse_device, parse_dtype};
 
-use crate::config::{ModelConfig, SurprisalConfig};
+use crate::config::SurprisalConfig;
 
 /// Where the checkpoints are and which there are.
 #[derive(Debug)]
@@ -37,28 +38,22 @@ impl Checkpoints {
                 "`model.revision` is `{revision}`, but this job goes over steps: say `steps=3000` instead of `model.revision=step3000`"
             );
         }
-        let ModelConfig {
-            path,
-            repo,
-            token_file,
-            device,
-            dtype,
-            ..
-        } = &config.model;
-        let source = match (path, repo) {
-            (Some(path), _) => Source::folder(path),
-            (None, Some(repo)) => {
-                Source::hub(Hub::new(HubOptions::from_env(token_file.as_deref())?), repo)
-            }
-            (None, None) => bail!(
-                "no model: set `model.path` to a local folder, or `model.repo` to a repository on the hub"
-            ),
-        };
+        let model = &config.model;
+        if model.steps.is_some() {
+            bail!(
+                "`model.steps` is set, but this job has its checkpoints in `steps`: say `steps=[0, 512]` instead"
+            );
+        }
+        if model.allow_bad {
+            bail!("`model.allow_bad` is set, but this job reads no audit: leave it out");
+        }
+        let source = source(model)?;
         let options = LoadOptions {
-            device: parse_device(device)?,
-            dtype: parse_dtype(dtype)?,
+            device: parse_device(&model.device)?,
+            dtype: parse_dtype(&model.dtype)?,
         };
-        let alone = path
+        let alone = model
+            .path
             .as_ref()
             .filter(|path| path.join("config.json").is_file());
         if let Some(path) = alone {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use job_inputs::{CorpusConfig, FrequencyConfig, ModelConfig};
 use longtail_corpus::{BandReading, Bound};
 use neuron_ablate::{Join, MeanOver, NeuronSite};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use crate::{interventions::InterventionSpec, steps::Steps};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SurprisalConfig {
+    /// `steps` beside it says which checkpoints, not `model.steps` or `model.revision`.
     pub(crate) model: ModelConfig,
     #[serde(default)]
     pub(crate) steps: Steps,
@@ -27,6 +29,7 @@ pub(crate) struct SurprisalConfig {
     #[serde(default)]
     pub(crate) neurons: NeuronsConfig,
     pub(crate) interventions: InterventionsConfig,
+    /// Text over which mean activations are taken.
     pub(crate) corpus: CorpusConfig,
     /// Tells long-tail words from common ones; without it all words are one group.
     #[serde(default)]
@@ -49,29 +52,6 @@ impl SurprisalConfig {
             Reading::Liu2025 => WordForm::FirstPiece,
         })
     }
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ModelConfig {
-    /// A checkpoint, or a folder with checkpoints `step<N>`.
-    #[serde(default)]
-    pub(crate) path: Option<PathBuf>,
-    /// Or a repository on the Hugging Face hub, whose revisions are `step<N>`.
-    #[serde(default)]
-    pub(crate) repo: Option<String>,
-    /// Taken by other jobs; here `steps` says which.
-    #[serde(default)]
-    pub(crate) revision: Option<String>,
-    /// `tokenizer.json`; by default the one beside the weights.
-    #[serde(default)]
-    pub(crate) tokenizer: Option<PathBuf>,
-    #[serde(default = "default_device")]
-    pub(crate) device: String,
-    #[serde(default = "default_dtype")]
-    pub(crate) dtype: String,
-    #[serde(default)]
-    pub(crate) token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -134,37 +114,29 @@ pub(crate) struct InterventionsConfig {
     pub(crate) mean_over: MeanOver,
 }
 
-/// Text over which mean activations are taken.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CorpusConfig {
-    pub(crate) path: PathBuf,
-    #[serde(default = "default_column")]
-    pub(crate) column: String,
-    /// Rows of the corpus, `0..500`.
-    #[serde(default)]
-    pub(crate) rows: Option<String>,
-    #[serde(default = "default_context_length")]
-    pub(crate) context_length: usize,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct FrequencyConfig {
-    /// Token counts (`.npy`, Parquet or JSON).
-    pub(crate) counts: PathBuf,
-}
-
 /// Bounds of the long-tail band: a word with a piece in it is a long-tail word.
+///
+/// Unlike in other jobs the reading is a key of the band, as no other choice of a reading concerns this job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BandConfig {
-    pub(crate) lower: Option<Bound>,
-    pub(crate) upper: Option<Bound>,
+    lower: Option<Bound>,
+    upper: Option<Bound>,
     #[serde(default)]
-    pub(crate) window: Option<usize>,
+    window: Option<usize>,
     #[serde(default)]
     pub(crate) reading: BandReading,
+}
+
+impl BandConfig {
+    /// The bounds; none where the configuration leaves both open.
+    pub(crate) fn bounds(&self) -> Option<job_inputs::BandConfig> {
+        (self.lower.is_some() || self.upper.is_some()).then_some(job_inputs::BandConfig {
+            lower: self.lower,
+            upper: self.upper,
+            window: self.window,
+        })
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -188,23 +160,11 @@ fn default_seed() -> u64 {
 fn default_batch_tokens() -> usize {
     4096
 }
-fn default_device() -> String {
-    "auto".into()
-}
-fn default_dtype() -> String {
-    "f32".into()
-}
 fn default_min_context() -> usize {
     1
 }
 fn default_mean_over() -> MeanOver {
     MeanOver::NotBos
-}
-fn default_column() -> String {
-    "text".into()
-}
-fn default_context_length() -> usize {
-    256
 }
 fn default_chunk() -> usize {
     2000

@@ -1,22 +1,22 @@
 //! The run: what is missing, checkpoint by checkpoint, then the tables.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use job_inputs::read_sample;
 use job_kit::{OutputDir, Progress, RunRecord, sha256_file};
-use longtail_corpus::{CorpusReader, ReadOptions, pack_sequences};
 use neox_core::{NeoxConfig, Text, WeightFiles};
 use neuron_ablate::{Sample, Scorer, WordRequest, WordScore, WordVocabulary, mean_activations};
 use surprisal_metrics::{MetricError, WordForm};
 
 use crate::checkpoints::{Checkpoints, Loaded};
-use crate::config::{CorpusConfig, Reading, SurprisalConfig};
+use crate::config::{Reading, SurprisalConfig};
 use crate::interventions::Sources;
 use crate::neurons::{self, NeuronSets};
 use crate::results;
-use crate::store::{Row, Store};
+use crate::store::{Keys, Row, Store};
 use crate::words;
 
 /// Sequences per forward when mean activations are taken.
@@ -52,19 +52,35 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     let words = words::group(pairs, &requests, config, &text, d_vocab, &mut record)?;
 
     let sets = neurons::read(&config.neurons, &mut record)?;
-    check_neurons(config, &sets, &steps, &mut record)?;
+    let neurons = neurons_by_step(config, &sets, &steps, &mut record)?;
     let eos = model.eos_token_id.or(model.bos_token_id).unwrap_or(0);
-    let sample = match config
+    let needs_mean = config
         .interventions
         .list
         .iter()
-        .any(|spec| spec.needs_mean())
-    {
-        true => Some(sample(&config.corpus, &text, &model, &mut record)?),
-        false => None,
+        .any(|spec| spec.needs_mean());
+    let (sample, corpus) = match needs_mean {
+        true => {
+            let text = Some(text.tokenizer());
+            let (sample, hash) = read_sample(&config.corpus, text, &model, &mut record)
+                .context("mean activations need a corpus")?;
+            (Some(sample), Some(hash))
+        }
+        false => (None, None),
     };
 
-    let store = Store::open(&out, &identity(config, &tokenizer)?)?;
+    let store = Store::open(
+        &out,
+        &identity(config, &tokenizer, corpus.as_deref())?,
+        Keys {
+            pairs: words
+                .pairs
+                .iter()
+                .map(|pair| (pair.word.clone(), pair.context.clone()))
+                .collect(),
+            neurons,
+        },
+    )?;
     let mut missing: BTreeMap<u64, Missing> = BTreeMap::new();
     for &step in &steps {
         let by_step = what_is_missing(&store, step, &names, words.pairs.len())?;
@@ -150,112 +166,48 @@ fn intervention_names(config: &SurprisalConfig) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Finds steps without neurons before anything is computed.
-fn check_neurons(
+/// The neurons of each step as text; a step without any is found before anything is computed.
+fn neurons_by_step(
     config: &SurprisalConfig,
     sets: &NeuronSets,
     steps: &[u64],
     record: &mut RunRecord,
-) -> anyhow::Result<()> {
-    if !config
-        .interventions
-        .list
-        .iter()
-        .any(|spec| spec.needs_neurons())
-    {
-        return Ok(());
+) -> anyhow::Result<BTreeMap<u64, String>> {
+    let list = &config.interventions.list;
+    if !list.iter().any(|spec| spec.needs_neurons()) {
+        return Ok(BTreeMap::new());
     }
+    let mut by_step = BTreeMap::new();
     for &step in steps {
-        if let (_, Some(other)) = sets.at(step)? {
+        let (neurons, other) = sets.at(step)?;
+        if let Some(other) = other {
             record.warn(format!(
                 "step {step} has no neurons of its own: those of step {other} are used"
             ));
         }
+        let ids: Vec<String> = neurons.iter().map(ToString::to_string).collect();
+        by_step.insert(step, ids.join(" "));
     }
-    Ok(())
+    Ok(by_step)
 }
 
-/// Token sequences for mean activations.
-fn sample(
-    corpus: &CorpusConfig,
-    text: &Text,
-    model: &NeoxConfig,
-    record: &mut RunRecord,
-) -> anyhow::Result<Sample> {
-    let (bos, eos) = (
-        model.bos_token_id.unwrap_or(0),
-        model.eos_token_id.unwrap_or(0),
-    );
-    let rows = match &corpus.rows {
-        Some(range) => Some(parse_rows(range).with_context(|| {
-            format!("`corpus.rows` is `{range}`, expected a range like `0..500`")
-        })?),
-        None => None,
-    };
-    let reader = CorpusReader::open(
-        &[&corpus.path],
-        ReadOptions {
-            column: corpus.column.clone(),
-            rows,
-            ..ReadOptions::default()
-        },
-    )?;
-    let packed = pack_sequences(
-        reader.documents(),
-        text.tokenizer(),
-        u32::try_from(bos)?,
-        u32::try_from(eos)?,
-        corpus.context_length,
-    )
-    .with_context(|| {
-        format!(
-            "failed to make token sequences of `{}`",
-            corpus.path.display()
-        )
-    })?;
-    record.count(
-        "sequences_for_mean_activations",
-        packed.sequences.len() as u64,
-    );
-    let sequences = packed
-        .sequences
-        .into_iter()
-        .map(|tokens| tokens.into_iter().map(i64::from).collect())
-        .collect();
-    Ok(Sample::new(
-        sequences,
-        &[bos, eos],
-        usize::try_from(model.vocab_size)?,
-    )?)
-}
-
-fn parse_rows(text: &str) -> anyhow::Result<std::ops::Range<usize>> {
-    let (start, end) = text.split_once("..").context("no `..` in it")?;
-    let rows = start.trim().parse()?..end.trim().parse()?;
-    if rows.is_empty() {
-        bail!("the range is empty");
-    }
-    Ok(rows)
-}
-
-/// Everything that a score depends on, other than step and intervention.
-fn identity(config: &SurprisalConfig, tokenizer: &PathBuf) -> anyhow::Result<serde_json::Value> {
-    let sha = |path: &PathBuf| sha256_file(path).map(|(hash, _)| hash);
-    let neurons = match &config.neurons.file {
-        Some(path) => Some(sha(path)?),
-        None => None,
-    };
+/// Everything that a score depends on, other than step, intervention, neurons, word and context. What a run does not need
+/// is null, and fits any other.
+fn identity(
+    config: &SurprisalConfig,
+    tokenizer: &Path,
+    corpus: Option<&str>,
+) -> anyhow::Result<serde_json::Value> {
+    let words = &config.words;
     Ok(serde_json::json!({
         "model": [&config.model.path, &config.model.repo],
         "model.dtype": &config.model.dtype,
-        "tokenizer": sha(tokenizer)?,
-        "words.path": sha(&config.words.path)?,
-        "words": [config.words.min_context.to_string(), format!("{:?}", config.words.max_context), format!("{:?}", config.words.join), config.words.bos.to_string(), config.words.bos_only.to_string()],
+        "tokenizer": sha256_file(tokenizer)?.0,
+        "words": [format!("{:?}", words.join), words.bos.to_string(), words.bos_only.to_string()],
         "reading": &config.reading,
-        "neurons": [serde_json::json!(neurons), serde_json::json!(config.neurons.list), serde_json::json!(config.neurons.top), serde_json::json!(config.neurons.missing_step)],
         "interventions.site": &config.interventions.site,
         "interventions.mean_over": &config.interventions.mean_over,
-        "corpus": [serde_json::json!(config.corpus.path), serde_json::json!(config.corpus.rows), serde_json::json!(config.corpus.context_length)],
+        "corpus": corpus.map(|hash| serde_json::json!([hash, config.corpus.rows, config.corpus.context_length])),
         "seed": config.seed,
     }))
 }
@@ -340,6 +292,10 @@ impl Job<'_> {
         };
         let interventions = sources.build(&config.interventions.list)?;
         let scorer = Scorer::new(&loaded.model, self.vocabulary, config.batch_tokens)?;
+        let scorer = match config.reading {
+            Reading::Corrected => scorer,
+            Reading::Liu2025 => scorer.without_boundaries(),
+        };
         for (lacking, pairs) in missing {
             let wanted: Vec<_> = lacking.iter().map(|&i| interventions[i].clone()).collect();
             for chunk in pairs.chunks(config.output.chunk.max(1)) {

@@ -1,11 +1,12 @@
-//! Results as they come: small complete files, keyed by (step, intervention, pair), so that a stopped run goes on.
+//! Results as they come: small complete files, keyed by (step, intervention and its neurons, word, context), so that a
+//! stopped run goes on, and one with more words, steps, neurons or interventions computes what is new.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use arrow::array::{Float64Array, Int32Array, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{Float64Array, Int32Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use job_kit::{Format, OutputDir, TableReader, TableWriter, write_file};
 use serde_json::Value;
@@ -29,19 +30,31 @@ pub(crate) const FORMS: [&str; 4] = [
     "first_piece",
 ];
 
+/// What the rows of a run go by in the parts.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    /// Word and context of each pair.
+    pub(crate) pairs: Vec<(String, String)>,
+    /// The neurons of each step as text; none where no intervention needs any.
+    pub(crate) neurons: BTreeMap<u64, String>,
+}
+
 /// The folder of parts.
 #[derive(Debug)]
 pub(crate) struct Store {
     folder: PathBuf,
+    keys: Keys,
+    /// The pairs of each word and context: one, unless the file of words repeats itself.
+    places: HashMap<String, HashMap<String, Vec<u32>>>,
 }
 
 impl Store {
-    /// Opens the parts of an output folder. `identity` is all that values depend on, other than step and intervention;
-    /// parts made under another are refused.
-    pub(crate) fn open(out: &OutputDir, identity: &Value) -> anyhow::Result<Self> {
+    /// Opens the parts of an output folder. `identity` is all that values depend on, other than what `keys` holds, step and
+    /// intervention; parts made under another are refused. Null in it fits anything.
+    pub(crate) fn open(out: &OutputDir, identity: &Value, keys: Keys) -> anyhow::Result<Self> {
         let folder = out.join("parts");
         let path = folder.join("identity.json");
-        let write = || -> anyhow::Result<()> {
+        let write = |identity: &Value| -> anyhow::Result<()> {
             Ok(write_file(
                 &path,
                 serde_json::to_string_pretty(identity)? + "\n",
@@ -49,14 +62,11 @@ impl Store {
         };
         match std::fs::read_to_string(&path) {
             // A run that failed before its first part left nothing to protect.
-            Ok(_) if !has_parts(&folder)? => write()?,
+            Ok(_) if !has_parts(&folder)? => write(identity)?,
             Ok(text) => {
                 let earlier: Value = serde_json::from_str(&text)
                     .with_context(|| format!("`{}` is damaged", path.display()))?;
-                let differs: Vec<&str> = keys(&earlier, identity)
-                    .into_iter()
-                    .filter(|key| earlier.get(key) != identity.get(key))
-                    .collect();
+                let (merged, differs) = merge(&earlier, identity);
                 if !differs.is_empty() {
                     bail!(
                         "`{}` holds results of a run with other settings ({}): choose another folder with `output.dir=...`, or delete `{}`",
@@ -65,9 +75,12 @@ impl Store {
                         folder.display()
                     );
                 }
+                if merged != earlier {
+                    write(&merged)?;
+                }
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                write()?;
+                write(identity)?;
             }
             Err(error) => {
                 return Err(error).with_context(|| format!("failed to read `{}`", path.display()));
@@ -80,7 +93,33 @@ impl Store {
                 std::fs::remove_file(entry.path())?;
             }
         }
-        Ok(Self { folder })
+        let mut places: HashMap<String, HashMap<String, Vec<u32>>> = HashMap::new();
+        for (pair, (word, context)) in (0u32..).zip(&keys.pairs) {
+            let contexts = places.entry(word.clone()).or_default();
+            contexts.entry(context.clone()).or_default().push(pair);
+        }
+        Ok(Self {
+            folder,
+            keys,
+            places,
+        })
+    }
+
+    /// The neurons that an intervention's values belong to.
+    fn neurons(&self, step: u64, intervention: &str) -> &str {
+        match intervention {
+            "base" => "",
+            _ => self.keys.neurons.get(&step).map_or("", String::as_str),
+        }
+    }
+
+    /// The pairs of the run with this word and context.
+    fn pairs(&self, word: &str, context: &str) -> &[u32] {
+        let pairs = self
+            .places
+            .get(word)
+            .and_then(|contexts| contexts.get(context));
+        pairs.map_or(&[], Vec::as_slice)
     }
 
     /// The parts of a step, in the order in which they were written.
@@ -103,15 +142,16 @@ impl Store {
     pub(crate) fn done(&self, step: u64) -> anyhow::Result<HashMap<String, HashSet<u32>>> {
         let mut done: HashMap<String, HashSet<u32>> = HashMap::new();
         for part in self.parts(step)? {
-            let columns = TableReader::open(&part)?.read(&["intervention", "pair"])?;
-            for (intervention, pair) in columns
-                .text("intervention")?
-                .into_iter()
-                .zip(columns.i64("pair")?)
-            {
-                done.entry(intervention)
-                    .or_default()
-                    .insert(u32::try_from(pair)?);
+            let columns =
+                TableReader::open(&part)?.read(&["intervention", "neurons", "word", "context"])?;
+            let (word, context) = (columns.text("word")?, columns.text("context")?);
+            let names = columns.text("intervention")?;
+            let neurons = columns.text("neurons")?;
+            for (i, (name, neurons)) in names.into_iter().zip(neurons).enumerate() {
+                if neurons == self.neurons(step, &name) {
+                    let pairs = self.pairs(&word[i], &context[i]);
+                    done.entry(name).or_default().extend(pairs);
+                }
             }
         }
         Ok(done)
@@ -137,10 +177,10 @@ impl Store {
         let path = self.folder.join(format!("step{step}-{number:06}.parquet"));
         let schema = schema();
         let mut columns: Vec<arrow::array::ArrayRef> = vec![
-            Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.pair))),
-            Arc::new(StringArray::from_iter_values(
-                rows.iter().map(|r| &r.intervention),
-            )),
+            text(rows, &|r| &self.keys.pairs[r.pair as usize].0),
+            text(rows, &|r| &self.keys.pairs[r.pair as usize].1),
+            text(rows, &|r| &r.intervention),
+            text(rows, &|r| self.neurons(step, &r.intervention)),
             Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.start))),
             Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.pieces))),
         ];
@@ -161,12 +201,15 @@ impl Store {
             .enumerate()
             .map(|(i, name)| (name.as_str(), i))
             .collect();
-        let mut rows = Vec::new();
+        // A pair that two parts hold (a word that the file repeats) is there once.
+        let mut rows: BTreeMap<(usize, u32), Row> = BTreeMap::new();
         for part in self.parts(step)? {
             let table = TableReader::open(&part)?;
             let names = [
-                "pair",
+                "word",
+                "context",
                 "intervention",
+                "neurons",
                 "start",
                 "pieces",
                 FORMS[0],
@@ -175,33 +218,45 @@ impl Store {
                 FORMS[3],
             ];
             let columns = table.read(&names)?;
-            let (pair, pieces) = (columns.i64("pair")?, columns.i64("pieces")?);
-            let (intervention, start) = (columns.text("intervention")?, columns.text("start")?);
+            let (word, context) = (columns.text("word")?, columns.text("context")?);
+            let (names, neurons) = (columns.text("intervention")?, columns.text("neurons")?);
+            let (start, pieces) = (columns.text("start")?, columns.i64("pieces")?);
             let forms = FORMS.map(|form| columns.opt_f64(form));
             let [a, b, c, d] = forms;
             let (a, b, c, d) = (a?, b?, c?, d?);
-            for (i, (intervention, start)) in intervention.into_iter().zip(start).enumerate() {
-                if let Some(&place) = place.get(intervention.as_str()) {
+            for (i, (intervention, start)) in names.into_iter().zip(start).enumerate() {
+                let Some(&place) = place.get(intervention.as_str()) else {
+                    continue;
+                };
+                if neurons[i] != self.neurons(step, &intervention) {
+                    continue;
+                }
+                for &pair in self.pairs(&word[i], &context[i]) {
                     let row = Row {
-                        pair: u32::try_from(pair[i])?,
-                        intervention,
-                        start,
+                        pair,
+                        intervention: intervention.clone(),
+                        start: start.clone(),
                         pieces: i32::try_from(pieces[i])?,
                         nats: [a[i], b[i], c[i], d[i]],
                     };
-                    rows.push((place, row));
+                    rows.insert((place, pair), row);
                 }
             }
         }
-        rows.sort_by_key(|(place, row)| (*place, row.pair));
-        Ok(rows.into_iter().map(|(_, row)| row).collect())
+        Ok(rows.into_values().collect())
     }
+}
+
+fn text<'r>(rows: &'r [Row], value: &dyn Fn(&'r Row) -> &'r str) -> arrow::array::ArrayRef {
+    Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
 }
 
 fn schema() -> SchemaRef {
     let mut fields = vec![
-        Field::new("pair", DataType::UInt32, false),
+        Field::new("word", DataType::Utf8, false),
+        Field::new("context", DataType::Utf8, false),
         Field::new("intervention", DataType::Utf8, false),
+        Field::new("neurons", DataType::Utf8, false),
         Field::new("start", DataType::Utf8, false),
         Field::new("pieces", DataType::Int32, false),
     ];
@@ -209,15 +264,25 @@ fn schema() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn keys<'v>(a: &'v Value, b: &'v Value) -> Vec<&'v str> {
-    let mut keys: Vec<&str> = [a, b]
+/// Two identities as one, and the keys under which they differ. Null fits any value; a key that one of them lacks differs.
+fn merge<'v>(earlier: &'v Value, now: &'v Value) -> (Value, Vec<&'v str>) {
+    let mut merged = earlier.clone();
+    let mut keys: Vec<&str> = [earlier, now]
         .iter()
-        .filter_map(|v| v.as_object())
+        .filter_map(|identity| identity.as_object())
         .flat_map(|object| object.keys().map(String::as_str))
         .collect();
     keys.sort_unstable();
     keys.dedup();
-    keys
+    keys.retain(|key| match (earlier.get(key), now.get(key)) {
+        (Some(_), Some(Value::Null)) => false,
+        (Some(Value::Null), Some(value)) => {
+            merged[*key] = value.clone();
+            false
+        }
+        (earlier, now) => earlier != now,
+    });
+    (merged, keys)
 }
 
 fn has_parts(folder: &Path) -> std::io::Result<bool> {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use job_inputs::Vocabulary;
 use job_kit::{RunRecord, TableReader};
-use longtail_corpus::{BandSpec, Frequencies, TokenCounts};
 use neox_core::{NeoxConfig, Text};
 use neuron_ablate::{WordRequest, WordStart};
 use serde::Deserialize;
@@ -178,25 +178,34 @@ pub(crate) fn requests(
         } else {
             &pair.context
         };
-        let request = match config.reading {
+        let (request, has_bos) = match config.reading {
             Reading::Corrected => {
-                let before = (config.words.bos || config.words.bos_only).then_some(bos);
-                WordRequest::joint(text, before, context, &pair.word, config.words.join)
+                let has_bos = config.words.bos || config.words.bos_only;
+                let before = has_bos.then_some(bos);
+                let join = config.words.join;
+                (
+                    WordRequest::joint(text, before, context, &pair.word, join),
+                    has_bos,
+                )
             }
             Reading::Liu2025 => {
-                WordRequest::liu2025(text, bos, context, &pair.word, config.words.bos_only)
+                let has_bos = config.words.bos_only;
+                (
+                    WordRequest::liu2025(text, bos, context, &pair.word, has_bos),
+                    has_bos,
+                )
             }
         };
         let request = request
             .with_context(|| format!("context {} of word `{}`", pair.context_id, pair.word))?;
-        let fits = request.within(max).with_context(|| {
+        let fits = request.within(max, has_bos).with_context(|| {
             format!(
                 "word `{}` has {} pieces, too many for a model that reads {max} tokens",
                 pair.word,
                 request.word.len()
             )
         })?;
-        cut += u64::from(fits.tokens.len() != request.word.end);
+        cut += u64::from(fits.word.end != request.word.end);
         if config.reading == Reading::Corrected {
             merged += u64::from(fits.start == WordStart::Merged);
             inside += u64::from(fits.start == WordStart::Inside);
@@ -218,36 +227,29 @@ pub(crate) fn group(
     d_vocab: usize,
     record: &mut RunRecord,
 ) -> anyhow::Result<Words> {
-    let band = config
-        .band
-        .as_ref()
-        .filter(|band| band.lower.is_some() || band.upper.is_some());
-    let (Some(frequency), Some(band)) = (&config.frequency, band) else {
+    let bounds = config.band.as_ref().and_then(|band| band.bounds());
+    let (Some(frequency), Some(bounds)) = (&config.frequency, bounds) else {
         return Ok(Words {
             group: vec![0; pairs.len()],
             pairs,
             groups: vec!["all words".into()],
         });
     };
-    let counts = TokenCounts::read(&frequency.counts, d_vocab)?;
-    record.input(&frequency.counts)?;
+    let reading = config
+        .band
+        .as_ref()
+        .map_or_else(Default::default, |band| band.reading);
     let tokens = longtail_corpus::n_tokens(text.tokenizer());
-    counts.check_tokenizer(tokens)?;
-    let spec = BandSpec {
-        lower: band.lower,
-        upper: band.upper,
-        window: band.window,
-        reading: band.reading,
-    };
-    let found = spec
-        .resolve(&Frequencies::add_one(&counts), tokens)
-        .context("failed to find the long-tail band (`band.lower`, `band.upper`)")?;
-    for warning in &found.warnings {
-        record.warn(warning.to_string());
-    }
-    record.note("band", serde_json::json!({"tokens": found.tokens, "min_frequency": found.min_frequency, "max_frequency": found.max_frequency, "mass": found.mass}));
+    let found = Vocabulary::read(
+        frequency,
+        Some(&bounds),
+        reading,
+        d_vocab,
+        Some(tokens),
+        record,
+    )?;
     let mut in_band = vec![false; d_vocab];
-    for &id in &found.ids {
+    for id in found.band.into_iter().flat_map(|band| band.ids) {
         if let Some(slot) = in_band.get_mut(id as usize) {
             *slot = true;
         }

@@ -11,4 +11,4 @@ pub use config::{
     parse_range,
 };
 pub use neurons::neuron_rows;
-pub use read::{Loaded, Vocabulary, source};
+pub use read::{Loaded, Vocabulary, read_sample, source};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use job_kit::{Progress, RunRecord};
+use job_kit::{Progress, RunRecord, sha256_file};
 use longtail_corpus::{
     Band, BandReading, BandSpec, CorpusReader, Frequencies, ReadOptions, TokenCounts,
     load_tokenizer, n_tokens, pack_sequences,
@@ -89,7 +89,7 @@ impl Loaded {
             record.input(path)?;
         }
         let tokenizer = tokenizer(model, &checkpoint, record)?;
-        let sample = sample(corpus, tokenizer.as_ref(), loaded.config(), record)?;
+        let (sample, _) = read_sample(corpus, tokenizer.as_ref(), loaded.config(), record)?;
         Ok(Self {
             checkpoint,
             model: loaded,
@@ -110,6 +110,25 @@ impl Loaded {
         record: &mut RunRecord,
     ) -> anyhow::Result<Vocabulary> {
         let d_vocab = usize::try_from(self.model.config().vocab_size)?;
+        let tokens = self.tokenizer.as_ref().map(n_tokens);
+        Vocabulary::read(config, band, reading, d_vocab, tokens, record)
+    }
+}
+
+impl Vocabulary {
+    /// Token frequencies of a vocabulary of `d_vocab` rows, and the band if one is asked for. `n_tokens` is the number of the
+    /// tokenizer's tokens; without it, every token that has a count is one.
+    ///
+    /// # Errors
+    /// If the counts do not fit the vocabulary, or the band cannot be found.
+    pub fn read(
+        config: &FrequencyConfig,
+        band: Option<&BandConfig>,
+        reading: BandReading,
+        d_vocab: usize,
+        n_tokens: Option<usize>,
+        record: &mut RunRecord,
+    ) -> anyhow::Result<Self> {
         let of_file = || {
             format!(
                 "the counts in `{}` do not fit (`frequency.counts`)",
@@ -118,13 +137,13 @@ impl Loaded {
         };
         let counts = TokenCounts::read(&config.counts, d_vocab).with_context(of_file)?;
         record.input(&config.counts)?;
-        let n_tokens = self.tokenizer.as_ref().map_or(counts.listed(), n_tokens);
+        let n_tokens = n_tokens.unwrap_or(counts.listed());
         counts.check_tokenizer(n_tokens).with_context(of_file)?;
         if counts.padded() > 0 {
             record.count("vocabulary_rows_without_a_count", counts.padded() as u64);
         }
         let frequencies = Frequencies::add_one(&counts);
-        let mut vocabulary = Vocabulary {
+        let mut vocabulary = Self {
             frequencies,
             n_tokens,
             band: None,
@@ -138,9 +157,7 @@ impl Loaded {
         }
         Ok(vocabulary)
     }
-}
 
-impl Vocabulary {
     /// A further band, by the name it has under `bands`.
     ///
     /// # Errors
@@ -214,22 +231,26 @@ fn tokenizer(
     Ok(Some(tokenizer))
 }
 
-/// The token sequences of the corpus sample.
-fn sample(
+/// The token sequences of the corpus sample, and the SHA-256 of what they were read from.
+///
+/// # Errors
+/// What the corpus reports, with the setting at fault.
+pub fn read_sample(
     corpus: &CorpusConfig,
     tokenizer: Option<&Tokenizer>,
     model: &NeoxConfig,
     record: &mut RunRecord,
-) -> anyhow::Result<Sample> {
+) -> anyhow::Result<(Sample, String)> {
     let (bos, eos) = (
         model.bos_token_id.unwrap_or(0),
         model.eos_token_id.unwrap_or(0),
     );
-    let sequences = match (&corpus.tokens, &corpus.path) {
+    let (sequences, hash) = match (&corpus.tokens, &corpus.path) {
         (Some(tokens), _) => {
             record.input(tokens)?;
-            read_tokens(tokens)
-                .with_context(|| format!("failed to read token ids from `{}`", tokens.display()))?
+            let sequences = read_tokens(tokens)
+                .with_context(|| format!("failed to read token ids from `{}`", tokens.display()))?;
+            (sequences, sha256_file(tokens)?.0)
         }
         (None, Some(path)) => {
             let Some(tokenizer) = tokenizer else {
@@ -260,26 +281,25 @@ fn sample(
                 corpus.context_length,
             )
             .with_context(|| format!("failed to make token sequences of `{}`", path.display()))?;
-            record.note("corpus_sha256", documents.sha256());
+            let hash = documents.sha256();
+            record.note("corpus_sha256", hash.clone());
             record.count("documents", packed.documents as u64);
             record.count("tokens", packed.tokens as u64);
             record.count("tokens_dropped_at_the_end", packed.dropped_tokens as u64);
-            packed
+            let sequences = packed
                 .sequences
                 .into_iter()
                 .map(|tokens| tokens.into_iter().map(i64::from).collect())
-                .collect()
+                .collect();
+            (sequences, hash)
         }
         (None, None) => {
             bail!("no corpus: set `corpus.path` to text or `corpus.tokens` to token ids")
         }
     };
     record.count("sequences", sequences.len() as u64);
-    Ok(Sample::new(
-        sequences,
-        &[bos, eos],
-        usize::try_from(model.vocab_size)?,
-    )?)
+    let sample = Sample::new(sequences, &[bos, eos], usize::try_from(model.vocab_size)?)?;
+    Ok((sample, hash))
 }
 
 /// Token ids, sequence by position, from `.npy` or JSON (an array of arrays, alone or under `tokens`).

@@ -2,8 +2,9 @@
 //!
 //! ```sh
 //! cargo bench -p neox-core --profile dev   # the time is libtorch's, whatever the profile
-//! python3 crates/neox-core/benches/forward_hf.py   # transformers on the same shape
 //! ```
+//!
+//! `cargo xtask compare forward` times transformers on the same weights and tokens beside it.
 
 #![expect(clippy::expect_used, reason = "a benchmark stops at the first error")]
 

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::branches::Layout;
 use crate::config::NeoxConfig;
 use crate::error::{ForwardError, LoadError};
 use crate::hooks::{Hooks, Site, visit};
@@ -57,8 +58,26 @@ impl Context {
                 )
             }
         };
+        Self::at(config, &positions, allowed, kind)
+    }
+
+    /// Rows that hold several texts with a common beginning.
+    pub(crate) fn branched(
+        config: &NeoxConfig,
+        layout: Layout,
+        kind: Kind,
+    ) -> Result<Self, TchError> {
+        Self::at(config, &layout.positions, Some(layout.allowed), kind)
+    }
+
+    fn at(
+        config: &NeoxConfig,
+        positions: &Tensor,
+        allowed: Option<Tensor>,
+        kind: Kind,
+    ) -> Result<Self, TchError> {
         Ok(Self {
-            rotary: Rotary::new(&positions, config.rotary_dims, config.rotary_base, kind)?,
+            rotary: Rotary::new(positions, config.rotary_dims, config.rotary_base, kind)?,
             allowed,
         })
     }
@@ -94,11 +113,12 @@ impl Attention {
     /// The caller adds the residual.
     ///
     /// # Shapes
-    /// - `x`: `[batch, pos, d_model]`, after `input_layernorm`; returns the same
+    /// - `x`: `[batch, pos, d_model]`, after `input_layernorm`; returns the same, or `[1, row, d_model]` for some rows
     pub(crate) fn forward(
         &self,
         x: &Tensor,
         context: &Context,
+        rows: Option<&Tensor>,
         hooks: &mut dyn Hooks,
     ) -> Result<Tensor, ForwardError> {
         let (batch, pos, d_model) = x.size3()?;
@@ -124,9 +144,16 @@ impl Attention {
             let allowed = context.allowed.as_ref();
             Tensor::f_scaled_dot_product_attention(&q, &k, &v, allowed, 0.0, causal, None, false)?
         }; // [batch, heads, pos, d_head]
-        Ok(z.f_transpose(1, 2)?
-            .f_reshape([batch, pos, d_model])?
-            .f_linear(&self.w_o, self.b_o.as_ref())?)
+        let z = z.f_transpose(1, 2)?.f_reshape([batch, pos, d_model])?;
+        Ok(chosen(&z, rows)?.f_linear(&self.w_o, self.b_o.as_ref())?)
+    }
+}
+
+/// Some rows of `[batch, pos, d]`, by their place in `[batch * pos]`, as `[1, row, d]`; or all as they are.
+pub(crate) fn chosen(x: &Tensor, rows: Option<&Tensor>) -> Result<Tensor, TchError> {
+    match rows {
+        None => Ok(x.shallow_clone()),
+        Some(rows) => x.f_flatten(0, 1)?.f_index_select(0, rows)?.f_unsqueeze(0),
     }
 }
 

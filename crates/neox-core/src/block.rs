@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::attention::{Attention, Context};
+use crate::attention::{Attention, Context, chosen};
 use crate::config::NeoxConfig;
 use crate::error::{ForwardError, LoadError};
 use crate::hooks::{Hooks, Site, visit};
@@ -43,17 +43,19 @@ impl Block {
     }
 
     /// # Shapes
-    /// - `x`: residual stream, `[batch, pos, d_model]`; returns the same
+    /// - `x`: residual stream, `[batch, pos, d_model]`; returns the same, or `[1, row, d_model]` for
+    ///   `rows`, places in `[batch * pos]`
     pub(crate) fn forward(
         &self,
         x: Tensor,
         context: &Context,
+        rows: Option<&Tensor>,
         hooks: &mut dyn Hooks,
     ) -> Result<Tensor, ForwardError> {
         let x = visit(hooks, Site::ResidPre(self.layer), x)?;
-        let mut attention =
-            self.attention
-                .forward(&self.input_layernorm.forward(&x)?, context, hooks)?;
+        let normed = self.input_layernorm.forward(&x)?;
+        let mut attention = self.attention.forward(&normed, context, rows, hooks)?;
+        let x = chosen(&x, rows)?;
         // Sums go into the memory of outputs that no hook has seen.
         let mid = visit(hooks, Site::ResidMid(self.layer), attention.f_add_(&x)?)?;
         let mlp_input = if self.parallel { &x } else { &mid };

@@ -264,6 +264,27 @@ pub enum ForwardError {
         /// Shape of the mask.
         found: Vec<i64>,
     },
+    /// A branch that cannot be where it is said to be.
+    #[error(
+        "row {row} of {len} tokens has a branch at {} that shares {} tokens: branches come one behind the other after the whole first text, and share tokens of it",
+        branch.start, branch.shared
+    )]
+    Branch {
+        /// The row.
+        row: usize,
+        /// The branch.
+        branch: crate::Branch,
+        /// Tokens of the row.
+        len: i64,
+    },
+    /// A number of lists of branches that is not the number of rows.
+    #[error("there are branches for {found} rows, but {expected} rows of tokens")]
+    BranchRows {
+        /// Rows of tokens.
+        expected: i64,
+        /// Lists of branches.
+        found: usize,
+    },
     /// A layer past the last.
     #[error("layer {layer} does not exist: the model has {n_layers}, counted from 0")]
     Layer {

@@ -33,6 +33,7 @@ pub mod weights;
 // The model
 mod attention;
 mod block;
+mod branches;
 pub mod hooks;
 mod mlp;
 pub mod model;
@@ -54,6 +55,7 @@ pub mod source;
 pub mod fuzzing;
 
 pub use audit::{AuditDepth, AuditRow, Finding, audit};
+pub use branches::Branch;
 pub use config::{Activation, NeoxConfig};
 pub use device::{parse_device, parse_dtype};
 pub use error::{

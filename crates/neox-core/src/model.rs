@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::attention::Context;
 use crate::block::Block;
+use crate::branches::{Branch, Layout};
 use crate::config::NeoxConfig;
 use crate::error::{ForwardError, LoadError};
 use crate::hooks::{Hooks, Site, visit};
@@ -190,11 +191,104 @@ impl NeoxModel {
             }
         };
         let context = Context::new(&self.config, len, mask.as_ref(), self.options.dtype, device)?;
-        let tokens = tokens.f_to_device(device)?;
+        self.through_blocks(tokens, &context, None, hooks)
+    }
+
+    /// The same for rows that hold several texts with a common beginning, which is computed once.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, pos]`, i64
+    /// - `branches`: one list per row, in order; tokens behind the last text are padding
+    /// - returns `[batch, pos, d_model]`, in which a branch's tokens have the values of their own text
+    ///
+    /// # Errors
+    /// - [`ForwardError::Branch`], [`ForwardError::BranchRows`] for branches that do not fit the rows
+    /// - as [`NeoxModel::forward`]; a row of several texts may not be longer than the model reads either
+    ///
+    /// # Examples
+    /// ```
+    /// use neox_core::{Branch, LoadOptions, NeoxModel, NoHooks};
+    /// use tch::Tensor;
+    ///
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox/step4000");
+    /// let model = NeoxModel::load(path.as_ref(), &LoadOptions::default())?;
+    /// // `5 6 7 8` and `5 6 9`
+    /// let row = Tensor::from_slice(&[5i64, 6, 7, 8, 9]).view([1, 5]);
+    /// let branches = [vec![Branch { start: 4, shared: 2 }]];
+    /// let both = model.residual_branched(&row, &branches, &mut NoHooks)?;
+    /// let second = Tensor::from_slice(&[5i64, 6, 9]).view([1, 3]);
+    /// let alone = model.residual(&second, None, &mut NoHooks)?;
+    /// let off = both.f_select(1, 4)?.f_sub(&alone.f_select(1, 2)?)?.f_abs()?.f_max()?;
+    /// assert!(off.f_double_value(&[])? < 1e-4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn residual_branched(
+        &self,
+        tokens: &Tensor,
+        branches: &[Vec<Branch>],
+        hooks: &mut dyn Hooks,
+    ) -> Result<Tensor, ForwardError> {
+        let context = self.branched(tokens, branches)?;
+        self.through_blocks(tokens, &context, None, hooks)
+    }
+
+    /// The residual stream of some positions only, `[row, d_model]`: the last block computes no
+    /// others, except as keys and values.
+    ///
+    /// Hooks see the sites of the last block from [`Site::ResidMid`] on as `[1, row, ...]`.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, pos]`, i64
+    /// - `branches`: as in [`NeoxModel::residual_branched`]; `None` where every row is one text
+    /// - `rows`: places in `[batch * pos]`, i64
+    ///
+    /// # Errors
+    /// - as [`NeoxModel::residual_branched`]
+    pub fn residual_rows(
+        &self,
+        tokens: &Tensor,
+        branches: Option<&[Vec<Branch>]>,
+        rows: &Tensor,
+        hooks: &mut dyn Hooks,
+    ) -> Result<Tensor, ForwardError> {
+        let context = match branches {
+            Some(branches) => self.branched(tokens, branches)?,
+            None => {
+                let len = self.check_tokens(tokens)?;
+                let LoadOptions { device, dtype } = self.options;
+                Context::new(&self.config, len, None, dtype, device)?
+            }
+        };
+        let rows = rows.f_to_device(self.options.device)?;
+        Ok(self
+            .through_blocks(tokens, &context, Some(&rows), hooks)?
+            .f_squeeze_dim(0)?)
+    }
+
+    fn branched(&self, tokens: &Tensor, branches: &[Vec<Branch>]) -> Result<Context, ForwardError> {
+        let len = self.check_tokens(tokens)?;
+        let batch = tokens.size().first().copied().unwrap_or(0);
+        let layout = Layout::new(branches, batch, len, self.options.device)?;
+        Ok(Context::branched(&self.config, layout, self.options.dtype)?)
+    }
+
+    /// `rows` are those that the last block goes on with.
+    fn through_blocks(
+        &self,
+        tokens: &Tensor,
+        context: &Context,
+        rows: Option<&Tensor>,
+        hooks: &mut dyn Hooks,
+    ) -> Result<Tensor, ForwardError> {
+        let tokens = tokens.f_to_device(self.options.device)?;
         let embedded = Tensor::f_embedding(&self.embed_in, &tokens, -1, false, false)?;
+        let last = self.blocks.len().checked_sub(1);
         self.blocks
             .iter()
-            .try_fold(embedded, |x, block| block.forward(x, &context, hooks))
+            .enumerate()
+            .try_fold(embedded, |x, (layer, block)| {
+                block.forward(x, context, rows.filter(|_| Some(layer) == last), hooks)
+            })
     }
 
     /// Final LayerNorm and unembedding of a residual stream, without hooks.

@@ -1,7 +1,9 @@
 //! Surprisal of many words under many interventions, from as few forwards as possible.
 //!
-//! Texts that are the beginning of other texts are read off the longer one, the rest goes through
-//! the model in batches of similar length; only positions that a word needs are unembedded. An
+//! Texts that are the beginning of other texts are read off the longer one, and texts that share most
+//! of their beginning (words in the same context) are computed in one row, the beginning once. The
+//! rows go through the model in batches of similar length; only positions that a word needs are
+//! unembedded. An
 //! intervention on the last layer changes the residual stream by `(a' - a) W_out^T`, so that all of
 //! them come from the same forward, and, with `x' = x + delta` and `u_n = W_U (gamma * w_n,c)`,
 //!
@@ -11,6 +13,8 @@
 //!
 //! costs two passes over the vocabulary per word and intervention. Log-probabilities leave the
 //! device one by one, never a vocabulary of them.
+
+mod batch;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +26,7 @@ use crate::interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronSite, activate,
 };
 use crate::word_request::{WordRequest, WordStart, WordVocabulary};
+use batch::{BRANCHED_ROW, Batch, Place, RowTexts};
 
 /// Why words were not scored.
 #[derive(Debug, thiserror::Error)]
@@ -104,28 +109,7 @@ pub struct Scorer<'m> {
     b: Tensor,
     batch_tokens: usize,
     rows_at_once: i64,
-}
-
-/// Which values of a batch a request is made of.
-struct Place {
-    request: usize,
-    /// Wanted row of the position before the first piece.
-    first_row: usize,
-    /// Entry of each piece among the gathered log-probabilities.
-    pieces: Vec<usize>,
-    /// Wanted row of the last piece.
-    last_row: usize,
-}
-
-/// The texts of one forward and what is read off them.
-struct Batch {
-    /// `[text, pos]`, padded at the end, where causal attention never looks.
-    tokens: Tensor,
-    /// Wanted positions as indices into `[text * pos]`, ascending.
-    rows: Vec<i64>,
-    /// (wanted row, token) whose log-probability is gathered.
-    targets: Vec<(usize, i64)>,
-    places: Vec<Place>,
+    boundaries: bool,
 }
 
 /// The wanted rows of one forward, on the device.
@@ -190,7 +174,17 @@ impl<'m> Scorer<'m> {
             b,
             batch_tokens: batch_tokens.max(1),
             rows_at_once: (entries / d_vocab).max(8),
+            boundaries: true,
         })
+    }
+
+    /// Leaves out what only the corrected forms need: the mass of word boundaries, and with it the
+    /// last token of every text. Scores then have boundaries without mass, so that the corrected
+    /// forms are errors.
+    #[must_use]
+    pub fn without_boundaries(mut self) -> Self {
+        self.boundaries = false;
+        self
     }
 
     /// Scores every request under every intervention: `[request][intervention]`.
@@ -256,30 +250,37 @@ impl Scorer<'_> {
         intervention.only_in(self.last_layer())
     }
 
-    /// Runs each distinct text that is not the beginning of another, in batches of similar length.
+    /// Each distinct text that is not the beginning of another, in batches of similar length.
     fn batches(&self, requests: &[WordRequest]) -> Result<Vec<Batch>, TchError> {
-        let read = |i: usize| &requests[i].tokens[..requests[i].word.end];
-        let mut order: Vec<usize> = (0..requests.len()).collect();
-        order.sort_by(|&i, &j| read(i).cmp(read(j)));
-        // In this order a text directly precedes those that begin with it.
-        let mut hosted: Vec<(usize, Vec<usize>)> = Vec::new();
-        for &i in order.iter().rev() {
-            match hosted.last_mut() {
-                Some((host, guests)) if read(*host).starts_with(read(i)) => guests.push(i),
-                _ => hosted.push((i, vec![i])),
+        let longest = usize::try_from(self.model.config().max_position_embeddings);
+        let at_most = BRANCHED_ROW.min(longest.unwrap_or(BRANCHED_ROW));
+        let rows = RowTexts::arrange(requests, self.boundaries, at_most);
+        // Rows with branches need a mask, for which plain rows should not pay.
+        let (plain, branched): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|row| row.texts.len() == 1);
+        let mut batches = Vec::new();
+        for mut rows in [plain, branched] {
+            rows.sort_by_key(|row| row.len);
+            let mut rest = rows.as_slice();
+            while !rest.is_empty() {
+                let fits = |n: &usize| *n == 1 || *n * rest[*n - 1].len <= self.batch_tokens;
+                let n = (1..=rest.len()).take_while(fits).last().unwrap_or(1);
+                let (these, later) = rest.split_at(n);
+                batches.push(Batch::new(requests, self.boundaries, these)?);
+                rest = later;
             }
         }
-        hosted.sort_by_key(|(host, _)| read(*host).len());
-        let mut batches = Vec::new();
-        let mut rest = hosted.as_slice();
-        while !rest.is_empty() {
-            let fits = |n: &usize| *n == 1 || *n * read(rest[*n - 1].0).len() <= self.batch_tokens;
-            let n = (1..=rest.len()).take_while(fits).last().unwrap_or(1);
-            let (texts, later) = rest.split_at(n);
-            batches.push(Batch::new(requests, texts)?);
-            rest = later;
-        }
         Ok(batches)
+    }
+
+    /// The residual stream of a batch's wanted rows, `[row, d_model]`.
+    fn residual(&self, batch: &Batch, hooks: &mut dyn Hooks) -> Result<Tensor, ScoreError> {
+        let rows = Tensor::f_from_slice(&batch.rows)?;
+        let branches = batch.branches.as_deref();
+        Ok(tch::no_grad(|| {
+            self.model
+                .residual_rows(&batch.tokens, branches, &rows, hooks)
+        })?)
     }
 
     /// One forward of the unchanged model, if any intervention is read off it.
@@ -299,16 +300,13 @@ impl Scorer<'_> {
                 .any(|i| !i.neurons().is_empty() && i.site() == site)
         };
         let layer = self.last_layer();
-        let rows = Tensor::f_from_slice(&batch.rows)?.f_to_device(self.model.device())?;
         let mut capture = Capture {
             layer,
             pre: wants(NeuronSite::Pre),
-            rows: &rows,
             post: !shared.iter().all(|i| i.neurons().is_empty()),
             kept: BTreeMap::new(),
         };
-        let resid = tch::no_grad(|| self.model.residual(&batch.tokens, None, &mut capture))?;
-        let resid = select_rows(&resid, &rows)?;
+        let resid = self.residual(batch, &mut capture)?;
         Ok(Some(States {
             resid,
             pre: capture.kept.remove("pre"),
@@ -338,9 +336,7 @@ impl Scorer<'_> {
                 true => None,
                 false => {
                     let mut hooks = InterventionHooks::new(intervention);
-                    let resid = self.model.residual(&batch.tokens, None, &mut hooks)?;
-                    let rows = Tensor::f_from_slice(&batch.rows)?.f_to_device(resid.device())?;
-                    Some(select_rows(&resid, &rows)?)
+                    Some(self.residual(batch, &mut hooks)?)
                 }
             });
         }
@@ -491,6 +487,18 @@ impl Scorer<'_> {
             .f_view(-1)?
             .f_index_select(0, index)?
             .f_to_kind(Kind::Double)?;
+        let row = index.f_floor_divide_scalar(self.model.config().vocab_size)?;
+        let ln_probs = |total: &Tensor| targets.f_sub(&total.f_index_select(0, &row)?);
+        if !self.boundaries {
+            let total = logits
+                .f_exp_()?
+                .f_sum_dim_intlist(-1, false, Kind::Float)?
+                .f_to_kind(Kind::Double)?
+                .f_log()?; // [row]
+            let ln_probs = Vec::<f64>::try_from(&ln_probs(&total)?)?;
+            values.ln_probs.extend(ln_probs);
+            return Ok(());
+        }
         let eos = logits.f_select(1, self.eos)?.f_to_kind(Kind::Double)?;
         let sums = logits
             .f_exp_()?
@@ -498,11 +506,10 @@ impl Scorer<'_> {
             .f_to_kind(Kind::Double)?
             .f_log()?; // [row, 3]
         let total = sums.f_select(1, 0)?; // [row]
-        let row = index.f_floor_divide_scalar(self.model.config().vocab_size)?;
-        let ln_probs = targets.f_sub(&total.f_index_select(0, &row)?)?;
+        let ln_probs = Vec::<f64>::try_from(&ln_probs(&total)?)?;
+        values.ln_probs.extend(ln_probs);
         let boundaries = Tensor::f_stack(&[sums.f_select(1, 1)?, sums.f_select(1, 2)?, eos], 1)?
             .f_sub(&total.f_unsqueeze(1)?)?;
-        values.ln_probs.extend(Vec::<f64>::try_from(&ln_probs)?);
         let flat: Vec<f64> = Vec::try_from(&boundaries.f_contiguous()?.f_view(-1)?)?;
         values
             .boundaries
@@ -511,22 +518,15 @@ impl Scorer<'_> {
     }
 }
 
-/// Rows of a `[text, pos, width]` tensor by their flat index: `[row, width]`.
-fn select_rows(value: &Tensor, rows: &Tensor) -> Result<Tensor, TchError> {
-    let width = value.size().last().copied().unwrap_or(1);
-    value.f_reshape([-1, width])?.f_index_select(0, rows)
-}
-
 /// Keeps the wanted rows of the last MLP as they pass.
-struct Capture<'r> {
+struct Capture {
     layer: usize,
     pre: bool,
     post: bool,
-    rows: &'r Tensor,
     kept: BTreeMap<&'static str, Tensor>,
 }
 
-impl Hooks for Capture<'_> {
+impl Hooks for Capture {
     fn wants(&self, site: Site) -> bool {
         (self.pre && site == Site::MlpPre(self.layer))
             || (self.post && site == Site::MlpPost(self.layer))
@@ -538,7 +538,8 @@ impl Hooks for Capture<'_> {
         } else {
             "post"
         };
-        self.kept.insert(name, select_rows(&value, self.rows)?);
+        // Of the last block the forward computes the wanted rows alone: `[1, row, d_mlp]`.
+        self.kept.insert(name, value.f_squeeze_dim(0)?);
         Ok(value)
     }
 }
@@ -614,90 +615,34 @@ impl NeuronVectors {
     }
 }
 
-impl Batch {
-    /// Texts (each with the requests that are read off it) as one padded tensor.
-    fn new(requests: &[WordRequest], texts: &[(usize, Vec<usize>)]) -> Result<Self, TchError> {
-        let longest = texts
-            .iter()
-            .map(|(host, _)| requests[*host].word.end)
-            .max()
-            .unwrap_or(0);
-        let mut tokens = Vec::with_capacity(texts.len() * longest);
-        let mut wanted: BTreeMap<usize, usize> = BTreeMap::new();
-        for (text, (host, guests)) in texts.iter().enumerate() {
-            tokens.extend_from_slice(&requests[*host].tokens[..requests[*host].word.end]);
-            tokens.resize((text + 1) * longest, 0);
-            for &guest in guests {
-                let word = &requests[guest].word;
-                wanted.extend((word.start - 1..word.end).map(|pos| (text * longest + pos, 0)));
-            }
-        }
-        for (row, slot) in wanted.values_mut().enumerate() {
-            *slot = row;
-        }
-        let mut entries: BTreeMap<(usize, i64), usize> = BTreeMap::new();
-        for (text, (_, guests)) in texts.iter().enumerate() {
-            for request in guests.iter().map(|&guest| &requests[guest]) {
-                entries.extend(
-                    request
-                        .word
-                        .clone()
-                        .map(|i| ((wanted[&(text * longest + i - 1)], request.tokens[i]), 0)),
-                );
-            }
-        }
-        for (entry, slot) in entries.values_mut().enumerate() {
-            *slot = entry;
-        }
-        let mut places = Vec::new();
-        for (text, (_, guests)) in texts.iter().enumerate() {
-            for &request in guests {
-                let WordRequest { tokens, word, .. } = &requests[request];
-                let row = |pos: usize| wanted[&(text * longest + pos)];
-                places.push(Place {
-                    request,
-                    first_row: row(word.start - 1),
-                    pieces: word
-                        .clone()
-                        .map(|i| entries[&(row(i - 1), tokens[i])])
-                        .collect(),
-                    last_row: row(word.end - 1),
-                });
-            }
-        }
-        Ok(Self {
-            tokens: Tensor::f_from_slice(&tokens)?.f_view([texts.len() as i64, longest as i64])?,
-            rows: wanted.keys().map(|&flat| flat as i64).collect(),
-            targets: entries.into_keys().collect(),
-            places,
-        })
-    }
-
-    /// The targets of some rows; targets are sorted by row.
-    fn targets_within(&self, rows: std::ops::Range<usize>) -> &[(usize, i64)] {
-        let at = |row: usize| self.targets.partition_point(|(r, _)| *r < row);
-        &self.targets[at(rows.start)..at(rows.end)]
-    }
-}
-
 impl Place {
     fn score(&self, request: &WordRequest, values: &RowValues) -> WordScore {
-        let [begins, continues, eos] = values.boundaries[self.first_row];
-        let before = match request.start {
-            WordStart::Space => Boundary {
-                ln_begins: begins,
-                ln_eos: eos,
-            },
-            WordStart::Text => Boundary {
-                ln_begins: continues,
-                ln_eos: eos,
-            },
-            WordStart::Inside | WordStart::Merged => Boundary {
-                ln_begins: 0.0,
-                ln_eos: f64::NEG_INFINITY,
-            },
+        let none = Boundary {
+            ln_begins: f64::NEG_INFINITY,
+            ln_eos: f64::NEG_INFINITY,
         };
-        let [begins, _, eos] = values.boundaries[self.last_row];
+        let (before, after) = match self.last_row {
+            None => (none, none),
+            Some(last) => {
+                let [begins, continues, eos] = values.boundaries[self.first_row];
+                let before = match request.start {
+                    WordStart::Space => Boundary {
+                        ln_begins: begins,
+                        ln_eos: eos,
+                    },
+                    WordStart::Text => Boundary {
+                        ln_begins: continues,
+                        ln_eos: eos,
+                    },
+                    WordStart::Inside | WordStart::Merged => Boundary {
+                        ln_begins: 0.0,
+                        ln_eos: f64::NEG_INFINITY,
+                    },
+                };
+                let [ln_begins, _, ln_eos] = values.boundaries[last];
+                (before, Boundary { ln_begins, ln_eos })
+            }
+        };
         WordScore {
             ln_probs: self
                 .pieces
@@ -705,10 +650,7 @@ impl Place {
                 .map(|&i| below_zero(values.ln_probs[i]))
                 .collect(),
             before,
-            after: Boundary {
-                ln_begins: begins,
-                ln_eos: eos,
-            },
+            after,
         }
     }
 }

@@ -230,12 +230,19 @@ impl WordRequest {
             .collect())
     }
 
+    /// The tokens that the model has to read: those before the last piece, and that one too where the
+    /// mass behind it is wanted.
+    pub(crate) fn read(&self, boundaries: bool) -> &[i64] {
+        let end = self.word.end - usize::from(!boundaries);
+        &self.tokens[..end]
+    }
+
     /// The last tokens of a text that is longer than a model reads: at most `max`, from a multiple
-    /// of `max / 2` on, so that neighbouring words share a window, with the first token of the text
-    /// (BOS) in front. A word keeps about `max / 2` tokens of context or more. `None` if the word
-    /// itself is longer than that.
+    /// of `max / 2` on, so that neighbouring words share a window. With `bos` the text's first token
+    /// is the beginning-of-sequence token, and stays in front. A word keeps about `max / 2` tokens of
+    /// context or more. `None` if the word itself is longer than that.
     #[must_use]
-    pub fn within(&self, max: usize) -> Option<Self> {
+    pub fn within(&self, max: usize, bos: bool) -> Option<Self> {
         let end = self.word.end;
         if end <= max {
             return Some(self.clone());
@@ -244,11 +251,12 @@ impl WordRequest {
         if stride == 0 || self.word.len() > stride {
             return None;
         }
-        // One place goes to BOS.
-        let first = (end + 1 - max).div_ceil(stride) * stride;
-        let moved = |i: usize| i + 1 - first;
+        let kept = &self.tokens[..usize::from(bos)];
+        let first = (end + kept.len() - max).div_ceil(stride) * stride;
+        let moved = |i: usize| i + kept.len() - first;
+        // Something has to stand before the word.
         (first < self.word.start).then(|| Self {
-            tokens: [&self.tokens[..1], &self.tokens[first..end]].concat(),
+            tokens: [kept, &self.tokens[first..end]].concat(),
             word: moved(self.word.start)..moved(end),
             start: self.start,
         })
@@ -299,23 +307,27 @@ mod tests {
     #[test]
     fn windows_keep_the_word_and_share_their_start() {
         let tokens: Vec<i64> = (0..100).collect();
-        for max in 4..40 {
+        for (max, bos) in (4..40).flat_map(|max| [(max, true), (max, false)]) {
             for end in 2..=100usize {
                 let request = WordRequest {
                     tokens: tokens[..end].to_vec(),
                     word: end - 1..end,
                     start: WordStart::Space,
                 };
-                let cut = request.within(max).unwrap();
+                let cut = request.within(max, bos).unwrap();
                 assert!(cut.tokens.len() <= max, "{max} {end}");
                 assert_eq!(cut.tokens[cut.word.clone()], tokens[end - 1..end]);
-                assert_eq!(cut.tokens[0], 0);
                 assert!(cut.word.start >= 1);
-                assert!(
-                    end <= max || cut.word.start > max / 2 - 2,
-                    "{max} {end}: {cut:?}"
-                );
-                assert!(end <= max || (cut.tokens[1] as usize).is_multiple_of(max / 2));
+                if end <= max {
+                    assert_eq!(cut, request);
+                    continue;
+                }
+                assert!(cut.word.start > max / 2 - 2, "{max} {end}: {cut:?}");
+                let body = &cut.tokens[usize::from(bos)..];
+                assert!((body[0] as usize).is_multiple_of(max / 2));
+                // A text without the beginning-of-sequence token has no other token in front.
+                assert_eq!(body, &tokens[body[0] as usize..end]);
+                assert!(!bos || cut.tokens[0] == 0);
             }
         }
         let long = WordRequest {
@@ -323,7 +335,7 @@ mod tests {
             word: 10..100,
             start: WordStart::Space,
         };
-        assert_eq!(long.within(64), None);
+        assert_eq!(long.within(64, true), None);
     }
 
     #[test]

@@ -1,16 +1,13 @@
 //! `cargo xtask demo`: the jobs in their order, on the bundled model.
 
-use std::collections::HashMap;
 use std::fs;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, bail};
-use serde_json::Value;
+use anyhow::Context;
 
 use crate::setup;
-use crate::workspace::{self, Shown, cargo, root};
+use crate::workspace::{self, executables, root};
 
 /// One job of the demo; paths are relative to the workspace.
 struct Step {
@@ -90,7 +87,7 @@ const STEPS: &[Step] = &[
 
 pub(crate) fn demo() -> anyhow::Result<()> {
     setup::ensure()?;
-    let bins = build()?;
+    let bins = executables(&["--workspace", "--bins"])?;
     // Every demo begins anew, so that it shows all of what a first one shows.
     match fs::remove_dir_all(root().join(OUTPUT)) {
         Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
@@ -111,35 +108,6 @@ pub(crate) fn demo() -> anyhow::Result<()> {
         println!("  {:>9}  {}", size(bytes), path.display());
     }
     Ok(())
-}
-
-/// Builds every binary with the profile of the tests; name to path.
-fn build() -> anyhow::Result<HashMap<String, PathBuf>> {
-    let mut command = cargo(["build", "--workspace", "--bins"]);
-    eprintln!("$ {}", Shown(&command));
-    command.arg("--message-format=json-render-diagnostics");
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("failed to start cargo")?;
-    let mut bins = HashMap::new();
-    if let Some(stdout) = child.stdout.take() {
-        let messages = serde_json::Deserializer::from_reader(BufReader::new(stdout));
-        for message in messages.into_iter::<Value>() {
-            let message = message.context("failed to read the messages of cargo")?;
-            if let (Some(name), Some(path)) = (
-                message["target"]["name"].as_str(),
-                message["executable"].as_str(),
-            ) {
-                bins.insert(name.to_owned(), PathBuf::from(path));
-            }
-        }
-    }
-    let status = child.wait().context("failed to wait for cargo")?;
-    if !status.success() {
-        bail!("`cargo build` failed: {status}");
-    }
-    Ok(bins)
 }
 
 /// The files below a folder with their sizes, sorted by path.

@@ -1,9 +1,10 @@
-//! Chores of the workspace: set-up, demo, tests, lints, benchmarks.
+//! Chores of the workspace: set-up, demo, tests, lints, benchmarks, comparisons.
 //!
 //! Run as `cargo xtask <command>`; every command that builds makes sure of libtorch first.
 
 mod bench;
 mod checks;
+mod compare;
 mod cuda;
 mod demo;
 mod doctor;
@@ -37,6 +38,8 @@ enum Command {
     Lint,
     /// Run the benchmarks, in release
     Bench(bench::BenchArgs),
+    /// Time our programs and PyTorch on the same work, in turn, and compare their values
+    Compare(compare::CompareArgs),
     /// Show what a build would use: tools, libtorch, GPU, disk
     Doctor,
 }
@@ -58,6 +61,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Demo => demo::demo(),
         Command::Lint => checks::lint(),
         Command::Bench(args) => bench::bench(args),
+        Command::Compare(args) => compare::compare(args),
         Command::Doctor => doctor::doctor(),
     }
 }

@@ -38,6 +38,17 @@ impl Python {
         workspace::answer(Command::new(self.program).args(["-m", "pip", "--version"]))
     }
 
+    /// Makes a virtual environment in a folder; one that is there is made anew.
+    ///
+    /// # Errors
+    /// If the module `venv` is not there, or fails.
+    pub(crate) fn venv(&self, dir: &Path) -> anyhow::Result<()> {
+        let mut command = Command::new(self.program);
+        command.args(["-m", "venv", "--clear"]).arg(dir);
+        workspace::run(&mut command)
+            .context("no virtual environment could be made (Debian: `apt install python3-venv`)")
+    }
+
     /// Runs one command of `wheels.py`, isolated from the user's environment.
     pub(crate) fn script(&self, args: &[OsString]) -> anyhow::Result<String> {
         let name = args.first().map(|arg| arg.to_string_lossy().into_owned());

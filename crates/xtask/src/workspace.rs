@@ -1,12 +1,15 @@
 //! The checkout and the commands run in it.
 
+use std::collections::HashMap;
 use std::env;
 use std::ffi::OsStr;
 use std::fmt;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
+use serde_json::Value;
 
 /// The folder of the root manifest.
 pub(crate) fn root() -> PathBuf {
@@ -30,6 +33,39 @@ pub(crate) fn cargo<I: IntoIterator<Item: AsRef<OsStr>>>(args: I) -> Command {
         }
     }
     command
+}
+
+/// Builds what the arguments of `cargo build` ask for; name to path of every executable.
+///
+/// # Errors
+/// If the build fails, with cargo's own messages shown.
+pub(crate) fn executables(args: &[&str]) -> anyhow::Result<HashMap<String, PathBuf>> {
+    let mut command = cargo(["build"]);
+    command.args(args);
+    eprintln!("$ {}", Shown(&command));
+    command.arg("--message-format=json-render-diagnostics");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("failed to start cargo")?;
+    let mut found = HashMap::new();
+    if let Some(stdout) = child.stdout.take() {
+        let messages = serde_json::Deserializer::from_reader(BufReader::new(stdout));
+        for message in messages.into_iter::<Value>() {
+            let message = message.context("failed to read the messages of cargo")?;
+            if let (Some(name), Some(path)) = (
+                message["target"]["name"].as_str(),
+                message["executable"].as_str(),
+            ) {
+                found.insert(name.to_owned(), PathBuf::from(path));
+            }
+        }
+    }
+    let status = child.wait().context("failed to wait for cargo")?;
+    if !status.success() {
+        bail!("`cargo build` failed: {status}");
+    }
+    Ok(found)
 }
 
 /// Prints the command and runs it; anything but success is an error.

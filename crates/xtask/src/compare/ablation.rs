@@ -1,0 +1,261 @@
+//! Ablation of last-layer neurons, end to end with the table per neuron, against PyTorch.
+//!
+//! Ours ablates every neuron over four sequences, and its time is that of the whole process, start-up included. PyTorch takes
+//! a part of the neurons over the first sequence, and its time leaves out imports, loading and the forward of the model: both
+//! count against us. Values are compared over the first sequence.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use super::Setting;
+use super::environment::script;
+use super::process::Program;
+use super::rounds::{Agreement, Contest, Side};
+
+/// A way of ours: what it is called, and the settings that choose it.
+struct Ours {
+    label: &'static str,
+    overrides: &'static [&'static str],
+}
+
+/// The ways of ours that are timed. Each is compared with PyTorch for the columns that both write.
+const OURS: &[Ours] = &[
+    Ours {
+        label: "ours, exact, the same columns",
+        overrides: &[
+            "ablation.engine=exact",
+            "ablation.variants=[total, frozen_band]",
+            "ablation.resamples=0",
+        ],
+    },
+    Ours {
+        label: "ours, auto at 1e-6, the same columns",
+        overrides: &[
+            "ablation.engine=auto",
+            "ablation.variants=[total, frozen_band]",
+            "ablation.resamples=0",
+        ],
+    },
+    Ours {
+        label: "ours as it comes: auto, all readings, intervals",
+        overrides: &[],
+    },
+];
+
+/// A way of PyTorch.
+struct Theirs {
+    label: &'static str,
+    way: &'static str,
+    /// Neurons x positions at once.
+    chunk: &'static str,
+    neurons: usize,
+    once: bool,
+}
+
+const THEIRS: &[Theirs] = &[
+    Theirs {
+        label: "PyTorch, its best chunk: 1 neuron x 32 positions",
+        way: "forward",
+        chunk: "1x32",
+        neurons: 24,
+        once: false,
+    },
+    Theirs {
+        label: "PyTorch, closed form, 1 neuron x 32 positions",
+        way: "closed-form",
+        chunk: "1x32",
+        neurons: 24,
+        once: false,
+    },
+    Theirs {
+        label: "PyTorch, the published chunk: 20 neurons x 252 positions",
+        way: "forward",
+        chunk: "20x252",
+        neurons: 20,
+        once: true,
+    },
+];
+
+/// Neurons that PyTorch takes in a quick look.
+const FEW: usize = 4;
+/// The long-tail band, by ranks, so that both sides find it on their own.
+const BAND_RANK: &str = "48064";
+const BAND_PERCENTILE: &str = "20";
+/// PyTorch's own float32 `log_softmax` is off by this much at 50,304 tokens, nats.
+const TOLERANCE: &str = "3e-4";
+
+pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
+    Ok(vec![
+        contest(
+            setting,
+            "lightly trained",
+            "trained",
+            &setting.inputs.trained_70m()?,
+        )?,
+        contest(
+            setting,
+            "random weights",
+            "random",
+            &setting.inputs.random_70m()?,
+        )?,
+    ])
+}
+
+fn contest<'s>(
+    setting: &'s Setting,
+    name: &str,
+    short: &str,
+    model: &Path,
+) -> anyhow::Result<Contest<'s>> {
+    let mut sides = Vec::new();
+    let mut checks = Vec::new();
+    for (i, ours) in OURS.iter().enumerate() {
+        let table = |rows: &str| setting.work.join(format!("ablation-{short}-{i}-{rows}"));
+        let timed = table("timed");
+        sides.push(Side {
+            label: ours.label.into(),
+            ours: true,
+            program: run_of_ours(setting, ours, model, "0, 1, 2, 3", &timed)?,
+            record: Some(timed.join("run.json")),
+            whole: true,
+            once: false,
+        });
+        let one = table("compared");
+        checks.push((
+            ours.label,
+            run_of_ours(setting, ours, model, "0", &one)?,
+            one,
+        ));
+    }
+    let mut tables = Vec::new();
+    for (i, theirs) in THEIRS.iter().enumerate() {
+        if setting.quick && theirs.once {
+            continue;
+        }
+        let table = setting
+            .work
+            .join(format!("ablation-{short}-pytorch-{i}.parquet"));
+        sides.push(Side {
+            label: theirs.label.into(),
+            ours: false,
+            program: run_of_theirs(setting, theirs, model, &table)?,
+            record: None,
+            whole: false,
+            once: theirs.once,
+        });
+        tables.push((theirs.label, table));
+    }
+    Ok(Contest {
+        title: format!("Ablation of last-layer neurons, d = 512, V = 50,304, N = 2,048, {name}"),
+        unit: "pair",
+        sides,
+        agree: Box::new(move || agree(setting, &checks, &tables)),
+    })
+}
+
+fn run_of_ours(
+    setting: &Setting,
+    ours: &Ours,
+    model: &Path,
+    sequences: &str,
+    out: &Path,
+) -> anyhow::Result<Program> {
+    let path = |key: &str, path: &Path| {
+        let mut text = OsString::from(format!("{key}="));
+        text.push(path);
+        text
+    };
+    Ok(setting
+        .program("ablate-unigram")?
+        .args([
+            path("model.path", model),
+            path("model.tokenizer", &model.join("tokenizer.json")),
+            path("corpus.tokens", &setting.inputs.tokens()?),
+            path("output.dir", out),
+        ])
+        .args([
+            "frequency=pythia",
+            "ablation.neurons=all",
+            "output.positions=false",
+            &format!("band.lower=rank:{BAND_RANK}"),
+            &format!("band.upper={BAND_PERCENTILE}"),
+            &format!("ablation.sequences=[{sequences}]"),
+        ])
+        .args(ours.overrides))
+}
+
+fn run_of_theirs(
+    setting: &Setting,
+    theirs: &Theirs,
+    model: &Path,
+    table: &Path,
+) -> anyhow::Result<Program> {
+    let neurons = if setting.quick { FEW } else { theirs.neurons };
+    let paths: [(&str, PathBuf); 4] = [
+        ("--model", model.to_owned()),
+        ("--token-file", setting.inputs.tokens()?),
+        ("--counts", setting.inputs.bundled("pythia/unigrams.npy")),
+        ("--out", table.to_owned()),
+    ];
+    Ok(setting
+        .script("ablation.py")
+        .args(
+            paths
+                .iter()
+                .flat_map(|(name, path)| [(*name).into(), path.as_os_str().to_owned()]),
+        )
+        .args([
+            "--band-rank",
+            BAND_RANK,
+            "--band-percentile",
+            BAND_PERCENTILE,
+            "--way",
+            theirs.way,
+            "--chunk",
+            theirs.chunk,
+            "--neurons",
+            &neurons.to_string(),
+        ]))
+}
+
+/// Compares each table of ours with each of PyTorch's, over the sequence that both did.
+fn agree(
+    setting: &Setting,
+    ours: &[(&str, Program, PathBuf)],
+    theirs: &[(&str, PathBuf)],
+) -> anyhow::Result<Agreement> {
+    let (mut equal, mut said) = (true, Vec::new());
+    for (label, program, folder) in ours {
+        program.run()?;
+        for (way, table) in theirs {
+            let mut python = Command::new(setting.pytorch.python());
+            python
+                .args(["-B", &script("agreement.py")])
+                .arg(folder.join("neurons.parquet"))
+                .arg(table)
+                .args(["--atol", TOLERANCE]);
+            let output = python
+                .output()
+                .context("failed to start the script that compares tables")?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            let found: Value = serde_json::from_str(text.trim()).unwrap_or_default();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            equal &= output.status.success();
+            said.push(match found["largest_difference"].as_f64() {
+                Some(largest) => format!(
+                    "{label} and {way}: {} neurons, {} columns, largest difference {largest:.1e} nats",
+                    found["neurons"], found["columns"]
+                ),
+                None => format!("{label} and {way}: {}", errors.trim()),
+            });
+        }
+    }
+    Ok(Agreement {
+        equal,
+        text: format!("{}; allowed {TOLERANCE}.", said.join("; ")),
+    })
+}

@@ -1,0 +1,71 @@
+//! Logits of a batch, against Hugging Face transformers.
+
+use super::Setting;
+use super::rounds::{Contest, Side};
+use super::words::{agreement, read};
+
+/// Texts by tokens: a few long ones, and many short ones as contexts of words are.
+const BATCHES: [(u32, u32); 2] = [(4, 256), (32, 32)];
+const REPEAT: &str = "10";
+/// What float32 sums in another order may differ by in a log-probability, nats.
+const TOLERANCE: f64 = 1e-4;
+
+pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
+    let mut contests = Vec::new();
+    for (batch, length) in BATCHES {
+        let values = |side: &str| {
+            setting
+                .work
+                .join(format!("forward-{batch}x{length}-{side}.json"))
+        };
+        let (ours, theirs) = (values("ours"), values("transformers"));
+        let args = |out: &std::path::Path| -> anyhow::Result<Vec<std::ffi::OsString>> {
+            Ok(vec![
+                "--model".into(),
+                setting.inputs.random_70m()?.into(),
+                "--token-file".into(),
+                setting.inputs.tokens()?.into(),
+                "--batch".into(),
+                batch.to_string().into(),
+                "--length".into(),
+                length.to_string().into(),
+                "--repeat".into(),
+                REPEAT.into(),
+                "--out".into(),
+                out.into(),
+            ])
+        };
+        let side = |label: &str, ours, program| Side {
+            label: label.into(),
+            ours,
+            program,
+            record: None,
+            whole: false,
+            once: false,
+        };
+        let threads = setting.threads.to_string();
+        contests.push(Contest {
+            title: format!(
+                "Forward with all logits, {batch} texts of {length} tokens, Pythia-70M's shape"
+            ),
+            unit: "token",
+            sides: vec![
+                side(
+                    "neox-core",
+                    true,
+                    setting
+                        .program("time_forward")?
+                        .args(["--threads", &threads])
+                        .args(args(&ours)?),
+                ),
+                side(
+                    "transformers",
+                    false,
+                    setting.script("forward.py").args(args(&theirs)?),
+                ),
+            ],
+            agree: Box::new(move || agreement(&read(&ours)?, &read(&theirs)?, TOLERANCE)),
+        });
+    }
+    Ok(contests)
+}
