@@ -71,11 +71,15 @@ impl Unembedding {
         );
         let order: Vec<i64> = order.iter().map(|&t| i64::from(t)).collect();
         let order = Tensor::f_from_slice(&order)?.f_to_device(device)?;
-        let w_u = there(model.w_u(), Kind::Float)?.f_index_select(0, &order)?;
-        let mean = w_u
-            .f_mean_dim(0, true, Kind::Double)?
-            .f_to_kind(Kind::Float)?;
-        let w_u = w_u.f_sub(&mean)?;
+        let mut w_u = there(model.w_u(), Kind::Float)?.f_index_select(0, &order)?;
+        // In tiles and in place: `W_U` is the largest thing here.
+        let (d_vocab, d_model) = w_u.size2()?;
+        let mut sum = Tensor::f_zeros([d_model], (Kind::Double, device))?;
+        for tile in w_u.f_split(4096, 0)? {
+            sum = sum.f_add(&tile.f_sum_dim_intlist(0, false, Kind::Double)?)?;
+        }
+        let mean = sum.f_div_scalar(d_vocab as f64)?.f_to_kind(Kind::Float)?;
+        let _ = w_u.f_sub_(&mean)?;
         let b = Vec::try_from(&w_u.f_mv(&beta)?.f_to_device(Device::Cpu)?)?;
         Ok(Self {
             w_u,

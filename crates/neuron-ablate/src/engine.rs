@@ -434,7 +434,8 @@ fn by_kernel(
             };
             for (directions, at_rows) in calls {
                 for at_rows in at_rows.chunks(ROWS_PER_CALL) {
-                    (bases.clear(), tilts.clear());
+                    bases.clear();
+                    tilts.clear();
                     let each = at_rows
                         .iter()
                         .flat_map(|&row| directions.clone().map(move |n| (row, n)));

@@ -317,7 +317,8 @@ impl Pairs {
         let mut measures = vec![0.0; rows.len() * m];
         let mut scratch = Scratch::default();
         for (r, out) in measures.chunks_mut(m).enumerate() {
-            (scratch.cells.clear(), scratch.qz.clear());
+            scratch.cells.clear();
+            scratch.qz.clear();
             scratch.cells.extend(&sums[r]);
             scratch.qz.extend(&l_dots[r].q);
             self.fill(&mut scratch, l_at[r], out);
@@ -356,7 +357,8 @@ impl Pairs {
         let target_cell = self.layout.cell_at(place);
         let (l, g) = (job.rows.l_at[row], job.rows.g_at[row]);
         for v in 0..self.variants.len() {
-            (scratch.cells.clear(), scratch.qz.clear());
+            scratch.cells.clear();
+            scratch.qz.clear();
             for cell in 0..n_cells {
                 let source = self.source(v, cell);
                 let shift = source.map_or(Shift::NONE, |s| scratch.shifts[s]);
@@ -439,15 +441,16 @@ impl Pairs {
         scratch: &mut Scratch,
     ) -> f64 {
         let n_cells = self.layout.cells().len();
-        (scratch.sums.clear(), scratch.errors.clear());
+        scratch.sums.clear();
+        scratch.errors.clear();
         scratch
             .sums
             .resize(self.variants.len() * n_cells, Sums::EMPTY);
         scratch
             .errors
             .resize(self.variants.len() * n_cells, Errors::default());
-        for cell in 0..n_cells {
-            let of_row = &rows[cell][row];
+        for (cell, of_rows) in rows.iter().enumerate() {
+            let of_row = &of_rows[row];
             let pair = block.pair(cell, n, row, of_row);
             for (v, shift) in scratch.shifts.iter().enumerate() {
                 if v >= self.n_bases && !self.sites[v - self.n_bases].cells[cell] {
@@ -501,7 +504,8 @@ impl Pairs {
                 .filter(move |(_, cell)| cell.in_band(band))
                 .map(|(c, _)| c)
         };
-        (scratch.bands.clear(), scratch.qz_bands.clear());
+        scratch.bands.clear();
+        scratch.qz_bands.clear();
         for band in 0..self.bands.len() {
             let sums = Sums::over(of_band(band).map(|c| &scratch.cells[c]));
             scratch.bands.push(sums);
