@@ -35,7 +35,7 @@ pub(crate) struct CompareArgs {
     /// A Python with torch, transformers and pyarrow; without it one is installed in `target/compare` (about 5 GB)
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
-    /// Let PyTorch do a few of the words and neurons, and leave out its published chunk: a look, not a result
+    /// Let both sides do less, and leave out PyTorch's published chunk: a look, not a result
     #[arg(long)]
     quick: bool,
     /// Threads of each side

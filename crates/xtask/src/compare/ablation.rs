@@ -111,6 +111,7 @@ fn contest<'s>(
     short: &str,
     model: &Path,
 ) -> anyhow::Result<Contest<'s>> {
+    let sequences = if setting.quick { "0" } else { "0, 1, 2, 3" };
     let mut sides = Vec::new();
     let mut checks = Vec::new();
     for (i, ours) in OURS.iter().enumerate() {
@@ -119,7 +120,7 @@ fn contest<'s>(
         sides.push(Side {
             label: ours.label.into(),
             ours: true,
-            program: run_of_ours(setting, ours, model, "0, 1, 2, 3", &timed)?,
+            program: run_of_ours(setting, ours, model, sequences, &timed)?,
             record: Some(timed.join("run.json")),
             whole: true,
             once: false,

@@ -20,7 +20,7 @@ from transformers import GPTNeoXForCausalLM
 
 import common
 
-MEASURES = ("loss", "entropy", "kl_model_freq", "kl_freq_model", "band.kl_model_freq", "band.kl_freq_model")
+MEASURES = ("loss", "entropy", "kl_model_freq", "kl_freq_model", "kl_model_freq_band", "kl_freq_model_band")
 VARIANTS = ("total", "frozen_band")
 FIRST_POSITION = 3
 
@@ -59,7 +59,7 @@ class LastLayer:
         self.mean = self.act[:, 1:].double().mean(dim=(0, 1)).float()  # every position but that of BOS
         self.w_out = block.mlp.dense_4h_to_h.weight.T.contiguous()  # [neuron, d]
         self.ln = model.gpt_neox.final_layer_norm
-        w_u = model.embed_out.weight.double()
+        w_u = model.get_output_embeddings().weight.double()
         self.w_u = (w_u - w_u.mean(dim=0)).float()
 
     def logits(self, resid):
