@@ -10,13 +10,45 @@ const D_VOCAB: usize = 50_304;
 const ROWS: usize = 16;
 const NEURONS: usize = 4;
 
-fn vector(seed: u32, spread: f32) -> Vec<f32> {
+/// Cost against the size of the vocabulary, for the total effect and a frozen band.
+fn vocabulary(c: &mut Criterion) {
+    let mut group = c.benchmark_group("vocabulary");
+    group.sample_size(20);
+    for d_vocab in [D_VOCAB / 4, D_VOCAB / 2, D_VOCAB, 2 * D_VOCAB] {
+        let rare: Vec<bool> = (0..d_vocab).map(|t| t >= d_vocab / 2).collect();
+        let log_q: Vec<f64> = (0..d_vocab)
+            .map(|t| -((t + 1) as f64 * 11.4).ln())
+            .collect();
+        let kernel = Kernel::new(&VocabLayout::new(&log_q, &[&rare]), &log_q);
+        let [l, g, u] = [1, 2, 3].map(|seed| vector(seed, d_vocab, 5.0));
+        let (row, neuron) = (kernel.row(&l, &g), kernel.neuron(&u));
+        let sites = [TiltSite {
+            base: 0,
+            cells: vec![false, true],
+        }];
+        let pairs = Pairs {
+            rows: &[&row],
+            neurons: &[neuron],
+            bases: &[Base { a: 1e-3, c: 0.02 }],
+            tilts: &[Tilt {
+                k: 1e-3,
+                offset: 0.01,
+            }],
+        };
+        group.throughput(Throughput::Elements(d_vocab as u64));
+        group.bench_function(format!("{d_vocab} tokens"), |b| {
+            b.iter(|| black_box(kernel.sums(&sites, &pairs)))
+        });
+    }
+}
+
+fn vector(seed: u32, len: usize, spread: f32) -> Vec<f32> {
     let mut state = seed;
     let draw = |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         spread * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
     };
-    (0..D_VOCAB).map(draw).collect()
+    (0..len).map(draw).collect()
 }
 
 fn kernel(c: &mut Criterion) {
@@ -26,7 +58,7 @@ fn kernel(c: &mut Criterion) {
         .collect();
     let layout = VocabLayout::new(&log_q, &[&rare]);
     let vectors: Vec<Vec<f32>> = (0..2 * ROWS + NEURONS)
-        .map(|i| vector(i as u32, 5.0))
+        .map(|i| vector(i as u32, D_VOCAB, 5.0))
         .collect();
     let pairs = (ROWS * NEURONS) as u64;
     let mut group = c.benchmark_group("pair");
@@ -82,5 +114,5 @@ fn kernel(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, kernel);
+criterion_group!(benches, kernel, vocabulary);
 criterion_main!(benches);
