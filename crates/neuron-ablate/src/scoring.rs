@@ -108,9 +108,15 @@ pub struct Scorer<'m> {
     /// `W_U beta` in f32, `[1, d_vocab]`.
     b: Tensor,
     batch_tokens: usize,
+    /// Rows whose logits are in memory at once.
     rows_at_once: i64,
+    /// Rows that are projected at once, a multiple of it: a product reads `W_U` anew for each call.
+    rows_projected: i64,
     boundaries: bool,
 }
+
+/// Blocks of logits that are projected by one product (64 MB on a CPU).
+const PROJECTED_BLOCKS: i64 = 8;
 
 /// The wanted rows of one forward, on the device.
 struct States {
@@ -164,6 +170,7 @@ impl<'m> Scorer<'m> {
         } else {
             1 << 21
         };
+        let rows_at_once = (entries / d_vocab).max(8);
         Ok(Self {
             model,
             classes: Tensor::f_from_slice(&classes)?
@@ -173,7 +180,8 @@ impl<'m> Scorer<'m> {
             gamma: ln.weight.f_to_kind(Kind::Float)?,
             b,
             batch_tokens: batch_tokens.max(1),
-            rows_at_once: (entries / d_vocab).max(8),
+            rows_at_once,
+            rows_projected: rows_at_once * PROJECTED_BLOCKS,
             boundaries: true,
         })
     }
@@ -263,9 +271,7 @@ impl Scorer<'_> {
             rows.sort_by_key(|row| row.len);
             let mut rest = rows.as_slice();
             while !rest.is_empty() {
-                let fits = |n: &usize| *n == 1 || *n * rest[*n - 1].len <= self.batch_tokens;
-                let n = (1..=rest.len()).take_while(fits).last().unwrap_or(1);
-                let (these, later) = rest.split_at(n);
+                let (these, later) = rest.split_at(RowTexts::together(rest, self.batch_tokens));
                 batches.push(Batch::new(requests, self.boundaries, these)?);
                 rest = later;
             }
@@ -340,20 +346,26 @@ impl Scorer<'_> {
                 }
             });
         }
+        let mut projected: Option<Projected> = None;
         for start in (0..n_rows).step_by(self.rows_at_once as usize) {
             let len = self.rows_at_once.min(n_rows - start);
+            let within = start % self.rows_projected;
+            if let Some(states) = shared
+                && within == 0
+            {
+                let rows = self.rows_projected.min(n_rows - start);
+                drop(projected.take()); // before the next one takes its memory
+                projected = Some(self.project(&states.resid.f_narrow(0, start, rows)?)?);
+            }
             let targets = batch.targets_within(start as usize..(start + len) as usize);
             let index: Vec<i64> = targets
                 .iter()
                 .map(|&(row, token)| (row as i64 - start) * self.model.config().vocab_size + token)
                 .collect();
             let index = Tensor::f_from_slice(&index)?.f_to_device(self.model.device())?;
-            let clean = match shared {
-                Some(states) => Some((
-                    states,
-                    self.project(&states.resid.f_narrow(0, start, len)?)?,
-                )),
-                None => None,
+            let clean = match (shared, &projected) {
+                (Some(states), Some(block)) => Some((states, block.rows(within, len)?)),
+                _ => None,
             };
             for (i, intervention) in interventions.iter().enumerate() {
                 let logits = match (&own[i], &clean) {
@@ -555,6 +567,15 @@ struct Projected {
 }
 
 impl Projected {
+    /// Some of the rows, in the same memory.
+    fn rows(&self, start: i64, len: i64) -> Result<Self, TchError> {
+        Ok(Self {
+            x_c: self.x_c.f_narrow(0, start, len)?,
+            g: self.g.f_narrow(0, start, len)?,
+            inverse_scale: self.inverse_scale.f_narrow(0, start, len)?,
+        })
+    }
+
     /// `(g + change u) / s + b`, with `u` and `b` stacked so that one product adds both.
     fn logits(
         &self,

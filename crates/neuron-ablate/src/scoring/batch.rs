@@ -115,6 +115,21 @@ impl RowTexts {
         rows
     }
 
+    /// How many of the first rows (in ascending length) go into one forward: at most `batch_tokens`
+    /// positions, and once there are enough to keep the device busy, little padding.
+    pub(super) fn together(rows: &[Self], batch_tokens: usize) -> usize {
+        let mut tokens = 0;
+        for (n, row) in rows.iter().enumerate() {
+            let padded = (n + 1) * row.len;
+            tokens += row.len;
+            let wasteful = padded > batch_tokens / 4 && (padded - tokens) * 16 > padded;
+            if n > 0 && (padded > batch_tokens || wasteful) {
+                return n;
+            }
+        }
+        rows.len()
+    }
+
     fn branches(&self) -> Vec<Branch> {
         let rest = self.texts.iter().skip(1);
         rest.map(|text| Branch {
@@ -210,6 +225,26 @@ mod tests {
             word,
             start: WordStart::Space,
         }
+    }
+
+    #[test]
+    fn rows_of_about_the_same_length_go_together() {
+        let rows: Vec<RowTexts> = (1..=200)
+            .map(|len| RowTexts {
+                texts: Vec::new(),
+                len,
+            })
+            .collect();
+        let (mut rest, mut padded) = (rows.as_slice(), 0);
+        while !rest.is_empty() {
+            let n = RowTexts::together(rest, 4096);
+            assert!(n >= 1 && (n == 1 || n * rest[n - 1].len <= 4096));
+            padded += n * rest[n - 1].len;
+            rest = &rest[n..];
+        }
+        let tokens: usize = rows.iter().map(|row| row.len).sum();
+        assert!(padded * 100 < tokens * 112, "{padded} for {tokens}");
+        assert_eq!(RowTexts::together(&rows[199..], 10), 1);
     }
 
     #[test]
