@@ -210,20 +210,31 @@ fn all_kinds() -> Vec<Intervention> {
     ]
 }
 
+/// Requests scored together have the values that each has alone.
+#[track_caller]
+fn same_alone(
+    scorer: &Scorer<'_>,
+    requests: &[WordRequest],
+    interventions: &[Intervention],
+) -> Vec<Vec<WordScore>> {
+    let together = scorer.score(requests, interventions).unwrap();
+    for (request, together) in requests.iter().zip(&together) {
+        let alone = scorer
+            .score(std::slice::from_ref(request), interventions)
+            .unwrap();
+        for ((alone, together), intervention) in alone[0].iter().zip(together).zip(interventions) {
+            assert_close(together, alone, 1e-5, intervention.name());
+        }
+    }
+    together
+}
+
 #[test]
 fn a_batch_says_what_single_texts_say() {
     let tiny = Tiny::load();
     let (requests, interventions) = (tiny.requests(), all_kinds());
     let scorer = tiny.scorer(4096);
-    let together = scorer.score(&requests, &interventions).unwrap();
-    for (request, together) in requests.iter().zip(&together) {
-        let alone = scorer
-            .score(std::slice::from_ref(request), &interventions)
-            .unwrap();
-        for ((alone, together), intervention) in alone[0].iter().zip(together).zip(&interventions) {
-            assert_close(together, alone, 1e-5, intervention.name());
-        }
-    }
+    let together = same_alone(&scorer, &requests, &interventions);
     // Nor does it matter how many fit into a forward.
     for (a, b) in tiny
         .scorer(16)
@@ -489,13 +500,5 @@ fn words_that_share_a_context_keep_their_values() {
         .collect();
     let interventions = all_kinds();
     let scorer = tiny.scorer(4096);
-    let together = scorer.score(&requests, &interventions).unwrap();
-    for (request, together) in requests.iter().zip(&together) {
-        let alone = scorer
-            .score(std::slice::from_ref(request), &interventions)
-            .unwrap();
-        for ((alone, together), intervention) in alone[0].iter().zip(together).zip(&interventions) {
-            assert_close(together, alone, 1e-5, intervention.name());
-        }
-    }
+    same_alone(&scorer, &requests, &interventions);
 }

@@ -456,10 +456,8 @@ fn by_kernel(
                     let of_pair = sums.len() / (at_rows.len() * directions.len());
                     for ((row, n), sums) in each.zip(sums.chunks(of_pair)) {
                         let at = (n * n_rows + row) * per_pair;
-                        pairs.shifts(job, row, first + n, &mut scratch.shifts);
-                        scratch.take(sums);
                         let out = &mut out[at..at + per_pair];
-                        pairs.measure_pair(job, row, first + n, &mut scratch, out);
+                        pairs.measure_sums(job, row, first + n, sums, &mut scratch, out);
                     }
                 }
             }
@@ -505,9 +503,8 @@ fn by_tensor(
         let of_pair = sums.len() / at_rows.len();
         for (&row, sums) in at_rows.iter().zip(sums.chunks(of_pair)) {
             let at = (n * n_rows + row) * per_pair;
-            pairs.shifts(job, row, n, &mut scratch.shifts);
-            scratch.take(sums);
-            pairs.measure_pair(job, row, n, &mut scratch, &mut measured[at..at + per_pair]);
+            let out = &mut measured[at..at + per_pair];
+            pairs.measure_sums(job, row, n, sums, &mut scratch, out);
         }
         progress(Tick::Pairs(at_rows.len()));
     }

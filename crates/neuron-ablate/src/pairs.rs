@@ -152,14 +152,6 @@ pub(crate) struct Scratch {
     qz_bands: Vec<f64>,
 }
 
-impl Scratch {
-    /// Takes over sums, `[variant][cell]`.
-    pub(crate) fn take(&mut self, sums: &[Sums]) {
-        self.sums.clear();
-        self.sums.extend(sums);
-    }
-}
-
 impl Pairs {
     pub(crate) fn new(
         frequencies: &TokenFrequencies,
@@ -383,6 +375,22 @@ impl Pairs {
             let target = l + shift.a * g + shift.c * u + shift.k * along;
             self.fill(scratch, target, &mut out[v * m..(v + 1) * m]);
         }
+    }
+
+    /// All variants of one pair from the sums of an engine, `[variant][cell]`.
+    pub(crate) fn measure_sums(
+        &self,
+        job: &Block<'_>,
+        row: usize,
+        n: usize,
+        sums: &[Sums],
+        scratch: &mut Scratch,
+        out: &mut [f64],
+    ) {
+        self.shifts(job, row, n, &mut scratch.shifts);
+        scratch.sums.clear();
+        scratch.sums.extend(sums);
+        self.measure_pair(job, row, n, scratch, out);
     }
 
     /// The variant whose logits a cell has under variant `v`; `None` for the clean ones.

@@ -35,14 +35,6 @@ pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
                 out.into(),
             ])
         };
-        let side = |label: &str, ours, program| Side {
-            label: label.into(),
-            ours,
-            program,
-            record: None,
-            whole: false,
-            once: false,
-        };
         let threads = setting.threads.to_string();
         contests.push(Contest {
             title: format!(
@@ -50,7 +42,7 @@ pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
             ),
             unit: "token",
             sides: vec![
-                side(
+                Side::of_its_work(
                     "neox-core",
                     true,
                     setting
@@ -58,7 +50,7 @@ pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
                         .args(["--threads", &threads])
                         .args(args(&ours)?),
                 ),
-                side(
+                Side::of_its_work(
                     "transformers",
                     false,
                     setting.script("forward.py").args(args(&theirs)?),

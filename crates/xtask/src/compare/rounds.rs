@@ -22,6 +22,20 @@ pub(crate) struct Side {
     pub(crate) once: bool,
 }
 
+impl Side {
+    /// A side that says itself how much it did and how long the work took.
+    pub(crate) fn of_its_work(label: &str, ours: bool, program: Program) -> Self {
+        Self {
+            label: label.into(),
+            ours,
+            program,
+            record: None,
+            whole: false,
+            once: false,
+        }
+    }
+}
+
 /// Sides that do the same work.
 pub(crate) struct Contest<'c> {
     pub(crate) title: String,

@@ -61,19 +61,11 @@ fn contest<'s>(
         .collect::<Vec<_>>()
     };
     let threads = setting.threads.to_string();
-    let side = |label: &str, ours, program| Side {
-        label: label.into(),
-        ours,
-        program,
-        record: None,
-        whole: false,
-        once: false,
-    };
     Ok(Contest {
         title: format!("2,000 words in context, base and four interventions, {name}"),
         unit: "score",
         sides: vec![
-            side(
+            Side::of_its_work(
                 "score_words",
                 true,
                 setting
@@ -81,7 +73,7 @@ fn contest<'s>(
                     .args(["--threads", &threads, "--neurons", NEURONS])
                     .args(shared(&ours)),
             ),
-            side(
+            Side::of_its_work(
                 "PyTorch, a forward per word and condition",
                 false,
                 setting
