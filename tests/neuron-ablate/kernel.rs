@@ -47,6 +47,7 @@ impl Case {
             &Pairs {
                 rows: &[&row],
                 neurons: &neurons,
+                pairs: &[(0, 0)],
                 bases: &[base],
                 tilts: &[tilt],
             },
@@ -165,6 +166,7 @@ fn a_cell_without_the_tilt_stays_empty() {
         &Pairs {
             rows: &[&row],
             neurons: &neurons,
+            pairs: &[(0, 0)],
             bases: &[Base::default()],
             tilts: &[Tilt::default()],
         },
@@ -179,6 +181,7 @@ fn pairs_come_out_in_their_order() {
     let kernel = Kernel::new(&one.layout, &one.log_q);
     let rows = [kernel.row(&one.l, &one.g), kernel.row(&two.l, &two.g)];
     let neurons = [kernel.neuron(&one.u), kernel.neuron(&two.u)];
+    let list = [(0, 0), (0, 1), (1, 0), (1, 1)];
     let bases: Vec<Base> = (0..8)
         .map(|i| Base {
             a: f64::from(i) / 10.0,
@@ -190,6 +193,7 @@ fn pairs_come_out_in_their_order() {
         &Pairs {
             rows: &[&rows[0], &rows[1]],
             neurons: &neurons,
+            pairs: &list,
             bases: &bases,
             tilts: &[],
         },
@@ -208,6 +212,58 @@ fn pairs_come_out_in_their_order() {
             &case.in_f64(*base, Tilt::default())[..2],
             1e-6,
         );
+    }
+}
+
+/// Changes from tiny ones to those that need a whole exponential, in runs of one to six alike: every way of summing a tile.
+#[test]
+fn a_small_change_is_right_relative_to_its_size() {
+    let case = Case::new(9_001, [2.5, 1.0, 1.0], 11);
+    let n_cells = case.layout.cells().len();
+    let sites = [TiltSite {
+        base: 0,
+        cells: vec![true; n_cells],
+    }];
+    let sizes: Vec<f64> = (0..18)
+        .flat_map(|i| std::iter::repeat_n(2f64.powi(i - 16), 1 + i as usize % 6))
+        .collect();
+    let bases: Vec<Base> = sizes.iter().map(|&c| Base { a: -0.1 * c, c }).collect();
+    let clean = case.in_f64(Base::default(), Tilt::default());
+    for path in Path::available() {
+        let kernel = Kernel::with_path(&case.layout, &case.log_q, path);
+        let (row, neurons) = (kernel.row(&case.l, &case.g), [kernel.neuron(&case.u)]);
+        let clean_by_kernel = case.by_kernel(path, Base::default(), Tilt::default());
+        // Tilts that follow from first moments, from second ones, and that need a pass of their own, which rounds the logits
+        // themselves.
+        for (k, rounding) in [(1e-5, 3e-8), (3e-3, 3e-8), (0.3, 1e-6)] {
+            let tilt = |&c: &f64| Tilt {
+                k: k * c,
+                offset: 0.5 * c,
+            };
+            let tilts: Vec<Tilt> = sizes.iter().map(tilt).collect();
+            let pairs = Pairs {
+                rows: &[&row],
+                neurons: &neurons,
+                pairs: &vec![(0, 0); sizes.len()],
+                bases: &bases,
+                tilts: &tilts,
+            };
+            let got = kernel.sums(&sites, &pairs);
+            for (pair, got) in got.chunks(2 * n_cells).enumerate() {
+                let expected = case.in_f64(bases[pair], tilts[pair]);
+                for (at, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                    for i in 0..3 {
+                        let change = means(got)[i] - means(&clean_by_kernel[at])[i];
+                        let error = change - (means(expected)[i] - means(&clean[at])[i]);
+                        assert!(
+                            error.abs() <= rounding + 2e-6 * sizes[pair],
+                            "{path:?}, tilt {k}, size {}, sums {at}, mean {i}: off by {error:e}",
+                            sizes[pair]
+                        );
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -8,7 +8,11 @@ use neuron_ablate::kernel::{Base, Kernel, Pairs, Path, Tilt, TiltSite, VocabLayo
 
 const D_VOCAB: usize = 50_304;
 const ROWS: usize = 16;
-const NEURONS: usize = 4;
+const NEURONS: usize = 32;
+/// Largest change of a logit, in nats: of most ablations, of some, and where every exponential is computed anew.
+const SIZES: [f64; 3] = [0.03, 0.2, 2.0];
+/// `g` and `u` lie between this and its negative.
+const SPREAD: f32 = 5.0;
 
 /// Cost against the size of the vocabulary, for the total effect and a frozen band.
 fn vocabulary(c: &mut Criterion) {
@@ -20,7 +24,7 @@ fn vocabulary(c: &mut Criterion) {
             .map(|t| -((t + 1) as f64 * 11.4).ln())
             .collect();
         let kernel = Kernel::new(&VocabLayout::new(&log_q, &[&rare]), &log_q);
-        let [l, g, u] = [1, 2, 3].map(|seed| vector(seed, d_vocab, 5.0));
+        let [l, g, u] = [1, 2, 3].map(|seed| vector(seed, d_vocab, SPREAD));
         let (row, neuron) = (kernel.row(&l, &g), kernel.neuron(&u));
         let sites = [TiltSite {
             base: 0,
@@ -29,7 +33,8 @@ fn vocabulary(c: &mut Criterion) {
         let pairs = Pairs {
             rows: &[&row],
             neurons: &[neuron],
-            bases: &[Base { a: 1e-3, c: 0.02 }],
+            pairs: &[(0, 0)],
+            bases: &[Base { a: 1e-4, c: 5e-3 }],
             tilts: &[Tilt {
                 k: 1e-3,
                 offset: 0.01,
@@ -58,7 +63,7 @@ fn kernel(c: &mut Criterion) {
         .collect();
     let layout = VocabLayout::new(&log_q, &[&rare]);
     let vectors: Vec<Vec<f32>> = (0..2 * ROWS + NEURONS)
-        .map(|i| vector(i as u32, D_VOCAB, 5.0))
+        .map(|i| vector(i as u32, D_VOCAB, SPREAD))
         .collect();
     let pairs = (ROWS * NEURONS) as u64;
     let mut group = c.benchmark_group("pair");
@@ -74,24 +79,29 @@ fn kernel(c: &mut Criterion) {
         let neurons: Vec<_> = (0..NEURONS)
             .map(|i| kernel.neuron(&vectors[2 * ROWS + i]))
             .collect();
+        let list: Vec<_> = (0..ROWS * NEURONS)
+            .map(|i| (i / NEURONS, i % NEURONS))
+            .collect();
         let mut run = |name: &str, bases: usize, sites: &[TiltSite]| {
-            let bases = vec![Base { a: 1e-3, c: 0.02 }; bases * ROWS * NEURONS];
-            let tilts = vec![
-                Tilt {
-                    k: 1e-3,
-                    offset: 0.01
+            for size in SIZES {
+                let c = size / f64::from(SPREAD) / 1.1;
+                let bases = vec![Base { a: c / 10.0, c }; bases * list.len()];
+                let tilt = Tilt {
+                    k: c / 20.0,
+                    offset: 0.01,
                 };
-                sites.len() * ROWS * NEURONS
-            ];
-            let pairs = Pairs {
-                rows: &rows,
-                neurons: &neurons,
-                bases: &bases,
-                tilts: &tilts,
-            };
-            group.bench_function(format!("{path:?}/{name}"), |b| {
-                b.iter(|| black_box(kernel.sums(sites, &pairs)))
-            });
+                let tilts = vec![tilt; sites.len() * list.len()];
+                let pairs = Pairs {
+                    rows: &rows,
+                    neurons: &neurons,
+                    pairs: &list,
+                    bases: &bases,
+                    tilts: &tilts,
+                };
+                group.bench_function(format!("{path:?}/{name}/{size} nats"), |b| {
+                    b.iter(|| black_box(kernel.sums(sites, &pairs)))
+                });
+            }
         };
         let band = TiltSite {
             base: 0,

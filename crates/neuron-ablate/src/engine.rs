@@ -1,6 +1,6 @@
 //! How the sums over the vocabulary are computed: exactly, or by moments where their bound allows it.
 
-use std::sync::Mutex;
+use std::{ops::RangeInclusive, sync::Mutex};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -102,8 +102,10 @@ pub(crate) struct NotFinite {
     pub(crate) row: usize,
 }
 
-/// Directions that one task measures at all rows: their `u` stays in cache.
-pub(crate) const DIRECTIONS_PER_TASK: usize = 4;
+/// Fewest and most directions that one task of the kernel measures at all rows: tiles of their `u` stay in cache.
+pub(crate) const DIRECTIONS_PER_TASK: RangeInclusive<usize> = 4..=32;
+/// Tasks for each thread, if there are directions enough: so that none waits long for the last.
+const TASKS_PER_THREAD: usize = 4;
 /// Rows that the kernel sees at once: a tile of each fits the second-level cache.
 const ROWS_PER_CALL: usize = 16;
 
@@ -169,7 +171,7 @@ impl Engines {
     /// Vectors over the vocabulary that a row takes in memory.
     pub(crate) fn vectors_per_row(&self) -> usize {
         let exact = match self.exact {
-            Exact::Kernel(_) => 3, // l, g, l in bits
+            Exact::Kernel(_) => 4, // l, g, l in bits, exponentials
             Exact::Tensor(_) => 2, // l, g
         };
         // Weights of the squares, and what is in the making.
@@ -192,6 +194,7 @@ impl Engines {
                     let pairs = kernel::Pairs {
                         rows: &[&kernel.row(l, &zero)],
                         neurons: &nothing,
+                        pairs: &[(0, 0)],
                         bases: &[Base::default()],
                         tilts: &[],
                     };
@@ -416,49 +419,55 @@ fn by_kernel(
 ) {
     let (per_pair, n_rows) = (pairs.per_pair(), rows.len());
     let d_vocab = pairs.layout().d_vocab();
+    let (fewest, most) = (*DIRECTIONS_PER_TASK.start(), *DIRECTIONS_PER_TASK.end());
+    let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
+    let per_task = left.len().div_ceil(tasks).clamp(fewest, most);
     measured
-        .par_chunks_mut(DIRECTIONS_PER_TASK * n_rows * per_pair)
-        .zip(left.par_chunks(DIRECTIONS_PER_TASK))
-        .zip(u.par_chunks(DIRECTIONS_PER_TASK * d_vocab))
+        .par_chunks_mut(per_task * n_rows * per_pair)
+        .zip(left.par_chunks(per_task))
+        .zip(u.par_chunks(per_task * d_vocab))
         .enumerate()
         .for_each(|(task, ((out, left), u))| {
-            let first = task * DIRECTIONS_PER_TASK;
-            let vectors: Vec<_> = u.chunks(d_vocab).map(|u| kernel.neuron(u)).collect();
+            let first = task * per_task;
+            let neurons: Vec<_> = u.chunks(d_vocab).map(|u| kernel.neuron(u)).collect();
             let mut scratch = Scratch::default();
-            let (mut bases, mut tilts) = (Vec::new(), Vec::new());
-            // All the rows for all directions together, or what is left of each by itself.
-            let together = left.iter().all(|rows| rows.len() == n_rows);
-            let calls: Vec<(std::ops::Range<usize>, &[usize])> = match together {
-                true => vec![(0..left.len(), &left[0])],
-                false => (0..left.len()).map(|n| (n..n + 1, &left[n][..])).collect(),
-            };
-            for (directions, at_rows) in calls {
-                for at_rows in at_rows.chunks(ROWS_PER_CALL) {
-                    bases.clear();
-                    tilts.clear();
-                    let each = at_rows
-                        .iter()
-                        .flat_map(|&row| directions.clone().map(move |n| (row, n)));
-                    for (row, n) in each.clone() {
+            let (mut list, mut bases, mut tilts) = (Vec::new(), Vec::new(), Vec::new());
+            // Row by row, so that directions share what belongs to the row.
+            let mut next: Vec<_> = left.iter().map(|rows| rows.iter().peekable()).collect();
+            for start in (0..n_rows).step_by(ROWS_PER_CALL) {
+                list.clear();
+                bases.clear();
+                tilts.clear();
+                let end = (start + ROWS_PER_CALL).min(n_rows);
+                for row in start..end {
+                    for (n, rows) in next.iter_mut().enumerate() {
+                        if rows.next_if(|left| **left == row).is_none() {
+                            continue;
+                        }
+                        list.push((row - start, n));
                         pairs.shifts(job, row, first + n, &mut scratch.shifts);
                         pairs.split(&scratch.shifts, &mut bases, &mut tilts);
                     }
-                    let of_rows: Vec<&RowVectors<'_>> = at_rows.iter().map(|&r| &rows[r]).collect();
-                    let sums = kernel.sums(
-                        pairs.sites(),
-                        &kernel::Pairs {
-                            rows: &of_rows,
-                            neurons: &vectors[directions.clone()],
-                            bases: &bases,
-                            tilts: &tilts,
-                        },
-                    );
-                    let of_pair = sums.len() / (at_rows.len() * directions.len());
-                    for ((row, n), sums) in each.zip(sums.chunks(of_pair)) {
-                        let at = (n * n_rows + row) * per_pair;
-                        let out = &mut out[at..at + per_pair];
-                        pairs.measure_sums(job, row, first + n, sums, &mut scratch, out);
-                    }
+                }
+                if list.is_empty() {
+                    continue;
+                }
+                let at_rows: Vec<&RowVectors<'_>> = rows[start..end].iter().collect();
+                let sums = kernel.sums(
+                    pairs.sites(),
+                    &kernel::Pairs {
+                        rows: &at_rows,
+                        neurons: &neurons,
+                        pairs: &list,
+                        bases: &bases,
+                        tilts: &tilts,
+                    },
+                );
+                let of_pair = sums.len() / list.len();
+                for (&(row, n), sums) in list.iter().zip(sums.chunks(of_pair)) {
+                    let at = (n * n_rows + start + row) * per_pair;
+                    let out = &mut out[at..at + per_pair];
+                    pairs.measure_sums(job, start + row, first + n, sums, &mut scratch, out);
                 }
             }
             progress(Tick::Pairs(left.iter().map(Vec::len).sum()));

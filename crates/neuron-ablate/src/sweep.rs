@@ -398,7 +398,11 @@ impl<'a> Sweep<'a> {
         let keep = all <= vectors / 2;
         let for_neurons = if keep { all } else { vectors / 4 };
         let rows = (vectors.saturating_sub(for_neurons) / per_row).max(1);
-        (rows, for_neurons.clamp(DIRECTIONS_PER_TASK, 256), keep)
+        (
+            rows,
+            for_neurons.clamp(*DIRECTIONS_PER_TASK.start(), 256),
+            keep,
+        )
     }
 
     /// Whether a row counts for the first band.

@@ -29,6 +29,8 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn mul(self, y: Self) -> Self;
     /// `self * y + z`, rounded once where the machine can.
     unsafe fn fma(self, y: Self, z: Self) -> Self;
+    /// Sum over the lanes, in f64.
+    unsafe fn sum(self) -> f64;
     /// How many lanes are above those of `y`.
     unsafe fn above(self, y: Self) -> u32;
     /// `self * 2^n`, where `n` is the integer in the low bits of `rounded`.
@@ -38,29 +40,20 @@ pub(super) unsafe trait Lanes: Copy {
 /// Most lanes of any implementation.
 pub(super) const MAX_LANES: usize = 16;
 
-/// `2^x` for `|x| <= 125`, `U` registers side by side.
+/// `2^x` for `|x| <= 125`.
 ///
 /// # Safety
 /// As for [`Lanes`].
 #[inline(always)]
-pub(super) unsafe fn exp2<L: Lanes, const U: usize>(x: [L; U]) -> [L; U] {
+pub(super) unsafe fn exp2<L: Lanes>(x: L) -> L {
     unsafe {
-        let (mut rounded, mut f, mut p) = (x, x, [L::splat(EXP2[5]); U]);
-        for i in 0..U {
-            rounded[i] = x[i].add(L::splat(ROUND));
-            f[i] = x[i].sub(rounded[i].sub(L::splat(ROUND)));
+        let rounded = x.add(L::splat(ROUND));
+        let f = x.sub(rounded.sub(L::splat(ROUND)));
+        let mut p = L::splat(EXP2[5]);
+        for i in (0..5).rev() {
+            p = p.fma(f, L::splat(EXP2[i]));
         }
-        for (p, &f) in p.iter_mut().zip(&f) {
-            let f2 = f.mul(f);
-            let low = L::splat(EXP2[1]).fma(f, L::splat(EXP2[0]));
-            let middle = L::splat(EXP2[3]).fma(f, L::splat(EXP2[2]));
-            let high = L::splat(EXP2[5]).fma(f, L::splat(EXP2[4]));
-            *p = high.fma(f2, middle).fma(f2, low);
-        }
-        for i in 0..U {
-            p[i] = p[i].scale(rounded[i]);
-        }
-        p
+        p.scale(rounded)
     }
 }
 
@@ -96,6 +89,10 @@ unsafe impl Lanes for [f32; 8] {
         std::array::from_fn(|i| self[i] * y[i] + z[i])
     }
     #[inline(always)]
+    unsafe fn sum(self) -> f64 {
+        self.iter().map(|&x| f64::from(x)).sum()
+    }
+    #[inline(always)]
     unsafe fn above(self, y: Self) -> u32 {
         self.iter().zip(&y).map(|(x, y)| u32::from(x > y)).sum()
     }
@@ -110,6 +107,16 @@ unsafe impl Lanes for [f32; 8] {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
+
+    /// Sum of four values.
+    #[inline(always)]
+    unsafe fn across(sum: __m256d) -> f64 {
+        unsafe {
+            let high = _mm256_extractf128_pd::<1>(sum);
+            let two = _mm_add_pd(_mm256_castpd256_pd128(sum), high);
+            _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)))
+        }
+    }
 
     unsafe impl super::Lanes for __m256 {
         const N: usize = 8;
@@ -140,6 +147,14 @@ mod x86 {
         #[inline(always)]
         unsafe fn fma(self, y: Self, z: Self) -> Self {
             unsafe { _mm256_fmadd_ps(self, y, z) }
+        }
+        #[inline(always)]
+        unsafe fn sum(self) -> f64 {
+            unsafe {
+                let low = _mm256_cvtps_pd(_mm256_castps256_ps128(self));
+                let high = _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(self));
+                across(_mm256_add_pd(low, high))
+            }
         }
         #[inline(always)]
         unsafe fn above(self, y: Self) -> u32 {
@@ -185,6 +200,16 @@ mod x86 {
             unsafe { _mm512_fmadd_ps(self, y, z) }
         }
         #[inline(always)]
+        unsafe fn sum(self) -> f64 {
+            unsafe {
+                let low = _mm512_cvtps_pd(_mm512_castps512_ps256(self));
+                let high = _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(self));
+                let sum = _mm512_add_pd(low, high);
+                let high = _mm512_extractf64x4_pd::<1>(sum);
+                across(_mm256_add_pd(_mm512_castpd512_pd256(sum), high))
+            }
+        }
+        #[inline(always)]
         unsafe fn above(self, y: Self) -> u32 {
             unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self, y).count_ones() }
         }
@@ -198,6 +223,61 @@ mod x86 {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+
+    unsafe impl super::Lanes for float32x4_t {
+        const N: usize = 4;
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            unsafe { vdupq_n_f32(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            unsafe { vld1q_f32(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe { vst1q_f32(to, self) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, y: Self) -> Self {
+            unsafe { vaddq_f32(self, y) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, y: Self) -> Self {
+            unsafe { vsubq_f32(self, y) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, y: Self) -> Self {
+            unsafe { vmulq_f32(self, y) }
+        }
+        #[inline(always)]
+        unsafe fn fma(self, y: Self, z: Self) -> Self {
+            unsafe { vfmaq_f32(z, self, y) }
+        }
+        #[inline(always)]
+        unsafe fn sum(self) -> f64 {
+            unsafe {
+                let low = vcvt_f64_f32(vget_low_f32(self));
+                vaddvq_f64(vaddq_f64(low, vcvt_high_f64_f32(self)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn above(self, y: Self) -> u32 {
+            unsafe { vaddvq_u32(vshrq_n_u32::<31>(vcgtq_f32(self, y))) }
+        }
+        #[inline(always)]
+        unsafe fn scale(self, rounded: Self) -> Self {
+            unsafe {
+                let exponent = vshlq_n_s32::<23>(vreinterpretq_s32_f32(rounded));
+                vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(self), exponent))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::exp2;
@@ -206,7 +286,7 @@ mod tests {
     fn exp2_keeps_its_stated_error() {
         for i in -125_000..=125_000 {
             let x = i as f32 / 1000.0;
-            let got = f64::from(unsafe { exp2([[x; 8]]) }[0][0]);
+            let got = f64::from(unsafe { exp2([x; 8]) }[0]);
             let expected = f64::from(x).exp2();
             assert!(
                 (got / expected - 1.0).abs() < 2.5e-7,

@@ -6,14 +6,19 @@
 //! base, `z + k log q + offset`.
 //!
 //! # How
-//! The vocabulary is cut into tiles of at most 2,048 tokens of nearly equal frequency. Per tile, pair and base one
-//! SIMD pass in f32 computes `t = z / ln 2`, `2^t`, and the sums; tiles add up in f64. As `log q` hardly varies
-//! within a tile, every tilt of a base follows from seven moments of that one pass, by a series to second order that
-//! is used only where its remainder is below [`TILT_TOLERANCE`]; elsewhere a tilt gets a pass of its own.
+//! The vocabulary is cut into tiles of at most 4,096 tokens of nearly equal frequency. Per tile, pair and base one
+//! SIMD pass in f32 computes the sums; tiles add up in f64. How far a base can move the logits of a tile is bounded
+//! beforehand by `|a| max|g| + |c| max|u|`. Where that is small, as it is for most ablations, the pass multiplies the
+//! clean exponentials, kept with the row, by a polynomial for `e^d - 1` ([`near`]) and sums *changes*, so that rounding is
+//! relative to the change; elsewhere it computes `2^t`, `t = z / ln 2`. Several neurons share the loads of a row.
+//!
+//! As `log q` hardly varies within a tile, every tilt of a base follows from moments of that one pass, by a series to
+//! first or second order that is used only where its remainder is below [`TILT_TOLERANCE`]; elsewhere a tilt gets a pass
+//! of its own.
 //!
 //! # Limits
-//! A tile's logits, from their clean mean in the cell, are bounded beforehand by `max|l| + |a| max|g| + |c| max|u|`. Beyond 72 nats f32 would lose
-//! accuracy or overflow, so such a tile is summed in f64 around its true maximum: finite input has a finite result.
+//! Where a tile's logits, from their clean mean in the cell, could be more than 69 nats, f32 would lose accuracy or overflow: such a
+//! tile is summed in f64 around its true maximum, so that finite input has a finite result.
 //!
 //! # Examples
 //! ```
@@ -23,12 +28,16 @@
 //! let kernel = Kernel::new(&VocabLayout::new(&log_q, &[]), &log_q);
 //! let row = kernel.row(&[0.0, 0.0, 0.0], &[0.0, 0.0, 0.0]);
 //! let neuron = kernel.neuron(&[0.0, 0.0, 1.0]);
-//! let sums = kernel.sums(&[], &Pairs { rows: &[&row], neurons: &[neuron], bases: &[Base { a: 0.0, c: 1.0 }], tilts: &[] });
+//! let pairs = Pairs { rows: &[&row], neurons: &[neuron], pairs: &[(0, 0)], bases: &[Base { a: 0.0, c: 1.0 }], tilts: &[] };
+//! let sums = kernel.sums(&[], &pairs);
 //! assert!((sums[0].lse() - (2.0 + 1f64.exp()).ln()).abs() < 1e-6);
 //! ```
 
+mod aligned;
 mod lanes;
 mod layout;
+mod near;
+mod pass;
 mod rank;
 mod sums;
 mod tile;
@@ -36,16 +45,20 @@ mod tiles;
 
 use std::f64::consts::{LN_2, LOG2_E};
 
+use aligned::Aligned;
 pub use layout::{Cell, VocabLayout};
+use near::degree_for;
+use pass::{Change, TileMoments, TileVectors};
 pub use sums::Sums;
-use tile::{Bits, TileMoments, TileVectors, Want, moments};
+use tile::{MAX_PAIRS, Want, exponentials, moments};
 pub use tile::{Path, exp_sum};
 use tiles::{Tile, tiles};
 
 /// Largest remainder of the series for a tilt, relative to the sum of exponentials.
 pub const TILT_TOLERANCE: f64 = 3e-8;
-/// Largest `|t|`, in bits, of the f32 pass: 2,048 terms `2^t t` stay below the largest f32.
-const MAX_BITS: f64 = 105.0;
+/// Largest `|t|`, in bits, of the f32 pass: 4,096 terms `2^t t` stay below the largest f32, and terms of `2^-125` are nothing
+/// beside the others.
+const MAX_BITS: f64 = 100.0;
 
 /// `z = l + a g + c u`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -80,8 +93,12 @@ pub struct RowVectors<'a> {
     /// What is taken from the logits of each cell, in nats: near their clean mean, so that sums of `2^t t` are small.
     level: Vec<f64>,
     /// `(l - level) / ln 2`.
-    l_bits: Vec<f32>,
+    l_bits: Aligned,
     l_max_bits: Vec<f64>,
+    /// `2^l_bits`, for tiles whose `l_max_bits` allows it.
+    e: Aligned,
+    /// Moments of the clean logits, `[tile]`.
+    clean: Vec<TileMoments>,
     l: &'a [f32],
     g: &'a [f32],
     g_max: Vec<f64>,
@@ -94,16 +111,18 @@ pub struct NeuronVector<'a> {
     u_max: Vec<f64>,
 }
 
-/// The pairs of a call: every row with every neuron.
+/// The pairs of a call.
 #[derive(Debug, Clone, Copy)]
 pub struct Pairs<'a> {
-    /// The rows.
+    /// Rows to choose from.
     pub rows: &'a [&'a RowVectors<'a>],
-    /// The neurons.
+    /// Neurons to choose from.
     pub neurons: &'a [NeuronVector<'a>],
-    /// `[row][neuron][base]`.
+    /// Places of a row and of a neuron in these lists. Neighbours with the same row share the loads of its vectors.
+    pub pairs: &'a [(usize, usize)],
+    /// `[pair][base]`
     pub bases: &'a [Base],
-    /// `[row][neuron][tilt]`.
+    /// `[pair][tilt]`
     pub tilts: &'a [Tilt],
 }
 
@@ -112,7 +131,7 @@ pub struct Pairs<'a> {
 pub struct Kernel {
     log_q: Vec<f64>,
     /// `log q` minus the middle of its tile.
-    lambda: Vec<f32>,
+    lambda: Aligned,
     tiles: Vec<Tile>,
     n_cells: usize,
     path: Path,
@@ -176,6 +195,7 @@ impl Kernel {
             &Pairs {
                 rows: &[&plain],
                 neurons: &[self.neuron(g)], // its factor is 0
+                pairs: &[(0, 0)],
                 bases: &[Base::default()],
                 tilts: &[],
             },
@@ -194,18 +214,45 @@ impl Kernel {
             self.log_q.len(),
             "a vector has another length than the vocabulary"
         );
-        let mut l_bits = Vec::with_capacity(l.len());
+        let mut l_bits = Aligned::zeros(l.len());
         for tile in &self.tiles {
-            let bits = |&x: &f32| ((f64::from(x) - level[tile.cell]) * LOG2_E) as f32;
-            l_bits.extend(l[tile.range.clone()].iter().map(bits));
+            let (from, to) = (&l[tile.range.clone()], &mut l_bits[tile.range.clone()]);
+            for (bits, &l) in to.iter_mut().zip(from) {
+                *bits = ((f64::from(l) - level[tile.cell]) * LOG2_E) as f32;
+            }
         }
+        let e = exponentials(self.path, &l_bits);
+        let clean = |tile: &Tile| {
+            let vectors = self.vectors(&l_bits, &e, g, tile);
+            let u = &g[tile.range.clone()]; // its factor is 0
+            let clean = [Change::default()];
+            moments(self.path, (0, Want::Second), vectors, &[u], &clean)[0]
+        };
         RowVectors {
             l_max_bits: self.max_abs(&l_bits),
+            clean: self.tiles.iter().map(clean).collect(),
             level,
             l_bits,
+            e,
             l,
             g,
             g_max: self.max_abs(g),
+        }
+    }
+
+    fn vectors<'v>(
+        &'v self,
+        l: &'v [f32],
+        e: &'v [f32],
+        g: &'v [f32],
+        tile: &Tile,
+    ) -> TileVectors<'v> {
+        let at = tile.range.clone();
+        TileVectors {
+            l: &l[at.clone()],
+            e: &e[at.clone()],
+            g: &g[at.clone()],
+            lambda: &self.lambda[at],
         }
     }
 
@@ -227,27 +274,23 @@ impl Kernel {
             self.log_q.len(),
             "a vector has another length than the vocabulary"
         );
-        self.tiles
-            .iter()
-            .map(|tile| {
-                f64::from(
-                    values[tile.range.clone()]
-                        .iter()
-                        .fold(0.0f32, |m, x| m.max(x.abs())),
-                )
-            })
-            .collect()
+        // As integers, which order like the absolute values, with those that are not numbers on top, and compare fast.
+        let max = |tile: &Tile| {
+            let bits = values[tile.range.clone()].iter().map(|x| x.abs().to_bits());
+            f64::from(f32::from_bits(bits.fold(0, u32::max)))
+        };
+        self.tiles.iter().map(max).collect()
     }
 
-    /// The sums of every pair under every reading on every cell, `[row][neuron][reading][cell]`.
+    /// The sums of every pair under every reading on every cell, `[pair][reading][cell]`.
     ///
-    /// Readings are the bases, then the tilts. Runs on the calling thread; blocks of 8 to 64 rows by 4 to 32
-    /// neurons keep the tiles in cache. Values that are not finite give sums that are not.
+    /// Readings are the bases, then the tilts. Runs on the calling thread; 8 to 64 rows by 4 to 32 neurons, row by row,
+    /// keep the tiles in cache. Values that are not finite give sums that are not.
     ///
     /// # Panics
     /// - if the lengths of `pairs` disagree, or `sites` name a base or cells that do not exist
     pub fn sums(&self, sites: &[TiltSite], pairs: &Pairs<'_>) -> Vec<Sums> {
-        let n_pairs = pairs.rows.len() * pairs.neurons.len();
+        let n_pairs = pairs.pairs.len();
         if n_pairs == 0 {
             return Vec::new();
         }
@@ -268,114 +311,221 @@ impl Kernel {
                 .all(|s| s.base < n_bases && s.cells.len() == n_cells),
             "a tilt site names a base or cells that do not exist"
         );
-        let per_pair = (n_bases + sites.len()) * n_cells;
-        let mut out = vec![Sums::EMPTY; n_pairs * per_pair];
+        let n_readings = n_bases + sites.len();
+        let mut out = vec![Sums::EMPTY; n_pairs * n_readings * n_cells];
+        let tilts_of = |cell: usize, base: usize| {
+            let here = |site: &TiltSite| site.base == base && site.cells[cell];
+            (0..sites.len()).filter(|&i| here(&sites[i])).collect()
+        };
+        // `[cell][base]`
+        let tilts_of: Vec<Vec<Vec<usize>>> = (0..n_cells)
+            .map(|cell| (0..n_bases).map(|base| tilts_of(cell, base)).collect())
+            .collect();
+        let mut list = Vec::new();
         for (index, tile) in self.tiles.iter().enumerate() {
-            for (pair, out) in out.chunks_mut(per_pair).enumerate() {
-                let (row, neuron) = (
-                    pairs.rows[pair / pairs.neurons.len()],
-                    &pairs.neurons[pair % pairs.neurons.len()],
-                );
-                let at = TilePair {
+            let mut first = 0;
+            for of_row in pairs.pairs.chunk_by(|one, next| one.0 == next.0) {
+                let at = TileRow {
                     kernel: self,
                     index,
                     tile,
-                    row,
-                    neuron,
+                    row: pairs.rows[of_row[0].0],
                 };
-                for (number, &base) in pairs.bases[pair * n_bases..(pair + 1) * n_bases]
-                    .iter()
-                    .enumerate()
-                {
-                    let tilts = sites
-                        .iter()
-                        .zip(&pairs.tilts[pair * sites.len()..(pair + 1) * sites.len()])
-                        .enumerate();
-                    let tilts = tilts
-                        .filter(|(_, (site, _))| site.base == number && site.cells[tile.cell])
-                        .map(|(i, (_, &tilt))| (n_bases + i, tilt));
-                    at.add(number, base, tilts, |reading, sums| {
-                        out[reading * n_cells + tile.cell].merge(sums)
+                for (base, of_base) in tilts_of[tile.cell].iter().enumerate() {
+                    let numbers = first..first + of_row.len();
+                    list.extend(numbers.zip(of_row).map(|(number, &(_, neuron))| TilePair {
+                        number,
+                        neuron: &pairs.neurons[neuron],
+                        base: pairs.bases[number * n_bases + base],
+                        tilts: &pairs.tilts[number * sites.len()..(number + 1) * sites.len()],
+                        of_base,
+                        way: Way::Clean,
+                    }));
+                    at.add(&mut list, |number, tilt, sums| {
+                        let reading = tilt.map_or(base, |tilt| n_bases + tilt);
+                        let place = (number * n_readings + reading) * n_cells + tile.cell;
+                        out[place].merge(sums);
                     });
                 }
+                first += of_row.len();
             }
         }
         out
     }
 }
 
-/// One tile of one pair.
-struct TilePair<'a> {
+/// One tile of a row.
+struct TileRow<'a> {
     kernel: &'a Kernel,
     index: usize,
     tile: &'a Tile,
     row: &'a RowVectors<'a>,
-    neuron: &'a NeuronVector<'a>,
 }
 
-impl TilePair<'_> {
-    /// Hands the sums of a base and its tilts to `add`, by the number of their reading.
-    fn add(
+/// A neuron at that row, one base of the pair and the tilts of that base.
+struct TilePair<'a> {
+    /// Of the pair, among those of the call.
+    number: usize,
+    neuron: &'a NeuronVector<'a>,
+    base: Base,
+    /// Those of the pair.
+    tilts: &'a [Tilt],
+    /// Which of them tilt this base.
+    of_base: &'a [usize],
+    way: Way,
+}
+
+/// How the sums of a base are found in a tile.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    /// Nothing moves.
+    Clean,
+    /// By a pass, see [`moments`].
+    Pass { degree: usize, want: Want },
+    /// One entry at a time.
+    InF64,
+}
+
+impl TileRow<'_> {
+    /// Takes pairs out of `list` and hands the sums of their base and its tilts to `add(pair, tilt, sums)`.
+    ///
+    /// Pairs share a pass only with those that would have the same one alone, so that no sum depends on what else is asked for.
+    fn add<'a>(
         &self,
-        number: usize,
-        base: Base,
-        tilts: impl Iterator<Item = (usize, Tilt)> + Clone,
-        mut add: impl FnMut(usize, &Sums),
+        list: &mut Vec<TilePair<'a>>,
+        mut add: impl FnMut(usize, Option<usize>, &Sums),
     ) {
-        let bound = self.row.l_max_bits[self.index]
-            + (base.a.abs() * self.row.g_max[self.index]
-                + base.c.abs() * self.neuron.u_max[self.index])
-                * LOG2_E;
-        let short = |tilt: &Tilt| {
-            let x = (tilt.k * self.tile.half_span).abs();
-            x * x * x / 6.0 * x.exp() <= TILT_TOLERANCE
-        };
-        // Written so that a bound that is not a number fails.
-        let fits = |extra: f64| bound + extra <= MAX_BITS;
-        if !fits(0.0) {
-            add(number, &self.in_f64(base, Tilt::default()));
-            tilts.for_each(|(reading, tilt)| add(reading, &self.in_f64(base, tilt)));
-            return;
+        for pair in list.iter_mut() {
+            pair.way = self.way(pair);
         }
-        let by_series = tilts.clone().any(|(_, tilt)| short(&tilt));
-        let moments = self.pass(
-            if by_series {
-                Want::Moments
-            } else {
-                Want::Plain
-            },
-            base,
-            0.0,
-        );
-        add(number, &self.sums(&moments, 0.0));
-        for (reading, tilt) in tilts {
+        list.sort_unstable_by_key(|pair| pair.way);
+        for alike in list.chunk_by(|one, next| one.way == next.way) {
+            match alike[0].way {
+                Way::Clean => {
+                    for pair in alike {
+                        self.finish(pair, &self.row.clean[self.index], &mut add);
+                    }
+                }
+                Way::Pass { degree, want } => {
+                    for group in alike.chunks(self.kernel.path.pairs_at_once()) {
+                        for (pair, moments) in group.iter().zip(self.pass(degree, want, group)) {
+                            self.finish(pair, &moments, &mut add);
+                        }
+                    }
+                }
+                Way::InF64 => {
+                    for pair in alike {
+                        add(pair.number, None, &self.in_f64(pair, Tilt::default()));
+                        for &site in pair.of_base {
+                            add(
+                                pair.number,
+                                Some(site),
+                                &self.in_f64(pair, pair.tilts[site]),
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        list.clear();
+    }
+
+    /// The sums of a base and its tilts from the moments of the base.
+    fn finish(
+        &self,
+        pair: &TilePair<'_>,
+        moments: &TileMoments,
+        add: &mut impl FnMut(usize, Option<usize>, &Sums),
+    ) {
+        add(pair.number, None, &self.sums(moments, 0.0));
+        for &site in pair.of_base {
+            let tilt = pair.tilts[site];
             let level = tilt.k * self.tile.centre + tilt.offset;
-            let sums = if short(&tilt) {
-                self.sums(&tilted(&moments, tilt.k), level)
-            } else if fits((tilt.k * self.tile.half_span).abs() * LOG2_E) {
-                let moments = self.pass(Want::Tilted, base, tilt.k);
-                self.sums(&moments, level)
+            let sums = if self.short(&tilt) {
+                self.sums(&tilted(moments, tilt.k), level)
+            } else if self.fits(pair, (tilt.k * self.tile.half_span).abs() * LOG2_E) {
+                self.sums(&self.tilted(pair, tilt.k), level)
             } else {
-                self.in_f64(base, tilt)
+                self.in_f64(pair, tilt)
             };
-            add(reading, &sums);
+            add(pair.number, Some(site), &sums);
         }
     }
 
-    fn pass(&self, want: Want, base: Base, k: f64) -> TileMoments {
-        let at = self.tile.range.clone();
-        let tile = TileVectors {
-            l: &self.row.l_bits[at.clone()],
-            g: &self.row.g[at.clone()],
-            u: &self.neuron.u[at.clone()],
-            lambda: &self.kernel.lambda[at],
-        };
-        let bits = Bits {
-            a: (base.a * LOG2_E) as f32,
-            c: (base.c * LOG2_E) as f32,
-            k: (k * LOG2_E) as f32,
-        };
-        moments(self.kernel.path, want, tile, bits)
+    /// At least the largest change of a logit, in nats.
+    fn largest_change(&self, pair: &TilePair<'_>) -> f64 {
+        pair.base.a.abs() * self.row.g_max[self.index]
+            + pair.base.c.abs() * pair.neuron.u_max[self.index]
+    }
+
+    /// Whether the logits, moved by `extra` bits beyond the base, stay where f32 is exact; not if they are not numbers.
+    fn fits(&self, pair: &TilePair<'_>, extra: f64) -> bool {
+        self.row.l_max_bits[self.index] + self.largest_change(pair) * LOG2_E + extra <= MAX_BITS
+    }
+
+    /// Whether a tilt follows from the second moments.
+    fn short(&self, tilt: &Tilt) -> bool {
+        let x = (tilt.k * self.tile.half_span).abs();
+        x * x * x / 6.0 * x.exp() <= TILT_TOLERANCE
+    }
+
+    fn way(&self, pair: &TilePair<'_>) -> Way {
+        if !self.fits(pair, 0.0) {
+            return Way::InF64;
+        }
+        let Base { a, c } = pair.base;
+        if a == 0.0 && c == 0.0 {
+            return Way::Clean;
+        }
+        let near = degree_for(self.largest_change(pair), c);
+        let short = pair.of_base.iter().map(|&site| &pair.tilts[site]);
+        let mut want = Want::Plain;
+        for tilt in short.filter(|tilt| self.short(tilt)) {
+            let x = (tilt.k * self.tile.half_span).abs();
+            // What the first moments leave out is the pair's share of the second, or with a polynomial that of its change.
+            let share = near.map_or(1.0, |(_, reach)| 2.0 * reach);
+            let first = x * x / 2.0 * x.exp() * share <= TILT_TOLERANCE;
+            want = want.max(if first { Want::First } else { Want::Second });
+        }
+        let degree = near.map_or(0, |(degree, _)| degree);
+        Way::Pass { degree, want }
+    }
+
+    /// The moments of some pairs; those that `want` leaves out are the clean ones, or for degree 0 nought.
+    fn pass(&self, degree: usize, want: Want, pairs: &[TilePair<'_>]) -> [TileMoments; MAX_PAIRS] {
+        let mut u: [&[f32]; MAX_PAIRS] = [&[]; MAX_PAIRS];
+        let mut changes = [Change::default(); MAX_PAIRS];
+        for (i, pair) in pairs.iter().enumerate() {
+            u[i] = &pair.neuron.u[self.tile.range.clone()];
+            let Base { a, c } = pair.base;
+            changes[i] = Change { a, c, k: 0.0 };
+        }
+        let (n, of_row) = (pairs.len(), self.vectors());
+        let by = (degree, want);
+        let mut all = moments(self.kernel.path, by, of_row, &u[..n], &changes[..n]);
+        if degree > 0 {
+            let clean = &self.row.clean[self.index];
+            for moved in &mut all {
+                let moved = moved.m.iter_mut().chain(&mut moved.n);
+                let clean = clean.m.iter().chain(&clean.n);
+                moved.zip(clean).for_each(|(moved, clean)| *moved += clean);
+            }
+        }
+        all
+    }
+
+    /// The moments of a pair with `k lambda` added to its logits.
+    fn tilted(&self, pair: &TilePair<'_>, k: f64) -> TileMoments {
+        let u = &pair.neuron.u[self.tile.range.clone()];
+        let Base { a, c } = pair.base;
+        let change = [Change { a, c, k }];
+        let want = (0, Want::Tilted);
+        moments(self.kernel.path, want, self.vectors(), &[u], &change)[0]
+    }
+
+    fn vectors(&self) -> TileVectors<'_> {
+        let RowVectors { l_bits, e, g, .. } = self.row;
+        self.kernel.vectors(l_bits, e, g, self.tile)
     }
 
     /// From moments in bits to sums in nats, with `level` added to every logit.
@@ -405,37 +555,29 @@ impl TilePair<'_> {
     }
 
     /// The sums in f64, one entry at a time, around the true maximum.
-    fn in_f64(&self, base: Base, tilt: Tilt) -> Sums {
+    fn in_f64(&self, pair: &TilePair<'_>, tilt: Tilt) -> Sums {
+        let Base { a, c } = pair.base;
         let z = |i: usize| {
-            let (l, g, u) = (
-                f64::from(self.row.l[i]),
-                f64::from(self.row.g[i]),
-                f64::from(self.neuron.u[i]),
-            );
-            l + base.a * g + base.c * u + tilt.k * self.kernel.log_q[i] + tilt.offset
+            let (l, g, u) = (self.row.l[i], self.row.g[i], pair.neuron.u[i]);
+            let tilt = tilt.k * self.kernel.log_q[i] + tilt.offset;
+            f64::from(l) + a * f64::from(g) + c * f64::from(u) + tilt
         };
-        let shift = self
-            .tile
-            .range
-            .clone()
-            .map(z)
-            .fold(f64::NEG_INFINITY, f64::max);
-        self.tile.range.clone().fold(
+        let places = self.tile.range.clone();
+        let shift = places.clone().map(z).fold(f64::NEG_INFINITY, f64::max);
+        let empty = Sums {
+            shift,
+            ..Sums::EMPTY
+        };
+        places.fold(empty, |sum, i| {
+            let z = z(i);
+            let e = (z - shift).exp();
             Sums {
                 shift,
-                ..Sums::EMPTY
-            },
-            |sum, i| {
-                let z = z(i);
-                let e = (z - shift).exp();
-                Sums {
-                    shift,
-                    s0: sum.s0 + e,
-                    s1: sum.s1 + e * z,
-                    s2: sum.s2 + e * self.kernel.log_q[i],
-                }
-            },
-        )
+                s0: sum.s0 + e,
+                s1: sum.s1 + e * z,
+                s2: sum.s2 + e * self.kernel.log_q[i],
+            }
+        })
     }
 }
 

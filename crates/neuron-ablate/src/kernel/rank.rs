@@ -40,6 +40,8 @@ impl Kernel {
                 Path::Avx512 => avx512(at, a, c, place),
                 #[cfg(target_arch = "x86_64")]
                 Path::Avx2 => avx2(at, a, c, place),
+                #[cfg(target_arch = "aarch64")]
+                Path::Neon => count::<std::arch::aarch64::float32x4_t>(at, a, c, place),
                 _ => count::<[f32; 8]>(at, a, c, place),
             }
         }

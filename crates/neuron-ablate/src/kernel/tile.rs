@@ -2,7 +2,9 @@
 
 #![expect(unsafe_code, reason = "SIMD chosen at run time")]
 
+use super::aligned::Aligned;
 use super::lanes::{Lanes, MAX_LANES, exp2};
+use super::pass::{Change, TileMoments, TileVectors, pass};
 
 /// Instructions that the kernel can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +13,8 @@ pub enum Path {
     Avx512,
     /// 8 lanes with fused multiply-add (x86-64).
     Avx2,
+    /// 4 lanes (64-bit Arm).
+    Neon,
     /// No particular instructions, on any machine.
     Scalar,
 }
@@ -21,68 +25,120 @@ impl Path {
         let mut paths = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
                 paths.push(Self::Avx512);
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 paths.push(Self::Avx2);
             }
         }
+        if cfg!(target_arch = "aarch64") {
+            paths.push(Self::Neon);
+        }
         paths.push(Self::Scalar);
         paths
     }
+
+    /// Pairs that a pass takes at once: as many as there are registers for.
+    pub(super) fn pairs_at_once(self) -> usize {
+        match self {
+            Self::Avx512 | Self::Neon => 4,
+            Self::Avx2 => 1,
+            Self::Scalar => 1,
+        }
+    }
 }
 
-/// Vectors over the tokens of a tile: `l` in bits, `g`, `u`, and `log q` from the middle of the tile.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TileVectors<'a> {
-    pub(super) l: &'a [f32],
-    pub(super) g: &'a [f32],
-    pub(super) u: &'a [f32],
-    pub(super) lambda: &'a [f32],
-}
-
-/// Logits in bits, `t = l + a g + c u + k lambda`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bits {
-    pub(super) a: f32,
-    pub(super) c: f32,
-    pub(super) k: f32,
-}
-
-/// `m[i] = sum 2^t lambda^i` and `n[i] = sum 2^t t lambda^i`.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct TileMoments {
-    pub(super) m: [f64; 4],
-    pub(super) n: [f64; 3],
-}
-
-/// Which sums are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is wanted of a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Want {
-    /// `m[0], m[1], n[0]`, with `k = 0`.
-    Plain,
-    /// `m[0], m[1], n[0]`.
+    /// `m[0], m[1], n[0]`, with `k lambda` added to the logits.
     Tilted,
-    /// All, with `k = 0`.
-    Moments,
+    /// `m[0], m[1], n[0]`.
+    Plain,
+    /// `m[2]` and `n[1]` too.
+    First,
+    /// All.
+    Second,
 }
 
-/// The sums over a tile. Exact to f32 rounding as long as `|t| <= 105`, which keeps every partial sum finite.
-pub(super) fn moments(path: Path, want: Want, tile: TileVectors<'_>, bits: Bits) -> TileMoments {
-    let len = tile.g.len();
+/// Most pairs of a call of [`moments`].
+pub(super) const MAX_PAIRS: usize = 4;
+
+/// The moments of `u.len()` pairs, [`Path::pairs_at_once`] or 1.
+///
+/// With `degree` 0 they are exact to f32 rounding as long as `|t| <= 100`, which keeps every partial sum finite. With
+/// another they are what `d` adds to those of the row, for `|d|` within the reach of the degree.
+pub(super) fn moments(
+    path: Path,
+    (degree, want): (usize, Want),
+    row: TileVectors<'_>,
+    u: &[&[f32]],
+    changes: &[Change],
+) -> [TileMoments; MAX_PAIRS] {
+    let len = row.g.len();
+    let same = |v: &[f32]| v.len() == len;
     assert!(
-        tile.l.len() == len && tile.u.len() == len && tile.lambda.len() == len,
+        same(row.l) && same(row.e) && same(row.lambda) && u.iter().all(|u| same(u)),
         "vectors of a tile differ in length"
     );
     // SAFETY: a path other than scalar comes from `Path::available`, and the lengths were just compared.
     unsafe {
         match path {
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => avx512(want, tile, bits),
+            Path::Avx512 => avx512(degree, want, row, u, changes),
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2 => avx2(want, tile, bits),
-            _ => by_want::<[f32; 8]>(want, tile, bits),
+            Path::Avx2 => avx2(degree, want, row, u, changes),
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => {
+                at_once::<std::arch::aarch64::float32x4_t, 4>(degree, want, row, u, changes)
+            }
+            _ => at_once::<[f32; 8], 1>(degree, want, row, u, changes),
+        }
+    }
+}
+
+/// `2^x` of every value; those with `|x|` above 125 are wrong.
+pub(super) fn exponentials(path: Path, x: &[f32]) -> Aligned {
+    let mut all = Aligned::zeros(x.len());
+    // SAFETY: a path other than scalar comes from `Path::available`, and both have one length.
+    unsafe {
+        match path {
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => exponentials_avx512(x, &mut all),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => exponentials_avx2(x, &mut all),
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => exponentials_by::<std::arch::aarch64::float32x4_t>(x, &mut all),
+            _ => exponentials_by::<[f32; 8]>(x, &mut all),
+        }
+    }
+    all
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq")]
+unsafe fn exponentials_avx512(x: &[f32], out: &mut [f32]) {
+    unsafe { exponentials_by::<std::arch::x86_64::__m512>(x, out) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn exponentials_avx2(x: &[f32], out: &mut [f32]) {
+    unsafe { exponentials_by::<std::arch::x86_64::__m256>(x, out) }
+}
+
+#[inline(always)]
+unsafe fn exponentials_by<L: Lanes>(x: &[f32], out: &mut [f32]) {
+    unsafe {
+        let (mut from, mut to) = (x.chunks_exact(L::N), out.chunks_exact_mut(L::N));
+        for (x, out) in (&mut from).zip(&mut to) {
+            exp2(L::load(x.as_ptr())).store(out.as_mut_ptr());
+        }
+        for (x, out) in from.remainder().iter().zip(to.into_remainder()) {
+            let mut lanes = [0.0f32; MAX_LANES];
+            exp2(L::splat(*x)).store(lanes.as_mut_ptr());
+            *out = lanes[0];
         }
     }
 }
@@ -103,13 +159,15 @@ pub fn exp_sum(path: Path, x: &[f32]) -> f64 {
             Path::Avx512 => exp_sum_avx512(x),
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 => exp_sum_avx2(x),
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => bare::<std::arch::aarch64::float32x4_t>(x),
             _ => bare::<[f32; 8]>(x),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512dq")]
 unsafe fn exp_sum_avx512(x: &[f32]) -> f64 {
     unsafe { bare::<std::arch::x86_64::__m512>(x) }
 }
@@ -125,176 +183,93 @@ unsafe fn bare<L: Lanes>(x: &[f32]) -> f64 {
     unsafe {
         let mut sum = L::splat(0.0);
         for chunk in x.chunks_exact(L::N) {
-            sum = sum.add(exp2([L::load(chunk.as_ptr())])[0]);
+            sum = sum.add(exp2(L::load(chunk.as_ptr())));
         }
         let rest = x.chunks_exact(L::N).remainder();
-        across(sum) + rest.iter().map(|&x| f64::from(x).exp2()).sum::<f64>()
+        sum.sum() + rest.iter().map(|&x| f64::from(x).exp2()).sum::<f64>()
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn avx512(want: Want, tile: TileVectors<'_>, bits: Bits) -> TileMoments {
-    unsafe { by_want::<std::arch::x86_64::__m512>(want, tile, bits) }
+#[target_feature(enable = "avx512f,avx512dq")]
+unsafe fn avx512(
+    degree: usize,
+    want: Want,
+    row: TileVectors<'_>,
+    u: &[&[f32]],
+    changes: &[Change],
+) -> [TileMoments; MAX_PAIRS] {
+    unsafe { at_once::<std::arch::x86_64::__m512, 4>(degree, want, row, u, changes) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(want: Want, tile: TileVectors<'_>, bits: Bits) -> TileMoments {
-    unsafe { by_want::<std::arch::x86_64::__m256>(want, tile, bits) }
+unsafe fn avx2(
+    degree: usize,
+    want: Want,
+    row: TileVectors<'_>,
+    u: &[&[f32]],
+    changes: &[Change],
+) -> [TileMoments; MAX_PAIRS] {
+    unsafe { at_once::<std::arch::x86_64::__m256, 1>(degree, want, row, u, changes) }
+}
+
+/// `K` pairs together, or one after the other.
+#[inline(always)]
+unsafe fn at_once<L: Lanes, const K: usize>(
+    degree: usize,
+    want: Want,
+    row: TileVectors<'_>,
+    u: &[&[f32]],
+    changes: &[Change],
+) -> [TileMoments; MAX_PAIRS] {
+    let mut all = [TileMoments::default(); MAX_PAIRS];
+    unsafe {
+        if let (Ok(u), Ok(changes)) = (<[&[f32]; K]>::try_from(u), <[Change; K]>::try_from(changes))
+        {
+            let together = by_degree::<L, K>(degree, want, row, u, changes);
+            all[..K].copy_from_slice(&together);
+        } else {
+            for (all, (u, change)) in all.iter_mut().zip(u.iter().zip(changes)) {
+                [*all] = by_degree::<L, 1>(degree, want, row, [u], [*change]);
+            }
+        }
+    }
+    all
 }
 
 #[inline(always)]
-unsafe fn by_want<L: Lanes>(want: Want, tile: TileVectors<'_>, bits: Bits) -> TileMoments {
+unsafe fn by_degree<L: Lanes, const K: usize>(
+    degree: usize,
+    want: Want,
+    row: TileVectors<'_>,
+    u: [&[f32]; K],
+    changes: [Change; K],
+) -> [TileMoments; K] {
+    unsafe {
+        match degree {
+            3 => by_want::<L, 3, K>(want, row, u, changes),
+            4 => by_want::<L, 4, K>(want, row, u, changes),
+            5 => by_want::<L, 5, K>(want, row, u, changes),
+            7 => by_want::<L, 7, K>(want, row, u, changes),
+            _ => by_want::<L, 0, K>(want, row, u, changes),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn by_want<L: Lanes, const DEGREE: usize, const K: usize>(
+    want: Want,
+    row: TileVectors<'_>,
+    u: [&[f32]; K],
+    changes: [Change; K],
+) -> [TileMoments; K] {
     unsafe {
         match want {
-            Want::Plain => pass::<L, false, false>(tile, bits),
-            Want::Tilted => pass::<L, true, false>(tile, bits),
-            Want::Moments => pass::<L, false, true>(tile, bits),
+            Want::Tilted => pass::<L, 0, 0, true, K>(row, u, changes),
+            Want::Plain => pass::<L, DEGREE, 0, false, K>(row, u, changes),
+            Want::First => pass::<L, DEGREE, 1, false, K>(row, u, changes),
+            Want::Second => pass::<L, DEGREE, 2, false, K>(row, u, changes),
         }
     }
-}
-
-/// Registers worked on side by side: one alone would wait for its own results.
-const SIDE_BY_SIDE: usize = 4;
-
-/// One pass over the tile: `TILT` adds `k lambda` to the logits, `HIGH` asks for the higher moments.
-#[inline(always)]
-unsafe fn pass<L: Lanes, const TILT: bool, const HIGH: bool>(
-    tile: TileVectors<'_>,
-    bits: Bits,
-) -> TileMoments {
-    unsafe {
-        let mut sums = Registers::<L, TILT, HIGH>::new(bits);
-        let vectors = [tile.l, tile.g, tile.u, tile.lambda].map(<[f32]>::as_ptr);
-        let (len, step) = (tile.g.len(), SIDE_BY_SIDE * L::N);
-        let mut i = 0;
-        while i + step <= len {
-            sums.add::<SIDE_BY_SIDE>(
-                [
-                    vectors[0].add(i),
-                    vectors[1].add(i),
-                    vectors[2].add(i),
-                    vectors[3].add(i),
-                ],
-                L::splat(1.0),
-                false,
-            );
-            i += step;
-        }
-        while i + L::N <= len {
-            sums.add::<1>(
-                [
-                    vectors[0].add(i),
-                    vectors[1].add(i),
-                    vectors[2].add(i),
-                    vectors[3].add(i),
-                ],
-                L::splat(1.0),
-                false,
-            );
-            i += L::N;
-        }
-        if i < len {
-            let mut rest = [[0.0f32; MAX_LANES]; 5];
-            for (rest, v) in rest.iter_mut().zip([tile.l, tile.g, tile.u, tile.lambda]) {
-                rest[..len - i].copy_from_slice(&v[i..]);
-            }
-            rest[4][..len - i].fill(1.0);
-            let [l, g, u, lambda, mask] = &rest;
-            sums.add::<1>(
-                [l.as_ptr(), g.as_ptr(), u.as_ptr(), lambda.as_ptr()],
-                L::load(mask.as_ptr()),
-                true,
-            );
-        }
-        sums.total()
-    }
-}
-
-/// The running sums, one lane each.
-struct Registers<L, const TILT: bool, const HIGH: bool> {
-    a: L,
-    c: L,
-    k: L,
-    m: [L; 4],
-    n: [L; 3],
-}
-
-impl<L: Lanes, const TILT: bool, const HIGH: bool> Registers<L, TILT, HIGH> {
-    #[inline(always)]
-    unsafe fn new(bits: Bits) -> Self {
-        unsafe {
-            Self {
-                a: L::splat(bits.a),
-                c: L::splat(bits.c),
-                k: L::splat(bits.k),
-                m: [L::splat(0.0); 4],
-                n: [L::splat(0.0); 3],
-            }
-        }
-    }
-
-    /// Adds `U` registers' worth of `l`, `g`, `u` and `lambda`.
-    #[inline(always)]
-    unsafe fn add<const U: usize>(
-        &mut self,
-        [l, g, u, lambda]: [*const f32; 4],
-        mask: L,
-        masked: bool,
-    ) {
-        unsafe {
-            let mut t = [self.a; U];
-            for (i, t) in t.iter_mut().enumerate() {
-                *t = self.a.fma(
-                    L::load(g.add(i * L::N)),
-                    self.c
-                        .fma(L::load(u.add(i * L::N)), L::load(l.add(i * L::N))),
-                );
-                if TILT {
-                    *t = self.k.fma(L::load(lambda.add(i * L::N)), *t);
-                }
-            }
-            let e = exp2(t);
-            for i in 0..U {
-                let (t, lambda) = (t[i], L::load(lambda.add(i * L::N)));
-                let e = if masked { e[i].mul(mask) } else { e[i] };
-                self.m[0] = self.m[0].add(e);
-                self.n[0] = e.fma(t, self.n[0]);
-                if HIGH {
-                    let e1 = e.mul(lambda);
-                    let e2 = e1.mul(lambda);
-                    self.m[1] = self.m[1].add(e1);
-                    self.m[2] = self.m[2].add(e2);
-                    self.m[3] = e2.fma(lambda, self.m[3]);
-                    self.n[1] = e1.fma(t, self.n[1]);
-                    self.n[2] = e2.fma(t, self.n[2]);
-                } else {
-                    self.m[1] = e.fma(lambda, self.m[1]);
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn total(self) -> TileMoments {
-        let mut all = TileMoments::default();
-        for (sum, v) in all
-            .m
-            .iter_mut()
-            .chain(&mut all.n)
-            .zip(self.m.into_iter().chain(self.n))
-        {
-            *sum = unsafe { across(v) };
-        }
-        all
-    }
-}
-
-/// Sum over the lanes, in f64.
-#[inline(always)]
-unsafe fn across<L: Lanes>(v: L) -> f64 {
-    let mut lanes = [0.0f32; MAX_LANES];
-    unsafe { v.store(lanes.as_mut_ptr()) };
-    lanes[..L::N].iter().map(|&x| f64::from(x)).sum()
 }

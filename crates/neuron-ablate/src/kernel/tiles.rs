@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::{Cell, VocabLayout};
+use super::{Cell, VocabLayout, lanes::MAX_LANES};
 
-/// Most tokens of a tile: four f32 vectors of this length just fill a 32 KiB first-level cache.
-const TILE_LEN: usize = 2048;
+/// Most tokens of a tile: so many that what is done once for each tile is little beside them; the vectors of a few rows and
+/// neurons fit the second-level cache.
+const TILE_LEN: usize = 4096;
 /// Widest range of `log q` within a tile, in nats: keeps the series for tilts short.
 const TILE_SPAN: f64 = 1.0;
 
@@ -34,6 +35,14 @@ pub(super) fn tiles(layout: &VocabLayout, log_q: &[f64]) -> Vec<Tile> {
                     break;
                 }
                 (low, high, end) = (low_too, high_too, end + 1);
+            }
+            // Where the cell goes on, so that the next tile starts on a cache line.
+            let whole = end - end % MAX_LANES;
+            if end < range.end && whole > start {
+                end = whole;
+                let within = log_q[start..end].iter();
+                low = within.clone().copied().fold(f64::INFINITY, f64::min);
+                high = within.copied().fold(f64::NEG_INFINITY, f64::max);
             }
             tiles.push(Tile {
                 cell,
