@@ -45,19 +45,9 @@ impl DerefMut for Aligned {
 
 impl FromIterator<f32> for Aligned {
     fn from_iter<I: IntoIterator<Item = f32>>(values: I) -> Self {
-        let mut new = Self {
-            lines: Vec::new(),
-            len: 0,
-        };
-        for value in values {
-            if new.len % LINE == 0 {
-                new.lines.push(Line([0.0; LINE]));
-            }
-            if let Some(last) = new.lines.last_mut() {
-                last.0[new.len % LINE] = value;
-            }
-            new.len += 1;
-        }
+        let values: Vec<f32> = values.into_iter().collect();
+        let mut new = Self::zeros(values.len());
+        new.copy_from_slice(&values);
         new
     }
 }

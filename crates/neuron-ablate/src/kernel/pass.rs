@@ -158,11 +158,11 @@ pub(super) unsafe fn pass<
         for k in 0..K {
             // A polynomial's sums are in units of `c`.
             let unit = if DEGREE == 0 { 1.0 } else { changes[k].c };
-            for i in 0..HIGH + 2 {
-                all[k].m[i] = unit * m[k][i].sum();
+            for (total, sum) in all[k].m.iter_mut().zip(m[k]).take(HIGH + 2) {
+                *total = unit * sum.sum();
             }
-            for i in 0..HIGH + 1 {
-                all[k].n[i] = unit * n[k][i].sum();
+            for (total, sum) in all[k].n.iter_mut().zip(n[k]).take(HIGH + 1) {
+                *total = unit * sum.sum();
             }
             if DEGREE > 0 && HIGH == 0 {
                 all[k].n[0] += unit * LOG2_E * moved[k].sum();
