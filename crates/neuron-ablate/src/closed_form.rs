@@ -18,6 +18,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     AblateError,
+    product::product,
     vectors::{Vectors, on_host},
 };
 
@@ -126,7 +127,7 @@ impl Unembedding {
         Ok(Projected {
             centred,
             norm2,
-            logits: Vectors::new(&scaled.f_matmul(&self.w_u.f_tr()?)?)?,
+            logits: Vectors::new(&product(&scaled, &self.w_u.f_tr()?)?)?,
             scaled,
         })
     }

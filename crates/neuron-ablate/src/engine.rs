@@ -1,6 +1,6 @@
 //! How the sums over the vocabulary are computed: exactly, or by moments where their bound allows it.
 
-use std::{ops::RangeInclusive, sync::Mutex};
+use std::{cell::OnceCell, ops::RangeInclusive, sync::Mutex};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -9,8 +9,8 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::{
     closed_form::Projected,
     kernel::{self, Base, Kernel, RowVectors, Sums},
-    pairs::{Block, Pairs, RowLogits, RowTerms, Scratch},
-    series::{RowCell, Series, SeriesBlock, SeriesRows},
+    pairs::{Block, Pairs, RowLogits, Scratch},
+    series::{RowCell, Series, SeriesBlock, SeriesRows, Spread},
     sweep::Tick,
     tensor_sums::{self, PairList, TensorSums},
     vectors::Vectors,
@@ -24,7 +24,7 @@ pub enum Engine {
     Exact,
     /// Moments of second order for every pair, however large their bound.
     Moments,
-    /// Moments where their bound is within the tolerance, exact sums elsewhere.
+    /// Moments where their bound is within the tolerance and they are likely to be faster, exact sums elsewhere.
     #[default]
     Auto,
 }
@@ -107,7 +107,12 @@ pub(crate) const DIRECTIONS_PER_TASK: RangeInclusive<usize> = 4..=32;
 /// Tasks for each thread, if there are directions enough: so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 4;
 /// Rows that the kernel sees at once: a tile of each fits the second-level cache.
-const ROWS_PER_CALL: usize = 16;
+const ROWS_PER_CALL: usize = 8;
+
+/// What a pair costs, in multiply-adds for each token: by moments, their share of what is done once for each row included; and by
+/// the kernel for each base, tilts included. Measured on one machine with AVX2 and one with AVX-512 (docs/performance.md).
+const MOMENTS_COST: f64 = 10.0;
+const KERNEL_COST: f64 = 9.5;
 
 /// What computes sums for a sweep.
 #[derive(Debug)]
@@ -115,6 +120,8 @@ pub(crate) struct Engines {
     options: EngineOptions,
     exact: Exact,
     series: Option<Series>,
+    /// The share of a direction's rows that moments have to be able to measure before they are tried.
+    needed: f64,
     report: Mutex<EngineReport>,
 }
 
@@ -129,7 +136,8 @@ pub(crate) struct Prepared<'l> {
     logits: &'l RowLogits,
     /// For the kernel.
     vectors: Vec<RowVectors<'l>>,
-    series: Option<SeriesRows>,
+    /// For the moments, made when first needed.
+    series: OnceCell<SeriesRows>,
 }
 
 impl Engines {
@@ -154,16 +162,22 @@ impl Engines {
             ExactSums::Tensor => tensor(Kind::Float)?,
             ExactSums::TensorF64 => tensor(Kind::Double)?,
         };
-        let series = match options.engine {
-            Engine::Exact => None,
-            Engine::Moments | Engine::Auto => {
-                Some(Series::new(pairs.series_cells(), pairs.log_q(), w_u)?)
+        let needed = match (options.engine, &exact) {
+            (Engine::Exact, _) => f64::INFINITY,
+            (Engine::Auto, Exact::Kernel(_)) => {
+                MOMENTS_COST / (KERNEL_COST * pairs.n_bases() as f64)
             }
+            (Engine::Moments, _) | (Engine::Auto, Exact::Tensor(_)) => 0.0,
+        };
+        let series = match needed < 1.0 {
+            true => Some(Series::new(pairs.series_cells(), pairs.log_q(), w_u)?),
+            false => None,
         };
         Ok(Self {
             options,
             exact,
             series,
+            needed,
             report: Mutex::default(),
         })
     }
@@ -218,11 +232,7 @@ impl Engines {
     }
 
     /// Makes rows ready.
-    pub(crate) fn prepare<'l>(
-        &self,
-        logits: &'l RowLogits,
-        terms: &RowTerms<'_>,
-    ) -> Result<Prepared<'l>, TchError> {
+    pub(crate) fn prepare<'l>(&self, logits: &'l RowLogits) -> Result<Prepared<'l>, TchError> {
         let vectors = match &self.exact {
             Exact::Kernel(kernel) => {
                 let d_vocab = logits.l.tensor().size()[1] as usize;
@@ -233,15 +243,38 @@ impl Engines {
             }
             Exact::Tensor(_) => Vec::new(),
         };
-        let series = match &self.series {
-            Some(series) => Some(series.rows(&logits.l, &logits.g, terms.sums())?),
-            None => None,
-        };
         Ok(Prepared {
             logits,
             vectors,
-            series,
+            series: OnceCell::new(),
         })
+    }
+
+    /// The directions of a block, by their places, that moments shall try: those that they can probably measure at enough rows.
+    ///
+    /// A wrong guess costs time, never accuracy: the bound of each pair decides.
+    fn for_moments(
+        &self,
+        series: &Series,
+        pairs: &Pairs,
+        job: &Block<'_>,
+        directions: &Projected,
+    ) -> Result<Vec<usize>, TchError> {
+        let n_directions = job.norm2.len();
+        if self.needed <= 0.0 {
+            return Ok((0..n_directions).collect());
+        }
+        let d_vocab = pairs.layout().d_vocab();
+        let (cells, q) = (series.cells(), series.q());
+        let u = directions.logits.host()?.par_chunks(d_vocab);
+        let (tolerance, needed) = (self.options.tolerance, self.needed * job.at.len() as f64);
+        let likely = |(n, u): (usize, &[f32])| {
+            let spread = Spread::new(cells, q, u);
+            let within = |row: &usize| spread.error(pairs.total(job, *row, n).c) <= tolerance;
+            let rows = (0..job.at.len()).filter(within).count();
+            (rows as f64 >= needed).then_some(n)
+        };
+        Ok(u.enumerate().filter_map(likely).collect())
     }
 
     /// Measures a block, whose `u` is that of `directions`.
@@ -261,10 +294,35 @@ impl Engines {
         let mut measured = vec![0.0; n_directions * n_rows * per_pair];
         let mut bounds = vec![0.0; n_directions * n_rows];
         let mut left: Vec<Vec<usize>> = vec![(0..n_rows).collect(); n_directions];
-        if let (Some(series), Some(rows)) = (&self.series, &prepared.series) {
-            let block = series.block(rows, directions, job.u_dots)?;
-            let out = (&mut measured[..], &mut bounds[..]);
-            left = self.by_moments(pairs, job, &rows.terms, &block, out, progress);
+        if let Some(series) = &self.series {
+            let chosen = self.for_moments(series, pairs, job, directions)?;
+            if !chosen.is_empty() {
+                let (l, g) = (&prepared.logits.l, &prepared.logits.g);
+                let rows = match prepared.series.get() {
+                    Some(rows) => rows,
+                    None => {
+                        let rows = series.rows(l, g, job.rows.sums())?;
+                        prepared.series.get_or_init(|| rows)
+                    }
+                };
+                let block = match chosen.len() == n_directions {
+                    true => {
+                        let (u, scaled) = (directions.logits.tensor(), &directions.scaled);
+                        series.block(rows, u, scaled, job.u_dots)?
+                    }
+                    false => {
+                        let places: Vec<i64> = chosen.iter().map(|&n| n as i64).collect();
+                        let places = Tensor::f_from_slice(&places)?;
+                        let u = directions.logits.tensor().f_index_select(0, &places)?;
+                        let scaled = directions.scaled.f_index_select(0, &places)?;
+                        let dots: Vec<_> = chosen.iter().map(|&n| job.u_dots[n].clone()).collect();
+                        series.block(rows, &u, &scaled, &dots)?
+                    }
+                };
+                let out = (&mut measured[..], &mut bounds[..]);
+                let tried = (&block, &chosen[..]);
+                left = self.by_moments(pairs, job, &rows.terms, tried, out, progress);
+            }
         }
         let exact: usize = left.iter().map(Vec::len).sum();
         if let Ok(mut report) = self.report.lock() {
@@ -301,13 +359,14 @@ impl Engines {
         })
     }
 
-    /// Measures what the moments may; returns the rows that are left, `[direction]`.
+    /// Measures what the moments may of the directions that are tried, by their places; returns the rows that are left,
+    /// `[direction]`.
     fn by_moments(
         &self,
         pairs: &Pairs,
         job: &Block<'_>,
         rows: &[Vec<RowCell>],
-        block: &SeriesBlock,
+        (block, tried): (&SeriesBlock, &[usize]),
         (measured, bounds): (&mut [f64], &mut [f64]),
         progress: &(dyn Fn(Tick) + Sync),
     ) -> Vec<Vec<usize>> {
@@ -322,12 +381,15 @@ impl Engines {
             .zip(bounds.par_chunks_mut(n_rows))
             .enumerate()
             .map(|(direction, (out, bounds))| {
+                let Ok(in_block) = tried.binary_search(&direction) else {
+                    return (0..n_rows).collect();
+                };
                 let mut left = Vec::new();
                 let mut scratch = Scratch::default();
                 for (row, out) in out.chunks_mut(per_pair).enumerate() {
                     pairs.shifts(job, row, direction, &mut scratch.shifts);
                     let at = job.at.start + row;
-                    let bound = pairs.moved(rows, block, at, direction, &mut scratch);
+                    let bound = pairs.moved(rows, block, at, in_block, &mut scratch);
                     // Written so that a bound that is not a number fails.
                     if bound <= limit {
                         pairs.measure_pair(job, row, direction, &mut scratch, out);

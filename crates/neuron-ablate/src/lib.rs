@@ -15,6 +15,7 @@ pub mod kernel;
 mod null_space;
 mod outcome;
 mod pairs;
+mod product;
 mod sample;
 mod scaling;
 mod scoring;

@@ -223,6 +223,11 @@ impl Pairs {
         &self.layout
     }
 
+    /// Number of variants that are bases for the kernel.
+    pub(crate) fn n_bases(&self) -> usize {
+        self.n_bases
+    }
+
     /// `log q` in the order of the layout.
     pub(crate) fn log_q(&self) -> &[f64] {
         &self.log_q

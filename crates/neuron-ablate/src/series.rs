@@ -23,9 +23,9 @@ use std::ops::Range;
 use tch::{Kind, TchError, Tensor};
 
 use crate::{
-    closed_form::Projected,
     kernel::Sums,
     pairs::Dots,
+    product::{add_product, product},
     vectors::{Vectors, on_host},
 };
 
@@ -41,10 +41,48 @@ const SQUARES: usize = 3;
 const LINEAR: usize = 6;
 const LINEAR_TILTED: usize = 8;
 
+/// Norms of the logit vector of a direction, centred: `(E u^2)^(1/2)` and `(E u^4)^(1/4)`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spread {
+    second: f64,
+    fourth: f64,
+}
+
+impl Spread {
+    /// Those of `u` by the frequencies `q` of the tokens, in the cell where they are largest.
+    pub(crate) fn new(cells: &[SeriesCell], q: &[f32], u: &[f32]) -> Self {
+        let of_cell = |cell: &SeriesCell| {
+            let (u, q) = (&u[cell.range.clone()], &q[cell.range.clone()]);
+            let mass = cell.mass as f32;
+            let mean = weighted(u, q, |u| u) / mass;
+            let square = |u: f32| (u - mean) * (u - mean);
+            let second = weighted(u, q, square) / mass;
+            let fourth = weighted(u, q, |u| square(u) * square(u)) / mass;
+            (f64::from(second), f64::from(fourth))
+        };
+        let largest =
+            |largest: (f64, f64), cell: (f64, f64)| (largest.0.max(cell.0), largest.1.max(cell.1));
+        let (second, fourth) = cells.iter().map(of_cell).fold((0.0, 0.0), largest);
+        Self {
+            second: second.sqrt(),
+            fourth: fourth.sqrt().sqrt(),
+        }
+    }
+
+    /// About what the bound will be where a direction is added `c` times: that of [`moved`] for usual logits.
+    pub(crate) fn error(&self, c: f64) -> f64 {
+        let (second, fourth) = (c.abs() * self.second, c.abs() * self.fourth);
+        // Usual norms of the logits and of `log q` together.
+        (4.0 * second + 6.0 * fourth) * fourth * fourth / 6.0
+    }
+}
+
 /// What is the same for all rows and neurons.
 #[derive(Debug)]
 pub(crate) struct Series {
     cells: Vec<SeriesCell>,
+    /// `q`, `[d_vocab]`.
+    q: Vec<f32>,
     /// `log q`, `[d_vocab]`, f64.
     log_q: Tensor,
     /// Centred `W_U`, `[d_vocab, d_model]`, f32.
@@ -167,6 +205,7 @@ impl Series {
         }
         Ok(Self {
             cells,
+            q: log_q.iter().map(|log_q| log_q.exp() as f32).collect(),
             log_q: Tensor::f_from_slice(log_q)?.f_to_device(w_u.device())?,
             w_u: w_u.shallow_clone(),
         })
@@ -293,7 +332,7 @@ impl Series {
                 of_u.extend([plq, pqq]);
             }
             let w_u = self.w_u.f_narrow(0, tile.start as i64, tile.len() as i64)?;
-            products = products.f_addmm_(&Tensor::f_cat(&of_u, 0)?, &w_u)?;
+            add_product(&mut products, &Tensor::f_cat(&of_u, 0)?, &w_u)?;
         }
         let (totals, maxima, mean_g) = (on_host(&totals)?, on_host(&maxima)?, on_host(&mean_g)?);
         let terms = (0..sums.len()).map(|r| {
@@ -326,14 +365,24 @@ impl Series {
         Ok((products, terms.collect()))
     }
 
-    /// Products of directions with the rows; `dots` are those of the directions.
+    pub(crate) fn cells(&self) -> &[SeriesCell] {
+        &self.cells
+    }
+
+    /// `q`, `[d_vocab]`.
+    pub(crate) fn q(&self) -> &[f32] {
+        &self.q
+    }
+
+    /// Products of directions, `u` and `scaled` as in [`Projected`](crate::closed_form::Projected), with the rows; `dots` are
+    /// those of the directions.
     pub(crate) fn block(
         &self,
         rows: &SeriesRows,
-        directions: &Projected,
+        u: &Tensor,
+        scaled: &Tensor,
         dots: &[Dots],
     ) -> Result<SeriesBlock, TchError> {
-        let (u, scaled) = (directions.logits.tensor(), &directions.scaled);
         let n_neurons = dots.len() as i64;
         let n_rows = rows.terms.first().map_or(0, Vec::len);
         let norm = on_host(
@@ -362,11 +411,11 @@ impl Series {
                 let square = narrow(u, &tile)?.f_sub(&shift)?.f_square()?;
                 u_max = u_max.f_maximum(&square.f_amax([1i64].as_slice(), false)?)?;
                 let weights = narrow(&rows.weights, &tile)?.f_tr()?;
-                squares = squares.f_addmm_(&square, &weights)?;
+                add_product(&mut squares, &square, &weights)?;
                 let p = weights.f_narrow(1, 0, n_rows as i64)?;
-                fourth = fourth.f_addmm_(&square.f_square()?, &p)?;
+                add_product(&mut fourth, &square.f_square()?, &p)?;
             }
-            let linear = scaled.f_matmul(&rows.linear[index].f_tr()?)?;
+            let linear = product(scaled, &rows.linear[index].f_tr()?)?;
             cells.push(BlockCell {
                 weights: if cell.tilted { LINEAR_TILTED } else { LINEAR },
                 linear: single_on_host(&linear)?,
@@ -501,6 +550,21 @@ pub(crate) fn moved(row: &RowCell, pair: &PairCell, by: Move) -> (Sums, Errors) 
 /// At least `e^x`, for `x >= 0`; cheap where `x` is small.
 fn exp_above(x: f64) -> f64 {
     if x < 1.0 { 1.0 + x + x * x } else { x.exp() }
+}
+
+/// `sum q f(u)` in f32, several sums side by side.
+fn weighted(u: &[f32], q: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0.0f32; LANES];
+    let (u, q) = (u.chunks_exact(LANES), q.chunks_exact(LANES));
+    let rest = u.remainder().iter().zip(q.remainder());
+    let rest: f32 = rest.map(|(&u, q)| q * f(u)).sum();
+    for (u, q) in u.zip(q) {
+        for lane in 0..LANES {
+            sums[lane] += q[lane] * f(u[lane]);
+        }
+    }
+    sums.iter().sum::<f32>() + rest
 }
 
 fn zeros(n: i64, like: &Tensor) -> Result<Tensor, TchError> {

@@ -237,7 +237,7 @@ impl Sweep<'_> {
                     .rows(&engines, rows, of_rows.norm2, of_rows.logits, scale, &b)?;
             let of_rows = OfRows {
                 rows,
-                prepared: engines.prepare(&logits, &terms)?,
+                prepared: engines.prepare(&logits)?,
                 targets: self.pairs.target_places(rows)?,
                 terms: &terms,
                 centred,

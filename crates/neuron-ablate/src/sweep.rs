@@ -292,7 +292,7 @@ impl<'a> Sweep<'a> {
             let scale = self.unembedding.scale();
             let (row_logits, row_terms) =
                 pairs.rows(&self.engines, rows, norm2, logits, scale, &b)?;
-            let prepared = self.engines.prepare(&row_logits, &row_terms)?;
+            let prepared = self.engines.prepare(&row_logits)?;
             let targets = pairs.target_places(rows)?;
             let in_band: Vec<bool> = rows.iter().map(|row| self.in_band(row)).collect();
             let slots: Vec<usize> = rows

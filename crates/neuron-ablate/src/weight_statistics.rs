@@ -8,7 +8,9 @@ use neox_core::NeoxModel;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::{AblateError, Direction, TokenBand, TokenFrequencies, states::last_layer};
+use crate::{
+    AblateError, Direction, TokenBand, TokenFrequencies, product::product, states::last_layer,
+};
 
 /// Rows of `W_U` in f64 at once.
 const TILE: i64 = 2048;
@@ -452,7 +454,7 @@ fn norms(rows: &Tensor) -> Result<Tensor, TchError> {
 }
 
 fn gram(rows: &Tensor) -> Result<Tensor, TchError> {
-    rows.f_tr()?.f_matmul(rows)
+    product(&rows.f_tr()?, rows)
 }
 
 /// `sum (r - mean) (r - mean)^T` from `sum r r^T` and `sum r`.
@@ -463,7 +465,7 @@ fn centred_gram(gram: &Tensor, sum: &Tensor, count: f64) -> Result<Tensor, TchEr
 /// `w^T m w` for each row of `w`.
 fn quadratic(w: &Tensor, m: &Tensor) -> Result<Vec<f64>, TchError> {
     Vec::try_from(
-        &w.f_matmul(m)?
+        &product(w, m)?
             .f_mul(w)?
             .f_sum_dim_intlist(-1, false, Kind::Double)?,
     )

@@ -9,7 +9,7 @@ use super::{
     near::coefficients,
 };
 
-/// What belongs to the row, over the tokens of a tile: `l` in bits, `e = 2^l`, `g`, and `log q` from the middle of the tile.
+/// What belongs to the row, over the tokens of a tile: `l` in bits, `e = 2^l / ln 2`, `g`, and `log q` from the middle of the tile.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TileVectors<'a> {
     pub(super) l: &'a [f32],
@@ -38,7 +38,7 @@ const NOTHING: f32 = -125.0;
 
 /// What a pass computes of each pair.
 ///
-/// `DEGREE` 0 computes `2^t` and the moments themselves. Another one computes `w = e (e^d - 1)` by the polynomial of that
+/// `DEGREE` 0 computes `2^t` and the moments themselves. Another one computes `w = 2^l (e^d - 1)` by the polynomial of that
 /// degree ([`super::near`]), and what `d` adds to the moments. `HIGH` asks for `m[i]` up to `i = HIGH + 1` and `n[i]` up to
 /// `i = HIGH`; `TILT` adds `k lambda` to `d`, for degree 0 only.
 ///
@@ -72,7 +72,7 @@ pub(super) unsafe fn pass<
             of_g[k] = L::splat((change.a / change.c) as f32);
             let mut power = 1.0;
             for (place, q) in q[k].iter_mut().zip(coefficients(DEGREE)) {
-                *place = L::splat((q * power) as f32);
+                *place = L::splat((q * power / LOG2_E) as f32);
                 power *= change.c;
             }
         }
@@ -140,7 +140,7 @@ pub(super) unsafe fn pass<
                     }
                     let wt = match DEGREE {
                         0 => w.mul(t),
-                        _ => w.fma(t, ey.mul(L::splat(LOG2_E as f32))),
+                        _ => w.fma(t, ey),
                     };
                     n[k][0] = n[k][0].add(wt);
                     n[k][1] = wt.fma(lambda, n[k][1]);
@@ -165,7 +165,7 @@ pub(super) unsafe fn pass<
                 *total = unit * sum.sum();
             }
             if DEGREE > 0 && HIGH == 0 {
-                all[k].n[0] += unit * LOG2_E * moved[k].sum();
+                all[k].n[0] += unit * moved[k].sum();
             }
         }
         all

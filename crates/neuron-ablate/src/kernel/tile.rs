@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code, reason = "SIMD chosen at run time")]
 
+use std::f32::consts::LOG2_E;
+
 use super::aligned::Aligned;
 use super::lanes::{Lanes, MAX_LANES, exp2};
 use super::pass::{Change, TileMoments, TileVectors, pass};
@@ -98,7 +100,7 @@ pub(super) fn moments(
     }
 }
 
-/// `2^x` of every value; those with `|x|` above 125 are wrong.
+/// `2^x / ln 2` of every value; those with `|x|` above 125 are wrong.
 pub(super) fn exponentials(path: Path, x: &[f32]) -> Aligned {
     let mut all = Aligned::zeros(x.len());
     // SAFETY: a path other than scalar comes from `Path::available`, and both have one length.
@@ -131,13 +133,14 @@ unsafe fn exponentials_avx2(x: &[f32], out: &mut [f32]) {
 #[inline(always)]
 unsafe fn exponentials_by<L: Lanes>(x: &[f32], out: &mut [f32]) {
     unsafe {
+        let unit = L::splat(LOG2_E);
         let (mut from, mut to) = (x.chunks_exact(L::N), out.chunks_exact_mut(L::N));
         for (x, out) in (&mut from).zip(&mut to) {
-            exp2(L::load(x.as_ptr())).store(out.as_mut_ptr());
+            exp2(L::load(x.as_ptr())).mul(unit).store(out.as_mut_ptr());
         }
         for (x, out) in from.remainder().iter().zip(to.into_remainder()) {
             let mut lanes = [0.0f32; MAX_LANES];
-            exp2(L::splat(*x)).store(lanes.as_mut_ptr());
+            exp2(L::splat(*x)).mul(unit).store(lanes.as_mut_ptr());
             *out = lanes[0];
         }
     }
