@@ -10,6 +10,7 @@ mod inputs;
 mod machine;
 mod process;
 mod rounds;
+mod scaling;
 mod words;
 
 use std::collections::HashMap;
@@ -58,6 +59,8 @@ enum Topic {
     Forward,
     /// Ablation of last-layer neurons
     Ablation,
+    /// Our ablation alone, against the number of neurons and of rows
+    Scaling,
 }
 
 /// What every comparison is made with.
@@ -90,7 +93,12 @@ impl Setting {
 
 pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<()> {
     let topics = match args.what.as_slice() {
-        [] => vec![Topic::Words, Topic::Forward, Topic::Ablation],
+        [] => vec![
+            Topic::Words,
+            Topic::Forward,
+            Topic::Ablation,
+            Topic::Scaling,
+        ],
         some => some.to_vec(),
     };
     let folder = root().join("target").join("compare");
@@ -131,6 +139,7 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<()> {
             Topic::Words => words::contests(&setting)?,
             Topic::Forward => forward::contests(&setting)?,
             Topic::Ablation => ablation::contests(&setting)?,
+            Topic::Scaling => scaling::contests(&setting)?,
         };
         for contest in contests {
             let (table, agree) = contest.run(setting.rounds)?;

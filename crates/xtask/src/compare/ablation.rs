@@ -120,7 +120,7 @@ fn contest<'s>(
         sides.push(Side {
             label: ours.label.into(),
             ours: true,
-            program: run_of_ours(setting, ours, model, sequences, &timed)?,
+            program: run_of_ours(setting, ours.overrides, model, sequences, &timed)?,
             record: Some(timed.join("run.json")),
             whole: true,
             once: false,
@@ -128,7 +128,7 @@ fn contest<'s>(
         let one = table("compared");
         checks.push((
             ours.label,
-            run_of_ours(setting, ours, model, "0", &one)?,
+            run_of_ours(setting, ours.overrides, model, "0", &one)?,
             one,
         ));
     }
@@ -158,9 +158,10 @@ fn contest<'s>(
     })
 }
 
-fn run_of_ours(
+/// Our program over some sequences of the sample; later overrides win.
+pub(super) fn run_of_ours(
     setting: &Setting,
-    ours: &Ours,
+    overrides: &[&str],
     model: &Path,
     sequences: &str,
     out: &Path,
@@ -186,7 +187,7 @@ fn run_of_ours(
             &format!("band.upper={BAND_PERCENTILE}"),
             &format!("ablation.sequences=[{sequences}]"),
         ])
-        .args(ours.overrides))
+        .args(overrides))
 }
 
 fn run_of_theirs(

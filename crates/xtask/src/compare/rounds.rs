@@ -57,6 +57,8 @@ pub(crate) struct Agreement {
 struct Measured {
     /// Seconds that count, per unit; by round.
     cost: Vec<f64>,
+    /// Seconds of the work alone, per unit; by round.
+    work: Vec<f64>,
     units: f64,
     wall: Vec<f64>,
     peak: u64,
@@ -81,7 +83,7 @@ impl Contest<'_> {
                     "round {} of {rounds}, {}: {} per {}",
                     round + 1,
                     side.label,
-                    duration(cost.0),
+                    duration(cost.whole),
                     self.unit
                 );
                 match measured.get_mut(i) {
@@ -89,6 +91,7 @@ impl Contest<'_> {
                     None => {
                         let mut new = Measured {
                             cost: Vec::new(),
+                            work: Vec::new(),
                             units: 0.0,
                             wall: Vec::new(),
                             peak: 0,
@@ -110,13 +113,17 @@ impl Contest<'_> {
         let mut text = format!("### {}\n\n", self.title);
         let _ = write!(
             text,
-            "| way | {0}s | whole process | per {0} | peak memory |",
+            "| way | {0}s | whole process | work alone, per {0} | per {0} | peak memory |",
             self.unit
         );
         for &i in &ours {
             let _ = write!(text, " times as long as {} |", self.sides[i].label);
         }
-        let _ = writeln!(text, "\n|---|---|---|---|---|{}", "---|".repeat(ours.len()));
+        let _ = writeln!(
+            text,
+            "\n|---|---|---|---|---|---|{}",
+            "---|".repeat(ours.len())
+        );
         for (side, m) in self.sides.iter().zip(measured) {
             let once = if side.once && rounds > 1 {
                 " (one run)"
@@ -125,10 +132,11 @@ impl Contest<'_> {
             };
             let _ = write!(
                 text,
-                "| {}{once} | {:.0} | {:.1} s | {} | {:.0} MB |",
+                "| {}{once} | {:.0} | {:.1} s | {} | {} | {:.0} MB |",
                 side.label,
                 m.units,
                 median(&m.wall),
+                duration(median(&m.work)),
                 duration(median(&m.cost)),
                 m.peak as f64 / 1e6,
             );
@@ -158,11 +166,10 @@ impl Contest<'_> {
 }
 
 impl Side {
-    /// Seconds that count per unit, and units.
-    fn cost(&self, taken: &Taken) -> anyhow::Result<(f64, f64)> {
-        let units = match &self.record {
+    fn cost(&self, taken: &Taken) -> anyhow::Result<Cost> {
+        let (units, work) = match &self.record {
             Some(path) => recorded(path)?,
-            None => taken.units,
+            None => (taken.units, taken.seconds),
         };
         let units =
             units.with_context(|| format!("`{}` did not say how much it did", self.label))?;
@@ -172,21 +179,36 @@ impl Side {
                 .seconds
                 .with_context(|| format!("`{}` did not say how long it took", self.label))?,
         };
-        Ok((seconds / units, units))
+        Ok(Cost {
+            units,
+            whole: seconds / units,
+            work: work.unwrap_or(seconds) / units,
+        })
     }
 }
 
-/// The number of pairs in a `run.json`.
-fn recorded(path: &Path) -> anyhow::Result<Option<f64>> {
+/// What a side took in one round: seconds that count, and those of the work alone, per unit.
+struct Cost {
+    units: f64,
+    whole: f64,
+    work: f64,
+}
+
+/// The number of pairs in a `run.json`, and the seconds of their ablation.
+fn recorded(path: &Path) -> anyhow::Result<(Option<f64>, Option<f64>)> {
     let read = || -> anyhow::Result<Value> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
     let record = read().with_context(|| format!("failed to read `{}`", path.display()))?;
-    Ok(record["counts"]["pairs"].as_f64())
+    Ok((
+        record["counts"]["pairs"].as_f64(),
+        record["timings_seconds"]["ablation"].as_f64(),
+    ))
 }
 
 impl Measured {
-    fn add(&mut self, (cost, units): (f64, f64), taken: &Taken) {
-        self.cost.push(cost);
-        self.units = units;
+    fn add(&mut self, cost: Cost, taken: &Taken) {
+        self.cost.push(cost.whole);
+        self.work.push(cost.work);
+        self.units = cost.units;
         self.wall.push(taken.wall);
         self.peak = self.peak.max(taken.peak);
     }
