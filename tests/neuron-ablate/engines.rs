@@ -117,6 +117,18 @@ impl Case {
     }
 
     fn run(&self, engine: EngineOptions, semantics: &Semantics, dose: Dose) -> Outcome<Table> {
+        self.run_cut(engine, semantics, dose, Variants::default(), 64 << 20)
+    }
+
+    /// As [`Case::run`], with other variants, and in blocks that fit other memory.
+    fn run_cut(
+        &self,
+        engine: EngineOptions,
+        semantics: &Semantics,
+        dose: Dose,
+        variants: Variants,
+        memory_budget: usize,
+    ) -> Outcome<Table> {
         let (d_vocab, d_mlp) = (
             self.frequencies.q().len(),
             self.model.config().intermediate_size,
@@ -126,11 +138,11 @@ impl Case {
             sequences: vec![0, 1],
             dose,
             semantics: semantics.clone(),
-            variants: Variants::default(),
+            variants,
             ranks: false,
             engine,
             batch: 4,
-            memory_budget: 64 << 20,
+            memory_budget,
         };
         let bands = vec![TokenBand::new("band", &self.band, d_vocab)?];
         let sweep = Sweep::new(&self.model, &self.sample, &self.frequencies, bands, plan)?;
@@ -255,5 +267,50 @@ fn auto_leaves_to_the_moments_what_they_can_do_and_nothing_else() -> Outcome<()>
             .flat_map(|(change, _)| change)
             .all(|change| change.abs() < 1e-12)
     );
+    Ok(())
+}
+
+/// With the total effect as the only base the kernel is as fast, and exact.
+#[test]
+fn auto_uses_exact_sums_where_moments_would_not_pay() -> Outcome<()> {
+    let case = Case::pythia_vocabulary()?;
+    let variants = Variants {
+        frozen_ln: false,
+        ..Variants::default()
+    };
+    let run = |engine| {
+        case.run_cut(
+            engine,
+            &Semantics::corrected(),
+            Dose::Mean,
+            variants,
+            64 << 20,
+        )
+    };
+    let auto = run(AUTO)?;
+    assert!(auto.iter().all(|(_, bound)| *bound == 0.0));
+    assert!(auto == run(exact(ExactSums::Kernel))?);
+    // Where they would, changes that are too large for them are not tried.
+    let large = case.run(AUTO, &Semantics::corrected(), Dose::Scale(1e3))?;
+    assert!(large.iter().all(|(_, bound)| *bound == 0.0));
+    Ok(())
+}
+
+#[test]
+fn exact_sums_do_not_depend_on_how_the_work_is_cut() -> Outcome<()> {
+    for case in [Case::tiny_neox()?, Case::pythia_vocabulary()?] {
+        let run = |memory| {
+            let (engine, semantics) = (exact(ExactSums::Kernel), Semantics::corrected());
+            case.run_cut(engine, &semantics, Dose::Mean, Variants::default(), memory)
+        };
+        // Blocks come in another order where neurons do not fit together.
+        let sorted = |mut table: Table| {
+            table.sort_by(|(one, _), (other, _)| {
+                one.partial_cmp(other).unwrap_or(std::cmp::Ordering::Equal)
+            });
+            table
+        };
+        assert!(sorted(run(64 << 20)?) == sorted(run(1 << 20)?));
+    }
     Ok(())
 }

@@ -78,7 +78,7 @@ pub(crate) struct AblationConfig {
     /// Whether to measure the rank of the target before and after; costs a comparison with every token.
     #[serde(default, deserialize_with = "job_kit::switch")]
     pub(crate) ranks: bool,
-    /// `auto`: moments where their error is bounded by the tolerance, exact sums elsewhere.
+    /// `auto`: moments where they are likely to be faster and their error is bounded by the tolerance, exact sums elsewhere.
     #[serde(default)]
     engine: Engine,
     /// Largest bound, in nats, on the error of what `auto` leaves to the moments.

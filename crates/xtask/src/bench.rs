@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: every benchmark target of the workspace, in release.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, bail};
 use serde_json::Value;
 
@@ -16,8 +18,8 @@ pub(crate) struct BenchArgs {
 pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let all = benchmarks()?;
     for name in &args.names {
-        if !all.iter().any(|(_, bench)| bench == name) {
-            let known: Vec<_> = all.iter().map(|(_, bench)| bench.as_str()).collect();
+        if !all.contains(name) {
+            let known: Vec<&str> = all.iter().map(String::as_str).collect();
             bail!("no benchmark `{name}`; there are: {}", known.join(", "));
         }
     }
@@ -25,16 +27,17 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         bail!("the workspace has no benchmark targets");
     }
     setup::ensure()?;
-    for (package, name) in &all {
+    for name in &all {
         if args.names.is_empty() || args.names.contains(name) {
-            run(&mut cargo(["bench", "--package", package, "--bench", name]))?;
+            // All packages, so that features and thus dependencies are those of any other build.
+            run(&mut cargo(["bench", "--workspace", "--bench", name]))?;
         }
     }
     Ok(())
 }
 
-/// Package and name of each benchmark target.
-fn benchmarks() -> anyhow::Result<Vec<(String, String)>> {
+/// The names of the benchmark targets.
+fn benchmarks() -> anyhow::Result<BTreeSet<String>> {
     let metadata = answer(&mut cargo([
         "metadata",
         "--no-deps",
@@ -44,12 +47,11 @@ fn benchmarks() -> anyhow::Result<Vec<(String, String)>> {
     .context("`cargo metadata` failed")?;
     let metadata: Value =
         serde_json::from_str(&metadata).context("`cargo metadata` wrote no valid JSON")?;
-    let text = |value: &Value| value["name"].as_str().unwrap_or_default().to_owned();
-    let mut found = Vec::new();
+    let mut found = BTreeSet::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
         for target in package["targets"].as_array().into_iter().flatten() {
             if target["kind"] == serde_json::json!(["bench"]) {
-                found.push((text(package), text(target)));
+                found.extend(target["name"].as_str().map(str::to_owned));
             }
         }
     }

@@ -87,7 +87,8 @@ const STEPS: &[Step] = &[
 
 pub(crate) fn demo() -> anyhow::Result<()> {
     setup::ensure()?;
-    let bins = executables(&["--workspace", "--bins"])?;
+    // Examples too: with them cargo chooses the features that it chooses for tests, and nothing is compiled twice.
+    let bins = executables(&["--workspace", "--bins", "--examples"])?;
     // Every demo begins anew, so that it shows all of what a first one shows.
     match fs::remove_dir_all(root().join(OUTPUT)) {
         Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
