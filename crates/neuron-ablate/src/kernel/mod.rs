@@ -9,7 +9,7 @@
 //! The vocabulary is cut into tiles of at most 4,096 tokens of nearly equal frequency. Per tile, pair and base one
 //! SIMD pass in f32 computes the sums; tiles add up in f64. How far a base can move the logits of a tile is bounded
 //! beforehand by `|a| max|g| + |c| max|u|`. Where that is small, as it is for most ablations, the pass multiplies the
-//! clean exponentials, kept with the row, by a polynomial for `e^d - 1` ([`near`]) and sums *changes*, so that rounding is
+//! clean exponentials, kept with the row, by a polynomial for `e^d - 1` and sums *changes*, so that rounding is
 //! relative to the change; elsewhere it computes `2^t`, `t = z / ln 2`. Several neurons share the loads of a row.
 //!
 //! As `log q` hardly varies within a tile, every tilt of a base follows from moments of that one pass, by a series to
@@ -284,7 +284,7 @@ impl Kernel {
 
     /// The sums of every pair under every reading on every cell, `[pair][reading][cell]`.
     ///
-    /// Readings are the bases, then the tilts. Runs on the calling thread; 8 to 64 rows by 4 to 32 neurons, row by row,
+    /// Readings are the bases, then the tilts. Runs on the calling thread; 4 to 16 rows by 4 to 32 neurons, row by row,
     /// keep the tiles in cache. Values that are not finite give sums that are not.
     ///
     /// # Panics
@@ -477,7 +477,7 @@ impl TileRow<'_> {
         if a == 0.0 && c == 0.0 {
             return Way::Clean;
         }
-        let near = degree_for(self.largest_change(pair), c);
+        let near = degree_for(self.largest_change(pair), a, c);
         let short = pair.of_base.iter().map(|&site| &pair.tilts[site]);
         let mut want = Want::Plain;
         for tilt in short.filter(|tilt| self.short(tilt)) {

@@ -44,11 +44,11 @@ struct Near {
 }
 
 /// The least degree that reaches `|a g + c u| <= largest`, and what it reaches; none for large ones, or those that are not a
-/// number, or a `c` that is far from usual.
-pub(super) fn degree_for(largest: f64, c: f64) -> Option<(usize, f64)> {
+/// number, or an `a` or `c` far from usual.
+pub(super) fn degree_for(largest: f64, a: f64, c: f64) -> Option<(usize, f64)> {
     let near = NEAR.iter().find(|near| largest <= near.reach)?;
     let c = c.abs();
-    let usual = c * near.units >= 1.0 && c <= near.units && largest <= c * 1e30;
+    let usual = c * near.units >= 1.0 && c <= near.units && largest + a.abs() <= c * 1e30;
     usual.then_some((near.q.len(), near.reach))
 }
 
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn the_least_degree_that_reaches_is_taken() {
-        let degree = |largest, c| degree_for(largest, c).map(|(degree, _)| degree);
+        let degree = |largest, c| degree_for(largest, 0.0, c).map(|(degree, _)| degree);
         assert_eq!(degree(0.0, 1.0), Some(3));
         assert_eq!(degree(0.05, -1.0), Some(4));
         assert_eq!(degree(0.68, 1e-3), Some(7));
@@ -89,6 +89,7 @@ mod tests {
         for c in [0.0, 1e-40, 1e40] {
             assert_eq!(degree(0.01, c), None);
         }
+        assert_eq!(degree_for(0.01, 1e300, 1.0), None);
         assert_eq!(coefficients(5).len(), 5);
     }
 }

@@ -67,7 +67,7 @@ pub(super) enum Want {
 /// Most pairs of a call of [`moments`].
 pub(super) const MAX_PAIRS: usize = 4;
 
-/// The moments of `u.len()` pairs, [`Path::pairs_at_once`] or 1.
+/// The moments of up to [`MAX_PAIRS`] pairs, in one pass if they are [`Path::pairs_at_once`].
 ///
 /// With `degree` 0 they are exact to f32 rounding as long as `|t| <= 100`, which keeps every partial sum finite. With
 /// another they are what `d` adds to those of the row, for `|d|` within the reach of the degree.
