@@ -40,6 +40,8 @@ struct Case {
     sample: Sample,
     frequencies: TokenFrequencies,
     band: Vec<u32>,
+    /// How many neurons, from the first on.
+    neurons: usize,
 }
 
 impl Case {
@@ -53,6 +55,7 @@ impl Case {
             frequencies: TokenFrequencies::new(weights.iter().map(|w| w / total).collect())?,
             band: (d_vocab as u32 / 2..d_vocab as u32 * 9 / 10).collect(),
             model,
+            neurons: 48,
         })
     }
 
@@ -134,7 +137,7 @@ impl Case {
             self.model.config().intermediate_size,
         );
         let plan = Plan {
-            neurons: (0..usize::try_from(d_mlp)?.min(48)).collect(),
+            neurons: (0..usize::try_from(d_mlp)?.min(self.neurons)).collect(),
             sequences: vec![0, 1],
             dose,
             semantics: semantics.clone(),
@@ -244,7 +247,11 @@ fn large_changes_never_slip_under_the_bound() -> Outcome<()> {
 
 #[test]
 fn auto_leaves_to_the_moments_what_they_can_do_and_nothing_else() -> Outcome<()> {
-    let case = Case::tiny_neox()?;
+    // Moments pay only if enough neurons share what is done for each row.
+    let case = Case {
+        neurons: 256,
+        ..Case::tiny_neox()?
+    };
     let semantics = Semantics::corrected();
     let share = case.check(AUTO, &semantics, Dose::Mean, 1e-5)?;
     assert!(
@@ -290,6 +297,13 @@ fn auto_uses_exact_sums_where_moments_would_not_pay() -> Outcome<()> {
     let auto = run(AUTO)?;
     assert!(auto.iter().all(|(_, bound)| *bound == 0.0));
     assert!(auto == run(exact(ExactSums::Kernel))?);
+    // Nor for a few neurons, which share too little.
+    let few = Case {
+        neurons: 2,
+        ..Case::pythia_vocabulary()?
+    };
+    let auto = few.run(AUTO, &Semantics::corrected(), Dose::Mean)?;
+    assert!(auto.iter().all(|(_, bound)| *bound == 0.0));
     // Where they would, changes that are too large for them are not tried.
     let large = case.run(AUTO, &Semantics::corrected(), Dose::Scale(1e3))?;
     assert!(large.iter().all(|(_, bound)| *bound == 0.0));

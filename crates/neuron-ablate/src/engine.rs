@@ -109,10 +109,11 @@ const TASKS_PER_THREAD: usize = 4;
 /// Rows that the kernel sees at once: a tile of each fits the second-level cache.
 const ROWS_PER_CALL: usize = 8;
 
-/// What a pair costs, in multiply-adds for each token: by moments, their share of what is done once for each row included; and by
-/// the kernel for each base, tilts included. Measured on one machine with AVX2 and one with AVX-512 (docs/performance.md).
-const MOMENTS_COST: f64 = 10.0;
+/// What a pair costs, in multiply-adds for each token: by the kernel for each base, tilts included; by moments; and by what moments
+/// need once for each row, times `d_model`, shared among the directions. Fitted to the times in docs/performance.md.
 const KERNEL_COST: f64 = 9.5;
+const MOMENTS_COST: f64 = 10.0;
+const MOMENTS_ROW_COST: f64 = 7.0;
 
 /// What computes sums for a sweep.
 #[derive(Debug)]
@@ -141,12 +142,13 @@ pub(crate) struct Prepared<'l> {
 }
 
 impl Engines {
-    /// `w_u` is the centred `W_U` in the order of the layout, on the device that computes; `memory` is what a chunk of exact
-    /// sums in tensor operations may take, in bytes.
+    /// `w_u` is the centred `W_U` in the order of the layout, on the device that computes; `n_directions` is how many will be measured
+    /// at each row; `memory` is what a chunk of exact sums in tensor operations may take, in bytes.
     pub(crate) fn new(
         pairs: &Pairs,
         w_u: &Tensor,
         options: EngineOptions,
+        n_directions: usize,
         memory: usize,
     ) -> Result<Self, TchError> {
         let tensor = |kind| {
@@ -165,7 +167,9 @@ impl Engines {
         let needed = match (options.engine, &exact) {
             (Engine::Exact, _) => f64::INFINITY,
             (Engine::Auto, Exact::Kernel(_)) => {
-                MOMENTS_COST / (KERNEL_COST * pairs.n_bases() as f64)
+                let shared = w_u.size()[1] as f64 / n_directions as f64;
+                let moments = MOMENTS_COST + MOMENTS_ROW_COST * shared;
+                moments / (KERNEL_COST * pairs.n_bases() as f64)
             }
             (Engine::Moments, _) | (Engine::Auto, Exact::Tensor(_)) => 0.0,
         };

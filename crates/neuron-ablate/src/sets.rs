@@ -220,7 +220,8 @@ impl Sweep<'_> {
             ..self.plan.engine
         };
         let memory = self.plan.memory_budget / 4;
-        let engines = Engines::new(&self.pairs, self.unembedding.w_u(), options, memory)?;
+        let n_sets: usize = lists.iter().map(|list| list.sizes.len()).sum();
+        let engines = Engines::new(&self.pairs, self.unembedding.w_u(), options, n_sets, memory)?;
         let vectors = self.plan.memory_budget / (4 * self.pairs.layout().d_vocab());
         let most = CACHED / (4 * self.pairs.layout().d_vocab());
         let rows_at_once = (vectors / 2 / engines.vectors_per_row()).max(1);

@@ -164,6 +164,7 @@ impl<'a> Sweep<'a> {
             &pairs,
             unembedding.w_u(),
             plan.engine,
+            plan.neurons.len(),
             plan.memory_budget / 4,
         )?;
         let sweep = Self {
