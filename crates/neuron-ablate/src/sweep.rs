@@ -1,6 +1,6 @@
 //! The sweep: every asked-for neuron at every kept row, from one forward per sequence.
 
-use std::ops::Range;
+use std::{cell::RefCell, collections::HashMap, ops::Range};
 
 use neox_core::NeoxModel;
 use tch::{Kind, Tensor};
@@ -113,7 +113,12 @@ pub struct Sweep<'a> {
     pub(crate) unembedding: Unembedding,
     pub(crate) pairs: Pairs,
     engines: Engines,
+    /// Residual stream and activations at the rows of a sequence, as far as they fit: sets and single neurons share a forward.
+    states: RefCell<HashMap<usize, (Tensor, Tensor)>>,
 }
+
+/// The part of the memory, one in so many, that states may take.
+const STATES_SHARE: usize = 16;
 
 /// Neurons in closed form: their output weights in the vocabulary.
 struct OfNeurons {
@@ -174,6 +179,7 @@ impl<'a> Sweep<'a> {
             unembedding,
             pairs,
             engines,
+            states: RefCell::default(),
         };
         match sweep.variants().contains(&sweep.direct_variant()) {
             true => Ok(sweep),
@@ -424,24 +430,43 @@ impl Sweep<'_> {
     pub(crate) fn states(&self, rows: &[Row]) -> Result<(Tensor, Tensor), AblateError> {
         let mut sequences: Vec<usize> = rows.iter().map(|row| row.sequence).collect();
         sequences.dedup();
-        let (mut resid, mut activations) = (Vec::new(), Vec::new());
-        for group in same_length_batches(self.sample, &sequences, self.plan.batch) {
+        let mut states = self.states.borrow_mut();
+        let missing: Vec<usize> = sequences
+            .iter()
+            .copied()
+            .filter(|sequence| !states.contains_key(sequence))
+            .collect();
+        for group in same_length_batches(self.sample, &missing, self.plan.batch) {
             let tokens: Vec<&[i64]> = group
                 .iter()
                 .map(|&i| self.sample.sequences()[i].as_slice())
                 .collect();
-            for (states, sequence) in last_layer_states(self.model, &tokens)?.iter().zip(group) {
+            for (of_sequence, sequence) in last_layer_states(self.model, &tokens)?.iter().zip(group)
+            {
                 let kept: Vec<i64> = rows
                     .iter()
                     .filter(|row| row.sequence == sequence)
                     .map(|row| row.pos as i64)
                     .collect();
                 let kept = Tensor::f_from_slice(&kept)?;
-                resid.push(states.resid.f_index_select(0, &kept)?);
-                activations.push(states.activations.f_index_select(0, &kept)?);
+                let resid = of_sequence.resid.f_index_select(0, &kept)?;
+                let activations = of_sequence.activations.f_index_select(0, &kept)?;
+                states.insert(sequence, (resid, activations));
             }
         }
-        Ok((Tensor::f_cat(&resid, 0)?, Tensor::f_cat(&activations, 0)?))
+        let of_rows = sequences.iter().map(|sequence| &states[sequence]);
+        let (resid, activations): (Vec<&Tensor>, Vec<&Tensor>) = of_rows
+            .map(|(resid, activations)| (resid, activations))
+            .unzip();
+        let all = (Tensor::f_cat(&resid, 0)?, Tensor::f_cat(&activations, 0)?);
+        let bytes = |t: &Tensor| t.numel() * t.kind().elt_size_in_bytes();
+        let taken: usize = states.values().map(|(r, a)| bytes(r) + bytes(a)).sum();
+        if taken > self.plan.memory_budget / STATES_SHARE {
+            for sequence in &missing {
+                states.remove(sequence);
+            }
+        }
+        Ok(all)
     }
 }
 
