@@ -38,6 +38,7 @@ mod lanes;
 mod layout;
 mod near;
 mod pass;
+mod path;
 mod rank;
 mod sums;
 mod tile;
@@ -49,9 +50,10 @@ use aligned::Aligned;
 pub use layout::{Cell, VocabLayout};
 use near::degree_for;
 use pass::{Change, TileMoments, TileVectors};
+pub use path::Path;
 pub use sums::Sums;
+pub use tile::exp_sum;
 use tile::{MAX_PAIRS, Want, exponentials, moments};
-pub use tile::{Path, exp_sum};
 use tiles::{Tile, tiles};
 
 /// Largest remainder of the series for a tilt, relative to the sum of exponentials.
@@ -407,7 +409,7 @@ impl TileRow<'_> {
                     }
                 }
                 Way::Pass { degree, want } => {
-                    for group in alike.chunks(self.kernel.path.pairs_at_once()) {
+                    for group in alike.chunks(MAX_PAIRS) {
                         for (pair, moments) in group.iter().zip(self.pass(degree, want, group)) {
                             self.finish(pair, &moments, &mut add);
                         }

@@ -2,7 +2,11 @@
 
 #![expect(unsafe_code, reason = "SIMD chosen at run time")]
 
-use super::{Base, Kernel, NeuronVector, Path, RowVectors, lanes::Lanes, lanes::MAX_LANES};
+use super::{
+    Base, Kernel, NeuronVector, RowVectors,
+    lanes::{Lanes, MAX_LANES},
+    path::Work,
+};
 
 impl Kernel {
     /// Rank of the token at `place` in the layout, counted from 0: the number of tokens whose `l + a g + c u` is larger, in f32.
@@ -34,56 +38,48 @@ impl Kernel {
             "place {place} is beyond the vocabulary, or vectors differ in length"
         );
         // SAFETY: the path comes from `Path::available`, and the lengths were just compared.
-        unsafe {
-            match self.path {
-                #[cfg(target_arch = "x86_64")]
-                Path::Avx512 => avx512(at, a, c, place),
-                #[cfg(target_arch = "x86_64")]
-                Path::Avx2 => avx2(at, a, c, place),
-                #[cfg(target_arch = "aarch64")]
-                Path::Neon => count::<std::arch::aarch64::float32x4_t>(at, a, c, place),
-                _ => count::<[f32; 8]>(at, a, c, place),
-            }
-        }
+        unsafe { self.path.run(Rank { at, a, c, place }) }
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn avx512(at: [&[f32]; 3], a: f32, c: f32, place: usize) -> usize {
-    unsafe { count::<std::arch::x86_64::__m512>(at, a, c, place) }
+/// Vectors `l`, `g` and `u`, the factors of the latter two, and the place of the target.
+struct Rank<'a> {
+    at: [&'a [f32]; 3],
+    a: f32,
+    c: f32,
+    place: usize,
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(at: [&[f32]; 3], a: f32, c: f32, place: usize) -> usize {
-    unsafe { count::<std::arch::x86_64::__m256>(at, a, c, place) }
-}
+impl Work for Rank<'_> {
+    type Out = usize;
 
-#[inline(always)]
-unsafe fn count<L: Lanes>(at: [&[f32]; 3], a: f32, c: f32, place: usize) -> usize {
-    unsafe {
-        let (a, c) = (L::splat(a), L::splat(c));
-        let logits = |[l, g, u]: [*const f32; 3]| a.fma(L::load(g), c.fma(L::load(u), L::load(l)));
-        // The target by the same operations, so that it is never above itself.
-        let mut lanes = [0.0f32; MAX_LANES];
-        let target = at.map(|v| [v[place]; MAX_LANES]);
-        logits([0, 1, 2].map(|i| target[i].as_ptr())).store(lanes.as_mut_ptr());
-        let target = L::splat(lanes[0]);
-        let (len, mut i, mut above) = (at[0].len(), 0, 0);
-        while i + L::N <= len {
-            above += logits(at.map(|v| v.as_ptr().add(i))).above(target);
-            i += L::N;
-        }
-        if i < len {
-            let mut rest = [[0.0f32; MAX_LANES]; 3];
-            for (rest, v) in rest.iter_mut().zip(at) {
-                // Places past the end repeat the target.
-                rest.fill(v[place]);
-                rest[..len - i].copy_from_slice(&v[i..]);
+    #[inline(always)]
+    unsafe fn run<L: Lanes, const K: usize>(self) -> usize {
+        let Self { at, a, c, place } = self;
+        unsafe {
+            let (a, c) = (L::splat(a), L::splat(c));
+            let logits =
+                |[l, g, u]: [*const f32; 3]| a.fma(L::load(g), c.fma(L::load(u), L::load(l)));
+            // The target by the same operations, so that it is never above itself.
+            let mut lanes = [0.0f32; MAX_LANES];
+            let target = at.map(|v| [v[place]; MAX_LANES]);
+            logits([0, 1, 2].map(|i| target[i].as_ptr())).store(lanes.as_mut_ptr());
+            let target = L::splat(lanes[0]);
+            let (len, mut i, mut above) = (at[0].len(), 0, 0);
+            while i + L::N <= len {
+                above += logits(at.map(|v| v.as_ptr().add(i))).above(target);
+                i += L::N;
             }
-            above += logits([0, 1, 2].map(|i| rest[i].as_ptr())).above(target);
+            if i < len {
+                let mut rest = [[0.0f32; MAX_LANES]; 3];
+                for (rest, v) in rest.iter_mut().zip(at) {
+                    // Places past the end repeat the target.
+                    rest.fill(v[place]);
+                    rest[..len - i].copy_from_slice(&v[i..]);
+                }
+                above += logits([0, 1, 2].map(|i| rest[i].as_ptr())).above(target);
+            }
+            above as usize
         }
-        above as usize
     }
 }
