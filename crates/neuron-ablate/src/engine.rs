@@ -1,6 +1,6 @@
 //! How the sums over the vocabulary are computed: exactly, or by moments where their bound allows it.
 
-use std::{cell::OnceCell, ops::RangeInclusive, sync::Mutex};
+use std::{cell::OnceCell, sync::Mutex};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -103,7 +103,8 @@ pub(crate) struct NotFinite {
 }
 
 /// Fewest and most directions that one task of the kernel measures at all rows: tiles of their `u` stay in cache.
-pub(crate) const DIRECTIONS_PER_TASK: RangeInclusive<usize> = 4..=32;
+pub(crate) const FEWEST_DIRECTIONS: usize = 4;
+const MOST_DIRECTIONS: usize = 32;
 /// Tasks for each thread, if there are directions enough: so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 4;
 /// Rows that the kernel sees at once: a tile of each fits the second-level cache.
@@ -485,9 +486,11 @@ fn by_kernel(
 ) {
     let (per_pair, n_rows) = (pairs.per_pair(), rows.len());
     let d_vocab = pairs.layout().d_vocab();
-    let (fewest, most) = (*DIRECTIONS_PER_TASK.start(), *DIRECTIONS_PER_TASK.end());
     let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
-    let per_task = left.len().div_ceil(tasks).clamp(fewest, most);
+    let per_task = left
+        .len()
+        .div_ceil(tasks)
+        .clamp(FEWEST_DIRECTIONS, MOST_DIRECTIONS);
     measured
         .par_chunks_mut(per_task * n_rows * per_pair)
         .zip(left.par_chunks(per_task))

@@ -10,7 +10,7 @@ use crate::{
     Row, RowCounts, Sample, Semantics, TokenBand, TokenFrequencies, Variant, Variants,
     closed_form::{Projected, Unembedding},
     effects::EffectSums,
-    engine::{DIRECTIONS_PER_TASK, Engines},
+    engine::{Engines, FEWEST_DIRECTIONS},
     pairs::{Block, Dots, Pairs},
     states::{last_layer, last_layer_states, mean_activations, same_length_batches},
     vectors::on_host,
@@ -405,11 +405,7 @@ impl<'a> Sweep<'a> {
         let keep = all <= vectors / 2;
         let for_neurons = if keep { all } else { vectors / 4 };
         let rows = (vectors.saturating_sub(for_neurons) / per_row).max(1);
-        (
-            rows,
-            for_neurons.clamp(*DIRECTIONS_PER_TASK.start(), 256),
-            keep,
-        )
+        (rows, for_neurons.clamp(FEWEST_DIRECTIONS, 256), keep)
     }
 
     /// Whether a row counts for the first band.

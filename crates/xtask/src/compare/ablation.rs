@@ -234,30 +234,43 @@ fn agree(
     for (label, program, folder) in ours {
         program.run()?;
         for (way, table) in theirs {
-            let mut python = Command::new(setting.pytorch.python());
-            python
-                .args(["-B", &script("agreement.py")])
-                .arg(folder.join("neurons.parquet"))
-                .arg(table)
-                .args(["--atol", TOLERANCE]);
-            let output = python
-                .output()
-                .context("failed to start the script that compares tables")?;
-            let text = String::from_utf8_lossy(&output.stdout);
-            let found: Value = serde_json::from_str(text.trim()).unwrap_or_default();
-            let errors = String::from_utf8_lossy(&output.stderr);
-            equal &= output.status.success();
-            said.push(match found["largest_difference"].as_f64() {
-                Some(largest) => format!(
-                    "{label} and {way}: {} neurons, {} columns, largest difference {largest:.1e} nats",
-                    found["neurons"], found["columns"]
-                ),
-                None => format!("{label} and {way}: {}", errors.trim()),
-            });
+            let found = same_effects(setting, &folder.join("neurons.parquet"), table, TOLERANCE)?;
+            equal &= found.equal;
+            said.push(format!("{label} and {way}: {}", found.text));
         }
     }
     Ok(Agreement {
         equal,
         text: format!("{}; allowed {TOLERANCE}.", said.join("; ")),
+    })
+}
+
+/// Compares the effects of the neurons that two tables have both.
+pub(super) fn same_effects(
+    setting: &Setting,
+    ours: &Path,
+    theirs: &Path,
+    tolerance: &str,
+) -> anyhow::Result<Agreement> {
+    let mut python = Command::new(setting.pytorch.python());
+    python
+        .args(["-B", &script("agreement.py")])
+        .args([ours, theirs])
+        .args(["--atol", tolerance]);
+    let output = python
+        .output()
+        .context("failed to start the script that compares tables")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let found: Value = serde_json::from_str(text.trim()).unwrap_or_default();
+    let text = match found["largest_difference"].as_f64() {
+        Some(largest) => format!(
+            "{} neurons, {} columns, largest difference {largest:.1e} nats",
+            found["neurons"], found["columns"]
+        ),
+        None => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    };
+    Ok(Agreement {
+        equal: output.status.success(),
+        text,
     })
 }

@@ -166,6 +166,7 @@ impl Contest<'_> {
 }
 
 impl Side {
+    /// What a round of it took.
     fn cost(&self, taken: &Taken) -> anyhow::Result<Cost> {
         let (units, work) = match &self.record {
             Some(path) => recorded(path)?,
@@ -179,10 +180,12 @@ impl Side {
                 .seconds
                 .with_context(|| format!("`{}` did not say how long it took", self.label))?,
         };
+        let work =
+            work.with_context(|| format!("`{}` did not say how long the work took", self.label))?;
         Ok(Cost {
             units,
             whole: seconds / units,
-            work: work.unwrap_or(seconds) / units,
+            work: work / units,
         })
     }
 }

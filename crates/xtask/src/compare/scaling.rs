@@ -1,13 +1,7 @@
 //! What our ablation costs as neurons and rows grow; nobody else takes part.
 
-use std::path::PathBuf;
-use std::process::Command;
-
-use anyhow::{Context, bail};
-
 use super::Setting;
-use super::ablation::run_of_ours;
-use super::environment::script;
+use super::ablation::{run_of_ours, same_effects};
 use super::rounds::{Agreement, Contest, Side};
 
 /// Neurons, and sequences of the sample.
@@ -20,6 +14,8 @@ const SIZES: [(usize, usize); 6] = [
     (2048, 8),
 ];
 const ENGINES: [&str; 2] = ["exact", "auto"];
+/// What matrix products of other sizes may differ by, nats.
+const TOLERANCE: &str = "1e-7";
 
 pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
     ENGINES
@@ -30,17 +26,19 @@ pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
 
 fn contest<'s>(setting: &'s Setting, engine: &str) -> anyhow::Result<Contest<'s>> {
     let model = setting.inputs.trained_70m()?;
+    let out = |(neurons, sequences): (usize, usize)| {
+        let name = format!("scaling-{engine}-{neurons}-{sequences}");
+        setting.work.join(name)
+    };
     let mut sides = Vec::new();
-    for (neurons, sequences) in SIZES {
-        let out = setting
-            .work
-            .join(format!("scaling-{engine}-{neurons}-{sequences}"));
+    for size @ (neurons, sequences) in SIZES {
         let of_sequences: Vec<String> = (0..sequences).map(|i| i.to_string()).collect();
         let overrides = [
             &format!("ablation.engine={engine}"),
             &format!("ablation.neurons=0..{neurons}"),
             "ablation.resamples=0",
         ];
+        let out = out(size);
         sides.push(Side {
             label: format!("{neurons} neurons, {sequences} sequences"),
             ours: sides.is_empty(),
@@ -50,44 +48,21 @@ fn contest<'s>(setting: &'s Setting, engine: &str) -> anyhow::Result<Contest<'s>
             once: false,
         });
     }
-    let tables = SIZES.map(|(neurons, sequences)| {
-        let out = format!("scaling-{engine}-{neurons}-{sequences}");
-        setting.work.join(out).join("neurons.parquet")
-    });
+    // A neuron's effects do not depend on what other neurons are asked for.
+    let [few, many] = [SIZES[0], SIZES[2]].map(|size| out(size).join("neurons.parquet"));
+    let agree = move || {
+        let found = same_effects(setting, &many, &few, TOLERANCE)?;
+        Ok(Agreement {
+            text: format!("neurons of the first and the third run: {}", found.text),
+            ..found
+        })
+    };
     Ok(Contest {
         title: format!(
             "Our ablation alone, all readings, `engine={engine}`, d = 512, V = 50,304, lightly trained"
         ),
         unit: "pair",
         sides,
-        agree: Box::new(move || agree(setting, &tables)),
-    })
-}
-
-/// A neuron's effects do not depend on what other neurons are asked for.
-fn agree(setting: &Setting, tables: &[PathBuf]) -> anyhow::Result<Agreement> {
-    let [few, _, many, ..] = tables else {
-        bail!("there are too few tables to compare");
-    };
-    let mut python = Command::new(setting.pytorch.python());
-    python
-        .args(["-B", &script("agreement.py")])
-        .arg(many)
-        .arg(few)
-        .args(["--atol", "1e-7"]);
-    let output = python
-        .output()
-        .context("failed to start the script that compares tables")?;
-    let text = String::from_utf8_lossy(if output.status.success() {
-        &output.stdout
-    } else {
-        &output.stderr
-    });
-    Ok(Agreement {
-        equal: output.status.success(),
-        text: format!(
-            "effects of the neurons that both the first and the third run did: {}",
-            text.trim()
-        ),
+        agree: Box::new(agree),
     })
 }
