@@ -45,7 +45,7 @@ impl Case {
         kernel.sums(
             &[TiltSite { base: 0, cells }],
             &Pairs {
-                rows: &[&row],
+                rows: std::slice::from_ref(&row),
                 neurons: &neurons,
                 pairs: &[(0, 0)],
                 bases: &[base],
@@ -164,7 +164,7 @@ fn a_cell_without_the_tilt_stays_empty() {
     let got = kernel.sums(
         &sites,
         &Pairs {
-            rows: &[&row],
+            rows: std::slice::from_ref(&row),
             neurons: &neurons,
             pairs: &[(0, 0)],
             bases: &[Base::default()],
@@ -191,7 +191,7 @@ fn pairs_come_out_in_their_order() {
     let got = kernel.sums(
         &[],
         &Pairs {
-            rows: &[&rows[0], &rows[1]],
+            rows: &rows,
             neurons: &neurons,
             pairs: &list,
             bases: &bases,
@@ -242,7 +242,7 @@ fn a_small_change_is_right_relative_to_its_size() {
             };
             let tilts: Vec<Tilt> = sizes.iter().map(tilt).collect();
             let pairs = Pairs {
-                rows: &[&row],
+                rows: std::slice::from_ref(&row),
                 neurons: &neurons,
                 pairs: &vec![(0, 0); sizes.len()],
                 bases: &bases,

@@ -31,7 +31,7 @@ fn vocabulary(c: &mut Criterion) {
             cells: vec![false, true],
         }];
         let pairs = Pairs {
-            rows: &[&row],
+            rows: std::slice::from_ref(&row),
             neurons: &[neuron],
             pairs: &[(0, 0)],
             bases: &[Base { a: 1e-4, c: 5e-3 }],
@@ -75,7 +75,6 @@ fn kernel(c: &mut Criterion) {
         let rows: Vec<_> = (0..ROWS)
             .map(|i| kernel.row(&vectors[2 * i], &vectors[2 * i + 1]))
             .collect();
-        let rows: Vec<_> = rows.iter().collect();
         let neurons: Vec<_> = (0..NEURONS)
             .map(|i| kernel.neuron(&vectors[2 * ROWS + i]))
             .collect();

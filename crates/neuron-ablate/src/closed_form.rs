@@ -14,7 +14,7 @@
 //! so that no product with `W_U` is needed per (row, neuron).
 
 use neox_core::NeoxModel;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
     AblateError,
@@ -114,16 +114,26 @@ impl Unembedding {
     /// # Errors
     /// - [`AblateError::Torch`] if libtorch fails
     pub fn project(&self, vectors: &Tensor) -> Result<Projected, AblateError> {
-        let x = vectors
-            .f_to_device(self.w_u.device())?
-            .f_to_kind(Kind::Double)?;
-        let centred = x.f_sub(&x.f_mean_dim(-1, true, Kind::Double)?)?;
-        let norm2 = on_host(
-            &centred
-                .f_square()?
-                .f_sum_dim_intlist(-1, false, Kind::Double)?,
-        )?;
-        let scaled = centred.f_mul(&self.gamma)?.f_to_kind(Kind::Float)?;
+        Ok(self.project_rows(on_host(vectors)?)?)
+    }
+
+    /// The same for vectors on the host, `[vector][d_model]`. What is small stays there, where it needs no threads of libtorch: these
+    /// would go on spinning beside the product.
+    pub(crate) fn project_rows(&self, mut vectors: Vec<f64>) -> Result<Projected, TchError> {
+        let d_model = self.w_u.size2()?.1;
+        let gamma = on_host(&self.gamma)?;
+        let mut scaled = Vec::with_capacity(vectors.len());
+        let mut norm2 = Vec::new();
+        for x in vectors.chunks_mut(d_model as usize) {
+            let mean = x.iter().sum::<f64>() / d_model as f64;
+            x.iter_mut().for_each(|x| *x -= mean);
+            norm2.push(x.iter().map(|x| x * x).sum());
+            scaled.extend(x.iter().zip(&gamma).map(|(x, gamma)| (x * gamma) as f32));
+        }
+        let shape = [norm2.len() as i64, d_model];
+        let there = |t: Tensor| t.f_view(shape)?.f_to_device(self.w_u.device());
+        let centred = there(Tensor::f_from_slice(&vectors)?)?;
+        let scaled = there(Tensor::f_from_slice(&scaled)?)?;
         Ok(Projected {
             centred,
             norm2,

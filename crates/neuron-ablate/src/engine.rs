@@ -1,6 +1,6 @@
 //! How the sums over the vocabulary are computed: exactly, or by moments where their bound allows it.
 
-use std::{cell::OnceCell, sync::Mutex};
+use std::{cell::OnceCell, ops::Range, sync::Mutex};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::{
     kernel::{self, Base, Kernel, RowVectors, Sums},
     pairs::{Block, Pairs, RowLogits, Scratch},
     series::{RowCell, Series, SeriesBlock, SeriesRows, Spread},
-    sweep::Tick,
+    sweep::{Tick, blocks},
     tensor_sums::{self, PairList, TensorSums},
     vectors::Vectors,
 };
@@ -102,19 +102,23 @@ pub(crate) struct NotFinite {
     pub(crate) row: usize,
 }
 
-/// Fewest and most directions that one task of the kernel measures at all rows: tiles of their `u` stay in cache.
+/// Directions and rows that the kernel sees at once: tiles of these fit the second-level cache. Where only some pairs are left for it, up
+/// to the most, so that a few still share each row and direction.
+const DIRECTIONS_PER_CALL: usize = 64;
+const ROWS_PER_CALL: usize = 16;
+const MOST_DIRECTIONS: usize = 256;
+const MOST_ROWS: usize = 32;
+/// Fewest directions, even if there are not enough calls for all threads.
 pub(crate) const FEWEST_DIRECTIONS: usize = 4;
-const MOST_DIRECTIONS: usize = 32;
-/// Tasks for each thread, if there are directions enough: so that none waits long for the last.
-const TASKS_PER_THREAD: usize = 4;
-/// Rows that the kernel sees at once: a tile of each fits the second-level cache.
-const ROWS_PER_CALL: usize = 8;
+/// Calls for each thread, if there are directions enough: so that none waits long for the last.
+const CALLS_PER_THREAD: usize = 4;
 
-/// What a pair costs, in multiply-adds for each token: by the kernel for each base, tilts included; by moments; and by what moments
-/// need once for each row, times `d_model`, shared among the directions. Fitted to the times in docs/performance.md.
+/// What a pair costs, in multiply-adds for each token: by the kernel for each base, tilts included, and by moments. Fitted to the times
+/// in docs/performance.md.
 const KERNEL_COST: f64 = 9.5;
-const MOMENTS_COST: f64 = 10.0;
-const MOMENTS_ROW_COST: f64 = 7.0;
+const MOMENTS_COST: f64 = 3.0;
+/// What moments need once for each row, times `d_model`.
+const MOMENTS_ROW_COST: f64 = 6.5;
 
 /// What computes sums for a sweep.
 #[derive(Debug)]
@@ -122,8 +126,8 @@ pub(crate) struct Engines {
     options: EngineOptions,
     exact: Exact,
     series: Option<Series>,
-    /// The share of a direction's rows that moments have to be able to measure before they are tried.
-    needed: f64,
+    /// How many directions are measured at each row.
+    n_directions: usize,
     report: Mutex<EngineReport>,
 }
 
@@ -135,11 +139,29 @@ enum Exact {
 
 /// Rows made ready for the engines.
 pub(crate) struct Prepared<'l> {
+    series: Option<&'l Series>,
     logits: &'l RowLogits,
     /// For the kernel.
     vectors: Vec<RowVectors<'l>>,
+    /// Sums of the clean logits, `[row][cell]`.
+    sums: Vec<Vec<Sums>>,
     /// For the moments, made when first needed.
-    series: OnceCell<SeriesRows>,
+    moments: OnceCell<SeriesRows<'l>>,
+}
+
+impl<'l> Prepared<'l> {
+    /// Sums of the clean logits, `[row][cell]`.
+    pub(crate) fn sums(&self) -> &[Vec<Sums>] {
+        &self.sums
+    }
+
+    fn moments(&self, series: &'l Series) -> Result<&SeriesRows<'l>, TchError> {
+        if let Some(rows) = self.moments.get() {
+            return Ok(rows);
+        }
+        let rows = series.rows(self.logits, &self.sums)?;
+        Ok(self.moments.get_or_init(|| rows))
+    }
 }
 
 impl Engines {
@@ -165,24 +187,27 @@ impl Engines {
             ExactSums::Tensor => tensor(Kind::Float)?,
             ExactSums::TensorF64 => tensor(Kind::Double)?,
         };
-        let needed = match (options.engine, &exact) {
-            (Engine::Exact, _) => f64::INFINITY,
-            (Engine::Auto, Exact::Kernel(_)) => {
-                let shared = w_u.size()[1] as f64 / n_directions as f64;
-                let moments = MOMENTS_COST + MOMENTS_ROW_COST * shared;
-                moments / (KERNEL_COST * pairs.n_bases() as f64)
-            }
-            (Engine::Moments, _) | (Engine::Auto, Exact::Tensor(_)) => 0.0,
+        let path = match &exact {
+            Exact::Kernel(kernel) => Some(kernel.path()),
+            Exact::Tensor(_) => None,
         };
-        let series = match needed < 1.0 {
-            true => Some(Series::new(pairs.series_cells(), pairs.log_q(), w_u)?),
+        let can_pay = match (options.engine, path) {
+            (Engine::Exact, _) => false,
+            (Engine::Auto, Some(_)) => {
+                let of_row = MOMENTS_ROW_COST * w_u.size()[1] as f64 / n_directions as f64;
+                MOMENTS_COST + of_row < KERNEL_COST * pairs.n_bases() as f64
+            }
+            (Engine::Moments, _) | (Engine::Auto, None) => true,
+        };
+        let series = match can_pay {
+            true => Some(Series::new(pairs.series_cells(), pairs.log_q(), w_u, path)?),
             false => None,
         };
         Ok(Self {
             options,
             exact,
             series,
-            needed,
+            n_directions,
             report: Mutex::default(),
         })
     }
@@ -202,24 +227,24 @@ impl Engines {
         self.report.lock().map_or_else(|e| *e.into_inner(), |r| *r)
     }
 
-    /// Exact sums of logits as they are, `[row][cell]`.
-    pub(crate) fn clean(&self, l: &Vectors, n_cells: usize) -> Result<Vec<Vec<Sums>>, TchError> {
-        let (n_rows, d_vocab) = l.tensor().size2()?;
-        let sums = match &self.exact {
+    /// Makes rows ready, with the exact sums of their clean logits.
+    pub(crate) fn prepare<'l>(
+        &'l self,
+        logits: &'l RowLogits,
+        n_cells: usize,
+    ) -> Result<Prepared<'l>, TchError> {
+        let (n_rows, d_vocab) = logits.l.tensor().size2()?;
+        let (vectors, sums) = match &self.exact {
             Exact::Kernel(kernel) => {
-                let zero = vec![0.0; d_vocab as usize];
-                let nothing = [kernel.neuron(&zero)];
-                let of_row = |l: &[f32]| {
-                    let pairs = kernel::Pairs {
-                        rows: &[&kernel.row(l, &zero)],
-                        neurons: &nothing,
-                        pairs: &[(0, 0)],
-                        bases: &[Base::default()],
-                        tilts: &[],
-                    };
-                    kernel.sums(&[], &pairs)
+                let d_vocab = d_vocab as usize;
+                let rows = logits.l.host()?.par_chunks(d_vocab);
+                let rows = rows.zip(logits.g.host()?.par_chunks(d_vocab));
+                let ready = |(l, g): (&'l [f32], &'l [f32])| {
+                    let row = kernel.row(l, g);
+                    let sums = kernel.clean(&row);
+                    (row, sums)
                 };
-                return Ok(l.host()?.par_chunks(d_vocab as usize).map(of_row).collect());
+                rows.map(ready).unzip()
             }
             Exact::Tensor(tensor) => {
                 let pairs: Vec<(usize, usize)> = (0..n_rows as usize).map(|r| (r, 0)).collect();
@@ -228,34 +253,33 @@ impl Engines {
                     bases: &vec![Base::default(); pairs.len()],
                     tilts: &[],
                 };
-                let zero = l.tensor().f_narrow(0, 0, 1)?.f_zeros_like()?;
+                let l = logits.l.tensor();
+                let zero = l.f_narrow(0, 0, 1)?.f_zeros_like()?;
                 let zeros = zero.f_expand([n_rows, d_vocab], false)?;
-                tensor.sums(l.tensor(), &zeros, &zero, list)?
+                let sums = tensor.sums(l, &zeros, &zero, list)?;
+                let of_row = sums.chunks(n_cells).map(<[Sums]>::to_vec);
+                (Vec::new(), of_row.collect())
             }
-        };
-        Ok(sums.chunks(n_cells).map(<[Sums]>::to_vec).collect())
-    }
-
-    /// Makes rows ready.
-    pub(crate) fn prepare<'l>(&self, logits: &'l RowLogits) -> Result<Prepared<'l>, TchError> {
-        let vectors = match &self.exact {
-            Exact::Kernel(kernel) => {
-                let d_vocab = logits.l.tensor().size()[1] as usize;
-                let rows = logits.l.host()?.par_chunks(d_vocab);
-                rows.zip(logits.g.host()?.par_chunks(d_vocab))
-                    .map(|(l, g)| kernel.row(l, g))
-                    .collect()
-            }
-            Exact::Tensor(_) => Vec::new(),
         };
         Ok(Prepared {
+            series: self.series.as_ref(),
             logits,
             vectors,
-            series: OnceCell::new(),
+            sums,
+            moments: OnceCell::new(),
         })
     }
 
-    /// The directions of a block, by their places, that moments shall try: those that they can probably measure at enough rows.
+    /// Norms of directions, which tell what the moments can do; nothing where that is not asked.
+    pub(crate) fn spreads(&self, u: &Vectors) -> Result<Vec<Spread>, TchError> {
+        match (&self.series, self.options.engine, &self.exact) {
+            (Some(series), Engine::Auto, Exact::Kernel(_)) => series.spreads(u),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The directions of a block that moments shall try, by their places: those where they are probably cheaper, if these are enough to
+    /// share what the moments need once for each row.
     ///
     /// A wrong guess costs time, never accuracy: the bound of each pair decides.
     fn for_moments(
@@ -263,23 +287,31 @@ impl Engines {
         series: &Series,
         pairs: &Pairs,
         job: &Block<'_>,
-        directions: &Projected,
-    ) -> Result<Vec<usize>, TchError> {
+        prepared: &Prepared<'_>,
+    ) -> Vec<usize> {
         let n_directions = job.norm2.len();
-        if self.needed <= 0.0 {
-            return Ok((0..n_directions).collect());
+        if job.spreads.is_empty() {
+            return (0..n_directions).collect();
         }
-        let d_vocab = pairs.layout().d_vocab();
-        let (cells, q) = (series.cells(), series.q());
-        let u = directions.logits.host()?.par_chunks(d_vocab);
-        let (tolerance, needed) = (self.options.tolerance, self.needed * job.at.len() as f64);
-        let likely = |(n, u): (usize, &[f32])| {
-            let spread = Spread::new(cells, q, u);
-            let within = |row: &usize| spread.error(pairs.total(job, *row, n).c) <= tolerance;
-            let rows = (0..job.at.len()).filter(within).count();
-            (rows as f64 >= needed).then_some(n)
+        let (kernel, tolerance) = (KERNEL_COST * pairs.n_bases() as f64, self.options.tolerance);
+        let saved = |place: usize| {
+            let error = |row: &usize| job.spreads[place].error(pairs.total(job, *row, place).c);
+            let within = |row: &usize| error(row) <= tolerance;
+            let within = (0..job.at.len()).filter(within).count();
+            within as f64 * kernel - job.at.len() as f64 * MOMENTS_COST
         };
-        Ok(u.enumerate().filter_map(likely).collect())
+        let saved = (0..n_directions)
+            .into_par_iter()
+            .map(|place| (place, saved(place)));
+        let tried: Vec<(usize, f64)> = saved.filter(|(_, saved)| *saved > 0.0).collect();
+        let all: f64 = tried.iter().map(|(_, saved)| saved).sum();
+        // Other blocks are expected to save as much.
+        let blocks = self.n_directions as f64 / n_directions as f64;
+        let of_rows = job.at.len() as f64 * MOMENTS_ROW_COST * series.d_model() as f64;
+        if prepared.moments.get().is_none() && all * blocks <= of_rows {
+            return Vec::new();
+        }
+        tried.into_iter().map(|(place, _)| place).collect()
     }
 
     /// Measures a block, whose `u` is that of `directions`.
@@ -299,34 +331,13 @@ impl Engines {
         let mut measured = vec![0.0; n_directions * n_rows * per_pair];
         let mut bounds = vec![0.0; n_directions * n_rows];
         let mut left: Vec<Vec<usize>> = vec![(0..n_rows).collect(); n_directions];
-        if let Some(series) = &self.series {
-            let chosen = self.for_moments(series, pairs, job, directions)?;
-            if !chosen.is_empty() {
-                let (l, g) = (&prepared.logits.l, &prepared.logits.g);
-                let rows = match prepared.series.get() {
-                    Some(rows) => rows,
-                    None => {
-                        let rows = series.rows(l, g, job.rows.sums())?;
-                        prepared.series.get_or_init(|| rows)
-                    }
-                };
-                let block = match chosen.len() == n_directions {
-                    true => {
-                        let (u, scaled) = (directions.logits.tensor(), &directions.scaled);
-                        series.block(rows, u, scaled, job.u_dots)?
-                    }
-                    false => {
-                        let places: Vec<i64> = chosen.iter().map(|&n| n as i64).collect();
-                        let places = Tensor::f_from_slice(&places)?;
-                        let u = directions.logits.tensor().f_index_select(0, &places)?;
-                        let scaled = directions.scaled.f_index_select(0, &places)?;
-                        let dots: Vec<_> = chosen.iter().map(|&n| job.u_dots[n].clone()).collect();
-                        series.block(rows, &u, &scaled, &dots)?
-                    }
-                };
+        if let Some(series) = prepared.series {
+            let tried = self.for_moments(series, pairs, job, prepared);
+            if !tried.is_empty() {
+                let rows = prepared.moments(series)?;
+                let block = rows.block(directions, job.u_dots, &tried)?;
                 let out = (&mut measured[..], &mut bounds[..]);
-                let tried = (&block, &chosen[..]);
-                left = self.by_moments(pairs, job, &rows.terms, tried, out, progress);
+                left = self.by_moments(pairs, job, rows.terms(), (&block, &tried), out, progress);
             }
         }
         let exact: usize = left.iter().map(Vec::len).sum();
@@ -484,63 +495,65 @@ fn by_kernel(
     measured: &mut [f64],
     progress: &(dyn Fn(Tick) + Sync),
 ) {
-    let (per_pair, n_rows) = (pairs.per_pair(), rows.len());
+    let (per_pair, n_rows, n_directions) = (pairs.per_pair(), rows.len(), left.len());
     let d_vocab = pairs.layout().d_vocab();
-    let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
-    let per_task = left
-        .len()
-        .div_ceil(tasks)
-        .clamp(FEWEST_DIRECTIONS, MOST_DIRECTIONS);
-    measured
-        .par_chunks_mut(per_task * n_rows * per_pair)
-        .zip(left.par_chunks(per_task))
-        .zip(u.par_chunks(per_task * d_vocab))
-        .enumerate()
-        .for_each(|(task, ((out, left), u))| {
-            let first = task * per_task;
-            let neurons: Vec<_> = u.chunks(d_vocab).map(|u| kernel.neuron(u)).collect();
-            let mut scratch = Scratch::default();
-            let (mut list, mut bases, mut tilts) = (Vec::new(), Vec::new(), Vec::new());
-            // Row by row, so that directions share what belongs to the row.
-            let mut next: Vec<_> = left.iter().map(|rows| rows.iter().peekable()).collect();
-            for start in (0..n_rows).step_by(ROWS_PER_CALL) {
-                list.clear();
-                bases.clear();
-                tilts.clear();
-                let end = (start + ROWS_PER_CALL).min(n_rows);
-                for row in start..end {
-                    for (n, rows) in next.iter_mut().enumerate() {
-                        if rows.next_if(|left| **left == row).is_none() {
-                            continue;
-                        }
-                        list.push((row - start, n));
-                        pairs.shifts(job, row, first + n, &mut scratch.shifts);
-                        pairs.split(&scratch.shifts, &mut bases, &mut tilts);
-                    }
-                }
-                if list.is_empty() {
-                    continue;
-                }
-                let at_rows: Vec<&RowVectors<'_>> = rows[start..end].iter().collect();
-                let sums = kernel.sums(
-                    pairs.sites(),
-                    &kernel::Pairs {
-                        rows: &at_rows,
-                        neurons: &neurons,
-                        pairs: &list,
-                        bases: &bases,
-                        tilts: &tilts,
-                    },
-                );
-                let of_pair = sums.len() / list.len();
-                for (&(row, n), sums) in list.iter().zip(sums.chunks(of_pair)) {
-                    let at = (n * n_rows + start + row) * per_pair;
-                    let out = &mut out[at..at + per_pair];
-                    pairs.measure_sums(job, start + row, first + n, sums, &mut scratch, out);
-                }
-            }
-            progress(Tick::Pairs(left.iter().map(Vec::len).sum()));
-        });
+    let pairs_left: usize = left.iter().map(Vec::len).sum();
+    // Where only some pairs are left, calls reach further, so that these too share what belongs to a row or a direction.
+    let stretch = ((n_directions * n_rows) as f64 / pairs_left as f64).sqrt();
+    let reach = |usual: usize, most: usize| ((usual as f64 * stretch) as usize).min(most);
+    let rows_at_once = reach(ROWS_PER_CALL, MOST_ROWS);
+    let row_groups = n_rows.div_ceil(rows_at_once);
+    let calls = rayon::current_num_threads() * CALLS_PER_THREAD;
+    let directions_at_once = (n_directions * row_groups).div_ceil(calls).clamp(
+        FEWEST_DIRECTIONS,
+        reach(DIRECTIONS_PER_CALL, MOST_DIRECTIONS),
+    );
+    let neurons: Vec<_> = u.par_chunks(d_vocab).map(|u| kernel.neuron(u)).collect();
+    let calls: Vec<_> = blocks(n_directions, directions_at_once)
+        .flat_map(|directions| {
+            let of_rows = blocks(n_rows, rows_at_once);
+            of_rows.map(move |rows| (directions.clone(), rows))
+        })
+        .collect();
+    let call = |(directions, at_rows): (Range<usize>, Range<usize>)| {
+        let mut list = Vec::new();
+        for n in directions {
+            let from = left[n].partition_point(|row| *row < at_rows.start);
+            let within = left[n][from..].iter().take_while(|row| **row < at_rows.end);
+            list.extend(within.map(|&row| (row, n)));
+        }
+        // Row by row, so that directions share what belongs to the row.
+        list.sort_unstable();
+        let (mut bases, mut tilts, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
+        for &(row, n) in &list {
+            pairs.shifts(job, row, n, &mut scratch.shifts);
+            pairs.split(&scratch.shifts, &mut bases, &mut tilts);
+        }
+        let call = kernel::Pairs {
+            rows,
+            neurons: &neurons,
+            pairs: &list,
+            bases: &bases,
+            tilts: &tilts,
+        };
+        let sums = kernel.sums(pairs.sites(), &call);
+        let mut values = vec![0.0; list.len() * per_pair];
+        let of_pair = sums.len() / list.len().max(1);
+        let each = list.iter().zip(values.chunks_mut(per_pair));
+        for ((&(row, n), out), sums) in each.zip(sums.chunks(of_pair.max(1))) {
+            pairs.measure_sums(job, row, n, sums, &mut scratch, out);
+        }
+        progress(Tick::Pairs(list.len()));
+        (list, values)
+    };
+    let done: Vec<_> = calls.into_par_iter().map(call).collect();
+    for ((row, n), values) in done
+        .iter()
+        .flat_map(|(list, values)| list.iter().zip(values.chunks(per_pair)))
+    {
+        let at = (n * n_rows + row) * per_pair;
+        measured[at..at + per_pair].copy_from_slice(values);
+    }
 }
 
 /// Measures the rows of `left` (`[direction]`) in tensor operations.

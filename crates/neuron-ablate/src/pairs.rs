@@ -2,18 +2,18 @@
 
 use std::ops::Range;
 
-use tch::{Kind, TchError, Tensor};
+use rayon::prelude::*;
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
     AblateError, Direction, Measures, OutsideBand, Row, Semantics, TokenBand, TokenFrequencies,
     Variant, Variants,
     closed_form::LayerNormScale,
-    engine::Engines,
     frequency::Axis,
     kernel::{Base, Cell, Sums, Tilt, TiltSite, VocabLayout},
     outcome::Linear,
-    series::{Errors, Move, RowCell, SeriesBlock, SeriesCell, moved},
-    vectors::{Vectors, on_host},
+    series::{Errors, Move, RowCell, SeriesBlock, SeriesCell, Spread, moved},
+    vectors::{Vectors, dot, on_host},
 };
 
 /// What is the same for all pairs of a sweep.
@@ -54,7 +54,7 @@ pub(crate) struct RowTerms<'r> {
     /// The clean logit of the target, `[row]`.
     l_at: Vec<f64>,
     l_dots: Vec<Dots>,
-    /// Sums of the clean logits, `[row][cell]`.
+    /// As [`Prepared::sums`](crate::engine::Prepared::sums) has them.
     sums: Vec<Vec<Sums>>,
     /// Measures of the clean logits, `[row][measure]`.
     pub(crate) measures: Vec<f64>,
@@ -77,6 +77,8 @@ pub(crate) struct Block<'b> {
     pub(crate) u_at: &'b [f64],
     /// `x_c . w_c`, `[direction][row]`.
     pub(crate) cross: &'b [f64],
+    /// As [`Engines::spreads`] has them, `[direction]`.
+    pub(crate) spreads: &'b [Spread],
 }
 
 /// Everything over the vocabulary that is the same for all rows and neurons, in the order of the layout.
@@ -88,8 +90,8 @@ struct Vocabulary {
     directions: Vec<Vec<f64>>,
     /// The same as functions of `log q`.
     axes: Vec<Axis>,
-    /// `q` within each cell, then the directions, `[d_vocab][cell, direction]`.
-    weights: Vec<f64>,
+    /// `q` in the order of the layout.
+    q: Vec<f64>,
     /// `sum q v` over each cell, for each direction.
     qv: Vec<Vec<f64>>,
 }
@@ -256,18 +258,42 @@ impl Pairs {
             .collect()
     }
 
-    /// Dot products of vectors over the vocabulary with `q` and the directions, `[vector]`.
+    /// Dot products of vectors over the vocabulary with `q` and the directions, `[vector]`, in f64: a long sum in f32 would lose what
+    /// divergences need.
     pub(crate) fn dots(&self, vectors: &Vectors) -> Result<Vec<Dots>, TchError> {
-        let n_cells = self.layout.cells().len();
-        let columns = n_cells + self.vocab.axes.len();
-        let weights = Tensor::f_from_slice(&self.vocab.weights)?
-            .f_view([-1, columns as i64])?
-            .f_to_device(vectors.tensor().device())?;
+        let d_vocab = self.layout.d_vocab();
+        if vectors.tensor().device() == Device::Cpu {
+            let (cells, vocab) = (self.layout.cells(), &self.vocab);
+            let of_vector = |x: &[f32]| Dots {
+                q: cells
+                    .iter()
+                    .map(|cell| dot(&x[cell.range()], &vocab.q[cell.range()]))
+                    .collect(),
+                v: vocab.directions.iter().map(|v| dot(x, v)).collect(),
+            };
+            return Ok(vectors.host()?.par_chunks(d_vocab).map(of_vector).collect());
+        }
+        let on = vectors.tensor().device();
+        let columns = |of: &[f64]| Tensor::f_from_slice(of)?.f_to_device(on);
+        let (q, n_cells) = (columns(&self.vocab.q)?, self.layout.cells().len());
+        let mut weights = Vec::new();
+        for cell in self.layout.cells() {
+            let range = cell.range();
+            let column = q.f_zeros_like()?;
+            let part = |t: &Tensor| t.f_narrow(0, range.start as i64, range.len() as i64);
+            part(&column)?.f_copy_(&part(&q)?)?;
+            weights.push(column);
+        }
+        for direction in &self.vocab.directions {
+            weights.push(columns(direction)?);
+        }
+        let weights = Tensor::f_stack(&weights, 1)?;
         let mut dots = Vec::new();
-        // In f64, a few vectors at a time: a long sum in f32 would lose what divergences need.
+        // A few vectors at a time.
         for part in vectors.tensor().f_split(16, 0)? {
             let products = on_host(&part.f_to_kind(Kind::Double)?.f_matmul(&weights)?)?;
-            dots.extend(products.chunks(columns).map(|of_vector| Dots {
+            let width = n_cells + self.vocab.directions.len();
+            dots.extend(products.chunks(width).map(|of_vector| Dots {
                 q: of_vector[..n_cells].to_vec(),
                 v: of_vector[n_cells..].to_vec(),
             }));
@@ -284,33 +310,21 @@ impl Pairs {
         Tensor::f_from_slice(&places)
     }
 
-    /// The clean logits of the rows, their sums and measures; `b = W_U beta`.
+    /// What is measured of the clean logits of rows; `sums` are theirs, `[row][cell]`.
     pub(crate) fn rows<'r>(
         &self,
-        engines: &Engines,
         rows: &'r [Row],
         norm2: Vec<f64>,
-        g: Vectors,
         scale: LayerNormScale,
-        b: &Tensor,
-    ) -> Result<(RowLogits, RowTerms<'r>), AblateError> {
+        logits: &RowLogits,
+        // By the same means as the ablated ones, so that their rounding drops out of differences.
+        sums: &[Vec<Sums>],
+    ) -> Result<RowTerms<'r>, AblateError> {
         let m = self.measures.len();
-        let mut clean = Vec::with_capacity(rows.len());
-        for (r, &norm2) in (0..).zip(&norm2) {
-            let l = g.tensor().f_get(r)?.f_to_kind(Kind::Double)?;
-            clean.push(
-                l.f_div_scalar(scale.at(norm2))?
-                    .f_to_kind(Kind::Float)?
-                    .f_add(b)?,
-            );
-        }
-        let l = Vectors::new(&Tensor::f_stack(&clean, 0)?)?;
-        drop(clean);
-        let (l_dots, g_dots) = (self.dots(&l)?, self.dots(&g)?);
+        let RowLogits { l, g } = logits;
+        let (l_dots, g_dots) = (self.dots(l)?, self.dots(g)?);
         let targets = self.target_places(rows)?;
         let (l_at, g_at) = (l.each_at(&targets)?, g.each_at(&targets)?);
-        // By the same means as the ablated ones, so that their rounding drops out of differences.
-        let sums = engines.clean(&l, self.layout.cells().len())?;
         let mut measures = vec![0.0; rows.len() * m];
         let mut scratch = Scratch::default();
         for (r, out) in measures.chunks_mut(m).enumerate() {
@@ -324,7 +338,7 @@ impl Pairs {
             let Row { sequence, pos, .. } = rows[i / m];
             return Err(AblateError::NotFiniteClean { sequence, pos });
         }
-        let terms = RowTerms {
+        Ok(RowTerms {
             rows,
             scale,
             norm2,
@@ -332,10 +346,9 @@ impl Pairs {
             g_dots,
             l_at,
             l_dots,
-            sums,
+            sums: sums.to_vec(),
             measures,
-        };
-        Ok((RowLogits { l, g }, terms))
+        })
     }
 
     /// All variants of one pair from `scratch.shifts` and `scratch.sums`; `out` is `[variant][measure]`.
@@ -496,7 +509,13 @@ impl Pairs {
                 q = (q.0.min(sums.s2), q.1.max(sums.s2));
             }
             let spread = (z.1 - z.0).max(0.0) + (q.1 - q.0).max(0.0);
-            worst.lse + worst.mean_z + worst.mean_q + 2.0 * worst.lse * spread
+            let Errors {
+                lse,
+                entropy,
+                divergence,
+            } = worst;
+            // Errors of `lse` also change what each cell counts.
+            lse.max(entropy).max(divergence) + 2.0 * lse * spread
         };
         let errors = (0..self.variants.len()).map(error_of);
         errors.fold(0.0, |worst: f64, error| {
@@ -556,10 +575,29 @@ fn total_shift(job: &Block<'_>, row: usize, n: usize) -> Shift {
 /// The empty range, as its least and greatest value.
 const SPREAD: (f64, f64) = (f64::INFINITY, f64::NEG_INFINITY);
 
-impl RowTerms<'_> {
-    /// Sums of the clean logits, `[row][cell]`.
-    pub(crate) fn sums(&self) -> &[Vec<Sums>] {
-        &self.sums
+impl RowLogits {
+    /// Clean logits from `g` and the squared norms of the centred residuals, `[row]`; `b = W_U beta`.
+    pub(crate) fn new(
+        g: Vectors,
+        norm2: &[f64],
+        scale: LayerNormScale,
+        b: &[f32],
+    ) -> Result<Self, TchError> {
+        let s: Vec<f64> = norm2.iter().map(|&norm2| scale.at(norm2)).collect();
+        let l = g.map(
+            |row, g, l| {
+                for ((l, g), b) in l.iter_mut().zip(g).zip(b) {
+                    *l = (f64::from(*g) / s[row]) as f32 + b;
+                }
+            },
+            |g| {
+                let column = Tensor::f_from_slice(&s)?.f_unsqueeze(1)?;
+                let l = g.f_div(&column.f_to_device(g.device())?)?;
+                let b = Tensor::f_from_slice(b)?.f_to_device(g.device())?;
+                l.f_to_kind(Kind::Float)?.f_add(&b)
+            },
+        )?;
+        Ok(Self { l, g })
     }
 }
 
@@ -587,26 +625,11 @@ impl Vocabulary {
                 layout.cells().iter().map(dot).collect()
             })
             .collect();
-        let weights = (0..q.len())
-            .flat_map(|place| {
-                let in_cell = |cell: &Cell| {
-                    if cell.range().contains(&place) {
-                        q[place]
-                    } else {
-                        0.0
-                    }
-                };
-                let of_cells = layout.cells().iter().map(in_cell);
-                of_cells
-                    .chain(directions.iter().map(|v| v[place]))
-                    .collect::<Vec<_>>()
-            })
-            .collect();
         Self {
             place,
             directions,
             axes,
-            weights,
+            q,
             qv,
         }
     }

@@ -11,6 +11,26 @@ use tch::{Device, Kind, TchError, Tensor};
 /// # Errors
 /// - if the tensors do not fit together, or libtorch fails
 pub(crate) fn add_product(c: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), TchError> {
+    if !by_gemm(c, a, b, true)? {
+        let _ = c.f_addmm_(a, b)?;
+    }
+    Ok(())
+}
+
+/// `a b` for `a` `[m, k]` and `b` `[k, n]`, of one kind.
+///
+/// # Errors
+/// - as [`add_product`]
+pub(crate) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+    let mut c = Tensor::f_empty([a.size2()?.0, b.size2()?.1], (a.kind(), a.device()))?;
+    match by_gemm(&mut c, a, b, false)? {
+        true => Ok(c),
+        false => a.f_matmul(b),
+    }
+}
+
+/// Fills `c` with the product, or adds it; whether it was something for us.
+fn by_gemm(c: &mut Tensor, a: &Tensor, b: &Tensor, add: bool) -> Result<bool, TchError> {
     let ((m, n), (m_too, k), (k_too, n_too)) = (c.size2()?, a.size2()?, b.size2()?);
     let kind = c.kind();
     let one_kind = [a, b].iter().all(|t| t.kind() == kind);
@@ -22,60 +42,153 @@ pub(crate) fn add_product(c: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), 
     }
     let shape = [m, n, k].map(|size| size as usize);
     match (c.device(), kind) {
-        (Device::Cpu, Kind::Float) => on_cpu::<f32>(shape, c, a, b, 1.0),
-        (Device::Cpu, Kind::Double) => on_cpu::<f64>(shape, c, a, b, 1.0),
-        _ => {
-            let _ = c.f_addmm_(a, b)?;
-        }
+        (Device::Cpu, Kind::Float) => on_cpu::<f32>(shape, c, a, b, add),
+        (Device::Cpu, Kind::Double) => on_cpu::<f64>(shape, c, a, b, add),
+        _ => return Ok(false),
     }
-    Ok(())
-}
-
-/// `a b` for `a` `[m, k]` and `b` `[k, n]`, of one kind.
-///
-/// # Errors
-/// - as [`add_product`]
-pub(crate) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
-    let mut c = Tensor::f_zeros([a.size2()?.0, b.size2()?.1], (a.kind(), a.device()))?;
-    add_product(&mut c, a, b)?;
-    Ok(c)
+    Ok(true)
 }
 
 /// `T` is the kind of all three.
-fn on_cpu<T: Copy + Send + Sync + 'static>(
-    [m, n, k]: [usize; 3],
-    c: &mut Tensor,
-    a: &Tensor,
-    b: &Tensor,
-    one: T,
-) {
-    let strides = |t: &Tensor| {
+fn on_cpu<T: One>(shape: [usize; 3], c: &mut Tensor, a: &Tensor, b: &Tensor, add: bool) {
+    let part = |t: &Tensor| {
         let strides = t.stride();
-        (strides[1] as isize, strides[0] as isize)
+        let strides = [strides[0] as isize, strides[1] as isize];
+        (t.data_ptr().cast::<T>(), strides)
     };
-    let ((c_columns, c_rows), (a_columns, a_rows), (b_columns, b_rows)) =
-        (strides(c), strides(a), strides(b));
-    let threads = Parallelism::Rayon(rayon::current_num_threads());
+    let (a, b) = (part(a), part(b));
     #[expect(unsafe_code, reason = "the memory of tensors")]
     // SAFETY: the pointers are those of tensors of `T` on the CPU with these sizes and strides, which live as long as the
     // call; `c` is borrowed for writing, and a fresh tensor or a part of one that `a` and `b` do not share.
+    unsafe {
+        gemm_add(
+            shape,
+            part(c),
+            (a.0.cast_const(), a.1),
+            (b.0.cast_const(), b.1),
+            add,
+        );
+    }
+}
+
+/// A matrix in a slice; entry `[i, j]` is at `i * strides[0] + j * strides[1]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    values: &'a [T],
+    rows: usize,
+    columns: usize,
+    strides: [usize; 2],
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// Rows of `columns` values that start `stride` apart.
+    ///
+    /// # Panics
+    /// - if there are fewer values
+    pub(crate) fn new(values: &'a [T], [rows, columns]: [usize; 2], stride: usize) -> Self {
+        assert!(
+            values.len() >= extent([rows, columns], stride),
+            "{} values are not {rows} rows {stride} apart",
+            values.len()
+        );
+        Self {
+            values,
+            rows,
+            columns,
+            strides: [stride, 1],
+        }
+    }
+
+    /// Rows for columns.
+    pub(crate) fn transposed(self) -> Self {
+        let ([row, column], (rows, columns)) = (self.strides, (self.rows, self.columns));
+        Self {
+            rows: columns,
+            columns: rows,
+            strides: [column, row],
+            ..self
+        }
+    }
+}
+
+/// Values from the first to the last of some rows.
+fn extent([rows, columns]: [usize; 2], stride: usize) -> usize {
+    match rows {
+        0 => 0,
+        _ => (rows - 1) * stride + columns,
+    }
+}
+
+/// `c += a b` on the CPU, for `c` `[rows of a, columns of b]` whose rows start `stride` apart.
+///
+/// # Panics
+/// - if the sizes do not fit together
+pub(crate) fn add_host_product<T: One>(
+    c: &mut [T],
+    stride: usize,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+) {
+    assert_eq!(a.columns, b.rows, "matrices do not fit together");
+    assert!(
+        stride >= b.columns && c.len() >= extent([a.rows, b.columns], stride),
+        "the product has no room"
+    );
+    let strides = |strides: [usize; 2]| strides.map(|stride| stride as isize);
+    let part = |m: Matrix<'_, T>| (m.values.as_ptr(), strides(m.strides));
+    let shape = [a.rows, b.columns, a.columns];
+    let c = (c.as_mut_ptr(), strides([stride, 1]));
+    #[expect(unsafe_code, reason = "memory by pointers")]
+    // SAFETY: `Matrix::new` saw that the entries are within the slices, and `c` has room for the product.
+    unsafe {
+        gemm_add(shape, c, part(a), part(b), true);
+    }
+}
+
+/// A kind of number that has a one.
+pub(crate) trait One: Copy + Send + Sync + 'static {
+    const ONE: Self;
+}
+
+impl One for f32 {
+    const ONE: Self = 1.0;
+}
+
+impl One for f64 {
+    const ONE: Self = 1.0;
+}
+
+/// `c = a b`, or `c += a b`, for `[m, n, k]`, with strides from row to row and from column to column.
+///
+/// # Safety
+/// Entries of these shapes and strides are valid, for writing in `c`, which shares none with the others.
+#[expect(unsafe_code, reason = "memory by pointers")]
+unsafe fn gemm_add<T: One>(
+    [m, n, k]: [usize; 3],
+    (c, c_strides): (*mut T, [isize; 2]),
+    (a, a_strides): (*const T, [isize; 2]),
+    (b, b_strides): (*const T, [isize; 2]),
+    add: bool,
+) {
+    let threads = Parallelism::Rayon(rayon::current_num_threads());
+    // SAFETY: as the caller says.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            c.data_ptr().cast::<T>(),
-            c_columns,
-            c_rows,
-            true,
-            a.data_ptr().cast::<T>(),
-            a_columns,
-            a_rows,
-            b.data_ptr().cast::<T>(),
-            b_columns,
-            b_rows,
-            one,
-            one,
+            c,
+            c_strides[1],
+            c_strides[0],
+            add,
+            a,
+            a_strides[1],
+            a_strides[0],
+            b,
+            b_strides[1],
+            b_strides[0],
+            T::ONE,
+            T::ONE,
             false,
             false,
             false,

@@ -9,7 +9,7 @@ use crate::{
     closed_form::Projected,
     effects::EffectSums,
     engine::{Engine, EngineOptions, Engines, Prepared},
-    pairs::{Block, Dots, RowTerms},
+    pairs::{Block, Dots, RowLogits, RowTerms},
     states::last_layer,
     sweep::{Tick, blocks, chunk_by_sequence},
     vectors::{Vectors, on_host},
@@ -231,16 +231,17 @@ impl Sweep<'_> {
             let (resid, activations) = self.states(rows)?;
             let of_rows = self.unembedding.project(&resid)?;
             let centred = of_rows.centred;
-            let b = Tensor::f_from_slice(self.unembedding.b())?.f_to_device(centred.device())?;
             let scale = self.unembedding.scale();
-            let (logits, terms) =
-                self.pairs
-                    .rows(&engines, rows, of_rows.norm2, of_rows.logits, scale, &b)?;
+            let logits =
+                RowLogits::new(of_rows.logits, &of_rows.norm2, scale, self.unembedding.b())?;
+            let prepared = engines.prepare(&logits, self.pairs.layout().cells().len())?;
+            let sums = prepared.sums();
+            let terms = self.pairs.rows(rows, of_rows.norm2, scale, &logits, sums)?;
             let of_rows = OfRows {
                 rows,
-                prepared: engines.prepare(&logits)?,
                 targets: self.pairs.target_places(rows)?,
-                terms: &terms,
+                terms,
+                prepared,
                 centred,
                 activations,
             };
@@ -298,13 +299,14 @@ impl Sweep<'_> {
             } = changes.of_row(self, of_list, of_rows, number)?;
             let of_row = number * results.len()..(number + 1) * results.len();
             let block = Block {
-                rows: of_rows.terms,
+                rows: &of_rows.terms,
                 at: row..row + 1,
                 change: &ones,
                 norm2: &projected.norm2,
                 u_dots: &dots,
                 u_at: &at_target,
                 cross: &changes.cross[of_row],
+                spreads: &[],
             };
             let measured =
                 engines.measure(&self.pairs, &block, &of_rows.prepared, &projected, progress)?;
@@ -335,7 +337,7 @@ impl Sweep<'_> {
 /// The rows of one pass.
 struct OfRows<'r> {
     rows: &'r [Row],
-    terms: &'r RowTerms<'r>,
+    terms: RowTerms<'r>,
     prepared: Prepared<'r>,
     /// `x_c`, `[row, d_model]`.
     centred: Tensor,

@@ -3,7 +3,8 @@
 use std::{cell::RefCell, collections::HashMap, ops::Range};
 
 use neox_core::NeoxModel;
-use tch::{Kind, Tensor};
+use rayon::prelude::*;
+use tch::Tensor;
 
 use crate::{
     AblateError, BandToken, Direction, Dose, EngineOptions, EngineReport, Measures, NeuronEffects,
@@ -11,9 +12,10 @@ use crate::{
     closed_form::{Projected, Unembedding},
     effects::EffectSums,
     engine::{Engines, FEWEST_DIRECTIONS},
-    pairs::{Block, Dots, Pairs},
+    pairs::{Block, Dots, Pairs, RowLogits},
+    series::Spread,
     states::{last_layer, last_layer_states, mean_activations, same_length_batches},
-    vectors::on_host,
+    vectors::{dot, on_host},
 };
 
 /// What to ablate, where, and how to read it.
@@ -124,6 +126,7 @@ const STATES_SHARE: usize = 16;
 struct OfNeurons {
     projected: Projected,
     dots: Vec<Dots>,
+    spreads: Vec<Spread>,
 }
 
 impl<'a> Sweep<'a> {
@@ -256,19 +259,10 @@ impl<'a> Sweep<'a> {
             plan.batch,
             &|more, done| progress(Tick::Sequences { more, done }),
         )?;
-        // [d_mlp, d_model]
-        let w_out = self
-            .model
-            .w_out(last_layer(self.model))?
-            .f_tr()?
-            .f_to_kind(Kind::Double)?
-            .f_to_device(tch::Device::Cpu)?;
-        let w_out_norm: Vec<f64> = Vec::try_from(
-            &w_out
-                .f_square()?
-                .f_sum_dim_intlist(-1, false, Kind::Double)?
-                .f_sqrt()?,
-        )?;
+        let w_out = on_host(&self.model.w_out(last_layer(self.model))?.f_tr()?)?; // [d_mlp][d_model]
+        let d_model = self.model.config().hidden_size as usize;
+        let w_out = |neuron: usize| &w_out[neuron * d_model..(neuron + 1) * d_model];
+        let norm = |w: &[f64]| w.iter().map(|w| w * w).sum::<f64>().sqrt();
         let empty = EffectSums::new(
             plan.sequences.len(),
             self.variants().len(),
@@ -280,26 +274,29 @@ impl<'a> Sweep<'a> {
             .map(|&neuron| NeuronEffects {
                 neuron,
                 mean_activation: mean[neuron],
-                w_out_norm: w_out_norm[neuron],
+                w_out_norm: norm(w_out(neuron)),
                 effects: empty.clone(),
             })
             .collect();
 
+        let d_mlp = self.model.config().intermediate_size as usize;
         let (rows_at_once, neurons_at_once, keep) = self.blocks();
         let mut kept: Vec<Option<OfNeurons>> = Vec::new();
         for rows in chunk_by_sequence(&all_rows, rows_at_once) {
             let (resid, activations) = self.states(rows)?;
+            let activations = on_host(&activations)?; // [row][d_mlp]
             let Projected {
                 centred,
                 norm2,
                 logits,
                 ..
             } = self.unembedding.project(&resid)?;
-            let b = Tensor::f_from_slice(self.unembedding.b())?.f_to_device(centred.device())?;
+            let centred = on_host(&centred)?;
             let scale = self.unembedding.scale();
-            let (row_logits, row_terms) =
-                pairs.rows(&self.engines, rows, norm2, logits, scale, &b)?;
-            let prepared = self.engines.prepare(&row_logits)?;
+            let row_logits = RowLogits::new(logits, &norm2, scale, self.unembedding.b())?;
+            let n_cells = pairs.layout().cells().len();
+            let prepared = self.engines.prepare(&row_logits, n_cells)?;
+            let row_terms = pairs.rows(rows, norm2, scale, &row_logits, prepared.sums())?;
             let targets = pairs.target_places(rows)?;
             let in_band: Vec<bool> = rows.iter().map(|row| self.in_band(row)).collect();
             let slots: Vec<usize> = rows
@@ -314,21 +311,32 @@ impl<'a> Sweep<'a> {
             let mut clean_ranks = Vec::new();
             for (number, range) in blocks(plan.neurons.len(), neurons_at_once).enumerate() {
                 let in_block = &plan.neurons[range.clone()];
-                let ids: Vec<i64> = in_block.iter().map(|&n| n as i64).collect();
-                let ids = Tensor::f_from_slice(&ids)?;
                 kept.resize_with(kept.len().max(number + 1), || None);
                 let of_neurons = match kept[number].take() {
                     Some(of_neurons) => of_neurons,
                     None => {
-                        let projected =
-                            self.unembedding.project(&w_out.f_index_select(0, &ids)?)?;
+                        let weights = in_block.iter().flat_map(|&n| w_out(n)).copied();
+                        let projected = self.unembedding.project_rows(weights.collect())?;
                         let dots = pairs.dots(&projected.logits)?;
-                        OfNeurons { projected, dots }
+                        let spreads = self.engines.spreads(&projected.logits)?;
+                        OfNeurons {
+                            projected,
+                            dots,
+                            spreads,
+                        }
                     }
                 };
-                let OfNeurons { projected, dots } = &of_neurons;
-                let activations = on_host(&activations.f_index_select(1, &ids)?.f_tr()?)?; // [neuron, row]
-                let cross = on_host(&projected.centred.f_matmul(&centred.f_tr()?)?)?; // [neuron, row]
+                let OfNeurons {
+                    projected,
+                    dots,
+                    spreads,
+                } = &of_neurons;
+                // [neuron][row]
+                let activations: Vec<f64> = in_block
+                    .iter()
+                    .flat_map(|&n| activations.iter().skip(n).step_by(d_mlp).copied())
+                    .collect();
+                let cross = products(&on_host(&projected.centred)?, &centred, d_model); // [neuron][row]
                 let change: Vec<f64> = activations
                     .chunks(rows.len())
                     .zip(in_block)
@@ -345,6 +353,7 @@ impl<'a> Sweep<'a> {
                     u_dots: dots,
                     u_at: &projected.logits.at(&targets)?,
                     cross: &cross,
+                    spreads,
                 };
                 let measured = self
                     .engines
@@ -490,6 +499,12 @@ fn accumulate(neurons: &mut [NeuronEffects], block: &PairBlock<'_>, slots: &[usi
             }
         }
     }
+}
+
+/// `x . y` for vectors of `len` values, `[x][y]`, each by itself, so that it does not depend on what others are there.
+fn products(x: &[f64], y: &[f64], len: usize) -> Vec<f64> {
+    let of_x = |x| y.chunks(len).map(move |y| dot(x, y)).collect::<Vec<_>>();
+    x.par_chunks(len).flat_map_iter(of_x).collect()
 }
 
 /// Consecutive runs of rows, at most `limit` long where a sequence is not longer, that never cut a sequence.

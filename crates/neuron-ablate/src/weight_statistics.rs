@@ -5,15 +5,21 @@
 //! few matrices `[d_model, d_model]`; nothing of the size neurons x vocabulary is ever made.
 
 use neox_core::NeoxModel;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
-    AblateError, Direction, TokenBand, TokenFrequencies, product::product, states::last_layer,
+    AblateError, Direction, TokenBand, TokenFrequencies,
+    product::{Matrix, add_host_product, product},
+    states::last_layer,
+    vectors::Vectors,
 };
 
 /// Rows of `W_U` in f64 at once.
 const TILE: i64 = 2048;
+/// Columns of a Gram matrix at once: those below its diagonal are not computed but for those of the same block.
+const BLOCK: usize = 128;
 
 /// Squared lengths below this part of what they could be are rounding.
 const ROUNDING: f64 = 1e-13;
@@ -124,10 +130,17 @@ struct GroupSums<'a> {
     /// Members by token id; all tokens without.
     mask: Option<&'a [bool]>,
     direction: Vec<f64>,
+    along: Vec<f64>,
+    rows: RowSums,
+}
+
+/// Sums over some rows, `[d_model]` each.
+struct RowSums {
     count: f64,
-    sum: Tensor,
-    gram: Tensor,
-    along: Tensor,
+    /// `sum r`.
+    sum: Vec<f64>,
+    /// `sum r r^T`, `[d_model, d_model]`, of which only the upper triangle is sure to be there.
+    gram: Vec<f64>,
 }
 
 impl UnembeddingMoments {
@@ -192,15 +205,13 @@ impl UnembeddingMoments {
             });
         }
         let null = null.resolve(d_model as usize)? as i64;
-        let zeros = |size: &[i64]| Tensor::f_zeros(size, (Kind::Double, Device::Cpu));
+        let d = d_model as usize;
         let group = |direction, mask| -> Result<GroupSums<'_>, AblateError> {
             Ok(GroupSums {
                 direction: frequencies.direction(direction, mask)?,
                 mask: (direction != Direction::AllTokens).then_some(mask),
-                count: 0.0,
-                sum: zeros(&[1, d_model])?,
-                gram: zeros(&[d_model, d_model])?,
-                along: zeros(&[d_model, 1])?,
+                along: vec![0.0; d],
+                rows: RowSums::new(d),
             })
         };
         let mut all = group(Direction::AllTokens, &[])?;
@@ -209,37 +220,48 @@ impl UnembeddingMoments {
             .map(|band| group(Direction::BandRecentred, band.mask()))
             .collect::<Result<Vec<_>, _>>()?;
 
-        let tile = |start: i64| -> Result<Tensor, TchError> {
-            host(&w_u.f_narrow(0, start, TILE.min(d_vocab - start))?)
+        let tile = |start: i64| -> Result<Vec<f64>, TchError> {
+            let tile = w_u.f_narrow(0, start, TILE.min(d_vocab - start))?;
+            if tile.kind() == Kind::Double {
+                return Vec::try_from(&host(&tile)?.f_contiguous()?.f_view(-1)?);
+            }
+            // Every other kind of float fits f32.
+            let tile = Vectors::new(&tile.f_to_device(Device::Cpu)?)?;
+            Ok(tile.host()?.iter().map(|&w| f64::from(w)).collect())
         };
         let starts = || (0..d_vocab).step_by(TILE as usize);
-        let mut mean = zeros(&[1, d_model])?;
+        let mut mean = vec![0.0; d];
         for start in starts() {
-            mean = mean.f_add(&tile(start)?.f_sum_dim_intlist(0, true, Kind::Double)?)?;
-        }
-        let mean = mean.f_div_scalar(d_vocab as f64)?;
-        let gamma = host(gamma)?;
-        let (mut cosine_sum, mut cosine_gram) =
-            (zeros(&[1, d_model])?, zeros(&[d_model, d_model])?);
-        for start in starts() {
-            let rows = minus_mean(&tile(start)?.f_sub(&mean)?.f_mul(&gamma)?)?; // [tile, d_model]
-            // A row that is zero has no direction and stays zero.
-            let unit = rows.f_div(&norms(&rows)?.f_clamp_min(f64::MIN_POSITIVE)?)?;
-            cosine_sum = cosine_sum.f_add(&unit.f_sum_dim_intlist(0, true, Kind::Double)?)?;
-            cosine_gram = cosine_gram.f_add(&gram(&unit)?)?;
-            for group in [&mut all].into_iter().chain(&mut of_bands) {
-                group.add(&rows, start as usize)?;
+            for row in tile(start)?.chunks(d) {
+                add_scaled(&mut mean, row, 1.0);
             }
         }
-        let total = all.gram.f_trace()?.f_double_value(&[])?;
+        mean.iter_mut().for_each(|mean| *mean /= d_vocab as f64);
+        let gamma: Vec<f64> = Vec::try_from(&host(gamma)?)?;
+        let mut cosines = RowSums::new(d);
+        let mut unit = Vec::new();
+        for start in starts() {
+            let mut rows = tile(start)?;
+            unit.resize(rows.len(), 0.0);
+            rows.par_chunks_mut(d)
+                .zip(unit.par_chunks_mut(d))
+                .for_each(|(row, unit)| seen_by_layer_norm(row, &mean, &gamma, unit));
+            cosines.add(&unit);
+            for group in [&mut all].into_iter().chain(&mut of_bands) {
+                group.add(&rows, start as usize);
+            }
+        }
+        let gram = all.rows.gram()?;
+        let total = gram.f_trace()?.f_double_value(&[])?;
         if !total.is_finite() {
             return Err(AblateError::NotFiniteWeights {
                 what: "the unembedding or the final LayerNorm",
             });
         }
-        let cosines = centred_gram(&cosine_gram, &cosine_sum, d_vocab as f64)?
+        let cosines = cosines
+            .centred()?
             .f_div_scalar((d_vocab - 1).max(1) as f64)?;
-        let (null, singular) = least_directions(&all.gram, total, null)?;
+        let (null, singular) = least_directions(&gram, total, null)?;
         Ok(Self {
             cosines,
             null,
@@ -369,34 +391,74 @@ impl UnembeddingMoments {
 
 impl GroupSums<'_> {
     /// Adds the members among `rows`, the first of which is token `start`.
-    fn add(&mut self, rows: &Tensor, start: usize) -> Result<(), TchError> {
-        let end = start + rows.size()[0] as usize;
-        let (rows, direction) = match self.mask {
-            None => (rows.shallow_clone(), self.direction[start..end].to_vec()),
-            Some(mask) => {
-                let members: Vec<usize> = (start..end).filter(|&t| mask[t]).collect();
-                let places: Vec<i64> = members.iter().map(|&t| (t - start) as i64).collect();
-                (
-                    rows.f_index_select(0, &Tensor::f_from_slice(&places)?)?,
-                    members.iter().map(|&t| self.direction[t]).collect(),
-                )
+    fn add(&mut self, rows: &[f64], start: usize) {
+        let d_model = self.along.len();
+        let is_member = |token: usize| self.mask.is_none_or(|mask| mask[token]);
+        let members = (start..).zip(rows.chunks(d_model));
+        let members = members.filter(|(token, _)| is_member(*token));
+        for (token, row) in members.clone() {
+            add_scaled(&mut self.along, row, self.direction[token]);
+        }
+        match self.mask {
+            None => self.rows.add(rows),
+            Some(_) => {
+                let members: Vec<f64> = members.flat_map(|(_, row)| row).copied().collect();
+                self.rows.add(&members);
             }
-        };
-        let direction = Tensor::f_from_slice(&direction)?.f_unsqueeze(1)?; // [member, 1]
-        self.count += direction.size()[0] as f64;
-        self.sum = self
-            .sum
-            .f_add(&rows.f_sum_dim_intlist(0, true, Kind::Double)?)?;
-        self.gram = self.gram.f_add(&gram(&rows)?)?;
-        self.along = self.along.f_add(&rows.f_tr()?.f_matmul(&direction)?)?;
-        Ok(())
+        }
     }
 
     fn finish(self) -> Result<GroupMoments, TchError> {
         Ok(GroupMoments {
-            gram: centred_gram(&self.gram, &self.sum, self.count)?,
-            along: self.along,
+            gram: self.rows.centred()?,
+            along: Tensor::f_from_slice(&self.along)?.f_unsqueeze(1)?,
         })
+    }
+}
+
+impl RowSums {
+    fn new(d_model: usize) -> Self {
+        Self {
+            count: 0.0,
+            sum: vec![0.0; d_model],
+            gram: vec![0.0; d_model * d_model],
+        }
+    }
+
+    /// Adds rows, `[row][d_model]`.
+    fn add(&mut self, rows: &[f64]) {
+        let d = self.sum.len();
+        let n = rows.len() / d;
+        self.count += n as f64;
+        for row in rows.chunks(d) {
+            add_scaled(&mut self.sum, row, 1.0);
+        }
+        if n == 0 {
+            return;
+        }
+        for first in (0..d).step_by(BLOCK) {
+            let block = BLOCK.min(d - first);
+            let left = Matrix::new(&rows[first..], [n, block], d).transposed();
+            let right = Matrix::new(&rows[first..], [n, d - first], d);
+            add_host_product(&mut self.gram[first * d + first..], d, left, right);
+        }
+    }
+
+    /// `sum r r^T`, `[d_model, d_model]`.
+    fn gram(&self) -> Result<Tensor, TchError> {
+        let d = self.sum.len() as i64;
+        let upper = Tensor::f_from_slice(&self.gram)?
+            .f_view([d, d])?
+            .f_triu(0)?;
+        upper.f_add(&upper.f_tr()?.f_tril(-1)?)
+    }
+
+    /// `sum (r - mean) (r - mean)^T`, `[d_model, d_model]`.
+    fn centred(&self) -> Result<Tensor, TchError> {
+        let sum = Tensor::f_from_slice(&self.sum)?.f_unsqueeze(0)?;
+        let of_mean = product(&sum.f_tr()?, &sum)?;
+        self.gram()?
+            .f_sub(&of_mean.f_div_scalar(self.count.max(1.0))?)
     }
 }
 
@@ -446,20 +508,26 @@ fn minus_mean(rows: &Tensor) -> Result<Tensor, TchError> {
     rows.f_sub(&rows.f_mean_dim(-1, true, Kind::Double)?)
 }
 
-/// Norm of each row, `[row, 1]`.
-fn norms(rows: &Tensor) -> Result<Tensor, TchError> {
-    rows.f_square()?
-        .f_sum_dim_intlist(-1, true, Kind::Double)?
-        .f_sqrt()
+/// Turns a row of `W_U` into what the final LayerNorm makes of it, `gamma * (row - mean)` minus its own mean; `unit` is that at length
+/// one. A row that is zero has no direction and stays zero.
+fn seen_by_layer_norm(row: &mut [f64], mean: &[f64], gamma: &[f64], unit: &mut [f64]) {
+    for (r, (mean, gamma)) in row.iter_mut().zip(mean.iter().zip(gamma)) {
+        *r = (*r - mean) * gamma;
+    }
+    let own = row.iter().sum::<f64>() / row.len() as f64;
+    row.iter_mut().for_each(|r| *r -= own);
+    let norm = row.iter().map(|r| r * r).sum::<f64>().sqrt();
+    let norm = norm.max(f64::MIN_POSITIVE);
+    unit.iter_mut()
+        .zip(row)
+        .for_each(|(unit, r)| *unit = *r / norm);
 }
 
-fn gram(rows: &Tensor) -> Result<Tensor, TchError> {
-    product(&rows.f_tr()?, rows)
-}
-
-/// `sum (r - mean) (r - mean)^T` from `sum r r^T` and `sum r`.
-fn centred_gram(gram: &Tensor, sum: &Tensor, count: f64) -> Result<Tensor, TchError> {
-    gram.f_sub(&sum.f_tr()?.f_matmul(sum)?.f_div_scalar(count.max(1.0))?)
+/// `sum += factor row`.
+fn add_scaled(sum: &mut [f64], row: &[f64], factor: f64) {
+    sum.iter_mut()
+        .zip(row)
+        .for_each(|(sum, r)| *sum += factor * r);
 }
 
 /// `w^T m w` for each row of `w`.

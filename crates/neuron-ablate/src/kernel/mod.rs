@@ -28,7 +28,7 @@
 //! let kernel = Kernel::new(&VocabLayout::new(&log_q, &[]), &log_q);
 //! let row = kernel.row(&[0.0, 0.0, 0.0], &[0.0, 0.0, 0.0]);
 //! let neuron = kernel.neuron(&[0.0, 0.0, 1.0]);
-//! let pairs = Pairs { rows: &[&row], neurons: &[neuron], pairs: &[(0, 0)], bases: &[Base { a: 0.0, c: 1.0 }], tilts: &[] };
+//! let pairs = Pairs { rows: &[row], neurons: &[neuron], pairs: &[(0, 0)], bases: &[Base { a: 0.0, c: 1.0 }], tilts: &[] };
 //! let sums = kernel.sums(&[], &pairs);
 //! assert!((sums[0].lse() - (2.0 + 1f64.exp()).ln()).abs() < 1e-6);
 //! ```
@@ -37,12 +37,14 @@ mod aligned;
 mod lanes;
 mod layout;
 mod near;
+pub(crate) mod panels;
 mod pass;
 mod path;
 mod rank;
 mod sums;
 mod tile;
 mod tiles;
+pub(crate) mod weights;
 
 use std::f64::consts::{LN_2, LOG2_E};
 
@@ -117,7 +119,7 @@ pub struct NeuronVector<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Pairs<'a> {
     /// Rows to choose from.
-    pub rows: &'a [&'a RowVectors<'a>],
+    pub rows: &'a [RowVectors<'a>],
     /// Neurons to choose from.
     pub neurons: &'a [NeuronVector<'a>],
     /// Places of a row and of a neuron in these lists. Neighbours with the same row share the loads of its vectors.
@@ -192,21 +194,29 @@ impl Kernel {
     /// - if one has another length than the layout
     pub fn row<'a>(&self, l: &'a [f32], g: &'a [f32]) -> RowVectors<'a> {
         let plain = self.row_at(l, g, vec![0.0; self.n_cells]);
-        let clean = self.sums(
-            &[],
-            &Pairs {
-                rows: &[&plain],
-                neurons: &[self.neuron(g)], // its factor is 0
-                pairs: &[(0, 0)],
-                bases: &[Base::default()],
-                tilts: &[],
-            },
-        );
+        let clean = self.clean(&plain);
         let level = |sums: &Sums| Some(sums.s1 / sums.s0).filter(|mean| mean.is_finite());
         self.row_at(
             l,
             g,
             clean.iter().map(|s| level(s).unwrap_or(0.0)).collect(),
+        )
+    }
+
+    /// The sums of the clean logits of a row, `[cell]`.
+    ///
+    /// # Panics
+    /// - if the row was prepared for another vocabulary
+    pub fn clean(&self, row: &RowVectors<'_>) -> Vec<Sums> {
+        self.sums(
+            &[],
+            &Pairs {
+                rows: std::slice::from_ref(row),
+                neurons: &[self.neuron(row.g)], // its factor is 0
+                pairs: &[(0, 0)],
+                bases: &[Base::default()],
+                tilts: &[],
+            },
         )
     }
 
@@ -331,7 +341,7 @@ impl Kernel {
                     kernel: self,
                     index,
                     tile,
-                    row: pairs.rows[of_row[0].0],
+                    row: &pairs.rows[of_row[0].0],
                 };
                 for (base, of_base) in tilts_of[tile.cell].iter().enumerate() {
                     let numbers = first..first + of_row.len();
