@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use job_kit::{Progress, RunRecord, sha256_file};
 use longtail_corpus::{
     Band, BandReading, BandSpec, CorpusReader, Frequencies, ReadOptions, TokenCounts,
@@ -79,15 +79,22 @@ impl Loaded {
             device: parse_device(&model.device)?,
             dtype: parse_dtype(&model.dtype)?,
         };
-        let loaded = NeoxModel::load(&checkpoint, &options)?;
-        record.device = Some(format!("{:?}", loaded.device()).to_lowercase());
-        record.dtype = Some(model.dtype.clone());
-        for path in WeightFiles::find(&checkpoint)?
+        let files: Vec<PathBuf> = WeightFiles::find(&checkpoint)?
             .paths()
             .chain([checkpoint.join("config.json")])
-        {
-            record.input(path)?;
+            .collect();
+        // Hashing takes as long as loading, and leaves most of the machine to it.
+        let (loaded, hashes) = std::thread::scope(|scope| {
+            let hashing = scope.spawn(|| files.iter().map(sha256_file).collect::<Vec<_>>());
+            (NeoxModel::load(&checkpoint, &options), hashing.join())
+        });
+        let loaded = loaded?;
+        let hashes = hashes.map_err(|_| anyhow!("failed to hash the files of the checkpoint"))?;
+        for (path, hash) in files.iter().zip(hashes) {
+            record.hashed_input(path, hash?);
         }
+        record.device = Some(format!("{:?}", loaded.device()).to_lowercase());
+        record.dtype = Some(model.dtype.clone());
         let tokenizer = tokenizer(model, &checkpoint, record)?;
         let (sample, _) = read_sample(corpus, tokenizer.as_ref(), loaded.config(), record)?;
         Ok(Self {

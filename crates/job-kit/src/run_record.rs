@@ -100,7 +100,14 @@ impl RunRecord {
     /// # Errors
     /// [`OutputError::Read`].
     pub fn input(&mut self, path: impl AsRef<Path>) -> Result<(), OutputError> {
-        record_file(&mut self.inputs, path.as_ref())
+        self.hashed_input(path.as_ref(), sha256_file(path.as_ref())?);
+        Ok(())
+    }
+
+    /// Records a file that the run read, and what [`sha256_file`] said of it.
+    pub fn hashed_input(&mut self, path: impl AsRef<Path>, (sha256, bytes): (String, u64)) {
+        let name = path.as_ref().display().to_string();
+        self.inputs.insert(name, FileRecord { sha256, bytes });
     }
 
     /// Hashes a file that the run wrote.
@@ -108,7 +115,10 @@ impl RunRecord {
     /// # Errors
     /// [`OutputError::Read`].
     pub fn output(&mut self, path: impl AsRef<Path>) -> Result<(), OutputError> {
-        record_file(&mut self.outputs, path.as_ref())
+        let (sha256, bytes) = sha256_file(path.as_ref())?;
+        let name = path.as_ref().display().to_string();
+        self.outputs.insert(name, FileRecord { sha256, bytes });
+        Ok(())
     }
 
     /// How many of something there were: what was kept, what was dropped and why.
@@ -153,12 +163,6 @@ impl RunRecord {
         json.push(b'\n');
         write_file(path, json)
     }
-}
-
-fn record_file(files: &mut BTreeMap<String, FileRecord>, path: &Path) -> Result<(), OutputError> {
-    let (sha256, bytes) = sha256_file(path)?;
-    files.insert(path.display().to_string(), FileRecord { sha256, bytes });
-    Ok(())
 }
 
 fn round(took: Duration) -> f64 {

@@ -106,7 +106,7 @@ pub(crate) struct NotFinite {
 /// to the most, so that a few still share each row and direction.
 const DIRECTIONS_PER_CALL: usize = 64;
 const ROWS_PER_CALL: usize = 16;
-const MOST_DIRECTIONS: usize = 256;
+const MOST_DIRECTIONS: usize = 512;
 const MOST_ROWS: usize = 32;
 /// Fewest directions, even if there are not enough calls for all threads.
 pub(crate) const FEWEST_DIRECTIONS: usize = 4;

@@ -119,6 +119,8 @@ pub struct Sweep<'a> {
     states: RefCell<HashMap<usize, (Tensor, Tensor)>>,
 }
 
+/// Most neurons of a block: the kernel groups what moments leave of them.
+const MOST_NEURONS: usize = 512;
 /// The part of the memory, one in so many, that states may take.
 const STATES_SHARE: usize = 16;
 
@@ -414,7 +416,11 @@ impl<'a> Sweep<'a> {
         let keep = all <= vectors / 2;
         let for_neurons = if keep { all } else { vectors / 4 };
         let rows = (vectors.saturating_sub(for_neurons) / per_row).max(1);
-        (rows, for_neurons.clamp(FEWEST_DIRECTIONS, 256), keep)
+        (
+            rows,
+            for_neurons.clamp(FEWEST_DIRECTIONS, MOST_NEURONS),
+            keep,
+        )
     }
 
     /// Whether a row counts for the first band.

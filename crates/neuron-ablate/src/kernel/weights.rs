@@ -198,16 +198,13 @@ impl Work for Weights<'_> {
             multiply(pq, q, pqq);
         }
         unsafe {
-            let mut fourth = |p: &[f32], x: &[f32]| {
-                multiply(x, x, square);
-                multiply(p, square, product);
-                dot::<L>(product, square)
-            };
-            let (gggg, llll, qqqq) = (fourth(p, g), fourth(p, l), fourth(p, q));
             for (d, (l, q)) in d.iter_mut().zip(l.iter().zip(&*q)) {
                 *d = l - q;
             }
-            let dddd = fourth(p, d);
+            let gggg = fourth::<L>(p, g, square, product);
+            let llll = fourth::<L>(p, l, square, product);
+            let qqqq = fourth::<L>(p, q, square, product);
+            let dddd = fourth::<L>(p, d, square, product);
             multiply(pl, q, product);
             let (lqq, lgq) = (dot::<L>(product, q), dot::<L>(product, g));
             multiply(pq, q, product);
@@ -254,6 +251,14 @@ fn multiply(x: &[f32], y: &[f32], out: &mut [f32]) {
 #[inline(always)]
 fn max_abs(x: &[f32]) -> f32 {
     f32::from_bits(x.iter().fold(0, |max, x| max.max(x.abs().to_bits())))
+}
+
+/// `sum p x^4`, with room for `x^2` and `p x^2`.
+#[inline(always)]
+unsafe fn fourth<L: Lanes>(p: &[f32], x: &[f32], square: &mut [f32], product: &mut [f32]) -> f64 {
+    multiply(x, x, square);
+    multiply(p, square, product);
+    unsafe { dot::<L>(product, square) }
 }
 
 /// `sum x y`, for vectors of one length.

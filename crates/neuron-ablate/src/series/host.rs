@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Most directions of a task: their squares stay in the second-level cache.
-const TASK: usize = 192;
+const TASK: usize = 132;
 
 /// Rows made ready.
 #[derive(Debug)]
@@ -220,8 +220,10 @@ impl Rows<'_> {
         let weights = &self.weights[index];
         let rows = weights.rows();
         let mut squares = vec![0.0; n.next_multiple_of(GROUP) * SUMS * rows];
-        let per_thread = n.div_ceil(rayon::current_num_threads());
-        let per_task = per_thread.next_multiple_of(GROUP).min(TASK);
+        let tasks = n
+            .div_ceil(TASK)
+            .next_multiple_of(rayon::current_num_threads());
+        let per_task = n.div_ceil(tasks).next_multiple_of(GROUP);
         let u_max = centred
             .par_chunks(per_task)
             .zip(squares.par_chunks_mut(per_task * SUMS * rows))
