@@ -13,7 +13,7 @@ use neuron_ablate::{
     Semantics, Sweep, Variant, WeightStatistics, mediated_share,
 };
 use rayon::prelude::*;
-use surprisal_metrics::{Bootstrap, Interval};
+use surprisal_metrics::{Bootstrap, Interval, Resamples};
 
 use crate::sets::{Role, SetRun, dose_name};
 
@@ -348,6 +348,14 @@ impl EffectColumns {
     /// A column per variant, measure and kind of mean, with what sums them up in front.
     fn push(&self, columns: &mut Columns, sweep: &Sweep<'_>, effects: &[&EffectSums]) {
         let (total, direct) = (0, sweep.direct());
+        // All effects are over the same sequences. Without any, intervals are null.
+        let sequences = effects.first().map_or(0, |e| e.n_sequences());
+        let resamples = self.bootstrap.map(|b| b.resample(sequences).ok());
+        let push_interval = |columns: &mut Columns, name: &str, interval: &IntervalOf<'_>| {
+            if let Some(resamples) = &resamples {
+                push_interval(columns, effects, name, resamples.as_ref(), interval);
+            }
+        };
         for (prefix, over) in [("", Over::All), ("band_", Over::Band)] {
             let effect = |e: &EffectSums, variant| match over {
                 Over::All => Some(e.change(variant, 0).mean_abs),
@@ -362,12 +370,9 @@ impl EffectColumns {
             push_effect(columns, effects, format!("{prefix}mediated_share"), |e| {
                 mediated_share(effect(e, total)?, effect(e, direct)?, self.floor)
             });
-            self.push_interval(
-                columns,
-                effects,
-                &format!("{prefix}mediated_share"),
-                |e, b| e.mediated_share_interval(total, direct, over, self.floor, b),
-            );
+            push_interval(columns, &format!("{prefix}mediated_share"), &|e, r| {
+                e.mediated_share_interval(total, direct, over, self.floor, r)
+            });
         }
         for (v, variant) in sweep.variants().iter().enumerate() {
             let variant = sweep.variant_name(*variant);
@@ -380,9 +385,7 @@ impl EffectColumns {
                     push_effect(columns, effects, &*name, |e| {
                         Some(pick(e.change(v, m), mean))
                     });
-                    self.push_interval(columns, effects, &name, |e, b| {
-                        e.interval(v, m, mean, Over::All, b)
-                    });
+                    push_interval(columns, &name, &|e, r| e.interval(v, m, mean, Over::All, r));
                 }
             }
             for (kind, mean) in [
@@ -393,32 +396,33 @@ impl EffectColumns {
                 push_effect(columns, effects, &*name, |e| {
                     e.band_loss_change(v).map(|c| pick(c, mean))
                 });
-                self.push_interval(columns, effects, &name, |e, b| {
-                    e.interval(v, 0, mean, Over::Band, b)
+                push_interval(columns, &name, &|e, r| {
+                    e.interval(v, 0, mean, Over::Band, r)
                 });
             }
         }
     }
+}
 
-    fn push_interval(
-        &self,
-        columns: &mut Columns,
-        effects: &[&EffectSums],
-        name: &str,
-        interval: impl Fn(&EffectSums, &Bootstrap) -> Option<Interval> + Sync,
-    ) {
-        let Some(bootstrap) = &self.bootstrap else {
-            return;
-        };
-        let intervals: Vec<Option<Interval>> =
-            effects.par_iter().map(|e| interval(e, bootstrap)).collect();
-        for (end, value) in [
-            ("low", (|i| i.lower) as fn(Interval) -> f64),
-            ("high", |i| i.upper),
-        ] {
-            let ends = intervals.iter().map(|i| i.map(value));
-            columns.push((format!("{name}.{end}"), floats(ends)));
-        }
+/// The interval of an effect.
+type IntervalOf<'a> = dyn Fn(&EffectSums, &Resamples) -> Option<Interval> + Sync + 'a;
+
+/// Both ends of an interval, null without resamples.
+fn push_interval(
+    columns: &mut Columns,
+    effects: &[&EffectSums],
+    name: &str,
+    resamples: Option<&Resamples>,
+    interval: &IntervalOf<'_>,
+) {
+    let of_effect = |e: &&EffectSums| resamples.and_then(|resamples| interval(e, resamples));
+    let intervals: Vec<Option<Interval>> = effects.par_iter().map(of_effect).collect();
+    for (end, value) in [
+        ("low", (|i| i.lower) as fn(Interval) -> f64),
+        ("high", |i| i.upper),
+    ] {
+        let ends = intervals.iter().map(|i| i.map(value));
+        columns.push((format!("{name}.{end}"), floats(ends)));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Effects per neuron: means over its rows, kept per sequence so that intervals can be resampled.
 
-use surprisal_metrics::{Bootstrap, Group, Interval};
+use surprisal_metrics::{Group, Interval, Resamples};
 
 /// How the logits of one ablation are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,6 +250,11 @@ impl EffectSums {
         self.sequences.iter().map(group).collect()
     }
 
+    /// Number of sequences.
+    pub fn n_sequences(&self) -> usize {
+        self.sequences.len()
+    }
+
     /// Bootstrap interval of a mean change, over sequences; `None` with fewer than two of them, or without rows.
     pub fn interval(
         &self,
@@ -257,10 +262,10 @@ impl EffectSums {
         measure: usize,
         mean: Mean,
         over: Over,
-        bootstrap: &Bootstrap,
+        resamples: &Resamples,
     ) -> Option<Interval> {
         self.resampled()?;
-        bootstrap
+        resamples
             .mean(&self.groups(variant, measure, mean, over))
             .ok()
     }
@@ -272,11 +277,11 @@ impl EffectSums {
         direct: usize,
         over: Over,
         floor: f64,
-        bootstrap: &Bootstrap,
+        resamples: &Resamples,
     ) -> Option<Interval> {
         self.resampled()?;
         let groups = |variant| self.groups(variant, 0, Mean::Absolute, over);
-        let ratio = bootstrap
+        let ratio = resamples
             .ratio(&groups(direct), &groups(total), floor)
             .ok()??;
         Some(Interval {

@@ -66,6 +66,15 @@ pub struct Bootstrap {
     pub seed: u64,
 }
 
+/// Groups drawn with replacement, by [`Bootstrap::resample`].
+#[derive(Debug, Clone)]
+pub struct Resamples {
+    n: usize,
+    level: f64,
+    /// `[resample][draw]`
+    draws: Vec<usize>,
+}
+
 impl Default for Bootstrap {
     /// 1,000 resamples, 95 %, seed 0.
     fn default() -> Self {
@@ -94,10 +103,7 @@ impl Bootstrap {
     /// - [`MetricError::NotFinite`] if a sum or count is NaN or infinite
     /// - [`MetricError::Setting`] if `resamples` or `level` is out of range
     pub fn mean(&self, groups: &[Group]) -> Result<Interval, MetricError> {
-        check_groups(groups)?;
-        let mean = |draw: &[usize]| total(groups, draw).mean();
-        self.statistic(groups.len(), mean)?
-            .ok_or(MetricError::Empty { what: "values" })
+        self.resample(groups.len())?.mean(groups)
     }
 
     /// Interval of a ratio of means, both of the same resampled groups. `None` where the
@@ -122,17 +128,8 @@ impl Bootstrap {
         denominators: &[Group],
         floor: f64,
     ) -> Result<Option<Interval>, MetricError> {
-        check_lengths(
-            ("numerators", numerators.len()),
-            ("denominators", denominators.len()),
-        )?;
-        check_groups(numerators)?;
-        check_groups(denominators)?;
-        self.statistic(numerators.len(), |draw| {
-            let denominator = total(denominators, draw).mean()?;
-            let above = denominator.abs() >= floor && denominator != 0.0;
-            Some(total(numerators, draw).mean()? / denominator).filter(|_| above)
-        })
+        self.resample(numerators.len())?
+            .ratio(numerators, denominators, floor)
     }
 
     /// Interval of any statistic of `n` groups. `statistic` gets the indices of the drawn groups,
@@ -148,23 +145,33 @@ impl Bootstrap {
         n: usize,
         statistic: impl Fn(&[usize]) -> Option<f64>,
     ) -> Result<Option<Interval>, MetricError> {
-        let all: Vec<usize> = (0..n).collect();
-        let draws = self.draws(n)?;
-        let Some(estimate) = statistic(&all) else {
-            return Ok(None);
-        };
-        check_finite("statistic of the sample", &[estimate])?;
-        let mut values: Vec<f64> = draws.filter_map(|draw| statistic(&draw)).collect();
-        check_finite("statistic of a resample", &values)?;
-        let undefined = self.resamples - values.len();
-        values.sort_unstable_by(f64::total_cmp);
-        let tail = (1.0 - self.level) / 2.0;
-        Ok(Some(Interval {
-            estimate,
-            lower: quantile(&values, tail).unwrap_or(estimate),
-            upper: quantile(&values, 1.0 - tail).unwrap_or(estimate),
-            undefined,
-        }))
+        self.resample(n)?.statistic(statistic)
+    }
+
+    /// The resamples of `n` groups, to be used for many statistics of them: drawing costs more
+    /// than a mean.
+    ///
+    /// # Errors
+    /// - [`MetricError::Empty`] if `n` is 0
+    /// - [`MetricError::Setting`] if `resamples` or `level` is out of range
+    ///
+    /// # Examples
+    /// ```
+    /// use surprisal_metrics::{Bootstrap, Group};
+    /// let bootstrap = Bootstrap::with_seed(42);
+    /// let resamples = bootstrap.resample(3)?;
+    /// for sums in [[1.0, 2.0, 3.0], [9.0, 7.0, 8.0]] {
+    ///     let groups = sums.map(|sum| Group { sum, count: 1.0 });
+    ///     assert_eq!(resamples.mean(&groups)?, bootstrap.mean(&groups)?);
+    /// }
+    /// # Ok::<(), surprisal_metrics::MetricError>(())
+    /// ```
+    pub fn resample(&self, n: usize) -> Result<Resamples, MetricError> {
+        Ok(Resamples {
+            n,
+            level: self.level,
+            draws: self.draws(n)?.flatten().collect(),
+        })
     }
 
     /// The resamples themselves: each `n` group indices, drawn with replacement.
@@ -198,6 +205,74 @@ impl Bootstrap {
     }
 }
 
+impl Resamples {
+    /// As [`Bootstrap::mean`].
+    ///
+    /// # Errors
+    /// - as [`Bootstrap::mean`], and [`MetricError::Length`] for another number of groups
+    pub fn mean(&self, groups: &[Group]) -> Result<Interval, MetricError> {
+        self.check(groups)?;
+        let mean = |draw: &[usize]| total(groups, draw).mean();
+        self.statistic(mean)?
+            .ok_or(MetricError::Empty { what: "values" })
+    }
+
+    /// As [`Bootstrap::ratio`].
+    ///
+    /// # Errors
+    /// - as [`Bootstrap::ratio`], and [`MetricError::Length`] for another number of groups
+    pub fn ratio(
+        &self,
+        numerators: &[Group],
+        denominators: &[Group],
+        floor: f64,
+    ) -> Result<Option<Interval>, MetricError> {
+        check_lengths(
+            ("numerators", numerators.len()),
+            ("denominators", denominators.len()),
+        )?;
+        self.check(numerators)?;
+        self.check(denominators)?;
+        self.statistic(|draw| {
+            let denominator = total(denominators, draw).mean()?;
+            let above = denominator.abs() >= floor && denominator != 0.0;
+            Some(total(numerators, draw).mean()? / denominator).filter(|_| above)
+        })
+    }
+
+    /// As [`Bootstrap::statistic`].
+    ///
+    /// # Errors
+    /// - [`MetricError::NotFinite`] if the statistic is NaN or infinite (index of the resample)
+    pub fn statistic(
+        &self,
+        statistic: impl Fn(&[usize]) -> Option<f64>,
+    ) -> Result<Option<Interval>, MetricError> {
+        let all: Vec<usize> = (0..self.n).collect();
+        let Some(estimate) = statistic(&all) else {
+            return Ok(None);
+        };
+        check_finite("statistic of the sample", &[estimate])?;
+        let draws = self.draws.chunks(self.n);
+        let resamples = draws.len();
+        let mut values: Vec<f64> = draws.filter_map(statistic).collect();
+        check_finite("statistic of a resample", &values)?;
+        let undefined = resamples - values.len();
+        let tail = (1.0 - self.level) / 2.0;
+        Ok(Some(Interval {
+            estimate,
+            lower: quantile(&mut values, tail).unwrap_or(estimate),
+            upper: quantile(&mut values, 1.0 - tail).unwrap_or(estimate),
+            undefined,
+        }))
+    }
+
+    fn check(&self, groups: &[Group]) -> Result<(), MetricError> {
+        check_lengths(("groups", groups.len()), ("resampled groups", self.n))?;
+        check_groups(groups)
+    }
+}
+
 impl Group {
     /// `None` if the group holds nothing.
     fn mean(self) -> Option<f64> {
@@ -225,11 +300,13 @@ fn check_groups(groups: &[Group]) -> Result<(), MetricError> {
     Ok(())
 }
 
-/// Quantile of sorted values, linear between order statistics. `None` without values.
-fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
-    let last = sorted.len().checked_sub(1)?;
+/// Quantile of values in any order, which it changes: linear between order statistics. `None`
+/// without values.
+fn quantile(values: &mut [f64], share: f64) -> Option<f64> {
+    let last = values.len().checked_sub(1)?;
     let place = share * last as f64;
     let low = place.floor() as usize;
-    let (a, b) = (sorted[low], sorted[(low + 1).min(last)]);
+    let (_, &mut a, above) = values.select_nth_unstable_by(low, f64::total_cmp);
+    let b = above.iter().copied().min_by(f64::total_cmp).unwrap_or(a);
     Some(a + (b - a) * (place - low as f64))
 }

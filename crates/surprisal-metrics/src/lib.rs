@@ -32,7 +32,7 @@ pub mod paired;
 pub mod summary;
 pub mod surprisal;
 
-pub use bootstrap::{Bootstrap, Group, Interval};
+pub use bootstrap::{Bootstrap, Group, Interval, Resamples};
 pub use curve::{Acquisition, LearningCurve};
 pub use distribution::{LnProbs, log_sum_exp};
 pub use error::MetricError;

@@ -243,8 +243,8 @@ impl Strip {
         let greatest = log_q.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         Self {
             centre: ((least + greatest) / 2.0) as f32,
-            // With the rounding of the centre.
-            half_span: ((greatest - least) / 2.0 + greatest.abs().max(least.abs()) * 1e-7) as f32,
+            // With the rounding of the centre and of what is taken from it.
+            half_span: ((greatest - least) / 2.0 + greatest.abs().max(least.abs()) * 3e-7) as f32,
         }
     }
 }
