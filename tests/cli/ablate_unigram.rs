@@ -220,6 +220,10 @@ fn settings_of_the_engine_are_checked() {
             "`ablation.tolerance` is 0, expected a positive number of nats",
         ),
         (
+            "ablation.memory_mib=0",
+            "`ablation.memory_mib` is 0, expected a number of MiB",
+        ),
+        (
             "ablation.variants=[total, frozen_ln]",
             "report `frozen_band` as the direct effect",
         ),

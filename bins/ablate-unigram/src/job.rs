@@ -299,7 +299,7 @@ pub(crate) fn plan(config: &AblateConfig, sample: &Sample, d_mlp: usize) -> anyh
         ranks: config.ablation.ranks,
         engine: config.ablation.engine()?,
         batch: config.ablation.batch,
-        memory_budget: config.ablation.memory_mib << 20,
+        memory_budget: config.ablation.memory()?,
     })
 }
 
