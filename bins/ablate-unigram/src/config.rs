@@ -101,7 +101,7 @@ pub(crate) struct AblationConfig {
     pub(crate) null_directions: NullDirections,
     /// Mebibytes for vectors over the vocabulary.
     #[serde(default = "default_memory")]
-    memory_mib: usize,
+    pub(crate) memory_mib: usize,
 }
 
 /// Nested sets of neurons, at several doses.
@@ -158,17 +158,6 @@ impl AblationConfig {
             frozen_ln: wanted(VariantName::FrozenLn),
             frozen_all: wanted(VariantName::FrozenAll),
             frozen_bands: wanted(VariantName::FrozenBand),
-        }
-    }
-
-    /// `memory_mib` in bytes.
-    pub(crate) fn memory(&self) -> anyhow::Result<usize> {
-        match self.memory_mib.checked_mul(1 << 20) {
-            Some(bytes) if bytes > 0 => Ok(bytes),
-            _ => bail!(
-                "`ablation.memory_mib` is {}, expected a number of MiB such as 1024, from 1 to what this machine has",
-                self.memory_mib
-            ),
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use job_inputs::{Loaded, source};
+use job_inputs::{Loaded, mebibytes, source};
 use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter};
 use neox_core::NeoxModel;
 use neuron_ablate::{
@@ -299,7 +299,7 @@ pub(crate) fn plan(config: &AblateConfig, sample: &Sample, d_mlp: usize) -> anyh
         ranks: config.ablation.ranks,
         engine: config.ablation.engine()?,
         batch: config.ablation.batch,
-        memory_budget: config.ablation.memory()?,
+        memory_budget: mebibytes("ablation.memory_mib", config.ablation.memory_mib)?,
     })
 }
 

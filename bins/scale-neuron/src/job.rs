@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
-use job_inputs::Loaded;
+use job_inputs::{Loaded, mebibytes};
 use job_kit::{OutputDir, Progress, RunRecord, write_file};
 use neox_core::{parse_dtype, save_with, stored_tensor};
 use neuron_ablate::{
@@ -110,7 +110,7 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
         rare: rare.ids().to_vec(),
         common: space.common().to_vec(),
         batch: config.evaluation.batch,
-        memory_budget: config.evaluation.memory_mib << 20,
+        memory_budget: mebibytes("evaluation.memory_mib", config.evaluation.memory_mib)?,
     };
     let rows = sample.rows(&plan.sequences)?.0.len() as u64;
     let scaling = Progress::new("scaling", rows, "rows");

@@ -173,6 +173,19 @@ fn default_context_length() -> usize {
     256
 }
 
+/// Bytes of a setting in mebibytes, named `key`.
+///
+/// # Errors
+/// If it is 0, or more than a machine can address.
+pub fn mebibytes(key: &str, mib: usize) -> anyhow::Result<usize> {
+    match mib.checked_mul(1 << 20) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => bail!(
+            "`{key}` is {mib}, expected a number of MiB such as 1024, from 1 to what this machine has"
+        ),
+    }
+}
+
 /// `a..b`, with `a < b`.
 ///
 /// # Errors

@@ -228,11 +228,7 @@ impl Engines {
     }
 
     /// Makes rows ready, with the exact sums of their clean logits.
-    pub(crate) fn prepare<'l>(
-        &'l self,
-        logits: &'l RowLogits,
-        n_cells: usize,
-    ) -> Result<Prepared<'l>, TchError> {
+    pub(crate) fn prepare<'l>(&'l self, logits: &'l RowLogits) -> Result<Prepared<'l>, TchError> {
         let (n_rows, d_vocab) = logits.l.tensor().size2()?;
         let (vectors, sums) = match &self.exact {
             Exact::Kernel(kernel) => {
@@ -257,6 +253,7 @@ impl Engines {
                 let zero = l.f_narrow(0, 0, 1)?.f_zeros_like()?;
                 let zeros = zero.f_expand([n_rows, d_vocab], false)?;
                 let sums = tensor.sums(l, &zeros, &zero, list)?;
+                let n_cells = sums.len() / pairs.len();
                 let of_row = sums.chunks(n_cells).map(<[Sums]>::to_vec);
                 (Vec::new(), of_row.collect())
             }

@@ -25,7 +25,7 @@ pub(crate) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
     let mut c = Tensor::f_empty([a.size2()?.0, b.size2()?.1], (a.kind(), a.device()))?;
     match by_gemm(&mut c, a, b, false)? {
         true => Ok(c),
-        false => a.f_matmul(b),
+        false => a.f_matmul_out(&c, b),
     }
 }
 

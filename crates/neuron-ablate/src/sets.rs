@@ -234,7 +234,7 @@ impl Sweep<'_> {
             let scale = self.unembedding.scale();
             let logits =
                 RowLogits::new(of_rows.logits, &of_rows.norm2, scale, self.unembedding.b())?;
-            let prepared = engines.prepare(&logits, self.pairs.layout().cells().len())?;
+            let prepared = engines.prepare(&logits)?;
             let sums = prepared.sums();
             let terms = self.pairs.rows(rows, of_rows.norm2, scale, &logits, sums)?;
             let of_rows = OfRows {

@@ -127,6 +127,8 @@ const STATES_SHARE: usize = 16;
 /// Neurons in closed form: their output weights in the vocabulary.
 struct OfNeurons {
     projected: Projected,
+    /// `w_c`, `[neuron][d_model]`.
+    centred: Vec<f64>,
     dots: Vec<Dots>,
     spreads: Vec<Spread>,
 }
@@ -296,8 +298,7 @@ impl<'a> Sweep<'a> {
             let centred = on_host(&centred)?;
             let scale = self.unembedding.scale();
             let row_logits = RowLogits::new(logits, &norm2, scale, self.unembedding.b())?;
-            let n_cells = pairs.layout().cells().len();
-            let prepared = self.engines.prepare(&row_logits, n_cells)?;
+            let prepared = self.engines.prepare(&row_logits)?;
             let row_terms = pairs.rows(rows, norm2, scale, &row_logits, prepared.sums())?;
             let targets = pairs.target_places(rows)?;
             let in_band: Vec<bool> = rows.iter().map(|row| self.in_band(row)).collect();
@@ -322,6 +323,7 @@ impl<'a> Sweep<'a> {
                         let dots = pairs.dots(&projected.logits)?;
                         let spreads = self.engines.spreads(&projected.logits)?;
                         OfNeurons {
+                            centred: on_host(&projected.centred)?,
                             projected,
                             dots,
                             spreads,
@@ -330,6 +332,7 @@ impl<'a> Sweep<'a> {
                 };
                 let OfNeurons {
                     projected,
+                    centred: w_c,
                     dots,
                     spreads,
                 } = &of_neurons;
@@ -338,7 +341,7 @@ impl<'a> Sweep<'a> {
                     .iter()
                     .flat_map(|&n| activations.iter().skip(n).step_by(d_mlp).copied())
                     .collect();
-                let cross = products(&on_host(&projected.centred)?, &centred, d_model); // [neuron][row]
+                let cross = products(w_c, &centred, d_model); // [neuron][row]
                 let change: Vec<f64> = activations
                     .chunks(rows.len())
                     .zip(in_block)

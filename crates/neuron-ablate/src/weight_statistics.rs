@@ -13,7 +13,7 @@ use crate::{
     AblateError, Direction, TokenBand, TokenFrequencies,
     product::{Matrix, add_host_product, product},
     states::last_layer,
-    vectors::Vectors,
+    vectors::on_host,
 };
 
 /// Rows of `W_U` in f64 at once.
@@ -220,15 +220,7 @@ impl UnembeddingMoments {
             .map(|band| group(Direction::BandRecentred, band.mask()))
             .collect::<Result<Vec<_>, _>>()?;
 
-        let tile = |start: i64| -> Result<Vec<f64>, TchError> {
-            let tile = w_u.f_narrow(0, start, TILE.min(d_vocab - start))?;
-            if tile.kind() == Kind::Double {
-                return Vec::try_from(&host(&tile)?.f_contiguous()?.f_view(-1)?);
-            }
-            // Every other kind of float fits f32.
-            let tile = Vectors::new(&tile.f_to_device(Device::Cpu)?)?;
-            Ok(tile.host()?.iter().map(|&w| f64::from(w)).collect())
-        };
+        let tile = |start: i64| on_host(&w_u.f_narrow(0, start, TILE.min(d_vocab - start))?);
         let starts = || (0..d_vocab).step_by(TILE as usize);
         let mut mean = vec![0.0; d];
         for start in starts() {
@@ -237,7 +229,7 @@ impl UnembeddingMoments {
             }
         }
         mean.iter_mut().for_each(|mean| *mean /= d_vocab as f64);
-        let gamma: Vec<f64> = Vec::try_from(&host(gamma)?)?;
+        let gamma = on_host(gamma)?;
         let mut cosines = RowSums::new(d);
         let mut unit = Vec::new();
         for start in starts() {

@@ -286,11 +286,7 @@ impl Kernel {
             self.log_q.len(),
             "a vector has another length than the vocabulary"
         );
-        // As integers, which order like the absolute values, with those that are not numbers on top, and compare fast.
-        let max = |tile: &Tile| {
-            let bits = values[tile.range.clone()].iter().map(|x| x.abs().to_bits());
-            f64::from(f32::from_bits(bits.fold(0, u32::max)))
-        };
+        let max = |tile: &Tile| f64::from(max_abs(&values[tile.range.clone()]));
         self.tiles.iter().map(max).collect()
     }
 
@@ -591,6 +587,14 @@ impl TileRow<'_> {
             }
         })
     }
+}
+
+/// Largest absolute value: as integers, which order like the absolute values, with those that are not numbers on top, and compare
+/// fast.
+#[inline(always)]
+fn max_abs(values: &[f32]) -> f32 {
+    let bits = values.iter().map(|x| x.abs().to_bits());
+    f32::from_bits(bits.fold(0, u32::max))
 }
 
 /// The moments `m[0], m[1], n[0]` after adding `k lambda` to the logits, to second order in `k lambda`.

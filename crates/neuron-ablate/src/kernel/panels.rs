@@ -205,31 +205,29 @@ impl Panels {
                     &kinds[kind][start..start + tokens.len() * self.width]
                 };
                 let rows = panel * self.width..(panel + 1) * self.width;
-                let mut product = Product {
-                    weights: of_panel(0),
-                    len: tokens.len(),
-                    squares,
-                    out: &mut *out,
-                    rows: self.rows(),
-                    panel: rows.clone(),
-                    of: Of::Square,
-                    strips: None,
-                };
                 let strips = Strips {
                     maxima,
                     strips: &self.strips[start / STRIP_LEN..][..strips],
-                    means: &self.means[rows],
+                    means: &self.means[rows.clone()],
                     flat,
                 };
-                // SAFETY: the path of a kernel comes from `Path::available`.
-                unsafe { self.path.run(product.reborrow(Some(strips))) };
-                product.weights = of_panel(1);
-                product.of = Of::LSquare;
-                unsafe { self.path.run(product.reborrow(None)) };
+                let mut add = |kind: usize, adds: Adds<'_>| {
+                    let product = Product {
+                        weights: of_panel(kind),
+                        len: tokens.len(),
+                        squares,
+                        out: &mut *out,
+                        rows: self.rows(),
+                        panel: rows.clone(),
+                        adds,
+                    };
+                    // SAFETY: the path of a kernel comes from `Path::available`.
+                    unsafe { self.path.run(product) }
+                };
+                add(0, Adds::Strips(strips));
+                add(1, Adds::One(Of::LSquare));
                 if !flat {
-                    product.weights = of_panel(2);
-                    product.of = Of::QSquare;
-                    unsafe { self.path.run(product.reborrow(None)) };
+                    add(2, Adds::One(Of::QSquare));
                 }
             }
         }
@@ -301,13 +299,17 @@ struct Product<'a> {
     /// Rows in all, and those of the panel.
     rows: usize,
     panel: Range<usize>,
-    of: Of,
-    /// For the weights `p`: what follows from the sums over strips.
-    strips: Option<Strips<'a>>,
+    adds: Adds<'a>,
+}
+
+/// Which sums a product is added to.
+enum Adds<'a> {
+    One(Of),
+    /// That of `p u^2`, and what follows from it strip by strip.
+    Strips(Strips<'a>),
 }
 
 /// The strips of a tile.
-#[derive(Clone, Copy)]
 struct Strips<'a> {
     /// Largest squares, `[direction][strip]`.
     maxima: &'a [f32],
@@ -315,17 +317,6 @@ struct Strips<'a> {
     /// What `log q` is centred by, `[row of the panel]`.
     means: &'a [f32],
     flat: bool,
-}
-
-impl Product<'_> {
-    fn reborrow<'b>(&'b mut self, strips: Option<Strips<'b>>) -> Product<'b> {
-        Product {
-            out: self.out,
-            panel: self.panel.clone(),
-            strips,
-            ..*self
-        }
-    }
 }
 
 impl Work for Product<'_> {
@@ -353,22 +344,23 @@ impl Product<'_> {
         );
         assert_eq!(self.weights.len(), len * width, "a panel has another size");
         assert_eq!(self.out.len(), n * stride, "sums have no room");
+        let (first_out, of) = (self.out.as_mut_ptr(), |of: Of| of as usize * self.rows);
         for first in (0..n).step_by(GROUP) {
             let squares: [*const f32; GROUP] =
                 std::array::from_fn(|i| self.squares[(first + i) * len..].as_ptr());
-            let out: [*mut f32; GROUP] = std::array::from_fn(|i| {
-                let start = (first + i) * stride + self.panel.start;
-                self.out[start..].as_mut_ptr()
-            });
-            let of = |of: Of| of as usize * self.rows;
             unsafe {
+                let out: [*mut f32; GROUP] =
+                    std::array::from_fn(|i| first_out.add((first + i) * stride + self.panel.start));
                 let ones = [L::splat(1.0); REGISTERS];
-                let Some(strips) = &self.strips else {
-                    let sums = sum::<L, REGISTERS>(self.weights, squares, 0..len);
-                    for i in 0..GROUP {
-                        add(out[i].add(of(self.of)), &sums[i], ones);
+                let strips = match &self.adds {
+                    Adds::Strips(strips) => strips,
+                    Adds::One(one) => {
+                        let sums = sum::<L, REGISTERS>(self.weights, squares, 0..len);
+                        for i in 0..GROUP {
+                            add(out[i].add(of(*one)), &sums[i], ones);
+                        }
+                        continue;
                     }
-                    continue;
                 };
                 for (number, strip) in strips.strips.iter().enumerate() {
                     let start = number * STRIP_LEN;

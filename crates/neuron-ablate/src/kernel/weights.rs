@@ -5,8 +5,12 @@
 use std::f64::consts::LOG2_E;
 
 use super::lanes::Lanes;
+use super::max_abs;
 use super::path::{Path, Work};
 
+/// Weights of `u`: `p` times 1, `l`, `log q`, `g`, `l g`, `log q g`, and where a direction is frozen `l log q`, `log q^2`.
+pub(crate) const LINEAR: usize = 6;
+pub(crate) const LINEAR_TILTED: usize = 8;
 /// Most tokens of a call.
 pub(crate) const MAX_TOKENS: usize = 2048;
 /// `1.5 * 2^52`: adding it to `x` rounds `x` to an integer, which then sits in the low bits.
@@ -88,9 +92,9 @@ pub(crate) struct RowTile<'a> {
     pub(crate) unit: f64,
 }
 
-/// Sums over a tile of `p` times products of centred `l`, `q` (for `log q`) and `g`.
+/// Sums of `p` times products of centred `l`, `q` (for `log q`) and `g`.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct TileProducts {
+pub(crate) struct Products {
     pub(crate) g: f64,
     pub(crate) gg: f64,
     pub(crate) qq: f64,
@@ -114,62 +118,33 @@ pub(crate) struct TileProducts {
     pub(crate) d_max: f32,
 }
 
-impl TileProducts {
-    /// Adds those of another tile.
-    pub(crate) fn add(&mut self, tile: &Self) {
-        let sums: [(&mut f64, f64); 16] = [
-            (&mut self.g, tile.g),
-            (&mut self.gg, tile.gg),
-            (&mut self.qq, tile.qq),
-            (&mut self.gq, tile.gq),
-            (&mut self.lg, tile.lg),
-            (&mut self.lq, tile.lq),
-            (&mut self.lgg, tile.lgg),
-            (&mut self.lqq, tile.lqq),
-            (&mut self.lgq, tile.lgq),
-            (&mut self.qgg, tile.qgg),
-            (&mut self.qqq, tile.qqq),
-            (&mut self.qgq, tile.qgq),
-            (&mut self.gggg, tile.gggg),
-            (&mut self.llll, tile.llll),
-            (&mut self.qqqq, tile.qqqq),
-            (&mut self.dddd, tile.dddd),
-        ];
-        for (sum, of_tile) in sums {
-            *sum += of_tile;
-        }
-        self.l_max = self.l_max.max(tile.l_max);
-        self.g_max = self.g_max.max(tile.g_max);
-        self.d_max = self.d_max.max(tile.d_max);
-    }
-}
-
 /// Fills `out` with the predictions `p`, times 1, `l`, `log q`, `g`, `l g`, `log q g`, and if there is room `l log q`, `log q^2`; each
-/// has the length of the tile.
+/// has the length of the tile. Adds the sums over the tile to `totals`.
 ///
 /// # Panics
 /// - if the lengths differ, the tile is longer than [`MAX_TOKENS`], or `out` is neither six nor eight times as long
-pub(crate) fn weights(path: Path, tile: &RowTile<'_>, out: &mut [f32]) -> TileProducts {
+pub(crate) fn weights(path: Path, tile: &RowTile<'_>, out: &mut [f32], totals: &mut Products) {
     let len = tile.l.0.len();
     assert!(
         len <= MAX_TOKENS && [tile.g.0.len(), tile.log_q.0.len()] == [len; 2],
         "vectors of a tile differ in length, or it is too long"
     );
     assert!(
-        out.len() == 6 * len || out.len() == 8 * len,
+        [LINEAR * len, LINEAR_TILTED * len].contains(&out.len()),
         "six or eight weights are made"
     );
     // SAFETY: the path of a kernel comes from `Path::available`, and the lengths were just compared.
-    unsafe { path.run(Weights { tile, out }) }
+    unsafe { path.run(Weights { tile, out, totals }) }
 }
 
 struct Weights<'a> {
     tile: &'a RowTile<'a>,
     out: &'a mut [f32],
+    totals: &'a mut Products,
 }
 
 impl Work for Weights<'_> {
-    type Out = TileProducts;
+    type Out = ();
 
     #[inline(always)]
     unsafe fn run<L: Lanes, const K: usize>(self) -> Self::Out {
@@ -201,34 +176,28 @@ impl Work for Weights<'_> {
             for (d, (l, q)) in d.iter_mut().zip(l.iter().zip(&*q)) {
                 *d = l - q;
             }
-            let gggg = fourth::<L>(p, g, square, product);
-            let llll = fourth::<L>(p, l, square, product);
-            let qqqq = fourth::<L>(p, q, square, product);
-            let dddd = fourth::<L>(p, d, square, product);
+            let totals = self.totals;
+            totals.g += sum::<L>(pg);
+            totals.gg += dot::<L>(pg, g);
+            totals.qq += dot::<L>(pq, q);
+            totals.gq += dot::<L>(pq, g);
+            totals.lg += dot::<L>(pl, g);
+            totals.lq += dot::<L>(pl, q);
+            totals.lgg += dot::<L>(plg, g);
+            totals.qgg += dot::<L>(pqg, g);
             multiply(pl, q, product);
-            let (lqq, lgq) = (dot::<L>(product, q), dot::<L>(product, g));
+            totals.lqq += dot::<L>(product, q);
+            totals.lgq += dot::<L>(product, g);
             multiply(pq, q, product);
-            TileProducts {
-                g: sum::<L>(pg),
-                gg: dot::<L>(pg, g),
-                qq: dot::<L>(pq, q),
-                gq: dot::<L>(pq, g),
-                lg: dot::<L>(pl, g),
-                lq: dot::<L>(pl, q),
-                lgg: dot::<L>(plg, g),
-                lqq,
-                lgq,
-                qgg: dot::<L>(pqg, g),
-                qqq: dot::<L>(product, q),
-                qgq: dot::<L>(product, g),
-                gggg,
-                llll,
-                qqqq,
-                dddd,
-                l_max: max_abs(l),
-                g_max: max_abs(g),
-                d_max: max_abs(d),
-            }
+            totals.qqq += dot::<L>(product, q);
+            totals.qgq += dot::<L>(product, g);
+            totals.gggg += fourth::<L>(p, g, square, product);
+            totals.llll += fourth::<L>(p, l, square, product);
+            totals.qqqq += fourth::<L>(p, q, square, product);
+            totals.dddd += fourth::<L>(p, d, square, product);
+            totals.l_max = totals.l_max.max(max_abs(l));
+            totals.g_max = totals.g_max.max(max_abs(g));
+            totals.d_max = totals.d_max.max(max_abs(d));
         }
     }
 }
@@ -245,12 +214,6 @@ fn multiply(x: &[f32], y: &[f32], out: &mut [f32]) {
     for (out, (x, y)) in out.iter_mut().zip(x.iter().zip(y)) {
         *out = x * y;
     }
-}
-
-/// The largest absolute value; as integers, which order like them.
-#[inline(always)]
-fn max_abs(x: &[f32]) -> f32 {
-    f32::from_bits(x.iter().fold(0, |max, x| max.max(x.abs().to_bits())))
 }
 
 /// `sum p x^4`, with room for `x^2` and `p x^2`.
@@ -300,7 +263,7 @@ unsafe fn sum<L: Lanes>(x: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{RowTile, TileProducts, masses, predict, weights};
+    use super::{Products, RowTile, masses, predict, weights};
     use crate::kernel::Path;
 
     /// Some logits, `g` and `log q`.
@@ -355,7 +318,8 @@ mod tests {
                     unit: 0.01,
                 };
                 let mut out = vec![0.0; n_weights * len];
-                let found = weights(path, &tile, &mut out);
+                let mut found = Products::default();
+                weights(path, &tile, &mut out, &mut found);
                 let (mut expected, mut l_max, mut g_max) = ([0.0; 16], 0.0f64, 0.0f64);
                 for i in 0..len {
                     let p = (f64::from(l[i]) - 9.0).exp() * 0.01;
@@ -392,7 +356,7 @@ mod tests {
                     }
                     (l_max, g_max) = (l_max.max(l.abs()), g_max.max(g.abs()));
                 }
-                let TileProducts {
+                let Products {
                     g,
                     gg,
                     qq,
@@ -404,7 +368,7 @@ mod tests {
                     lgq,
                     ..
                 } = found;
-                let TileProducts {
+                let Products {
                     qgg,
                     qqq,
                     qgq,

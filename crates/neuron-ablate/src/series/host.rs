@@ -3,15 +3,12 @@
 use rayon::prelude::*;
 use tch::TchError;
 
-use super::{
-    BlockCell, Directions, LINEAR, LINEAR_TILTED, RowCell, Series, SeriesCell, SeriesRows, TILE,
-    Way, tiles,
-};
+use super::{BlockCell, Directions, RowCell, Series, SeriesCell, SeriesRows, TILE, Way, tiles};
 use crate::{
     kernel::{
         self, Sums,
         panels::{Centred, GROUP, Panels, SUMS},
-        weights::{self, RowTile, TileProducts},
+        weights::{self, Products, RowTile},
     },
     pairs::RowLogits,
     product::{Matrix, add_host_product},
@@ -42,7 +39,7 @@ struct RowPass<'r> {
     g_centre: f64,
     /// One over the sum of the predictions as f32 has them.
     unit: f64,
-    totals: TileProducts,
+    totals: Products,
 }
 
 pub(super) fn rows<'s>(
@@ -65,7 +62,7 @@ pub(super) fn rows<'s>(
         let mut passes: Vec<RowPass<'_>> = vectors
             .map(|((l, g), sums)| RowPass::new(path, &l[at.clone()], &g[at.clone()], &sums[index]))
             .collect();
-        let n_weights = if cell.tilted { LINEAR_TILTED } else { LINEAR };
+        let n_weights = cell.weights();
         let mut room = vec![0.0; n_rows * n_weights * TILE.min(at.len())];
         let mean_q: Vec<f64> = passes.iter().map(|pass| pass.mean_q).collect();
         let mut weights = Panels::new(path, log_q, &mean_q, spare.pop());
@@ -120,7 +117,7 @@ impl<'r> RowPass<'r> {
             lse: sums.lse(),
             g_centre: pg / mass,
             unit: 1.0 / mass,
-            totals: TileProducts::default(),
+            totals: Products::default(),
         }
     }
 
@@ -134,7 +131,7 @@ impl<'r> RowPass<'r> {
             lse: self.lse,
             unit: self.unit,
         };
-        self.totals.add(&weights::weights(path, &tile, of_u));
+        weights::weights(path, &tile, of_u, &mut self.totals);
     }
 
     fn terms(&self, least_log_q: f64, greatest_log_q: f64) -> RowCell {
@@ -230,7 +227,7 @@ impl Rows<'_> {
             .flat_map_iter(|(centred, squares)| weights.add(centred, squares))
             .map(|square| f64::from(square).sqrt())
             .collect();
-        let weights = if cell.tilted { LINEAR_TILTED } else { LINEAR };
+        let weights = cell.weights();
         let d_model = self.series.d_model();
         let mut linear = vec![0.0; n * n_rows * weights];
         let of_rows = Matrix::new(&self.linear[index], [n_rows * weights, d_model], d_model);

@@ -18,8 +18,7 @@
 //! `E|f e^3| <= |f|_4 |e|_4^3`, `E|e|^3 <= |e|_2 |e|_4^2` with norms under `p`. `|e|_4` is at most the sum of the norms of its
 //! parts. `|u|_4` comes from one more product, with the matrix of `u^4`; on the CPU from `E u^4 <= sum_s max_s u^2 E_s u^2` over
 //! strips `s` of the vocabulary, which costs nothing. All this holds for every pair, however large the change; beyond the bound lies
-//! only the rounding of
-//! f32 (`ROUNDING`).
+//! only the rounding of f32 (`ROUNDING`).
 
 mod host;
 mod tensors;
@@ -34,6 +33,7 @@ use crate::{
     kernel::{
         self, Sums,
         panels::{Of, Panels, SUMS},
+        weights::{LINEAR, LINEAR_TILTED, MAX_TOKENS},
     },
     pairs::{Dots, RowLogits},
     vectors::Vectors,
@@ -47,13 +47,7 @@ const ROUNDING: f64 = 3e-8;
 const FOURTH_ABOVE: f64 = 1.2;
 
 /// Columns of the vocabulary that are worked on at once.
-const TILE: usize = 2048;
-/// `p`, `p l`, `p log q`: the weights of `u^2`.
-const SQUARES: usize = 3;
-/// Weights of `u`: `p` times 1, `l`, `log q`, `g`, `l g`, `log q g`, and where a direction is frozen `l log q`, `log q^2`.
-const LINEAR: usize = 6;
-const LINEAR_TILTED: usize = 8;
-
+const TILE: usize = MAX_TOKENS;
 /// Norms of the logit vector of a direction, centred: `(E u^2)^(1/2)` and `(E u^4)^(1/4)`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spread {
@@ -118,6 +112,13 @@ pub(crate) struct SeriesCell {
     pub(crate) mass: f64,
     /// The longest row of `W_U`; [`Series::new`] finds it.
     pub(crate) longest: f64,
+}
+
+impl SeriesCell {
+    /// Number of the weights of `u`.
+    fn weights(&self) -> usize {
+        if self.tilted { LINEAR_TILTED } else { LINEAR }
+    }
 }
 
 /// Rows made ready.
@@ -385,24 +386,16 @@ pub(crate) struct PairCell {
 pub(crate) fn moved(row: &RowCell, pair: &PairCell, by: Move) -> (Sums, Errors) {
     let Move { a, c, k, offset } = by;
     let (cm, half) = (c * pair.m, 0.5);
-    // E[e^2], and E[f e], E[f e^2] for f = l and f = log q.
-    let square = a * a * row.gg
-        + k * k * row.qq
-        + c * c * pair.uu
-        + 2.0 * (a * k * row.gq + a * c * pair.gu + k * c * pair.qu);
-    let square = square.max(0.0);
-    let l_e = a * row.lg + k * row.lq + c * pair.lu;
-    let l_ee = a * a * row.lgg
-        + k * k * row.lqq
-        + c * c * pair.luu
-        + 2.0 * (a * k * row.lgq + a * c * pair.lgu + k * c * pair.lqu)
-        - 2.0 * cm * l_e;
-    let q_e = a * row.gq + k * row.qq + c * pair.qu;
-    let q_ee = a * a * row.qgg
-        + k * k * row.qqq
-        + c * c * pair.quu
-        + 2.0 * (a * k * row.qgq + a * c * pair.qgu + k * c * pair.qqu)
-        - 2.0 * cm * q_e;
+    // E[f e] and E[f e^2], before `u` is centred, from those with each part of `e` and each two of them.
+    let first = |g: f64, q: f64, u: f64| a * g + k * q + c * u;
+    let second = |[gg, qq, uu]: [f64; 3], [gq, gu, qu]: [f64; 3]| {
+        a * a * gg + k * k * qq + c * c * uu + 2.0 * (a * k * gq + a * c * gu + k * c * qu)
+    };
+    let square = second([row.gg, row.qq, pair.uu], [row.gq, pair.gu, pair.qu]).max(0.0);
+    let l_e = first(row.lg, row.lq, pair.lu);
+    let l_ee = second([row.lgg, row.lqq, pair.luu], [row.lgq, pair.lgu, pair.lqu]) - 2.0 * cm * l_e;
+    let q_e = first(row.gq, row.qq, pair.qu);
+    let q_ee = second([row.qgg, row.qqq, pair.quu], [row.qgq, pair.qgu, pair.qqu]) - 2.0 * cm * q_e;
 
     let growth = 1.0 + half * square; // E[e^e], at least 1 by Jensen's inequality
     let by_mean = a * row.mean_g + c * (pair.centre + pair.m) + k * row.mean_q + offset;

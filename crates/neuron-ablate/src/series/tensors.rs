@@ -4,10 +4,7 @@ use std::ops::Range;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::{
-    BlockCell, Directions, LINEAR, LINEAR_TILTED, RowCell, SQUARES, Series, SeriesCell, SeriesRows,
-    Way, tiles,
-};
+use super::{BlockCell, Directions, RowCell, Series, SeriesCell, SeriesRows, Way, tiles};
 use crate::{
     closed_form::Projected,
     kernel::Sums,
@@ -15,6 +12,9 @@ use crate::{
     product::{add_product, product},
     vectors::on_host,
 };
+
+/// `p`, `p l`, `p log q`: the weights of `u^2`.
+const SQUARES: usize = 3;
 
 /// Rows made ready.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ fn cell_rows(
     let mean_g = mean_g.f_div(&mass)?;
     let (mass, mean_g_column) = (mass.f_unsqueeze(1)?, mean_g.f_unsqueeze(1)?);
 
-    let n_weights = if cell.tilted { LINEAR_TILTED } else { LINEAR };
+    let n_weights = cell.weights();
     let d_model = series.w_u.tensor().size()[1];
     let mut products = Tensor::f_zeros(
         [n_rows * n_weights as i64, d_model],
@@ -245,7 +245,7 @@ impl Rows<'_> {
         let norms = on_host(&norms.f_sqrt()?)?;
         let linear = product(scaled, &self.linear[index].f_tr()?)?;
         Ok(BlockCell {
-            weights: if cell.tilted { LINEAR_TILTED } else { LINEAR },
+            weights: cell.weights(),
             linear: single_on_host(&linear)?,
             rows: n_rows,
             squares: single_on_host(&squares)?,
