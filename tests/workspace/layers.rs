@@ -8,13 +8,14 @@ use serde_json::Value;
 
 /// What each crate may use of ours. A binary may use every crate but `xtask`.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("file-kind", &[]),
     (
         "job-inputs",
         &["job-kit", "longtail-corpus", "neox-core", "neuron-ablate"],
     ),
     ("job-kit", &[]),
     ("longtail-corpus", &[]),
-    ("neox-core", &[]),
+    ("neox-core", &["file-kind"]),
     ("neuron-ablate", &["neox-core", "surprisal-metrics"]),
     ("neuron-select", &["surprisal-metrics"]),
     ("surprisal-metrics", &[]),
