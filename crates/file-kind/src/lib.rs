@@ -108,8 +108,8 @@ impl FileKind {
         if let Some((_, kind)) = by_magic {
             // `BZh` and `GGUF` are also how a text may begin.
             let text = matches!(kind, Self::Bzip2)
-                && !head.get(3).is_some_and(|b| b.is_ascii_digit())
-                || matches!(kind, Self::Gguf) && !head.get(5..8).is_some_and(|b| b == [0; 3]);
+                && head.get(3).is_none_or(|b| !b.is_ascii_digit())
+                || matches!(kind, Self::Gguf) && head.get(5..8).is_none_or(|b| b != [0; 3]);
             return (!text).then_some(*kind);
         }
         // Zstandard lets skippable frames stand before the first of data.
