@@ -1,5 +1,4 @@
 //! Files known by their first bytes, and text that is not taken for one of them.
-#![expect(clippy::unwrap_used, reason = "test helpers fail the test")]
 
 use std::fs;
 
