@@ -9,12 +9,19 @@ use serde_json::Value;
 /// What each crate may use of ours. A binary may use every crate but `xtask`.
 const ARROWS: &[(&str, &[&str])] = &[
     ("file-kind", &[]),
+    ("input-files", &["file-kind"]),
     (
         "job-inputs",
-        &["job-kit", "longtail-corpus", "neox-core", "neuron-ablate"],
+        &[
+            "input-files",
+            "job-kit",
+            "longtail-corpus",
+            "neox-core",
+            "neuron-ablate",
+        ],
     ),
-    ("job-kit", &[]),
-    ("longtail-corpus", &[]),
+    ("job-kit", &["input-files"]),
+    ("longtail-corpus", &["input-files"]),
     ("neox-core", &["file-kind"]),
     ("neuron-ablate", &["neox-core", "surprisal-metrics"]),
     ("neuron-select", &["surprisal-metrics"]),

@@ -1,14 +1,15 @@
 //! Words with their contexts, and which of them are long-tail words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use input_files::{Format, Pairs, TableReader, read_json, read_text};
 use job_inputs::Vocabulary;
-use job_kit::{RunRecord, TableReader};
+use job_kit::RunRecord;
 use neox_core::{NeoxConfig, Text};
 use neuron_ablate::{WordRequest, WordStart};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::config::{Reading, SurprisalConfig, WordsConfig};
 
@@ -35,13 +36,13 @@ pub(crate) struct Words {
 
 #[derive(Debug, Deserialize)]
 struct JsonContext {
-    context: String,
+    context: Option<String>,
 }
 
 /// Reads the words, and counts what is left out.
 pub(crate) fn read(config: &WordsConfig, record: &mut RunRecord) -> anyhow::Result<Vec<Pair>> {
     let path = &config.path;
-    let by_word = contexts(path)
+    let by_word = contexts(path, record)
         .with_context(|| format!("failed to read words from `{}`", path.display()))?;
     record.input(path)?;
     record.count("words_in_file", by_word.len() as u64);
@@ -95,44 +96,35 @@ pub(crate) fn read(config: &WordsConfig, record: &mut RunRecord) -> anyhow::Resu
 }
 
 /// Contexts by word, words in alphabetical order, contexts in that of the file.
-fn contexts(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
-    let extension = path
-        .extension()
-        .and_then(|e| e.to_str())
-        .unwrap_or_default();
+///
+/// White space around a word is no part of it; that around a context is. An empty context is none.
+fn contexts(path: &Path, record: &mut RunRecord) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+    let (mut repeated, mut without) = (0u64, 0u64);
     let mut by_word: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    match extension {
-        "json" => {
-            let json: BTreeMap<String, Vec<JsonContext>> =
-                serde_json::from_str(&std::fs::read_to_string(path)?).context(
-                    "expected an object that gives each word a list of objects with a `context`",
-                )?;
-            by_word.extend(
-                json.into_iter().map(|(word, contexts)| {
-                    (word, contexts.into_iter().map(|c| c.context).collect())
-                }),
-            );
+    let mut add = |word: &str, context: Option<String>| {
+        let word = word.trim();
+        if word.is_empty() {
+            bail!("a word is empty");
         }
-        "csv" => {
-            let mut reader = csv::Reader::from_path(path)?;
-            let headers = reader.headers()?.clone();
-            let column = |name: &str| headers.iter().position(|h| h == name);
-            let word = column("word").with_context(|| {
-                format!(
-                    "no column `word`; there are {}",
-                    headers.iter().collect::<Vec<_>>().join(", ")
-                )
-            })?;
-            let context = column("context");
-            for row in reader.records() {
-                let row = row?;
-                let contexts = by_word
-                    .entry(row.get(word).unwrap_or_default().to_owned())
-                    .or_default();
-                contexts.extend(context.and_then(|c| row.get(c)).map(str::to_owned));
+        let context = context.filter(|context| !context.is_empty());
+        without += u64::from(context.is_none());
+        by_word.entry(word.to_owned()).or_default().extend(context);
+        Ok(())
+    };
+    match words_by_key(path)? {
+        Some(words) => {
+            let mut seen = BTreeSet::new();
+            for (word, contexts) in words {
+                repeated += u64::from(!seen.insert(word.trim().to_owned()));
+                if contexts.is_empty() {
+                    add(&word, None)?;
+                }
+                for JsonContext { context } in contexts {
+                    add(&word, context)?;
+                }
             }
         }
-        _ => {
+        None => {
             let table = TableReader::open(path)?;
             let has_context = table.has("context");
             let names: &[&str] = if has_context {
@@ -142,22 +134,42 @@ fn contexts(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
             };
             for columns in table.batches(names)? {
                 let columns = columns?;
-                // A word without a context has a row of its own, with none in it.
                 let contexts = if has_context {
                     columns.opt_text("context")?
                 } else {
                     vec![None; columns.rows()]
                 };
                 for (word, context) in columns.text("word")?.into_iter().zip(contexts) {
-                    by_word.entry(word).or_default().extend(context);
+                    add(&word, context)?;
                 }
             }
         }
     }
-    if by_word.contains_key("") {
-        bail!("a word is empty");
+    record.count("rows_without_a_context", without);
+    if repeated > 0 {
+        record.count("words_listed_again", repeated);
+        record.warn(format!(
+            "{repeated} words are listed more than once in `{}`: their contexts are put together",
+            path.display()
+        ));
     }
     Ok(by_word)
+}
+
+/// The words of a JSON object from word to contexts; none where the file is a table, JSON Lines included.
+fn words_by_key(path: &Path) -> anyhow::Result<Option<Vec<(String, Vec<JsonContext>)>>> {
+    if !matches!(Format::of(path), Some((Format::Json, _))) {
+        return Ok(None);
+    }
+    let text = read_text(path, &[Format::Json])?;
+    let values = serde_json::Deserializer::from_str(&text).into_iter::<IgnoredAny>();
+    if text.trim_start().starts_with('[') || values.take(2).filter(Result::is_ok).count() == 2 {
+        return Ok(None);
+    }
+    let Pairs(words) = read_json(path).context(
+        "expected an object that gives each word a list of objects with a `context`, or JSON Lines with a `word` and a `context`",
+    )?;
+    Ok(Some(words))
 }
 
 /// What the model is asked for each pair.

@@ -109,11 +109,8 @@ fn search(
 ) -> anyhow::Result<FoundContexts> {
     let split = config.split.to_split()?;
     let reader = CorpusReader::open(config.corpus.path.list(), config.corpus.to_options()?)?;
-    for file in reader.ignored() {
-        record.warn(format!(
-            "`{}` is in the corpus folder but of no known format, and was not read",
-            file.display()
-        ));
+    for warning in reader.warnings() {
+        record.warn(warning);
     }
     // The corpus is read twice: to find the contexts, and to take down those that are kept.
     let progress = Progress::new("finding contexts", 2 * reader.total_bytes(), "bytes");
@@ -184,8 +181,8 @@ impl Reading {
 fn record_reading(name: &str, summary: &CorpusSummary, record: &mut RunRecord) {
     record.count(&format!("{name}_documents_read"), summary.documents as u64);
     record.count(&format!("{name}_bad_rows_skipped"), summary.bad_rows as u64);
-    for bad in &summary.bad_row_samples {
-        record.warn(format!("row left out: {bad}"));
+    for warning in summary.warnings() {
+        record.warn(warning);
     }
 }
 

@@ -140,11 +140,8 @@ fn pass<T>(
 ) -> anyhow::Result<(T, String)> {
     let split = config.split.to_split()?;
     let reader = CorpusReader::open(corpus.path.list(), corpus.to_options()?)?;
-    for file in reader.ignored() {
-        record.warn(format!(
-            "`{}` is in the corpus folder but of no known format, and was not read",
-            file.display()
-        ));
+    for warning in reader.warnings() {
+        record.warn(warning);
     }
     let progress = Progress::new(title, reader.total_bytes(), "bytes");
     let mut documents = reader.documents();
@@ -157,8 +154,8 @@ fn pass<T>(
     let summary = documents.summary();
     record.count("documents_read", summary.documents as u64);
     record.count("bad_rows_skipped", summary.bad_rows as u64);
-    for bad in &summary.bad_row_samples {
-        record.warn(format!("row left out: {bad}"));
+    for warning in summary.warnings() {
+        record.warn(warning);
     }
     let sha256 = documents.sha256();
     record.note("corpus_sha256", sha256.clone());

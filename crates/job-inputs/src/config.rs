@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use longtail_corpus::Bound;
+use longtail_corpus::{BadRows, Bound, TextUnit};
 use neox_core::Source;
 use neuron_ablate::Sample;
 use serde::{Deserialize, Serialize};
@@ -81,7 +81,7 @@ impl Steps {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorpusConfig {
-    /// Text: a file, folder or glob (Parquet, JSON Lines, CSV, plain text).
+    /// Text: a file, folder or glob (Parquet, Arrow, JSON Lines, CSV, TSV, plain text).
     #[serde(default)]
     pub path: Option<PathBuf>,
     /// The column or field of the text.
@@ -90,6 +90,12 @@ pub struct CorpusConfig {
     /// Rows of the corpus, `0..500`.
     #[serde(default)]
     pub rows: Option<String>,
+    /// Whether a row without a usable text stops the job (`fail`) or is left out and counted (`skip`).
+    #[serde(default)]
+    pub bad_rows: BadRows,
+    /// What a document is in plain text: `line`, `paragraph` or `file`.
+    #[serde(default)]
+    pub text_unit: TextUnit,
     /// Tokens per sequence, BOS included.
     #[serde(default = "default_context_length")]
     pub context_length: usize,
@@ -102,7 +108,7 @@ pub struct CorpusConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FrequencyConfig {
-    /// Token counts (`.npy`, Parquet or JSON).
+    /// Token counts (`.npy`, JSON, Parquet or another table).
     pub counts: PathBuf,
 }
 

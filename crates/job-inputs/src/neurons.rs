@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use input_files::{Format, TableReader, read_text};
 use job_kit::RunRecord;
 use neuron_ablate::NeuronId;
 use serde::Deserialize;
@@ -67,24 +68,23 @@ struct Row {
     neurons: Vec<serde_yaml::Value>,
 }
 
-/// Neurons by step, from the CSV of analyze-unigram or of the Python package (`step, top_neurons`), or from a YAML or JSON list of
-/// `{step, neurons}`.
+/// Neurons by step, from a table of analyze-unigram or of the Python package (`step`, and `top_neurons` or `neurons`), or from a YAML or JSON
+/// list of `{step, neurons}`.
 ///
 /// # Errors
 /// If the file cannot be read, or a neuron is written as a number: as one, 5.10 is 5.1.
 pub fn neuron_rows(path: &Path) -> anyhow::Result<Vec<(u64, Vec<NeuronId>)>> {
-    if path
-        .extension()
-        .is_some_and(|e| e.eq_ignore_ascii_case("csv"))
-    {
-        return csv_rows(path);
+    const LISTS: &[Format] = &[Format::Yaml, Format::Json];
+    match Format::of(path) {
+        Some((format, _)) if LISTS.contains(&format) => {}
+        _ => return table_rows(path),
     }
-    let rows: Vec<Row> = serde_yaml::from_str(&std::fs::read_to_string(path)?)
+    let rows: Vec<Row> = serde_yaml::from_str(&read_text(path, LISTS)?)
         .context("expected a list of `{step, neurons}`")?;
     rows.into_iter()
         .map(|row| {
             let neurons = row.neurons.iter().map(|value| match value {
-                serde_yaml::Value::String(text) => Ok(text.parse()?),
+                serde_yaml::Value::String(text) => Ok(text.trim().parse()?),
                 other => bail!(
                     "step {}: neuron {} is a number, and as one 5.10 is 5.1: put quotes around it",
                     row.step,
@@ -97,36 +97,24 @@ pub fn neuron_rows(path: &Path) -> anyhow::Result<Vec<(u64, Vec<NeuronId>)>> {
 }
 
 /// `step, top_neurons` as analyze-unigram and the Python package write it: `["3.3", "3.8"]`.
-fn csv_rows(path: &Path) -> anyhow::Result<Vec<(u64, Vec<NeuronId>)>> {
-    let mut reader = csv::Reader::from_path(path)?;
-    let headers = reader.headers()?.clone();
-    let column = |name: &str| {
-        headers
-            .iter()
-            .position(|h| h.trim() == name)
-            .with_context(|| {
-                format!(
-                    "no column `{name}`; there are {}",
-                    headers.iter().collect::<Vec<_>>().join(", ")
-                )
-            })
+fn table_rows(path: &Path) -> anyhow::Result<Vec<(u64, Vec<NeuronId>)>> {
+    let table = TableReader::open(path)?;
+    let column = if table.has("neurons") && !table.has("top_neurons") {
+        "neurons"
+    } else {
+        "top_neurons"
     };
-    let (step, neurons) = (column("step")?, column("top_neurons")?);
-    let mut rows = Vec::new();
-    for row in reader.records() {
-        let row = row?;
-        let at = |column: usize| row.get(column).unwrap_or_default().trim();
-        let line = row.position().map_or(0, csv::Position::line);
-        let step = at(step)
-            .parse()
-            .with_context(|| format!("line {line}: step `{}` is not a whole number", at(step)))?;
-        rows.push((
-            step,
-            parse_list(at(neurons))
-                .with_context(|| format!("line {line}, column `top_neurons`"))?,
-        ));
-    }
-    Ok(rows)
+    let table = table.read(&["step", column])?;
+    let rows = table.i64("step")?.into_iter().zip(table.text(column)?);
+    rows.enumerate()
+        .map(|(row, (step, list))| {
+            let step = u64::try_from(step)
+                .with_context(|| format!("row {row}: step {step} is below 0"))?;
+            let neurons =
+                parse_list(list.trim()).with_context(|| format!("row {row}, column `{column}`"))?;
+            Ok((step, neurons))
+        })
+        .collect()
 }
 
 fn parse_list(text: &str) -> anyhow::Result<Vec<NeuronId>> {
@@ -147,7 +135,7 @@ fn parse_list(text: &str) -> anyhow::Result<Vec<NeuronId>> {
             let id = quoted.with_context(|| {
                 format!("neuron {item} has no quotes: written as a number, 5.10 is 5.1")
             })?;
-            Ok(id.parse()?)
+            Ok(id.trim().parse()?)
         })
         .collect()
 }

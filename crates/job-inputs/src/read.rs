@@ -1,12 +1,9 @@
 //! A checkpoint with its text and frequencies, read and recorded.
 
-use std::{
-    fs::File,
-    io::BufReader,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
+use input_files::{Format, InputError, IntegerArray, read_npy, read_text};
 use job_kit::{Progress, RunRecord, sha256_file};
 use longtail_corpus::{
     Band, BandReading, BandSpec, CorpusReader, Frequencies, ReadOptions, TokenCounts,
@@ -17,6 +14,7 @@ use neox_core::{
     parse_device, parse_dtype,
 };
 use neuron_ablate::Sample;
+use serde::Deserialize;
 use tokenizers::Tokenizer;
 
 use crate::config::{BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, parse_range};
@@ -276,7 +274,8 @@ pub fn read_sample(
                 ReadOptions {
                     column: corpus.column.clone(),
                     rows,
-                    ..ReadOptions::default()
+                    bad_rows: corpus.bad_rows,
+                    text_unit: corpus.text_unit,
                 },
             )?;
             let mut documents = reader.documents();
@@ -288,6 +287,11 @@ pub fn read_sample(
                 corpus.context_length,
             )
             .with_context(|| format!("failed to make token sequences of `{}`", path.display()))?;
+            let summary = documents.summary();
+            record.count("bad_rows_skipped", summary.bad_rows as u64);
+            for warning in reader.warnings().into_iter().chain(summary.warnings()) {
+                record.warn(warning);
+            }
             let hash = documents.sha256();
             record.note("corpus_sha256", hash.clone());
             record.count("documents", packed.documents as u64);
@@ -311,35 +315,28 @@ pub fn read_sample(
 
 /// Token ids, sequence by position, from `.npy` or JSON (an array of arrays, alone or under `tokens`).
 fn read_tokens(path: &Path) -> anyhow::Result<Vec<Vec<i64>>> {
-    let reader = BufReader::new(File::open(path)?);
-    if path
-        .extension()
-        .is_some_and(|e| e.eq_ignore_ascii_case("npy"))
-    {
-        let npy = npyz::NpyFile::new(reader)?;
-        let shape = npy.shape().to_vec();
-        let [_, length] = shape[..] else {
-            bail!("the array has shape {shape:?}, expected [sequence, position]");
-        };
-        let ids: Vec<i64> = match npy
-            .dtype()
-            .descr()
-            .trim_matches('\'')
-            .trim_start_matches(['<', '>', '|', '='])
-        {
-            "i8" => npy.into_vec()?,
-            "i4" => npy.into_vec::<i32>()?.into_iter().map(i64::from).collect(),
-            "u4" => npy.into_vec::<u32>()?.into_iter().map(i64::from).collect(),
-            "u2" => npy.into_vec::<u16>()?.into_iter().map(i64::from).collect(),
-            other => bail!("the array has dtype {other}, expected int64, int32, uint32 or uint16"),
-        };
-        return Ok(ids
-            .chunks(usize::try_from(length)?.max(1))
-            .map(<[i64]>::to_vec)
-            .collect());
+    #[derive(Deserialize)]
+    struct Tokens {
+        tokens: Vec<Vec<i64>>,
     }
-    let json: serde_json::Value = serde_json::from_reader(reader)?;
-    let array = json.get("tokens").unwrap_or(&json).clone();
-    serde_json::from_value(array)
-        .context("expected an array of arrays of token ids, alone or under the key `tokens`")
+    const FORMATS: &[Format] = &[Format::Npy, Format::Json];
+    match Format::of(path) {
+        Some((Format::Npy, _)) => {
+            let IntegerArray { shape, values } = read_npy::<i64>(path)?;
+            let [_, length] = shape[..] else {
+                bail!("the array has shape {shape:?}, expected [sequence, position]");
+            };
+            Ok(values.chunks(length.max(1)).map(<[i64]>::to_vec).collect())
+        }
+        Some((Format::Json, _)) => {
+            let text = read_text(path, FORMATS)?;
+            let ids = if text.trim_start().starts_with('{') {
+                serde_json::from_str(&text).map(|Tokens { tokens }| tokens)
+            } else {
+                serde_json::from_str(&text)
+            };
+            ids.context("expected an array of arrays of token ids, alone or under the key `tokens`")
+        }
+        _ => Err(InputError::unknown_format(path, FORMATS).into()),
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt, io, process::ExitCode};
 
+use input_files::InputError;
+
 use crate::{config::ConfigError, output::OutputError, table::TableError};
 
 /// Errors that can say what to try.
@@ -113,6 +115,7 @@ fn collect_hints(error: &anyhow::Error, hints: &mut Vec<String>) {
             cause.downcast_ref::<ConfigError>().map(Hint::hints),
             cause.downcast_ref::<OutputError>().map(Hint::hints),
             cause.downcast_ref::<TableError>().map(Hint::hints),
+            cause.downcast_ref::<InputError>().map(Hint::hints),
         ];
         hints.extend(known.into_iter().flatten().flatten());
         if cause

@@ -1,7 +1,7 @@
 //! What the binaries share: layered YAML configurations, progress and logs, output files that are whole or absent,
 //! `run.json`, tables, plots and the HTML report, and how a program ends.
 //!
-//! It computes nothing and knows none of the other crates.
+//! It computes nothing, and of the other crates knows only the one that reads tables.
 
 pub mod config;
 pub mod exit;
@@ -14,6 +14,8 @@ pub mod report;
 pub mod run_record;
 pub mod table;
 
+pub use input_files::{Columns, InputError, TableReader};
+
 pub use self::{
     config::{ConfigArgs, ConfigError, Resolved, compose, switch},
     exit::{WithHint, exit},
@@ -21,5 +23,5 @@ pub use self::{
     output::{AtomicFile, OutputDir, OutputError, sha256_file, write_file},
     progress::Progress,
     run_record::RunRecord,
-    table::{Columns, Format, TableError, TableReader, TableWriter},
+    table::{Format, TableError, TableWriter},
 };

@@ -1,18 +1,15 @@
-//! Tables on disk: Parquet, Feather and CSV written as a stream; Parquet and Feather read column by column.
+//! Tables on disk: Parquet, Feather and CSV written as a stream. They are read by `input-files`.
 
-mod read;
 mod write;
 
 use std::path::{Path, PathBuf};
 
 use arrow::error::ArrowError;
+use input_files::InputError;
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
-pub use self::{
-    read::{Columns, TableReader},
-    write::TableWriter,
-};
+pub use self::write::TableWriter;
 use crate::{exit::Hint, nearest::nearest, output::OutputError};
 
 /// How a table is stored.
@@ -64,7 +61,7 @@ impl Format {
     }
 }
 
-/// Why a table was not written or read.
+/// Why a table was not written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TableError {
@@ -85,74 +82,11 @@ pub enum TableError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The file could not be opened.
-    #[error("failed to open table `{}`", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file is neither Parquet nor Feather.
-    #[error("`{}` is {found}, expected a Parquet or Feather table", path.display())]
-    NotATable {
-        /// The file.
-        path: PathBuf,
-        /// What it looks like.
-        found: &'static str,
-    },
-    /// The file is damaged or uses something unsupported.
-    #[error("failed to read table `{}`", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// There is no such column.
-    #[error("table `{}` has no column `{column}`", path.display())]
-    NoColumn {
-        /// The file.
-        path: PathBuf,
-        /// The column asked for.
-        column: String,
-        /// Those there are.
-        available: Vec<String>,
-    },
-    /// A column holds something else.
-    #[error("column `{column}` of `{}` holds {found}, expected {expected}", path.display())]
-    ColumnType {
-        /// The file.
-        path: PathBuf,
-        /// The column.
-        column: String,
-        /// What it holds.
-        found: String,
-        /// What was asked for.
-        expected: &'static str,
-    },
-    /// A value is missing where one is needed.
-    #[error("column `{column}` of `{}` is null in row {row}", path.display())]
-    Null {
-        /// The file.
-        path: PathBuf,
-        /// The column.
-        column: String,
-        /// The row in the file, from 0.
-        row: usize,
-    },
 }
 
 impl TableError {
     fn write(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Write {
-            path: path.to_owned(),
-            source: source.into(),
-        }
-    }
-
-    fn read(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Read {
             path: path.to_owned(),
             source: source.into(),
         }
@@ -178,22 +112,22 @@ impl Hint for TableError {
     fn hints(&self) -> Vec<String> {
         match self {
             Self::Output(error) => error.hints(),
-            Self::NoColumn {
-                column, available, ..
-            } => {
-                let list = available
-                    .iter()
-                    .map(|name| format!("`{name}`"))
-                    .collect::<Vec<_>>()
-                    .join(", ");
-                let meant = nearest(column, available.iter().map(String::as_str))
-                    .map(|name| format!("did you mean `{name}`?"));
-                meant
-                    .into_iter()
-                    .chain([format!("its columns: {list}")])
-                    .collect()
-            }
             _ => vec![],
         }
+    }
+}
+
+impl Hint for InputError {
+    fn hints(&self) -> Vec<String> {
+        let Self::NoColumn {
+            column, available, ..
+        } = self
+        else {
+            return vec![];
+        };
+        nearest(column, available.iter().map(String::as_str))
+            .map(|name| format!("did you mean `{name}`?"))
+            .into_iter()
+            .collect()
     }
 }

@@ -203,18 +203,15 @@ where
         for (key, seen) in chosen {
             let at = seen.first;
             let changed = ContextError::Changed { index: at.document };
-            let Some(Total {
-                times,
-                text: Some((file, row, text)),
-            }) = totals.get(&key)
-            else {
+            let origin = totals.origins.get(&(key, at.document));
+            let (Some(times), Some(origin)) = (totals.times.get(&key), origin) else {
                 return Err(changed);
             };
             contexts.push(Context {
-                text: text.clone(),
+                text: origin.text.clone(),
                 document: at.document,
-                file: file.clone(),
-                row: *row,
+                file: origin.file.clone(),
+                row: origin.row,
                 start: at.start,
                 word: at.word.0..at.word.1,
                 count: seen.count,
@@ -366,11 +363,30 @@ impl Gathered {
     }
 }
 
-/// A context that was kept: how often it occurs before any word, and its text.
+/// What the second pass finds of the contexts that were kept.
 #[derive(Debug, Default)]
-struct Total {
-    times: u64,
-    text: Option<(Arc<PathBuf>, usize, String)>,
+struct Totals {
+    /// How often each occurs before any word.
+    times: HashMap<u128, u64>,
+    /// Where it comes from, by the document: words that share a context may have met it first in different ones.
+    origins: HashMap<(u128, usize), Origin>,
+}
+
+#[derive(Debug)]
+struct Origin {
+    file: Arc<PathBuf>,
+    row: usize,
+    text: String,
+}
+
+impl Totals {
+    fn merge(mut self, other: Self) -> Self {
+        for (key, times) in other.times {
+            *self.times.entry(key).or_default() += times;
+        }
+        self.origins.extend(other.origins);
+        self
+    }
 }
 
 struct Search<'a> {
@@ -495,19 +511,11 @@ impl Search<'_> {
         &self,
         documents: impl Fn() -> I,
         chosen: &[Vec<(u128, Seen)>],
-    ) -> Result<HashMap<u128, Total>, CorpusError>
+    ) -> Result<Totals, CorpusError>
     where
         I: Iterator<Item = Result<Document, CorpusError>> + Send,
     {
         let kept: HashSet<u128> = chosen.iter().flatten().map(|(key, _)| *key).collect();
-        let merge = |mut a: HashMap<u128, Total>, b: HashMap<u128, Total>| {
-            for (key, total) in b {
-                let entry = a.entry(key).or_default();
-                entry.times += total.times;
-                entry.text = entry.text.take().or(total.text);
-            }
-            Ok(a)
-        };
         let mut wanted: BTreeMap<usize, Vec<(u128, Place)>> = BTreeMap::new();
         for (key, seen) in chosen.iter().flatten() {
             wanted
@@ -517,11 +525,11 @@ impl Search<'_> {
         }
         Batches::new(documents())
             .par_bridge()
-            .try_fold(HashMap::new, |mut totals: HashMap<u128, Total>, batch| {
+            .try_fold(Totals::default, |mut totals, batch| {
                 for document in batch? {
                     self.windows(&document.text, |window| {
                         if kept.contains(&window.hash.value()) {
-                            totals.entry(window.hash.value()).or_default().times += 1;
+                            *totals.times.entry(window.hash.value()).or_default() += 1;
                         }
                     });
                     for (key, place) in wanted.get(&document.index).into_iter().flatten() {
@@ -535,14 +543,20 @@ impl Search<'_> {
                             }
                         };
                         if Fnv128::of(text.as_bytes()).value() == *key {
-                            totals.entry(*key).or_default().text =
-                                Some((document.file.clone(), document.row, text));
+                            totals.origins.insert(
+                                (*key, document.index),
+                                Origin {
+                                    file: document.file.clone(),
+                                    row: document.row,
+                                    text,
+                                },
+                            );
                         }
                     }
                 }
                 Ok::<_, CorpusError>(totals)
             })
-            .try_reduce(HashMap::new, merge)
+            .try_reduce(Totals::default, |a, b| Ok(a.merge(b)))
     }
 }
 

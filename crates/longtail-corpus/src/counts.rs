@@ -1,29 +1,21 @@
 //! Token counts: how often each token id occurs in a training corpus.
 
 use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{self, BufReader, Read},
+    fmt::Display,
     path::{Path, PathBuf},
 };
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Int32Type, Int64Type, UInt32Type, UInt64Type};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use input_files::{Format, InputError, Pairs, TableReader, read_npy, read_text};
+use serde_json::Value;
 
 /// Why token counts could not be read or do not fit.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CountsError {
-    /// The file cannot be opened or read.
-    #[error("failed to read token counts `{}`", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The file is not what its name says, or holds something other than counts.
+    /// The file cannot be read, or is not what its name says.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The file holds something other than counts.
     #[error("token counts `{}`: {what}", path.display())]
     Format {
         /// The file.
@@ -39,7 +31,7 @@ pub enum CountsError {
         /// The token.
         id: usize,
         /// Its count.
-        count: i64,
+        count: String,
     },
     /// More counts than the vocabulary has tokens.
     #[error("{found} token counts for a vocabulary of {d_vocab}: they belong to another model")]
@@ -117,12 +109,12 @@ impl TokenCounts {
 
     /// Reads counts and pads them to `d_vocab`; [`Self::padded`] says by how many.
     ///
-    /// - `.npy`: one-dimensional, 32- or 64-bit integers
+    /// - `.npy`: one-dimensional, integers of any width
     /// - `.json`: a list of counts, or an object from token id to count
-    /// - `.parquet`: columns `token_id` and `count`, as [`write_counts`](crate::write_counts) writes them
+    /// - `.parquet` and other tables: columns `token_id` and `count`, as [`write_counts`](crate::write_counts) writes them
     ///
     /// # Errors
-    /// - [`CountsError::Read`], [`CountsError::Format`] or [`CountsError::Negative`] for a file that is not that
+    /// - [`CountsError::Input`], [`CountsError::Format`] or [`CountsError::Negative`] for a file that is not that
     /// - those of [`Self::new`]
     pub fn read(path: impl AsRef<Path>, d_vocab: usize) -> Result<Self, CountsError> {
         Self::new(read_list(path.as_ref())?, d_vocab)
@@ -192,17 +184,22 @@ impl TokenCounts {
     }
 }
 
+const FORMATS: &[Format] = &[
+    Format::Npy,
+    Format::Json,
+    Format::Parquet,
+    Format::Arrow,
+    Format::Csv,
+    Format::Tsv,
+    Format::JsonLines,
+];
+
 fn read_list(path: &Path) -> Result<Vec<u64>, CountsError> {
-    let read = |source| CountsError::Read {
-        path: path.into(),
-        source,
-    };
-    let file = BufReader::new(File::open(path).map_err(read)?);
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("npy") => read_npy(path, file),
-        Some("json") => read_json(path, file),
-        Some("parquet") => read_parquet(path, file.into_inner()),
-        _ => Err(format(path, "expected a .npy, .json or .parquet file")),
+    match Format::of(path) {
+        Some((Format::Npy, _)) => read_array(path),
+        Some((Format::Json, _)) => read_json(path),
+        Some((format, _)) if FORMATS.contains(&format) => read_table(path),
+        _ => Err(InputError::unknown_format(path, FORMATS).into()),
     }
 }
 
@@ -213,111 +210,113 @@ fn format(path: &Path, what: impl Into<String>) -> CountsError {
     }
 }
 
-fn unsigned(path: &Path, id: usize, count: i64) -> Result<u64, CountsError> {
-    u64::try_from(count).map_err(|_| CountsError::Negative {
+fn unsigned(
+    path: &Path,
+    id: usize,
+    count: impl TryInto<u64> + Copy + Display,
+) -> Result<u64, CountsError> {
+    count.try_into().map_err(|_| CountsError::Negative {
         path: path.into(),
         id,
-        count,
+        count: count.to_string(),
     })
 }
 
-fn read_npy(path: &Path, reader: impl Read) -> Result<Vec<u64>, CountsError> {
-    let read = |source| CountsError::Read {
-        path: path.into(),
-        source,
-    };
-    let npy = npyz::NpyFile::new(reader).map_err(read)?;
-    if npy.shape().len() != 1 {
+fn read_array(path: &Path) -> Result<Vec<u64>, CountsError> {
+    let array = read_npy::<i128>(path)?;
+    if array.shape.len() != 1 {
         return Err(format(
             path,
-            format!("has shape {:?}, expected one dimension", npy.shape()),
+            format!("has shape {:?}, expected one dimension", array.shape),
         ));
     }
-    let dtype = npy.dtype().descr();
-    // A list grows as it is read: a header that promises too much ends in an error, not in a huge allocation.
-    fn signed<T: npyz::Deserialize + Into<i64>>(
-        path: &Path,
-        data: impl Iterator<Item = io::Result<T>>,
-    ) -> Result<Vec<u64>, CountsError> {
-        data.enumerate()
-            .map(|(id, count)| {
-                unsigned(
-                    path,
-                    id,
-                    count
-                        .map_err(|source| CountsError::Read {
-                            path: path.into(),
-                            source,
-                        })?
-                        .into(),
-                )
-            })
-            .collect()
-    }
-    let npy = match npy.try_data::<i64>() {
-        Ok(data) => return signed(path, data),
-        Err(npy) => npy,
-    };
-    let npy = match npy.try_data::<i32>() {
-        Ok(data) => return signed(path, data),
-        Err(npy) => npy,
-    };
-    let npy = match npy.try_data::<u32>() {
-        Ok(data) => return signed(path, data),
-        Err(npy) => npy,
-    };
-    match npy.try_data::<u64>() {
-        Ok(data) => data.collect::<io::Result<_>>().map_err(read),
-        Err(_) => Err(format(
-            path,
-            format!("has dtype {dtype}, expected int32, int64, uint32 or uint64"),
-        )),
-    }
+    let counts = array.values.into_iter().enumerate();
+    counts
+        .map(|(id, count)| unsigned(path, id, count))
+        .collect()
 }
 
-/// Token ids in a JSON object: a wrong key must not ask for gigabytes of zeros.
+/// Token ids in an object or table: a wrong one must not ask for gigabytes of zeros.
 const MAX_TOKEN_ID: usize = 1 << 24;
 
-fn read_json(path: &Path, reader: impl Read) -> Result<Vec<u64>, CountsError> {
-    #[derive(serde::Deserialize)]
-    #[serde(untagged)]
-    enum Counts {
-        List(Vec<i64>),
-        ById(BTreeMap<String, i64>),
-    }
-    let counts: Counts = serde_json::from_reader(reader).map_err(|err| {
-        format(
-            path,
-            format!("expected a list of counts or an object from token id to count: {err}"),
-        )
-    })?;
-    match counts {
-        Counts::List(list) => list
-            .into_iter()
-            .enumerate()
-            .map(|(id, count)| unsigned(path, id, count))
-            .collect(),
-        Counts::ById(map) => {
+fn read_json(path: &Path) -> Result<Vec<u64>, CountsError> {
+    const EXPECTED: &str =
+        "expected a list of counts by token id, or an object from token id to count";
+    let text = read_text(path, &[Format::Json])?;
+    let parse_as = text.trim_start().chars().next();
+    let invalid = |err: serde_json::Error| format(path, format!("{EXPECTED}: {err}"));
+    let value = |id: usize, value: &Value| {
+        // 12.0 is 12, as in tables.
+        let whole = value
+            .as_f64()
+            .filter(|v| v.fract() == 0.0 && v.abs() < 9.0e15);
+        let count = match (value.as_u64(), whole) {
+            (Some(count), _) => return Ok(count),
+            (None, Some(whole)) => whole as i64,
+            (None, None) => {
+                return Err(format(
+                    path,
+                    format!(
+                        "token {id} has count {}, expected a whole number",
+                        short(value)
+                    ),
+                ));
+            }
+        };
+        unsigned(path, id, count)
+    };
+    match parse_as {
+        Some('[') => {
+            let list: Vec<Value> = serde_json::from_str(&text).map_err(invalid)?;
+            list.iter()
+                .enumerate()
+                .map(|(id, count)| value(id, count))
+                .collect()
+        }
+        Some('{') => {
+            let Pairs(map) = serde_json::from_str::<Pairs<Value>>(&text).map_err(invalid)?;
             let mut pairs = Vec::with_capacity(map.len());
             for (key, count) in map {
-                let id: usize = key
-                    .parse()
-                    .map_err(|_| format(path, format!("key `{key}` is not a token id")))?;
-                pairs.push((id, unsigned(path, id, count)?));
+                let id: usize = key.trim().parse().map_err(|_| {
+                    let holds = if count.is_array() || count.is_object() {
+                        format!(
+                            "; it holds {}: if these are the counts, write them alone",
+                            short(&count)
+                        )
+                    } else {
+                        String::new()
+                    };
+                    format(
+                        path,
+                        format!("key `{key}` is not a token id, {EXPECTED}{holds}"),
+                    )
+                })?;
+                pairs.push((id, value(id, &count)?));
             }
             by_id(path, pairs)
         }
+        _ => Err(format(path, EXPECTED)),
+    }
+}
+
+/// A value as a message shows it.
+fn short(value: &Value) -> String {
+    match value {
+        Value::Array(list) => format!("a list of {}", list.len()),
+        Value::Object(map) => format!("an object of {} keys", map.len()),
+        other => format!("`{other}`"),
     }
 }
 
 fn by_id(path: &Path, pairs: Vec<(usize, u64)>) -> Result<Vec<u64>, CountsError> {
-    let rows = pairs.iter().map(|(id, _)| id + 1).max().unwrap_or(0);
-    if rows > MAX_TOKEN_ID {
+    let last = pairs.iter().map(|(id, _)| *id).max();
+    if let Some(id) = last.filter(|&id| id >= MAX_TOKEN_ID) {
         return Err(format(
             path,
-            format!("token id {} is over {MAX_TOKEN_ID}", rows - 1),
+            format!("token id {id} is over {}", MAX_TOKEN_ID - 1),
         ));
     }
+    let rows = last.map_or(0, |id| id + 1);
     let mut counts = vec![0; rows];
     let mut given = vec![false; rows];
     for (id, count) in pairs {
@@ -329,71 +328,15 @@ fn by_id(path: &Path, pairs: Vec<(usize, u64)>) -> Result<Vec<u64>, CountsError>
     Ok(counts)
 }
 
-fn read_parquet(path: &Path, file: File) -> Result<Vec<u64>, CountsError> {
-    let bad = |err: &dyn std::fmt::Display| format(path, err.to_string());
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-        .and_then(|builder| builder.build())
-        .map_err(|err| bad(&err))?;
+fn read_table(path: &Path) -> Result<Vec<u64>, CountsError> {
     let mut pairs = Vec::new();
-    for batch in reader {
-        let batch = batch.map_err(|err| bad(&err))?;
-        let ids = integers(path, &batch, "token_id")?;
-        let counts = integers(path, &batch, "count")?;
-        for (id, count) in ids.into_iter().zip(counts) {
+    for batch in TableReader::open(path)?.batches(&["token_id", "count"])? {
+        let batch = batch?;
+        for (id, count) in batch.i64("token_id")?.into_iter().zip(batch.i64("count")?) {
             let id = usize::try_from(id)
                 .map_err(|_| format(path, format!("token_id {id} is not a token id")))?;
-            pairs.push((
-                id,
-                count.try_into().map_err(|_| {
-                    format(
-                        path,
-                        format!("token {id} has count {count}, expected 0 or more"),
-                    )
-                })?,
-            ));
+            pairs.push((id, unsigned(path, id, count)?));
         }
     }
     by_id(path, pairs)
-}
-
-/// One integer column of a batch; a null or another type is an error.
-fn integers(path: &Path, batch: &RecordBatch, name: &str) -> Result<Vec<i128>, CountsError> {
-    let column = batch
-        .column_by_name(name)
-        .ok_or_else(|| format(path, format!("has no column `{name}`")))?;
-    if column.null_count() > 0 {
-        return Err(format(path, format!("column `{name}` holds a null")));
-    }
-    Ok(match column.data_type() {
-        DataType::Int64 => column
-            .as_primitive::<Int64Type>()
-            .values()
-            .iter()
-            .map(|&v| v.into())
-            .collect(),
-        DataType::Int32 => column
-            .as_primitive::<Int32Type>()
-            .values()
-            .iter()
-            .map(|&v| v.into())
-            .collect(),
-        DataType::UInt32 => column
-            .as_primitive::<UInt32Type>()
-            .values()
-            .iter()
-            .map(|&v| v.into())
-            .collect(),
-        DataType::UInt64 => column
-            .as_primitive::<UInt64Type>()
-            .values()
-            .iter()
-            .map(|&v| v.into())
-            .collect(),
-        other => {
-            return Err(format(
-                path,
-                format!("column `{name}` has type {other}, expected integers"),
-            ));
-        }
-    })
 }

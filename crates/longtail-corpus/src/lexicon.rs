@@ -2,22 +2,18 @@
 
 use std::{
     collections::HashSet,
-    fs, io,
     path::{Path, PathBuf},
 };
+
+use input_files::{Format, Input, InputError, read_text};
 
 /// Why a lexicon did not load.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LexiconError {
-    /// A file that cannot be read.
-    #[error("failed to read lexicon file `{}`", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
+    /// A file that cannot be read, or is something else than its name says.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// Neither a Hunspell dictionary nor a word list.
     #[error("lexicon `{}` is neither a word list (.txt) nor a Hunspell dictionary (.aff and .dic of that name)", path.display())]
     Unknown {
@@ -90,8 +86,11 @@ impl Lexicon {
     pub fn open(paths: &[impl AsRef<Path>]) -> Result<Self, LexiconError> {
         let mut lexicon = Self::default();
         for path in paths.iter().map(AsRef::as_ref) {
-            match path.extension().and_then(|e| e.to_str()) {
-                Some("txt") => lexicon.add_list(path)?,
+            let ending = path.extension().map(|ending| ending.to_ascii_lowercase());
+            match ending.as_ref().and_then(|ending| ending.to_str()) {
+                _ if matches!(Format::of(path), Some((Format::Text, _))) => {
+                    lexicon.add_list(path)?
+                }
                 Some("dic" | "aff") => lexicon.add_dictionary(&path.with_extension(""))?,
                 _ => lexicon.add_dictionary(path)?,
             }
@@ -100,20 +99,16 @@ impl Lexicon {
     }
 
     fn add_list(&mut self, path: &Path) -> Result<(), LexiconError> {
-        let text = fs::read_to_string(path).map_err(|source| LexiconError::Read {
-            path: path.into(),
-            source,
-        })?;
-        let before = self.words.len();
+        let text = read_text(path, &[Format::Text])?;
         let words = text
-            .trim_start_matches('\u{feff}')
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty() && !line.starts_with('#'));
-        self.words.extend(words.map(String::from));
-        if self.words.len() == before && before == 0 {
+        let mut words = words.map(String::from).peekable();
+        if words.peek().is_none() {
             return Err(LexiconError::Empty { path: path.into() });
         }
+        self.words.extend(words);
         Ok(())
     }
 
@@ -127,13 +122,10 @@ impl Lexicon {
         if !aff_path.exists() && !dic_path.exists() {
             return Err(LexiconError::Unknown { path: stem.into() });
         }
-        let read = |path: &Path| {
-            fs::read(path).map_err(|source| LexiconError::Read {
-                path: path.into(),
-                source,
-            })
-        };
-        let (aff, dic) = (read(&aff_path)?, read(&dic_path)?);
+        let (aff, dic) = (
+            Input::open_as(&aff_path, Format::Text)?.into_bytes()?,
+            Input::open_as(&dic_path, Format::Text)?.into_bytes()?,
+        );
         let charset = charset(&aff);
         let decode = |bytes: Vec<u8>| match charset.to_ascii_uppercase().as_str() {
             "UTF-8" | "UTF8" => String::from_utf8(bytes).map_err(|_| LexiconError::Charset {

@@ -40,11 +40,10 @@ pub use counts::{CountsError, TokenCounts};
 pub use document::{BadRow, Document};
 pub use elbow::Elbow;
 pub use frequency::Frequencies;
+pub use input_files::{InputError, TextUnit};
 pub use lexicon::{Lexicon, LexiconError};
 pub use pack::{PackedCorpus, TokenizeError, load_tokenizer, n_tokens, pack_sequences};
-pub use reader::{
-    BadRows, CorpusError, CorpusReader, CorpusSummary, Documents, ReadOptions, TextUnit,
-};
+pub use reader::{BadRows, CorpusError, CorpusReader, CorpusSummary, Documents, ReadOptions};
 pub use sentence::SentenceRule;
 pub use split::{KnownTexts, Split};
 pub use tally::{Tally, count_tokens, write_counts};

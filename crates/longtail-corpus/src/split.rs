@@ -52,7 +52,7 @@ impl KnownTexts {
     ) -> Result<Self, CorpusError> {
         let hashes = documents
             .map(|document| Ok(Fnv128::of(document?.text.as_bytes()).value()))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_, CorpusError>>()?;
         Ok(Self { hashes })
     }
 

@@ -3,13 +3,11 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use file_kind::FileKind;
 use parquet::{
     column::reader::{ColumnReader, ColumnReaderImpl},
     data_type::ByteArrayType,
@@ -20,12 +18,13 @@ use parquet::{
     },
 };
 
-use super::{CorpusError, Row, RowSource};
+use super::{Rows, TextRow};
+use crate::{InputError, error::place, open::head_of};
 
 /// Rows decoded at once.
 const BATCH: usize = 256;
 
-pub(super) struct ParquetRows {
+pub(super) struct ParquetTexts {
     path: Arc<PathBuf>,
     reader: SerializedFileReader<File>,
     column: usize,
@@ -35,16 +34,27 @@ pub(super) struct ParquetRows {
     group: usize,
     pages: Option<ColumnReaderImpl<ByteArrayType>>,
     decoded: VecDeque<Option<Vec<u8>>>,
-    bytes_read: Arc<AtomicU64>,
 }
 
-impl ParquetRows {
-    pub(super) fn new(
-        path: Arc<PathBuf>,
-        file: File,
-        column: &str,
-        bytes_read: Arc<AtomicU64>,
-    ) -> Result<Self, CorpusError> {
+impl ParquetTexts {
+    pub(super) fn open(path: Arc<PathBuf>, column: &str) -> Result<Self, InputError> {
+        let read = InputError::read(&path);
+        let mut file = File::open(path.as_path()).map_err(&read)?;
+        let head = head_of(&mut file).map_err(&read)?;
+        match FileKind::of(&head) {
+            Some(FileKind::Parquet) | None if !head.is_empty() => {}
+            Some(kind) => {
+                return Err(InputError::Kind {
+                    path: path.to_path_buf(),
+                    kind,
+                });
+            }
+            None => {
+                return Err(InputError::Empty {
+                    path: path.to_path_buf(),
+                });
+            }
+        }
         let reader =
             SerializedFileReader::new_with_options(file, ReadOptionsBuilder::new().build())
                 .map_err(|err| invalid(&path, &err))?;
@@ -54,23 +64,13 @@ impl ParquetRows {
             .iter()
             .map(|column| column.path().string())
             .collect();
-        let Some(index) = names.iter().position(|name| name == column) else {
-            return Err(CorpusError::NoColumn {
-                path: path.to_path_buf(),
-                column: column.into(),
-                found: names,
-            });
-        };
+        let index = place(&path, &names, column)?;
         let described = schema.column(index);
         if described.max_rep_level() > 0
             || described.physical_type() != parquet::basic::Type::BYTE_ARRAY
         {
             let what = format!("column `{column}` is not text");
-            return Err(CorpusError::Invalid {
-                path: path.to_path_buf(),
-                format: "Parquet",
-                what,
-            });
+            return Err(InputError::invalid(&path, "Parquet", what));
         }
         let present = described.max_def_level();
         Ok(Self {
@@ -82,7 +82,6 @@ impl ParquetRows {
             group: 0,
             pages: None,
             decoded: VecDeque::new(),
-            bytes_read,
         })
     }
 
@@ -91,13 +90,6 @@ impl ParquetRows {
         while self.decoded.is_empty() {
             let Some(pages) = &mut self.pages else {
                 if self.group == self.reader.num_row_groups() {
-                    self.bytes_read.fetch_add(
-                        self.path.metadata().map_or(0, |meta| meta.len()),
-                        Ordering::Relaxed,
-                    );
-                    self.group += 1;
-                }
-                if self.group > self.reader.num_row_groups() {
                     return Ok(false);
                 }
                 let ColumnReader::ByteArrayColumnReader(pages) = self
@@ -137,22 +129,18 @@ impl ParquetRows {
     }
 }
 
-impl RowSource for ParquetRows {
-    fn next_row(&mut self, _wanted: bool) -> Result<Option<Row>, CorpusError> {
+impl Rows for ParquetTexts {
+    fn next_row(&mut self, _wanted: bool) -> Result<Option<TextRow>, InputError> {
         if !self.fill().map_err(|err| invalid(&self.path, &err))? {
             return Ok(None);
         }
         Ok(self.decoded.pop_front().map(|value| match value {
-            Some(bytes) => Row::utf8(bytes),
-            None => Row::Bad(format!("column `{}` is null", self.name)),
+            Some(bytes) => TextRow::utf8(bytes),
+            None => TextRow::Bad(format!("column `{}` is null", self.name)),
         }))
     }
 }
 
-fn invalid(path: &Arc<PathBuf>, err: &ParquetError) -> CorpusError {
-    CorpusError::Invalid {
-        path: path.to_path_buf(),
-        format: "Parquet",
-        what: err.to_string(),
-    }
+fn invalid(path: &Path, err: &ParquetError) -> InputError {
+    InputError::invalid(path, "Parquet", err)
 }

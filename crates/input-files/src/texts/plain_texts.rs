@@ -1,27 +1,32 @@
 //! Plain text by lines, paragraphs or whole files.
 
-use super::{CorpusError, Lines, MAX_ROW_BYTES, RawLine, Row, RowSource, TextUnit, too_long};
+use super::{Rows, TextRow, TextUnit};
+use crate::{
+    InputError,
+    lines::{Line, Lines, MAX_ROW_BYTES, body, too_long},
+};
 
-pub(super) struct PlainText {
+pub(super) struct PlainTexts {
     lines: Lines,
     unit: TextUnit,
 }
 
-impl PlainText {
+impl PlainTexts {
     pub(super) fn new(lines: Lines, unit: TextUnit) -> Self {
         Self { lines, unit }
     }
 }
 
-impl RowSource for PlainText {
-    fn next_row(&mut self, _wanted: bool) -> Result<Option<Row>, CorpusError> {
+impl Rows for PlainTexts {
+    fn next_row(&mut self, _wanted: bool) -> Result<Option<TextRow>, InputError> {
         let mut text: Option<Vec<u8>> = None;
         let mut over = false;
         while let Some(line) = self.lines.next_line()? {
-            let RawLine::Line(line) = line else {
+            let Line::Whole(mut line) = line else {
                 over = true;
                 continue;
             };
+            line.truncate(body(&line).len());
             let blank = line.trim_ascii().is_empty();
             match &mut text {
                 _ if blank && self.unit != TextUnit::File => {
@@ -41,8 +46,8 @@ impl RowSource for PlainText {
             }
         }
         Ok(match text {
-            _ if over => Some(too_long()),
-            text => text.map(Row::utf8),
+            _ if over => Some(TextRow::Bad(too_long())),
+            text => text.map(TextRow::utf8),
         })
     }
 }

@@ -1,0 +1,244 @@
+//! One table reader: every format gives the same cells.
+#![expect(clippy::unwrap_used, reason = "test helpers fail the test")]
+
+use std::{fs, fs::File, path::Path, sync::Arc};
+
+use arrow::{
+    array::{
+        ArrayRef, DictionaryArray, Int64Array, LargeStringArray, RecordBatch, StringArray,
+        StringViewArray,
+    },
+    datatypes::Int32Type,
+};
+use input_files::{Progress, TableReader, TextRow, TextUnit, Texts};
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel},
+    file::properties::WriterProperties,
+};
+
+fn write(name: &str, text: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+fn batch() -> RecordBatch {
+    let dictionary: DictionaryArray<Int32Type> =
+        vec![Some("whale"), Some("ship")].into_iter().collect();
+    RecordBatch::try_from_iter_with_nullable([
+        ("word", Arc::new(dictionary) as ArrayRef, true),
+        (
+            "context",
+            Arc::new(StringArray::from(vec![Some("the white "), None])) as _,
+            true,
+        ),
+        ("step", Arc::new(Int64Array::from(vec![1, 2])) as _, true),
+        (
+            "view",
+            Arc::new(StringViewArray::from(vec!["a", "b"])) as _,
+            true,
+        ),
+        (
+            "large",
+            Arc::new(LargeStringArray::from(vec!["c", "d"])) as _,
+            true,
+        ),
+    ])
+    .unwrap()
+}
+
+#[track_caller]
+fn check(path: &Path) {
+    let table = TableReader::open(path).unwrap();
+    assert_eq!(table.rows().unwrap(), 2);
+    let columns = table.read(&["step", "word", "context"]).unwrap();
+    assert_eq!(
+        columns.text("word").unwrap(),
+        ["whale", "ship"],
+        "{}",
+        path.display()
+    );
+    assert_eq!(columns.i64("step").unwrap(), [1, 2]);
+    assert_eq!(
+        columns.opt_text("context").unwrap(),
+        [Some("the white ".to_owned()), None]
+    );
+}
+
+#[test]
+fn text_formats_agree() {
+    for (name, text) in [
+        (
+            "a.CSV",
+            "\u{feff} word ,context,step\nwhale,the white ,1\nship,, 2.0\n",
+        ),
+        (
+            "a.tsv",
+            "word\tcontext\tstep\r\nwhale\tthe white \t1\r\nship\t\t2\r\n",
+        ),
+        (
+            "a.jsonl",
+            "{\"word\": \"whale\", \"context\": \"the white \", \"step\": 1}\n\n{\"step\": 2, \"word\": \"ship\"}\n",
+        ),
+        (
+            "a.json",
+            "[{\"word\": \"whale\", \"context\": \"the white \", \"step\": 1}, {\"word\": \"ship\", \"context\": null, \"step\": 2}]",
+        ),
+        (
+            "b.json",
+            "{\"step\": 1, \"word\": \"whale\", \"context\": \"the white \"}\n{\"step\": 2, \"word\": \"ship\", \"context\": \"\"}",
+        ),
+    ] {
+        let (_folder, path) = write(name, text);
+        check(&path);
+    }
+}
+
+#[test]
+fn every_codec_of_parquet_and_both_kinds_of_arrow() {
+    let folder = tempfile::tempdir().unwrap();
+    for codec in [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::GZIP(GzipLevel::default()),
+        Compression::BROTLI(BrotliLevel::default()),
+        Compression::LZ4,
+        Compression::LZ4_RAW,
+        Compression::ZSTD(ZstdLevel::default()),
+    ] {
+        let path = folder.path().join("a.parquet");
+        let properties = WriterProperties::builder().set_compression(codec).build();
+        let file = File::create(&path).unwrap();
+        let mut writer = ArrowWriter::try_new(file, batch().schema(), Some(properties)).unwrap();
+        writer.write(&batch()).unwrap();
+        writer.close().unwrap();
+        check(&path);
+        assert_eq!(texts(&path, "word"), ["whale", "ship"], "{codec}");
+    }
+    let path = folder.path().join("a.feather");
+    let mut writer =
+        arrow::ipc::writer::FileWriter::try_new(File::create(&path).unwrap(), &batch().schema())
+            .unwrap();
+    writer.write(&batch()).unwrap();
+    writer.finish().unwrap();
+    check(&path);
+    for (column, expected) in [
+        ("word", ["whale", "ship"]),
+        ("view", ["a", "b"]),
+        ("large", ["c", "d"]),
+    ] {
+        assert_eq!(texts(&path, column), expected);
+    }
+    // As the `datasets` library caches its tables.
+    let path = folder.path().join("b.arrow");
+    let mut writer =
+        arrow::ipc::writer::StreamWriter::try_new(File::create(&path).unwrap(), &batch().schema())
+            .unwrap();
+    writer.write(&batch()).unwrap();
+    writer.finish().unwrap();
+    check(&path);
+}
+
+fn texts(path: &Path, column: &str) -> Vec<String> {
+    let path = Arc::new(path.to_owned());
+    let mut texts = Texts::open(&path, column, TextUnit::Line, &Progress::default()).unwrap();
+    std::iter::from_fn(|| texts.next_row(true).unwrap())
+        .map(|row| match row {
+            TextRow::Text(text) => text,
+            TextRow::Bad(reason) => format!("!{reason}"),
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_wrong_with_a_row_is_said() {
+    for (name, text, expected) in [
+        (
+            "a.csv",
+            "word,step\nwhale,1\nship\n",
+            "row 1: 1 fields, but the header has 2",
+        ),
+        ("a.csv", "word,step\nwhale,one\n", "column `step` of"),
+        (
+            "a.csv",
+            "word,step\nwhale,1.5\n",
+            "holds 1.5, expected whole numbers",
+        ),
+        ("a.csv", "word,step\nwhale,\n", "column `step` of"),
+        (
+            "a.csv",
+            "word,step,word\nwhale,1,ship\n",
+            "has two columns `word`",
+        ),
+        (
+            "a.csv",
+            "words,step\nwhale,1\n",
+            "has no column `word`; its columns: words, step",
+        ),
+        (
+            "a.jsonl",
+            "{\"word\": \"a\", \"step\": NaN}\n",
+            "NaN and Infinity are not JSON",
+        ),
+        (
+            "a.jsonl",
+            "{\"word\": \"a\", \"word\": \"b\", \"step\": 1}\n",
+            "the key `word` is there twice",
+        ),
+        (
+            "a.jsonl",
+            "{\"word\": \"\\ud83d\", \"step\": 1}\n",
+            "half of a surrogate pair",
+        ),
+        (
+            "a.jsonl",
+            "{\n\"word\": 1\n}\n",
+            "where JSON Lines has one per line",
+        ),
+    ] {
+        let (_folder, path) = write(name, text);
+        let read = || -> Result<(), input_files::InputError> {
+            let columns = TableReader::open(&path)?.read(&["word", "step"])?;
+            columns.text("word")?;
+            columns.i64("step")?;
+            Ok(())
+        };
+        let err = read().unwrap_err().to_string();
+        assert!(err.contains(expected), "{err}");
+    }
+}
+
+#[test]
+fn rows_of_json_lines_say_what_is_wrong() {
+    let (_folder, path) = write(
+        "a.jsonl",
+        "{\"meta\": {\"text\": \"inner\"}, \"text\": \"outer\"}\r\n\r\n{\"text\": \"x\", \"score\": -Infinity}\n{\"text\": \"\\udc0b\"}\n{\"text\": \"a\", \"text\": \"b\"}\n{\"text\": \"\"}\n{\"text\": \"cut",
+    );
+    let rows = texts(&path, "text");
+    for (row, expected) in rows.iter().zip([
+        "outer",
+        "!not a JSON object: expected value",
+        "!not a JSON object: lone",
+        "!not a JSON object: the key `text` is there twice",
+        "!column `text` is empty",
+        "!not a JSON object: EOF",
+    ]) {
+        assert!(row.starts_with(expected), "{row}");
+    }
+    assert!(
+        rows[1].contains("NaN and Infinity") && rows[5].contains("cut off"),
+        "{rows:?}"
+    );
+    assert_eq!(texts(&path, "meta.text")[0], "inner");
+
+    let (_folder, path) = write("a.json", " [{\"text\": \"a\"}]");
+    let path = Arc::new(path);
+    let err = Texts::open(&path, "text", TextUnit::Line, &Progress::default());
+    let err = err.err().unwrap().to_string();
+    assert!(
+        err.contains("one JSON array; write one object per line"),
+        "{err}"
+    );
+}
