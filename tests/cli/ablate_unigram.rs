@@ -437,6 +437,93 @@ fn refuses_a_token_beyond_the_vocabulary() {
     );
 }
 
+/// A `.npy` of token ids: its header, and values as they are stored.
+fn npy(fortran: &str, shape: &str, ids: impl Iterator<Item = i32>) -> Vec<u8> {
+    let header = format!("{{'descr': '>i4', 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend(u16::try_from(header.len()).unwrap().to_le_bytes());
+    bytes.extend(header.bytes());
+    bytes.extend(ids.flat_map(i32::to_be_bytes));
+    bytes
+}
+
+#[test]
+fn token_ids_are_read_in_the_order_that_the_header_says() {
+    let dir = TempDir::new().unwrap();
+    let id = |sequence: i32, position: i32| (sequence * 7 + position * 13) % 4000 + 2;
+    let rows = npy("False", "(3, 12)", (0..36).map(|i| id(i / 12, i % 12)));
+    let columns = npy("True", "(3, 12)", (0..36).map(|i| id(i % 3, i / 3)));
+    let losses = |name: &str, bytes: &[u8]| {
+        let tokens = dir.path().join(name);
+        fs::write(&tokens, bytes).unwrap();
+        let out = dir.path().join("run").join(name);
+        ablate(
+            &out,
+            &[
+                &format!("corpus.tokens={}", tokens.display()),
+                "ablation.neurons=0..2",
+                "ablation.sequences=3",
+            ],
+        )
+        .assert()
+        .success();
+        Table::read(out.join("neurons.parquet")).floats("total.loss.mean_change")
+    };
+    assert_eq!(losses("rows.npy", &rows), losses("columns.npy", &columns));
+    for (name, bytes, expected) in [
+        (
+            "cut.npy",
+            &rows[..rows.len() - 4],
+            "it ends after 35 of the 36 values",
+        ),
+        (
+            "flat.npy",
+            &npy("False", "(3,)", 0..3)[..],
+            "expected [sequence, position]",
+        ),
+        ("a.npz", b"PK\x03\x04", "is a zip archive"),
+        (
+            "a.npy",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "Git LFS",
+        ),
+    ] {
+        let tokens = dir.path().join(name);
+        fs::write(&tokens, bytes).unwrap();
+        refuses(
+            &[&format!("corpus.tokens={}", tokens.display())],
+            &[expected],
+        );
+    }
+}
+
+#[test]
+fn bad_rows_of_the_corpus_are_left_out_if_asked() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("corpus.jsonl");
+    let row = "{\"text\": \"The whale rose from the sea, and the ship went down with all hands on it.\"}\n";
+    fs::write(&path, format!("{}{{\"text\": null}}\n", row.repeat(20))).unwrap();
+    let corpus = format!("corpus.path={}", path.display());
+    refuses(&[&corpus], &["row 20: column `text` is null"]);
+    let out = dir.path().join("run");
+    ablate(
+        &out,
+        &[
+            &corpus,
+            "corpus.bad_rows=skip",
+            "corpus.context_length=32",
+            "ablation.neurons=0..2",
+            "ablation.sequences=2",
+        ],
+    )
+    .assert()
+    .success();
+    let run: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("run.json")).unwrap()).unwrap();
+    assert_eq!(run["counts"]["bad_rows_skipped"], 1);
+    assert!(run["warnings"].to_string().contains("row 20"), "{run}");
+}
+
 #[test]
 fn refuses_counts_longer_than_the_vocabulary() {
     refuses(&["frequency=pythia"], &["unigrams.npy", "50277", "4096"]);

@@ -372,7 +372,7 @@ fn wrong_inputs_are_named() -> Outcome {
     check_failure(
         &["input.path=Cargo.toml", &to],
         1,
-        &["expected a Parquet or Feather table"],
+        &["has an unknown format: expected .parquet, .feather"],
     )?;
     check_failure(
         &[PANDAS, &to],

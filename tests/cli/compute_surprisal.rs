@@ -443,3 +443,82 @@ fn mistakes_are_named() {
         assert!(error.contains(expected), "{args:?}: {error}");
     }
 }
+
+/// The same words in any format, with white space, a byte order mark, upper-case endings and keys that are there twice, are the same words.
+#[test]
+fn words_are_the_same_in_every_format() {
+    let run = Run::new();
+    let scores = |name: &str, text: &str| {
+        fs::write(run.path(name), text).unwrap();
+        run.ok(&[
+            &format!("words.path={}", run.path(name).display()),
+            &format!("output.dir={}", run.out(name).display()),
+            "steps=4000",
+            "neurons.list=null",
+            "interventions.list=[base]",
+        ]);
+        let record: serde_json::Value =
+            serde_json::from_slice(&fs::read(run.out(name).join("run.json")).unwrap()).unwrap();
+        (rows(&run.out(name).join("surprisal.parquet")), record)
+    };
+    let (expected, _) = scores(
+        "plain.csv",
+        "word,context\nwhale,I saw the white \nwhale,\"They hunt, and \"\nNA,it is \n",
+    );
+    assert_eq!(expected.len(), 3);
+    for (name, text) in [
+        (
+            "UP.CSV",
+            "\u{feff} word , context\n whale ,I saw the white \nwhale,\"They hunt, and \"\nNA ,it is \n",
+        ),
+        (
+            "a.tsv",
+            "word\tcontext\r\nwhale\tI saw the white \r\nwhale\tThey hunt, and \r\nNA\tit is \r\n",
+        ),
+        (
+            "a.jsonl",
+            "{\"word\": \"whale\", \"context\": \"I saw the white \"}\n{\"context\": \"They hunt, and \", \"word\": \"whale\"}\n\n{\"word\": \"NA\", \"context\": \"it is \"}\n",
+        ),
+        (
+            "twice.json",
+            "\u{feff}{\"whale\": [{\"context\": \"I saw the white \"}], \"NA\": [{\"context\": \"it is \"}], \"whale\": [{\"context\": \"They hunt, and \"}]}",
+        ),
+    ] {
+        let (found, record) = scores(name, text);
+        assert_eq!(found, expected, "{name}");
+        let again = &record["counts"]["words_listed_again"];
+        assert_eq!(
+            again.as_u64(),
+            (name == "twice.json").then_some(1),
+            "{name}"
+        );
+    }
+    for (name, text, expected) in [
+        (
+            "unclosed.csv",
+            "word,context\nwhale,\"I saw\nharbor,We came\n",
+            "the quote that opens in line 2 never closes",
+        ),
+        (
+            "short.csv",
+            "word,context\nwhale\n",
+            "1 fields, but the header has 2",
+        ),
+        ("unnamed.csv", "word,context\n,We came\n", "column `word`"),
+        (
+            "other.csv",
+            "term,context\nwhale,We came\n",
+            "has no column `word`; its columns: term, context",
+        ),
+        (
+            "lfs.json",
+            "version https://git-lfs.github.com/spec/v1\noid\n",
+            "is a Git LFS pointer",
+        ),
+        ("empty.csv", "", "is empty"),
+    ] {
+        fs::write(run.path(name), text).unwrap();
+        let error = run.error(&[&format!("words.path={}", run.path(name).display())]);
+        assert!(error.contains(expected), "{name}: {error}");
+    }
+}

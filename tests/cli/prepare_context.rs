@@ -243,7 +243,7 @@ fn wrong_input_is_a_clear_error() {
     for (overrides, expected) in [
         (
             &["words.path=missing.csv"][..],
-            "corpus path `missing.csv` not found",
+            "failed to read words from `missing.csv`: `missing.csv` not found",
         ),
         (&["words.path=null"], "no words: set `words.path`"),
         (&["words.list=[]"], "no words to find contexts for"),
@@ -271,4 +271,50 @@ fn wrong_input_is_a_clear_error() {
         assert!(stderr.contains(expected), "{overrides:?}: {stderr}");
         assert!(!out.join("contexts.json").exists());
     }
+}
+
+/// A quote swallows no row, a notebook's copies are not read, and two files may share the beginning of a sentence.
+#[test]
+fn every_document_is_read_once_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = folder.path().join("corpus");
+    fs::create_dir_all(corpus.join(".ipynb_checkpoints")).unwrap();
+    fs::write(
+        corpus.join("a.tsv"),
+        "id\ttext\n1\t\"Call me, said the old whale\n2\tThen came the great storm\n",
+    )
+    .unwrap();
+    let copy = "id\ttext\n1\tThen came the great whale\n";
+    fs::write(corpus.join("b.TSV"), copy).unwrap();
+    fs::write(corpus.join(".ipynb_checkpoints/b-checkpoint.tsv"), copy).unwrap();
+    let out = folder.path().join("run");
+    prepare(
+        &out,
+        &[
+            "words.list=[storm, whale]",
+            "contexts.window=3",
+            &format!("corpus.path={}", corpus.display()),
+        ],
+    )
+    .assert()
+    .success();
+    let run = read_json(out.join("run.json"));
+    assert_eq!(run["counts"]["corpus_documents_read"], 3);
+    assert!(
+        run["warnings"][0]
+            .as_str()
+            .unwrap()
+            .contains(".ipynb_checkpoints")
+    );
+    let contexts = table(out.join("contexts.parquet"));
+    let column = |name: &str| contexts.column_by_name(name).unwrap().clone();
+    let (word, file) = (column("word"), column("file"));
+    let mut places: Vec<(&str, bool)> = (0..contexts.num_rows())
+        .map(|i| {
+            let file = file.as_string::<i32>().value(i);
+            (word.as_string::<i32>().value(i), file.ends_with("a.tsv"))
+        })
+        .collect();
+    places.sort_unstable();
+    assert_eq!(places, [("storm", true), ("whale", false), ("whale", true)]);
 }

@@ -10,7 +10,7 @@ use arrow::{
     },
     datatypes::Int8Type,
 };
-use job_kit::{Format, TableError, TableReader, TableWriter, exit::message};
+use job_kit::{Format, TableReader, TableWriter, exit::message};
 use tempfile::TempDir;
 
 fn batch(first: i32) -> RecordBatch {
@@ -257,21 +257,32 @@ fn wrong_files_and_columns_are_explained() {
     let whole = fs::read(&good).unwrap();
     let feather = dir.path().join("good.feather");
     write(&feather, Format::Feather, &[batch(0)]);
-    let errors: Vec<TableError> = vec![
-        TableReader::open(dir.path().join("none.parquet")).unwrap_err(),
-        TableReader::open(file("empty.parquet", b"")).unwrap_err(),
-        TableReader::open(file("text.parquet", b"neuron,loss\n1,2\n")).unwrap_err(),
-        TableReader::open(file("v1.feather", b"FEA1....")).unwrap_err(),
-        TableReader::open(file("short.parquet", &whole[..whole.len() / 2])).unwrap_err(),
+    let errors: Vec<anyhow::Error> = vec![
+        TableReader::open(dir.path().join("none.parquet"))
+            .unwrap_err()
+            .into(),
+        TableReader::open(file("empty.parquet", b""))
+            .unwrap_err()
+            .into(),
+        TableReader::open(file("text.parquet", b"neuron,loss\n1,2\n"))
+            .unwrap_err()
+            .into(),
+        TableReader::open(file("v1.feather", b"FEA1...."))
+            .unwrap_err()
+            .into(),
+        TableReader::open(file("short.parquet", &whole[..whole.len() / 2]))
+            .unwrap_err()
+            .into(),
         TableReader::open(&good)
             .unwrap()
             .read(&["los"])
-            .unwrap_err(),
-        Format::from_path("table.xlsx").unwrap_err(),
+            .unwrap_err()
+            .into(),
+        Format::from_path("table.xlsx").unwrap_err().into(),
     ];
     let text: String = errors
         .into_iter()
-        .map(|error| message(&error.into()) + "\n")
+        .map(|error| message(&error) + "\n")
         .collect();
     insta::assert_snapshot!(text.replace(&dir.path().display().to_string(), "DIR"));
 

@@ -45,6 +45,57 @@ fn top(window: usize, contexts: usize) -> ContextOptions {
     }
 }
 
+/// Two words may share a context, each in a document of its own: each names the file and row of its own.
+#[test]
+fn words_that_share_a_context_name_their_own_documents() {
+    let document = |index: usize, file: &str, row, text: &str| Document {
+        index,
+        file: Arc::new(PathBuf::from(file)),
+        row,
+        text: text.into(),
+    };
+    let documents = [
+        document(0, "a.txt", 0, "Nothing here."),
+        document(1, "a.txt", 1, "Then came the great storm."),
+        document(
+            2,
+            "b.txt",
+            0,
+            "Then came the great whale. Then came the great storm.",
+        ),
+        document(3, "b.txt", 1, "Then came the great calm."),
+    ];
+    for reading in [ContextReading::Corrected, ContextReading::Liu2025] {
+        let options = ContextOptions {
+            reading,
+            ..top(3, 5)
+        };
+        let words = ["storm", "storm.", "whale", "whale.", "calm", "calm."].map(String::from);
+        let found = find_contexts(
+            || documents.clone().into_iter().map(Ok::<_, CorpusError>),
+            &words,
+            &options,
+        )
+        .unwrap();
+        let places: Vec<_> = found
+            .words
+            .iter()
+            .flat_map(|word| &word.contexts)
+            .map(|c| (c.document, c.file.to_str().unwrap(), c.row, &*c.text))
+            .collect();
+        let text = places[0].3;
+        assert_eq!(
+            places,
+            [
+                (1, "a.txt", 1, text),
+                (2, "b.txt", 0, text),
+                (3, "b.txt", 1, text)
+            ]
+        );
+        assert!(text.starts_with("Then came the great"));
+    }
+}
+
 /// `tests/golden/tiny-neox/contexts.json`: the Python package on a list of sentences; every word, context, number and the order.
 #[test]
 fn contexts_match_the_python_package() {

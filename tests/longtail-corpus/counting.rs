@@ -138,7 +138,15 @@ fn counts_files_agree() {
         &[("tokenizer_sha256".into(), "abc".into())],
     )
     .unwrap();
-    for name in ["list.json", "object.json", "a.parquet"] {
+    fs::write(path("a.CSV"), "\u{feff}token_id, count\n0,5\n2 , 2.0\n").unwrap();
+    fs::write(path("marked.json"), "\u{feff}[5, 0, 2.0]").unwrap();
+    for name in [
+        "list.json",
+        "object.json",
+        "a.parquet",
+        "a.CSV",
+        "marked.json",
+    ] {
         assert_eq!(
             TokenCounts::read(path(name), 3).unwrap(),
             expected,
@@ -183,7 +191,7 @@ fn npy(dtype: &str, shape: &str, data: &[u8]) -> Vec<u8> {
 #[test]
 fn wrong_counts_are_errors() {
     let folder = tempfile::tempdir().unwrap();
-    let files: [(&str, Vec<u8>, &str); 10] = [
+    let files: [(&str, Vec<u8>, &str); 18] = [
         (
             "negative.npy",
             npy("<i8", "(2,)", &[1i64, -2].map(i64::to_le_bytes).concat()),
@@ -192,7 +200,7 @@ fn wrong_counts_are_errors() {
         (
             "float.npy",
             npy("<f8", "(1,)", &1f64.to_le_bytes()),
-            "has dtype '<f8', expected int32",
+            "it holds floating-point numbers (dtype `<f8`), expected integers",
         ),
         (
             "matrix.npy",
@@ -202,12 +210,12 @@ fn wrong_counts_are_errors() {
         (
             "cut.npy",
             npy("<i8", "(9,)", &1i64.to_le_bytes()),
-            "failed to read token counts",
+            "it ends after 1 of the 9 values",
         ),
         (
             "huge.npy",
             npy("<i8", "(99999999999,)", &1i64.to_le_bytes()),
-            "failed to read token counts",
+            "it ends after 1 of the 99999999999 values",
         ),
         (
             "long.json",
@@ -232,7 +240,43 @@ fn wrong_counts_are_errors() {
         (
             "counts.bin",
             b"".to_vec(),
-            "expected a .npy, .json or .parquet file",
+            "has an unknown format: expected .npy, .json, .parquet",
+        ),
+        (
+            "nested.json",
+            b"{\"counts\": [5, 0, 2]}".to_vec(),
+            "it holds a list of 3: if these are the counts, write them alone",
+        ),
+        (
+            "half.json",
+            b"[1, 0.5]".to_vec(),
+            "token 1 has count `0.5`, expected a whole number",
+        ),
+        (
+            "twice.json",
+            b"{\"1\": 5, \"1\": 7}".to_vec(),
+            "token 1 is listed twice",
+        ),
+        (
+            "text.json",
+            b"\"five\"".to_vec(),
+            "expected a list of counts by token id",
+        ),
+        (
+            "null.csv",
+            b"token_id,count\n0,5\n1,\n".to_vec(),
+            "column `count` of",
+        ),
+        (
+            "below.csv",
+            b"token_id,count\n0,-5\n".to_vec(),
+            "token 0 has count -5",
+        ),
+        ("a.npz", b"PK\x03\x04".to_vec(), "is a zip archive"),
+        (
+            "lfs.npy",
+            b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
+            "is a Git LFS pointer, not the data",
         ),
     ];
     for (name, bytes, expected) in files {

@@ -286,14 +286,17 @@ fn wrong_files_are_errors() {
             "good.csv",
             "good.csv` has no column `text`; its columns: id, body",
         ),
-        ("cut.jsonl.gz", "failed to read corpus file"),
+        ("cut.jsonl.gz", "failed to read `"),
         ("not.parquet", "is not valid Parquet"),
         (
             "ints.parquet",
             "is not valid Parquet: column `text` is not text",
         ),
         ("notes.md", "has an unknown format: expected .parquet"),
-        ("empty.jsonl", "hold no document: 0 rows were read"),
+        (
+            "empty.jsonl",
+            "the corpus holds no document: its file is empty",
+        ),
         ("none", "holds no file that ends in"),
         ("missing.jsonl", "missing.jsonl` not found"),
         ("*.docx", "holds no file that ends in"),
@@ -344,4 +347,79 @@ fn parquet_row_groups_keep_their_order() {
             .collect::<Vec<_>>(),
         expected
     );
+}
+
+/// What is not read is counted and named: hidden files, other formats, empty files, bad rows.
+#[test]
+fn what_is_left_out_is_counted() {
+    let folder = folder(&[
+        ("a.jsonl", b"{\"text\":\"good\"}\n{\"text\":\"\"}\n"),
+        ("b.txt", b""),
+        (
+            ".ipynb_checkpoints/a-checkpoint.jsonl",
+            b"{\"text\":\"copy\"}\n",
+        ),
+        ("__MACOSX/._a.jsonl", b"{\"text\":\"copy\"}\n"),
+        ("notes.md", b"not a corpus"),
+    ]);
+    let skip = ReadOptions {
+        bad_rows: BadRows::Skip,
+        ..ReadOptions::default()
+    };
+    let corpus = CorpusReader::open(&[folder.path()], skip).unwrap();
+    let mut documents = corpus.documents();
+    let texts: Vec<String> = documents.by_ref().map(|d| d.unwrap().text).collect();
+    assert_eq!(texts, ["good"]);
+    let summary = documents.summary();
+    assert_eq!(
+        (summary.files, summary.empty_files, summary.bad_rows),
+        (2, 1, 1)
+    );
+    assert_eq!(summary.bad_row_samples[0].reason, "column `text` is empty");
+    assert_eq!((corpus.ignored().len(), corpus.hidden().len()), (1, 2));
+    let warnings = summary.warnings().join("\n");
+    for part in [
+        "notes.md",
+        ".ipynb_checkpoints",
+        "__MACOSX",
+        "row 1: column `text` is empty",
+        "1 of 2 files of the corpus are empty",
+    ] {
+        assert!(warnings.contains(part), "{part}: {warnings}");
+    }
+}
+
+/// Nulls and empty texts are the same bad row in every format.
+#[test]
+fn nulls_and_empty_texts_are_bad_rows_everywhere() {
+    let folder = folder(&[
+        (
+            "a.jsonl",
+            b"{\"text\":\"a\"}\n{\"text\":null}\n{\"text\":\"\"}\n",
+        ),
+        ("b.csv", b"id,text\n1,a\n2,\n3,\"\"\n"),
+        ("c.TSV", b"id\ttext\n1\ta\n2\t\n3\t\"\"\n"),
+    ]);
+    parquet(
+        &folder.path().join("d.parquet"),
+        vec![(
+            "text",
+            Arc::new(StringArray::from(vec![Some("a"), None, Some("")])),
+        )],
+    );
+    for name in ["a.jsonl", "b.csv", "c.TSV", "d.parquet"] {
+        let skip = ReadOptions {
+            bad_rows: BadRows::Skip,
+            ..ReadOptions::default()
+        };
+        let corpus = CorpusReader::open(&[folder.path().join(name)], skip).unwrap();
+        let mut documents = corpus.documents();
+        assert_eq!(
+            documents.by_ref().filter(Result::is_ok).count(),
+            1,
+            "{name}"
+        );
+        assert_eq!(documents.summary().bad_rows, 2, "{name}");
+        assert!(read(&folder.path().join(name), ReadOptions::default()).is_err());
+    }
 }

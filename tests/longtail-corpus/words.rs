@@ -233,12 +233,12 @@ fn lexicons_load_or_say_why_not() {
     for (name, expected) in [
         ("empty.txt", "is empty"),
         ("koi.aff", "is in KOI8-R, expected UTF-8 or ISO8859-1"),
-        ("half", "failed to read lexicon file"),
+        ("half", "half.dic` not found"),
         (
             "missing",
             "is neither a word list (.txt) nor a Hunspell dictionary",
         ),
-        ("missing.txt", "failed to read lexicon file"),
+        ("missing.txt", "missing.txt` not found"),
     ] {
         let err = Lexicon::open(&[path(name)]).unwrap_err().to_string();
         assert!(err.contains(expected), "{name}: {err}");

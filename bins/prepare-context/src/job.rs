@@ -77,11 +77,16 @@ fn words(config: &WordsConfig, record: &mut RunRecord) -> anyhow::Result<Vec<Str
         text_unit: TextUnit::Line,
         ..ReadOptions::default()
     };
-    let words = CorpusReader::open(&[path], options)?
-        .documents()
-        .map(|document| document.map(|d| d.text.trim().to_owned()))
-        .collect::<Result<Vec<_>, _>>();
+    let words = CorpusReader::open(&[path], options).and_then(|words| {
+        words
+            .documents()
+            .map(|document| document.map(|d| d.text.trim().to_owned()))
+            .collect::<Result<Vec<_>, _>>()
+    });
     let words = words.with_context(|| format!("failed to read words from `{}`", path.display()))?;
+    if words.iter().any(String::is_empty) {
+        bail!("a word in `{}` is white space alone", path.display());
+    }
     if path.is_file() {
         record.input(path)?;
     }
@@ -93,7 +98,8 @@ fn known_texts(corpus: &CorpusConfig, record: &mut RunRecord) -> anyhow::Result<
     let reader = CorpusReader::open(
         corpus.path.list(),
         corpus.to_options().context("`exclude`")?,
-    )?;
+    )
+    .context("failed to open the corpus to exclude (`exclude.path`)")?;
     let mut documents = reader.documents();
     let known = KnownTexts::of(&mut documents).context("failed to read the corpus to exclude")?;
     record_reading("exclude", documents.summary(), record);
@@ -108,10 +114,8 @@ fn search(
     record: &mut RunRecord,
 ) -> anyhow::Result<FoundContexts> {
     let split = config.split.to_split()?;
-    let reader = CorpusReader::open(config.corpus.path.list(), config.corpus.to_options()?)?;
-    for warning in reader.warnings() {
-        record.warn(warning);
-    }
+    let reader = CorpusReader::open(config.corpus.path.list(), config.corpus.to_options()?)
+        .context("failed to open the corpus (`corpus.path`)")?;
     // The corpus is read twice: to find the contexts, and to take down those that are kept.
     let progress = Progress::new("finding contexts", 2 * reader.total_bytes(), "bytes");
     let passes: std::sync::Mutex<Vec<Reading>> = std::sync::Mutex::default();
@@ -180,7 +184,9 @@ impl Reading {
 
 fn record_reading(name: &str, summary: &CorpusSummary, record: &mut RunRecord) {
     record.count(&format!("{name}_documents_read"), summary.documents as u64);
-    record.count(&format!("{name}_bad_rows_skipped"), summary.bad_rows as u64);
+    for (what, count) in summary.counts() {
+        record.count(&format!("{name}_{what}"), count);
+    }
     for warning in summary.warnings() {
         record.warn(warning);
     }

@@ -139,10 +139,8 @@ fn pass<T>(
     count: impl FnOnce(Stream<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<(T, String)> {
     let split = config.split.to_split()?;
-    let reader = CorpusReader::open(corpus.path.list(), corpus.to_options()?)?;
-    for warning in reader.warnings() {
-        record.warn(warning);
-    }
+    let reader = CorpusReader::open(corpus.path.list(), corpus.to_options()?)
+        .context("failed to open the corpus (`corpus.path`)")?;
     let progress = Progress::new(title, reader.total_bytes(), "bytes");
     let mut documents = reader.documents();
     let counted = count(Box::new(
@@ -153,7 +151,9 @@ fn pass<T>(
     record.timing(&title.replace(' ', "_"), progress.finish());
     let summary = documents.summary();
     record.count("documents_read", summary.documents as u64);
-    record.count("bad_rows_skipped", summary.bad_rows as u64);
+    for (what, count) in summary.counts() {
+        record.count(what, count);
+    }
     for warning in summary.warnings() {
         record.warn(warning);
     }

@@ -136,7 +136,7 @@ impl Vocabulary {
     ) -> anyhow::Result<Self> {
         let of_file = || {
             format!(
-                "the counts in `{}` do not fit (`frequency.counts`)",
+                "failed to take token counts from `{}` (`frequency.counts`)",
                 config.counts.display()
             )
         };
@@ -277,7 +277,8 @@ pub fn read_sample(
                     bad_rows: corpus.bad_rows,
                     text_unit: corpus.text_unit,
                 },
-            )?;
+            )
+            .context("failed to open the corpus (`corpus.path`)")?;
             let mut documents = reader.documents();
             let packed = pack_sequences(
                 &mut documents,
@@ -288,8 +289,10 @@ pub fn read_sample(
             )
             .with_context(|| format!("failed to make token sequences of `{}`", path.display()))?;
             let summary = documents.summary();
-            record.count("bad_rows_skipped", summary.bad_rows as u64);
-            for warning in reader.warnings().into_iter().chain(summary.warnings()) {
+            for (what, count) in summary.counts() {
+                record.count(what, count);
+            }
+            for warning in summary.warnings() {
                 record.warn(warning);
             }
             let hash = documents.sha256();

@@ -131,9 +131,12 @@ impl RunRecord {
         self.timings_seconds.insert(name.to_owned(), round(took));
     }
 
-    /// Something the reader of the results should know; also logged.
+    /// Something the reader of the results should know; also logged. Said twice, it is kept once.
     pub fn warn(&mut self, text: impl Into<String>) {
         let text = text.into();
+        if self.warnings.contains(&text) {
+            return;
+        }
         tracing::warn!("{text}");
         self.warnings.push(text);
     }

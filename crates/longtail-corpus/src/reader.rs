@@ -21,10 +21,10 @@ pub enum CorpusError {
     #[error(transparent)]
     Input(#[from] InputError),
     /// A bad row, where bad rows are fatal.
-    #[error("bad row in corpus file {0}")]
+    #[error("bad row in {0}")]
     BadRow(BadRow),
     /// A row range that is empty or past the end of the corpus.
-    #[error("rows {}..{} hold no document: the corpus has {found} rows", rows.start, rows.end)]
+    #[error("rows {}..{} hold no document: {found} rows were read", rows.start, rows.end)]
     Rows {
         /// The range.
         rows: Range<usize>,
@@ -152,30 +152,6 @@ impl CorpusReader {
         &self.hidden
     }
 
-    /// What the paths hold that is not read, in sentences.
-    pub fn warnings(&self) -> Vec<String> {
-        let sentence = |paths: &[PathBuf], why: &str| {
-            let named: Vec<String> = paths
-                .iter()
-                .take(5)
-                .map(|path| format!("`{}`", path.display()))
-                .collect();
-            let more = match paths.len() - named.len() {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            (!paths.is_empty())
-                .then(|| format!("not read, because {why}: {}{more}", named.join(", ")))
-        };
-        [
-            sentence(&self.ignored, "the names end in no format of a corpus"),
-            sentence(&self.hidden, "they are hidden files or folders"),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
-    }
-
     /// Size of all files as stored, in bytes; the measure of [`Documents::bytes_read`].
     pub fn total_bytes(&self) -> u64 {
         self.files
@@ -193,7 +169,11 @@ impl CorpusReader {
             current: None,
             index: 0,
             done: false,
-            summary: CorpusSummary::default(),
+            summary: CorpusSummary {
+                ignored: self.ignored.clone(),
+                hidden: self.hidden.clone(),
+                ..CorpusSummary::default()
+            },
             hash: Sha256::new(),
             bytes_read: Arc::default(),
         }
@@ -209,6 +189,10 @@ pub struct CorpusSummary {
     pub documents: usize,
     /// Bytes of text in the documents.
     pub text_bytes: u64,
+    /// Files that were not read, because their names end in no format of a corpus.
+    pub ignored: Vec<PathBuf>,
+    /// Hidden files and folders, which were not read.
+    pub hidden: Vec<PathBuf>,
     /// Files opened.
     pub files: usize,
     /// Those with nothing in them.
@@ -223,22 +207,46 @@ impl CorpusSummary {
     /// Bad rows that are named; the rest are only counted.
     pub const NAMED: usize = 100;
 
+    /// How much was left out, by what it is.
+    pub fn counts(&self) -> [(&'static str, u64); 4] {
+        [
+            ("bad_rows_skipped", self.bad_rows as u64),
+            ("files_empty", self.empty_files as u64),
+            ("files_hidden", self.hidden.len() as u64),
+            ("files_of_other_formats", self.ignored.len() as u64),
+        ]
+    }
+
     /// What was left out, in sentences.
     pub fn warnings(&self) -> Vec<String> {
-        let rows = self
-            .bad_row_samples
-            .iter()
-            .map(|bad| format!("row left out: {bad}"));
+        let not_read = |paths: &[PathBuf], why: &str| {
+            let named: Vec<String> = paths
+                .iter()
+                .take(5)
+                .map(|path| format!("`{}`", path.display()))
+                .collect();
+            let more = match paths.len() - named.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            (!paths.is_empty())
+                .then(|| format!("not read, because {why}: {}{more}", named.join(", ")))
+        };
+        let bad_rows = self.bad_row_samples.iter();
         let unnamed = self.bad_rows - self.bad_row_samples.len();
-        let rest =
-            (unnamed > 0).then(|| format!("{unnamed} more rows left out, which are not named"));
-        let empty = (self.empty_files > 0).then(|| {
-            format!(
-                "{} of {} files of the corpus are empty",
-                self.empty_files, self.files
-            )
-        });
-        rows.chain(rest).chain(empty).collect()
+        let files = [
+            not_read(&self.ignored, "the names end in no format of a corpus"),
+            not_read(&self.hidden, "they are hidden"),
+            (self.empty_files > 0).then(|| {
+                format!(
+                    "{} of {} files of the corpus are empty",
+                    self.empty_files, self.files
+                )
+            }),
+            (unnamed > 0).then(|| format!("{unnamed} more rows left out, which are not named")),
+        ];
+        let bad_rows = bad_rows.map(|bad| format!("row left out: {bad}"));
+        bad_rows.chain(files.into_iter().flatten()).collect()
     }
 }
 
