@@ -219,8 +219,8 @@ fn rows_of_json_lines_say_what_is_wrong() {
     let rows = texts(&path, "text");
     for (row, expected) in rows.iter().zip([
         "outer",
-        "!not a JSON object: expected value",
-        "!not a JSON object: lone",
+        "!not a JSON object: invalid number",
+        "!not a JSON object: ",
         "!not a JSON object: the key `text` is there twice",
         "!column `text` is empty",
         "!not a JSON object: EOF",

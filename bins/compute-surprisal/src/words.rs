@@ -36,6 +36,8 @@ pub(crate) struct Words {
 
 #[derive(Debug, Deserialize)]
 struct JsonContext {
+    /// May be null, but not absent.
+    #[serde(deserialize_with = "Option::deserialize")]
     context: Option<String>,
 }
 
