@@ -114,7 +114,7 @@ fn contexts(path: &Path, record: &mut RunRecord) -> anyhow::Result<BTreeMap<Stri
         Ok(())
     };
     match words_by_key(path)? {
-        Some(words) => {
+        Some(Pairs(words)) => {
             let mut seen = BTreeSet::new();
             for (word, contexts) in words {
                 repeated += u64::from(!seen.insert(word.trim().to_owned()));
@@ -159,7 +159,7 @@ fn contexts(path: &Path, record: &mut RunRecord) -> anyhow::Result<BTreeMap<Stri
 }
 
 /// The words of a JSON object from word to contexts; none where the file is a table, JSON Lines included.
-fn words_by_key(path: &Path) -> anyhow::Result<Option<Vec<(String, Vec<JsonContext>)>>> {
+fn words_by_key(path: &Path) -> anyhow::Result<Option<Pairs<Vec<JsonContext>>>> {
     if !matches!(Format::of(path), Some((Format::Json, _))) {
         return Ok(None);
     }
@@ -168,7 +168,7 @@ fn words_by_key(path: &Path) -> anyhow::Result<Option<Vec<(String, Vec<JsonConte
     if text.trim_start().starts_with('[') || values.take(2).filter(Result::is_ok).count() == 2 {
         return Ok(None);
     }
-    let Pairs(words) = read_json(path).context(
+    let words = read_json(path).context(
         "expected an object that gives each word a list of objects with a `context`, or JSON Lines with a `word` and a `context`",
     )?;
     Ok(Some(words))
