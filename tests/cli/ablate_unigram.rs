@@ -831,3 +831,88 @@ fn refuses_sets_that_do_not_fit() {
     let most = format!("sets.neurons.list=[{}]", most.join(", "));
     refuses(&[&most], &["sets.controls", "200", "56", "draws=0"]);
 }
+
+#[test]
+fn lists_name_things_once() {
+    for (list, places) in [
+        (
+            "ablation.sequences=[0, 1, 0]",
+            "`0` stands twice, as entries 1 and 3",
+        ),
+        (
+            "ablation.neurons=[3, 17, 17]",
+            "`17` stands twice, as entries 2 and 3",
+        ),
+        (
+            "ablation.variants=[total, frozen_band, total]",
+            "`total` stands twice, as entries 1 and 3",
+        ),
+        (
+            "model.steps=[512, 512]",
+            "`512` stands twice, as entries 1 and 2",
+        ),
+    ] {
+        let key = list.split_once('=').unwrap().0;
+        refuses(&["ablation=quick", list], &[&format!("`{key}`"), places]);
+    }
+}
+
+#[test]
+fn one_sequence_has_no_interval() {
+    let out = TempDir::new().unwrap();
+    let output = ablate(
+        out.path(),
+        &[
+            "corpus.rows=0..6",
+            "corpus.context_length=64",
+            "ablation.neurons=0..2",
+            "ablation.sequences=[0]",
+        ],
+    )
+    .output()
+    .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let table = job_kit::TableReader::open(out.path().join("neurons.parquet")).unwrap();
+    let low = table.read(&["total.loss.mean_change.low"]).unwrap();
+    assert!(
+        low.opt_f64("total.loss.mean_change.low")
+            .unwrap()
+            .iter()
+            .all(Option::is_none)
+    );
+    let record = fs::read_to_string(out.path().join("run.json")).unwrap();
+    assert!(record.contains("a single sequence is ablated, so there are no intervals"));
+}
+
+/// Tables of an earlier run do not stand beside those of a new one, whatever the new one leaves out.
+#[test]
+fn a_run_without_positions_leaves_none_of_an_earlier_one() {
+    let out = TempDir::new().unwrap();
+    let small = [
+        "corpus.rows=0..6",
+        "corpus.context_length=64",
+        "ablation.neurons=0..2",
+        "ablation.sequences=1",
+    ];
+    for positions in ["true", "false"] {
+        let output = ablate(
+            out.path(),
+            &[&small[..], &[&format!("output.positions={positions}")]].concat(),
+        )
+        .output()
+        .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(
+            out.path().join("positions.parquet").exists(),
+            positions == "true"
+        );
+    }
+}

@@ -426,3 +426,112 @@ fn wrong_inputs_are_named() -> Outcome {
     );
     Ok(())
 }
+
+/// An ablation folder with the golden table, as one that froze the direction of a band of the given lowest frequency.
+fn ablated(dir: &Path, min_frequency: &str, direction: &str) -> Outcome {
+    fs::create_dir_all(dir)?;
+    fs::copy(
+        root().join("tests/golden/tiny-neox/ablation-longtail.parquet"),
+        dir.join("positions.parquet"),
+    )?;
+    let run = format!(
+        r#"{{"job": "ablate-unigram", "outputs": {{}}, "config": {{"semantics": {{"direction": "{direction}"}}}},
+            "notes": {{"band": {{"min_frequency": {min_frequency}, "max_frequency": 0.00019756529945880175}}}}}}"#
+    );
+    Ok(fs::write(dir.join("run.json"), run)?)
+}
+
+/// Direct effects are those of the band whose direction the ablation froze.
+#[test]
+fn direct_effects_of_another_band_are_left_out() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let small = [
+        "selection.filed_by=input",
+        "input.layer=3",
+        "output.report=on",
+    ];
+    for (case, min, direction, kept) in [
+        ("same", "2.3400289137498476e-06", "band-recentred", true),
+        ("all-tokens", "1e-05", "all-tokens", true),
+        ("other", "1e-05", "band-recentred", false),
+    ] {
+        let ablation = dir.path().join(format!("ablation-{case}"));
+        ablated(&ablation, min, direction)?;
+        let (input, to) = (
+            format!("input.path={}", ablation.display()),
+            out(&dir.path().join(case)),
+        );
+        let args = [&GOLDEN[2..], &small[..], &[&input, &to]].concat();
+        check_success(&args)?;
+        let table = TableReader::open(dir.path().join(case).join("selection.parquet"))?;
+        let columns = table.read(&[
+            "direct_effect",
+            "mediated_share",
+            "mediated_share_low",
+            "frozen_loss_change",
+            "total_effect",
+        ])?;
+        assert!(
+            columns
+                .f64("total_effect")?
+                .iter()
+                .all(|effect| effect.is_finite())
+        );
+        for column in [
+            "direct_effect",
+            "mediated_share",
+            "mediated_share_low",
+            "frozen_loss_change",
+        ] {
+            let values = columns.opt_f64(column)?;
+            assert!(
+                !values.is_empty() && values.iter().all(|value| value.is_some() == kept),
+                "{case}: {column}"
+            );
+        }
+        let run = json(&dir.path().join(case).join("run.json"))?;
+        let said = run["warnings"]
+            .to_string()
+            .contains("direct effects and mediated shares are left out: the ablation froze");
+        assert_eq!(said, !kept, "{case}: {}", run["warnings"]);
+        assert_eq!(
+            dir.path().join(case).join("plots/mediation.svg").exists(),
+            kept
+        );
+        let by_mediation = [&args[..], &["selection.by_mediation=true"]].concat();
+        match kept {
+            true => drop(check_success(&by_mediation)?),
+            false => check_failure(
+                &by_mediation,
+                1,
+                &[
+                    "selection.by_mediation needs mediated shares",
+                    "hint: ablate with that band",
+                ],
+            )?,
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_folder_of_the_ablation_is_not_written_to() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    ablated(dir.path(), "1e-05", "all-tokens")?;
+    let before = fs::read(dir.path().join("run.json"))?;
+    let (input, to) = (
+        format!("input.path={}", dir.path().display()),
+        out(dir.path()),
+    );
+    check_failure(
+        &[
+            &GOLDEN[2..],
+            &["selection.filed_by=input", "input.layer=3", &input, &to],
+        ]
+        .concat(),
+        1,
+        &["belongs to ablate-unigram"],
+    )?;
+    assert_eq!(fs::read(dir.path().join("run.json"))?, before);
+    Ok(())
+}

@@ -183,7 +183,7 @@ fn a_run_writes_every_table_and_counts_what_it_leaves_out() {
         mean(4000)
     );
     let wide = fs::read_to_string(run.out("wide/base.csv")).unwrap();
-    assert!(wide.starts_with("target_word,context_id,context,0,1,64,512,1000,2000,4000\nCongress,0,I am glad to report to the,"), "{wide}");
+    assert!(wide.starts_with("target_word,context_id,context,unit,0,1,64,512,1000,2000,4000\nCongress,0,I am glad to report to the,nats,"), "{wide}");
     let summary = csv(&run.out("summary.csv"));
     assert_eq!(summary[0][0], "step");
     assert!(summary.len() > 7 * 5);
@@ -521,4 +521,97 @@ fn words_are_the_same_in_every_format() {
         let error = run.error(&[&format!("words.path={}", run.path(name).display())]);
         assert!(error.contains(expected), "{name}: {error}");
     }
+}
+
+#[test]
+fn what_a_run_does_not_write_again_goes_and_wide_tables_name_their_unit() {
+    let run = Run::new();
+    let small = ["steps=[512, 4000]", "words.min_context=1"];
+    run.ok(&[
+        &small[..],
+        &[
+            "interventions.list=[base, zero]",
+            "neurons.list=[\"3.193\"]",
+        ],
+    ]
+    .concat());
+    for name in [
+        "wide/zero.csv",
+        "change-long-tail-words.svg",
+        "wide/base.csv",
+    ] {
+        assert!(run.out(name).exists(), "{name}");
+    }
+    let base = fs::read_to_string(run.out("wide/base.csv")).unwrap();
+    assert!(
+        base.lines()
+            .nth(1)
+            .is_some_and(|row| row.contains(",nats,")),
+        "{base}"
+    );
+    run.ok(&[&small[..], &["interventions.list=[base]", "unit=bits"]].concat());
+    for name in [
+        "wide/zero.csv",
+        "change-long-tail-words.svg",
+        "change-common-words.png",
+    ] {
+        assert!(!run.out(name).exists(), "{name}");
+    }
+    let base = fs::read_to_string(run.out("wide/base.csv")).unwrap();
+    assert!(
+        base.lines().skip(1).all(|row| row.contains(",bits,")),
+        "{base}"
+    );
+    let record = run.record();
+    assert!(
+        record["notes"]["removed_outputs_of_earlier_runs"]
+            .to_string()
+            .contains("wide/zero.csv")
+    );
+    assert!(
+        record["outputs"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .all(|name| run.out(name).exists())
+    );
+}
+
+#[test]
+fn step_0_alone_and_one_word_have_no_figure_and_no_interval() {
+    let run = Run::new();
+    fs::write(
+        run.path("words.json"),
+        r#"{"whale": [{"context": "There she blows, the white"}]}"#,
+    )
+    .unwrap();
+    let said = run.ok(&[
+        "words.min_context=1",
+        "steps=0",
+        "interventions.list=[base, zero]",
+        "neurons.list=[\"3.193\"]",
+    ]);
+    assert!(said.contains("no interval: one word"), "{said}");
+    assert!(run.out("report.html").exists() && !run.out("surprisal.svg").exists());
+    let record = run.record();
+    assert!(
+        record["warnings"]
+            .to_string()
+            .contains("`surprisal.svg` is left out"),
+        "{record}"
+    );
+    let summary = fs::read_to_string(run.out("summary.csv")).unwrap();
+    let row: Vec<&str> = summary.lines().nth(1).unwrap().split(',').collect();
+    let header: Vec<&str> = summary.lines().next().unwrap().split(',').collect();
+    let cell = |name: &str| row[header.iter().position(|h| *h == name).unwrap()];
+    assert!(!cell("mean_nats").is_empty());
+    assert_eq!((cell("mean_lower_nats"), cell("mean_upper_nats")), ("", ""));
+    // A range with step 0 counts the points that have no place.
+    run.ok(&[
+        "words.min_context=1",
+        "steps=[0, 512]",
+        "interventions.list=[base]",
+    ]);
+    assert_eq!(run.record()["counts"]["points_not_shown_in_surprisal"], 1);
+    assert!(run.out("surprisal.svg").exists());
 }

@@ -318,3 +318,40 @@ fn every_document_is_read_once_and_named() {
     places.sort_unstable();
     assert_eq!(places, [("storm", true), ("whale", false), ("whale", true)]);
 }
+
+#[test]
+fn a_folder_of_another_job_and_an_input_among_the_outputs_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = ["corpus.rows=0..50", "words.list=[Congress]"];
+    fs::write(dir.path().join("words.csv"), "word\nCongress\n").unwrap();
+    fs::write(dir.path().join("words.parquet"), "of select-longtail").unwrap();
+    let theirs =
+        r#"{"job": "select-longtail", "outputs": {"words.parquet": {"sha256": "", "bytes": 0}}}"#;
+    fs::write(dir.path().join("run.json"), theirs).unwrap();
+    let words = format!("words.path={}", dir.path().join("words.csv").display());
+    let error = |out: &Path, overrides: &[&str]| {
+        let output = prepare(out, overrides).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let text = error(dir.path(), &[&words, "words.list=null"]);
+    assert!(
+        text.contains("belongs to select-longtail") && text.contains("hint: choose another folder"),
+        "{text}"
+    );
+    assert_eq!(
+        fs::read_to_string(dir.path().join("run.json")).unwrap(),
+        theirs
+    );
+
+    let own = dir.path().join("own");
+    prepare(&own, &small).assert().success();
+    let before = fs::read(own.join("run.json")).unwrap();
+    let words = format!("words.path={}", own.join("words.parquet").display());
+    let text = error(&own, &[&words, "words.list=null"]);
+    assert!(
+        text.contains("words.parquet` is an input (`words.path`)"),
+        "{text}"
+    );
+    assert_eq!(fs::read(own.join("run.json")).unwrap(), before);
+}

@@ -285,3 +285,37 @@ fn refuses_what_it_cannot_do() {
     );
     refuses(&["frequency=pythia"], &["50277", "4096"]);
 }
+
+#[test]
+fn one_sequence_has_no_interval_and_none_stands_twice() {
+    let out = TempDir::new().unwrap();
+    scale(out.path(), &["evaluation.sequences=1"])
+        .assert()
+        .success();
+    let table = TableReader::open(out.path().join("effects.parquet")).unwrap();
+    let columns = table
+        .read(&["change", "change_low", "change_high"])
+        .unwrap();
+    assert!(columns.f64("change").is_ok());
+    for end in ["change_low", "change_high"] {
+        assert!(
+            columns.opt_f64(end).unwrap().iter().all(Option::is_none),
+            "{end}"
+        );
+    }
+    assert!(
+        record(out.path())["warnings"]
+            .to_string()
+            .contains("a single sequence is measured")
+    );
+    let output = scale(out.path(), &["evaluation.sequences=[0, 1, 0]"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(
+        error.contains("`evaluation.sequences`")
+            && error.contains("`0` stands twice, as entries 1 and 3"),
+        "{error}"
+    );
+}

@@ -334,3 +334,64 @@ fn an_output_folder_that_cannot_be_is_an_error() {
     fs::write(&file, "").unwrap();
     select(&file, &TINY).assert().failure().code(1);
 }
+
+/// A standard output that nobody reads any more.
+fn closed_pipe() -> std::process::Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn closed_pipes_are_a_quiet_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let command = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_select-longtail"));
+        command
+            .current_dir(root())
+            .arg(format!("output.dir={}", dir.path().join("out").display()))
+            .args(args);
+        command
+    };
+    for args in [&["--print-config"][..], &["--help"], &["--version"], &[]] {
+        let output = command(args).stdout(closed_pipe()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{args:?}: {stderr}");
+        assert!(
+            !stderr.contains("panicked") && !stderr.contains("error"),
+            "{stderr}"
+        );
+    }
+    assert!(dir.path().join("out/run.json").exists());
+    for args in [&["no.such.key=1"][..], &["-vv"]] {
+        let status = command(args).stderr(closed_pipe()).status().unwrap();
+        assert_eq!(status.code(), Some(if args == ["-vv"] { 0 } else { 2 }));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_standard_output_is_an_error_and_the_files_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["--print-config"][..], &["--help"], &[]] {
+        let full = fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_select-longtail"))
+            .current_dir(root())
+            .arg(format!("output.dir={}", dir.path().join("out").display()))
+            .args(args)
+            .stdout(full)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+        assert!(
+            stderr.contains("error: failed to write to standard output: No space left"),
+            "{stderr}"
+        );
+    }
+    assert!(dir.path().join("out/run.json").exists());
+    assert!(dir.path().join("out/words.csv").exists());
+}

@@ -1,6 +1,7 @@
 //! Figures as SVG and PNG, and the report page.
 
 use job_kit::{
+    OutputDir, RunRecord,
     plot::{Axis, Figure, Mark, PlotError},
     report::{Cell, Grid, Report, Section},
 };
@@ -203,9 +204,17 @@ fn degenerate_ranges_are_drawn() {
 #[test]
 fn png_has_text_and_colour() {
     let dir = tempfile::tempdir().unwrap();
-    let [svg, png] = figures()[0].1.write(dir.path(), "curve").unwrap();
-    assert!(svg.ends_with("curve.svg"));
-    let decoder = png::Decoder::new(std::fs::File::open(png).unwrap());
+    let out = OutputDir::create(
+        dir.path(),
+        "job",
+        &serde_json::Value::Null,
+        Figure::outputs("curve"),
+    )
+    .unwrap();
+    let mut record = RunRecord::new("job", "0", &serde_json::Value::Null);
+    assert!(figures()[0].1.write(&out, "curve", &mut record).unwrap());
+    assert!(out.join("curve.svg").exists());
+    let decoder = png::Decoder::new(std::fs::File::open(out.join("curve.png")).unwrap());
     let mut reader = decoder.read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size()];
     let info = reader.next_frame(&mut pixels).unwrap();
@@ -281,7 +290,72 @@ fn a_report_holds_everything_it_shows() {
     if let Some(folder) = std::env::var_os("JOB_KIT_SHOW") {
         job_kit::write_file(std::path::Path::new(&folder).join("report.html"), &html).unwrap();
         for (name, figure) in figures() {
-            figure.write(&folder, name).unwrap();
+            let path = std::path::Path::new(&folder).join(format!("{name}.svg"));
+            job_kit::write_file(path, figure.to_svg().unwrap()).unwrap();
+        }
+    }
+}
+
+/// Whatever the values, a figure is drawn or left out with a warning; neither is an error, and no file is left half.
+#[test]
+fn figures_of_odd_values_are_drawn_or_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "a very long name ".repeat(40);
+    let cases: Vec<(&str, Vec<(f64, f64)>, bool)> = vec![
+        ("none", vec![], false),
+        ("step-0", vec![(0.0, 3.0)], false),
+        ("nan", vec![(1.0, f64::NAN), (f64::INFINITY, 1.0)], false),
+        ("one", vec![(512.0, 3.0)], true),
+        (
+            "step-0-and-more",
+            vec![(0.0, 3.0), (1.0, 2.0), (8.0, 1.0)],
+            true,
+        ),
+        ("equal", vec![(2.0, 5.0); 4], true),
+        ("huge", vec![(1.0, -1e300), (1e300, 1e300)], true),
+        ("tiny", vec![(1e-300, 1e-300), (1e-299, 2e-300)], true),
+        ("close", vec![(1.0, 1.0), (1.0 + 1e-15, 1.0 + 1e-15)], true),
+        (
+            "largest",
+            vec![(f64::MAX, f64::MAX), (f64::MIN_POSITIVE, f64::MIN)],
+            false,
+        ),
+        ("denormal", vec![(5e-324, 5e-324)], true),
+    ];
+    let names = cases.iter().flat_map(|(name, ..)| Figure::outputs(name));
+    let out = OutputDir::create(dir.path(), "job", &serde_json::Value::Null, names).unwrap();
+    for (name, points, drawn) in cases {
+        let mut record = RunRecord::new("job", "0", &serde_json::Value::Null);
+        let ends = points
+            .iter()
+            .map(|&(_, y)| Some((y, y)).filter(|_| y > 2.0));
+        let figure = Figure::new(&long, Axis::log(&long), Axis::linear(&long))
+            .mark(
+                Mark::line(&long, points.clone())
+                    .intervals(ends.clone())
+                    .with_dots(),
+            )
+            .mark(
+                Mark::points(&long, points.clone())
+                    .intervals(ends)
+                    .labels(points.iter().map(|_| &*long)),
+            )
+            .mark(Mark::horizontal(&long, 0.0));
+        assert_eq!(
+            figure.write(&out, name, &mut record).unwrap(),
+            drawn,
+            "{name}"
+        );
+        assert_eq!(out.join(format!("{name}.svg")).exists(), drawn, "{name}");
+        assert_eq!(record.warnings().len(), usize::from(!drawn), "{name}");
+        let bars = Figure::new(
+            &long,
+            Axis::categories("", [long.clone()]),
+            Axis::linear("y"),
+        )
+        .mark(Mark::bars(&long, points.iter().map(|&(_, y)| (0.0, y))));
+        if let Ok(svg) = bars.to_svg() {
+            assert!(!svg.contains("NaN"), "{name}");
         }
     }
 }

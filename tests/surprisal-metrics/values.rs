@@ -148,7 +148,7 @@ fn bootstrap_knows_the_two_group_case() {
         resamples: 4000,
         ..Bootstrap::with_seed(7)
     };
-    let interval = bootstrap.mean(&groups).unwrap();
+    let interval = bootstrap.mean(&groups).unwrap().unwrap();
     assert_eq!(
         (interval.lower, interval.estimate, interval.upper),
         (0.0, 0.5, 1.0)
@@ -158,6 +158,7 @@ fn bootstrap_knows_the_two_group_case() {
         ..bootstrap
     }
     .mean(&groups)
+    .unwrap()
     .unwrap();
     assert_eq!((half.lower, half.upper), (0.5, 0.5));
     // A denominator of 0 in a quarter of the resamples is counted, not hidden.
@@ -169,6 +170,28 @@ fn bootstrap_knows_the_two_group_case() {
         ratio.undefined
     );
     assert_eq!(bootstrap.ratio(&groups, &groups, 0.6).unwrap(), None);
+}
+
+/// One group says nothing about the spread over groups, however many values it has and however many empty groups stand beside it.
+#[test]
+fn one_group_has_no_interval() {
+    let bootstrap = Bootstrap::default();
+    let (one, none) = (Group::of(&[1.0, 2.0, 3.0]), Group::default());
+    for groups in [vec![one], vec![one, none], vec![none, one, none, none]] {
+        assert_eq!(bootstrap.mean(&groups).unwrap(), None);
+        assert_eq!(bootstrap.ratio(&groups, &groups, 0.0).unwrap(), None);
+    }
+    assert_eq!(bootstrap.statistic(1, |_| Some(1.0)).unwrap(), None);
+    // Undefined on every resample but not on the sample.
+    let whole = |draw: &[usize]| (draw == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]).then_some(1.0);
+    assert_eq!(bootstrap.statistic(10, whole).unwrap(), None);
+    let paired =
+        surprisal_metrics::paired_comparison(&["a", "a"], &[1.0, 2.0], &[2.0, 4.0], &bootstrap)
+            .unwrap();
+    assert_eq!((paired.difference, paired.interval), (1.5, None));
+    // Equal values are a spread of nothing, which is known.
+    let equal = bootstrap.mean(&[one, one]).unwrap().unwrap();
+    assert_eq!((equal.lower, equal.upper), (2.0, 2.0));
 }
 
 /// The interval of a mean covers the truth about as often as it says.
@@ -194,7 +217,7 @@ fn bootstrap_covers() {
                     Group::of(&[shared; 5])
                 })
                 .collect();
-            let interval = bootstrap.mean(&groups).unwrap();
+            let interval = bootstrap.mean(&groups).unwrap().unwrap();
             interval.lower <= 0.0 && 0.0 <= interval.upper
         })
         .count();

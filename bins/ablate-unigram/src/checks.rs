@@ -1,5 +1,7 @@
 //! `--audit` and `--self-check`: what to run before a sweep is relied on.
 
+use std::path::Path;
+
 use anyhow::{Context, bail};
 use job_inputs::{Loaded, Steps, source};
 use job_kit::{OutputDir, Progress, write_file};
@@ -15,7 +17,7 @@ const AUDIT: &str = "audit.json";
 const TOLERANCE_NATS: f64 = 1e-3;
 
 /// Audits the checkpoints of `model.steps` (all that there are, by default); fails if one is bad.
-pub(crate) fn audit(config: &AblateConfig) -> anyhow::Result<()> {
+pub(crate) fn audit(config: &AblateConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
     let source = source(&config.model)?;
     let all = Steps::Text("all".into());
     let revisions = config
@@ -24,7 +26,9 @@ pub(crate) fn audit(config: &AblateConfig) -> anyhow::Result<()> {
         .as_ref()
         .unwrap_or(&all)
         .revisions(&source)?;
-    let out = OutputDir::create(&config.output.dir)?;
+    // No result of a run: it stands beside those of a sweep, and is replaced by the next audit alone.
+    let out = OutputDir::create(&config.output.dir, job::JOB, resolved, [""; 0])?;
+    read_audit(&out.join(AUDIT))?;
     let progress = Progress::new("audit", revisions.len() as u64, "checkpoints");
     let rows = audit_source(
         &source,
@@ -37,8 +41,8 @@ pub(crate) fn audit(config: &AblateConfig) -> anyhow::Result<()> {
 
     let path = out.join(AUDIT);
     write_file(&path, serde_json::to_vec_pretty(&rows)?)?;
-    println!(
-        "{:<12} {:>12}  {:<12}  finding",
+    let mut text = format!(
+        "{:<12} {:>12}  {:<12}  finding\n",
         "revision", "bytes", "content"
     );
     for row in &rows {
@@ -48,8 +52,8 @@ pub(crate) fn audit(config: &AblateConfig) -> anyhow::Result<()> {
             .as_deref()
             .map_or("-", |hash| &hash[..hash.len().min(12)]);
         let findings: Vec<String> = row.findings.iter().map(ToString::to_string).collect();
-        println!(
-            "{:<12} {bytes:>12}  {content:<12}  {}",
+        text += &format!(
+            "{:<12} {bytes:>12}  {content:<12}  {}\n",
             row.revision,
             if findings.is_empty() {
                 "ok".into()
@@ -58,7 +62,7 @@ pub(crate) fn audit(config: &AblateConfig) -> anyhow::Result<()> {
             }
         );
     }
-    println!("\nFile: {}", path.display());
+    job_kit::print(format!("{text}\nFile: {}\n", path.display()))?;
     match rows.iter().filter(|row| row.is_bad()).count() {
         0 => Ok(()),
         bad => bail!("{bad} of {} checkpoints are bad", rows.len()),
@@ -68,12 +72,7 @@ pub(crate) fn audit(config: &AblateConfig) -> anyhow::Result<()> {
 /// Refuses a revision that an audit in the output folder found bad.
 pub(crate) fn refuse_bad(config: &AblateConfig, revision: &str) -> anyhow::Result<()> {
     let path = config.output.dir.join(AUDIT);
-    let Ok(json) = std::fs::read(&path) else {
-        return Ok(());
-    };
-    let rows: Vec<AuditRow> = serde_json::from_slice(&json)
-        .with_context(|| format!("failed to read the audit `{}`: audit again", path.display()))?;
-    match rows
+    match read_audit(&path)?
         .iter()
         .find(|row| row.revision == revision && row.is_bad())
     {
@@ -87,6 +86,19 @@ pub(crate) fn refuse_bad(config: &AblateConfig, revision: &str) -> anyhow::Resul
         }
         _ => Ok(()),
     }
+}
+
+/// The rows of an audit; none where there is no file.
+fn read_audit(path: &Path) -> anyhow::Result<Vec<AuditRow>> {
+    let Ok(json) = std::fs::read(path) else {
+        return Ok(vec![]);
+    };
+    serde_json::from_slice(&json).with_context(|| {
+        format!(
+            "`{}` is no audit: move it away and audit again",
+            path.display()
+        )
+    })
 }
 
 /// Compares the closed form with forwards of the ablated model on a few neurons and one sequence; fails if they differ.
@@ -116,20 +128,17 @@ pub(crate) fn self_check(
     };
     let neurons = plan.neurons.len();
     let result = check(&loaded.model, &loaded.sample, &frequencies, plan)?;
-    println!(
-        "self-check: {neurons} neurons, {} pairs; largest difference between the closed form and a forward of the ablated model (nats):",
-        result.pairs
-    );
-    println!(
-        "  loss {:.1e}, entropy {:.1e}, KL(model || freq) {:.1e}, KL(freq || model) {:.1e}",
-        result.loss, result.entropy, result.kl_model_freq, result.kl_freq_model
-    );
+    job_kit::print(format!(
+        "self-check: {neurons} neurons, {} pairs; largest difference between the closed form and a forward of the ablated model (nats):\n  loss {:.1e}, entropy {:.1e}, KL(model || freq) {:.1e}, KL(freq || model) {:.1e}\n",
+        result.pairs, result.loss, result.entropy, result.kl_model_freq, result.kl_freq_model
+    ))?;
     if result.worst() > TOLERANCE_NATS {
         bail!(
             "they differ by {:.1e} nats, more than {TOLERANCE_NATS:.0e}: do not rely on this checkpoint in this dtype (try `model.dtype=f32`)",
             result.worst()
         );
     }
-    println!("  agrees within {TOLERANCE_NATS:.0e}");
-    Ok(())
+    Ok(job_kit::print(format!(
+        "  agrees within {TOLERANCE_NATS:.0e}\n"
+    ))?)
 }

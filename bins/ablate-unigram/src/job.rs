@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use job_inputs::{Loaded, mebibytes, source};
-use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter};
+use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter, plot::Figure};
 use neox_core::NeoxModel;
 use neuron_ablate::{
     Plan, Sample, Sweep, Tick, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics,
@@ -23,6 +23,14 @@ use crate::{
     summary,
     tables::{EffectColumns, NeuronTable, PositionTable, SetTable},
 };
+
+pub(crate) const JOB: &str = "ablate-unigram";
+
+/// Tables of neurons and of sets, and the figures of sets.
+const NEURONS: &str = "neurons.parquet";
+const SETS: &str = "sets.parquet";
+const SETS_FIGURE: &str = "sets";
+const CONTROLS_FIGURE: &str = "sets-controls";
 
 /// Bands of one run, the long-tail band included.
 const MOST_BANDS: usize = 6;
@@ -50,6 +58,32 @@ pub(crate) fn run(config: &AblateConfig, resolved: &serde_json::Value) -> anyhow
     Ok(())
 }
 
+/// The table of positions and its format.
+fn positions_file(config: &AblateConfig) -> (String, Format) {
+    let format = match config.output.format {
+        PositionFormat::Parquet => Format::Parquet,
+        PositionFormat::Feather => Format::Feather,
+    };
+    (format!("positions.{}", format.extension()), format)
+}
+
+/// All files that a run may write.
+fn outputs(config: &AblateConfig) -> Vec<String> {
+    let mut names = vec![NEURONS.to_owned()];
+    if config.output.positions {
+        names.push(positions_file(config).0);
+    }
+    if config.sets.is_some() {
+        names.push(SETS.to_owned());
+        names.extend(
+            [SETS_FIGURE, CONTROLS_FIGURE]
+                .into_iter()
+                .flat_map(Figure::outputs),
+        );
+    }
+    names
+}
+
 /// Whether a folder holds the results of a finished run of this configuration.
 fn finished(dir: &Path, resolved: &serde_json::Value) -> bool {
     let record = std::fs::read(dir.join("run.json"))
@@ -62,7 +96,7 @@ fn finished(dir: &Path, resolved: &serde_json::Value) -> bool {
 
 /// The record of a run, with what is known at its start.
 pub(crate) fn begin(config: &AblateConfig, resolved: &serde_json::Value) -> RunRecord {
-    let mut record = RunRecord::new("ablate-unigram", env!("CARGO_PKG_VERSION"), resolved);
+    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
     record.seed = Some(config.seed);
     record.version("libtorch", env!("LIBTORCH_VERSION"));
     record
@@ -112,7 +146,7 @@ fn ablate(
     revision: Option<&str>,
     dir: &Path,
 ) -> anyhow::Result<()> {
-    let out = OutputDir::create(dir)?;
+    let out = OutputDir::create(dir, JOB, resolved, outputs(config))?;
     let mut record = begin(config, resolved);
     let loaded = Loaded::read(&config.model, revision, &config.corpus, &mut record)?;
     let (frequencies, bands) = frequencies(config, &loaded, &mut record)?;
@@ -123,6 +157,9 @@ fn ablate(
         usize::try_from(model.config().intermediate_size)?,
     )?;
     record.note("sequences_ablated", plan.sequences.clone());
+    if plan.sequences.len() == 1 && config.ablation.resamples > 0 {
+        record.warn("a single sequence is ablated, so there are no intervals");
+    }
     let selected = match &config.sets {
         Some(sets) => Some((sets, Selected::read(sets, &model, &mut record)?)),
         None => None,
@@ -145,14 +182,10 @@ fn ablate(
         &config.semantics.to_options(),
         config.ablation.ranks,
     );
-    let format = match config.output.format {
-        PositionFormat::Parquet => Format::Parquet,
-        PositionFormat::Feather => Format::Feather,
-    };
-    let positions_path = out.join(format!("positions.{}", format.extension()));
+    let (name, format) = positions_file(config);
     let mut writer = match config.output.positions {
-        true => Some(TableWriter::create(
-            &positions_path,
+        true => Some(TableWriter::to(
+            out.file(&name)?,
             positions.schema(),
             format,
         )?),
@@ -199,7 +232,6 @@ fn ablate(
             Some(selected.run(sets, &sweep, &model, mean, config.seed, &mut record)?)
         }
     };
-    let neurons_path = out.join("neurons.parquet");
     let bootstrap = Bootstrap {
         resamples: config.ablation.resamples,
         seed: config.seed,
@@ -216,47 +248,32 @@ fn ablate(
         bands: &band_names,
     }
     .batch(&sweep, &effects)?;
-    let mut neurons = TableWriter::create(&neurons_path, table.schema(), Format::Parquet)?;
-    neurons.write(&table)?;
-    remove_results(&out)?;
     if let Some(writer) = writer {
         writer.finish()?;
-        record.output(&positions_path)?;
     }
-    neurons.finish()?;
-    record.output(&neurons_path)?;
+    out.table(NEURONS, &table)?;
     if let Some(sets) = &sets {
-        let path = out.join("sets.parquet");
         let table = SetTable {
             layer,
             effects: columns,
         }
         .batch(&sweep, sets)?;
-        let mut writer = TableWriter::create(&path, table.schema(), Format::Parquet)?;
-        writer.write(&table)?;
-        writer.finish()?;
-        record.output(&path)?;
-        let controls = sets.controls_figure(&bootstrap);
-        let figures = [
-            ("sets", Some(sets.doses_figure(&bootstrap))),
-            ("sets-controls", controls),
-        ];
-        for (stem, figure) in figures {
-            for path in figure.map_or(Ok(vec![]), |f| f.write(out.path(), stem).map(Vec::from))? {
-                record.output(path)?;
-            }
+        out.table(SETS, &table)?;
+        sets.doses_figure(&bootstrap)
+            .write(&out, SETS_FIGURE, &mut record)?;
+        if let Some(figure) = sets.controls_figure(&bootstrap) {
+            figure.write(&out, CONTROLS_FIGURE, &mut record)?;
         }
     }
     record.write(&out)?;
-    print!(
-        "{}",
-        summary::text(layer, &sweep, &effects, config.ablation.effect_floor)
-    );
+    let mut text = summary::text(layer, &sweep, &effects, config.ablation.effect_floor);
     if let Some(sets) = &sets {
-        print!("{}", sets.summary(&bootstrap));
+        text += &sets.summary(&bootstrap);
     }
-    println!("Files: {}", out.path().display());
-    Ok(())
+    Ok(job_kit::print(format!(
+        "{text}Files: {}\n",
+        out.path().display()
+    ))?)
 }
 
 /// What the weights of the neurons say, in their order; how the null space was found goes into `record`.
@@ -301,32 +318,6 @@ pub(crate) fn plan(config: &AblateConfig, sample: &Sample, d_mlp: usize) -> anyh
         batch: config.ablation.batch,
         memory_budget: mebibytes("ablation.memory_mib", config.ablation.memory_mib)?,
     })
-}
-
-/// Makes room for new results: tables of another run must not stand beside them, and `run.json` says that a folder is complete.
-fn remove_results(out: &OutputDir) -> anyhow::Result<()> {
-    for name in [
-        "run.json",
-        "neurons.parquet",
-        "positions.parquet",
-        "positions.feather",
-        "sets.parquet",
-        "sets.svg",
-        "sets.png",
-        "sets-controls.svg",
-        "sets-controls.png",
-    ] {
-        let path = out.join(name);
-        match std::fs::remove_file(&path) {
-            Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
-                return Err(err).with_context(|| {
-                    format!("failed to remove the earlier result `{}`", path.display())
-                });
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Progress of the two steps of a sweep: reading the sample for the mean activations, then ablating.

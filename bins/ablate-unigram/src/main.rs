@@ -56,19 +56,17 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    cli.verbosity.init();
-    job_kit::exit(run(&cli))
+    job_kit::main(run)
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    cli.verbosity.init();
     let resolved = compose::<AblateConfig>("ablate-unigram", &cli.config)?;
     if cli.config.print_config {
-        print!("{}", resolved.to_yaml_with_origins());
-        return Ok(());
+        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
     }
     match (cli.audit, cli.self_check) {
-        (true, _) => checks::audit(&resolved.config),
+        (true, _) => checks::audit(&resolved.config, resolved.value()),
         (_, true) => checks::self_check(&resolved.config, resolved.value()),
         _ => job::run(&resolved.config, resolved.value()),
     }

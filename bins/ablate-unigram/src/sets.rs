@@ -257,8 +257,8 @@ impl SetRun {
         let (sum, count) = groups
             .iter()
             .fold((0.0, 0.0), |(s, c), g| (s + g.sum, c + g.count));
-        let interval = (groups.len() > 1 && bootstrap.resamples > 0)
-            .then(|| bootstrap.mean(&groups).ok())
+        let interval = (bootstrap.resamples > 0)
+            .then(|| bootstrap.mean(&groups).ok().flatten())
             .flatten();
         (count > 0.0).then(|| (sum / count, interval))
     }
@@ -276,7 +276,7 @@ impl SetRun {
         for (place, &size) in self.sizes().iter().enumerate() {
             if let Some((mean, interval)) = self.loss_change(kind, size, dose, bootstrap) {
                 points.push((place as f64 + shift, mean));
-                intervals.push(interval.map_or((mean, mean), |i| (i.lower, i.upper)));
+                intervals.push(interval.map(|i| (i.lower, i.upper)));
             }
         }
         let line = Mark::line(name, points.clone()).color(color);

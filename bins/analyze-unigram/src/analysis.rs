@@ -20,6 +20,8 @@ const MAX_COACTIVATION: usize = 512;
 pub(crate) struct StepAnalysis {
     pub(crate) step: i64,
     pub(crate) rows: usize,
+    /// Whether direct effects and mediated shares are of the band that files the rows; they are left out otherwise.
+    pub(crate) direct: bool,
     pub(crate) ranking: Ranking,
     /// Selected neurons, best first, with intervals.
     pub(crate) selected: Vec<Selected>,
@@ -88,6 +90,13 @@ pub(crate) struct SetEffect {
     pub(crate) interval: Option<Interval>,
 }
 
+impl StepAnalysis {
+    /// A value that rests on frozen losses, if they are of the band that files the rows.
+    pub(crate) fn direct<T>(&self, value: Option<T>) -> Option<T> {
+        value.filter(|_| self.direct)
+    }
+}
+
 /// The name of a row filter in tables.
 pub(crate) fn rows_name(rows: RowFilter) -> &'static str {
     match rows {
@@ -114,9 +123,21 @@ pub(crate) fn analyze(
         let n = unbalanced.len();
         record.warn(format!("step {step}: {n} neurons, {first} among them, have more or fewer rows than the others: is the table whole?"));
     }
-    if tally.n_sequences() < 2 {
+    if grouped.n_sequences_with_rows() < 2 {
         record.warn(format!(
-            "step {step}: a single sequence, so there are no intervals"
+            "step {step}: the rows are of a single sequence, so there are no intervals"
+        ));
+    }
+    let otherwise = input.strata.frozen_otherwise();
+    if let Some(why) = otherwise {
+        if config.selection.by_mediation {
+            return Err(anyhow::anyhow!(
+                "step {step}: selection.by_mediation needs mediated shares, but {why}"
+            ))
+            .hint("ablate with that band, or leave `band` and `frequency` out to file rows as the ablation did");
+        }
+        record.warn(format!(
+            "step {step}: direct effects and mediated shares are left out: {why}"
         ));
     }
     let criteria = config.selection.criteria();
@@ -186,6 +207,7 @@ pub(crate) fn analyze(
     Ok(StepAnalysis {
         step,
         rows: tally.rows(),
+        direct: otherwise.is_none(),
         ranking,
         selected,
         rank_intervals,

@@ -145,8 +145,15 @@ fn read(path: &Path) -> anyhow::Result<Analysis> {
         .collect::<Result<Vec<_>, _>>()?;
     let numbers = numbers
         .iter()
-        .map(|name| rows.f64(name))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|name| {
+            // Direct effects of another band than the rows' are left out of the table; no comparison is by them.
+            let values = rows.opt_f64(name)?;
+            Ok(values
+                .into_iter()
+                .map(|value| value.unwrap_or(f64::NAN))
+                .collect::<Vec<f64>>())
+        })
+        .collect::<Result<Vec<_>, job_kit::TableError>>()?;
     let mut effects: BTreeMap<i64, Vec<NeuronEffects>> = BTreeMap::new();
     for i in 0..rows.rows() {
         let neuron = NeuronId {

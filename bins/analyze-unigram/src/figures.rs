@@ -22,20 +22,46 @@ pub(crate) struct Named {
 
 /// The figures of one step.
 pub(crate) fn of_step(step: &StepAnalysis) -> Vec<Named> {
-    let mut figures = vec![mediation(step), effects(step)];
+    // What rests on direct effects is left out where these are of another band.
+    let mut figures = match step.direct {
+        true => vec![mediation(step), effects(step)],
+        false => vec![],
+    };
     figures.extend(weights(step));
     figures.extend(bands(step));
     figures.extend(curves(step));
     figures.extend(ranks(step));
-    let number = if step.step < 0 {
-        String::new()
-    } else {
-        format!("step{}-", step.step)
-    };
     for named in &mut figures {
-        named.stem = format!("{number}{}", named.stem);
+        named.stem = stem_at(step.step, &named.stem);
     }
     figures
+}
+
+/// Stems of the figures of one step, and of the one of all steps.
+const OF_STEP: [&str; 6] = [MEDIATION, EFFECTS, WEIGHTS, BANDS, INFLUENCE, RANKS];
+const MEDIATION: &str = "mediation";
+const EFFECTS: &str = "effects";
+const WEIGHTS: &str = "weights";
+const BANDS: &str = "bands";
+const INFLUENCE: &str = "influence";
+const RANKS: &str = "ranks";
+const STABILITY: &str = "stability";
+
+fn stem_at(step: i64, stem: &str) -> String {
+    if step < 0 {
+        stem.to_owned()
+    } else {
+        format!("step{step}-{stem}")
+    }
+}
+
+/// Stems of all figures that there may be.
+pub(crate) fn stems(steps: impl IntoIterator<Item = i64>) -> Vec<String> {
+    steps
+        .into_iter()
+        .flat_map(|step| OF_STEP.map(|stem| stem_at(step, stem)))
+        .chain([STABILITY.to_owned()])
+        .collect()
 }
 
 fn named(stem: &str, figure: Figure, caption: impl Into<String>) -> Named {
@@ -124,11 +150,7 @@ fn mediation(step: &StepAnalysis) -> Named {
         Axis::log("|change of KL| (nats)"),
         share,
     );
-    named(
-        "mediation",
-        figure.marks(named_points(step, place)),
-        caption,
-    )
+    named(MEDIATION, figure.marks(named_points(step, place)), caption)
 }
 
 fn effects(step: &StepAnalysis) -> Named {
@@ -158,7 +180,7 @@ fn effects(step: &StepAnalysis) -> Named {
             .dashed(),
     );
     named(
-        "effects",
+        EFFECTS,
         figure.marks(named_points(step, place)),
         "Each point is a neuron. The farther below the line, the more of its effect goes through token frequency.",
     )
@@ -176,7 +198,7 @@ fn weights(step: &StepAnalysis) -> Option<Named> {
         Axis::log("LogitVar: variance of cosines with the vocabulary"),
     );
     Some(named(
-        "weights",
+        WEIGHTS,
         figure.marks(named_points(step, place)),
         "Each point is a neuron. Entropy neurons lie to the lower right: long output weights that move all logits alike.",
     ))
@@ -210,7 +232,7 @@ fn bands(step: &StepAnalysis) -> Option<Named> {
             .map(|e| {
                 (
                     (place(e.rows), e.mean),
-                    e.interval.map_or((e.mean, e.mean), |i| (i.lower, i.upper)),
+                    e.interval.map(|i| (i.lower, i.upper)),
                 )
             })
             .unzip();
@@ -240,7 +262,7 @@ fn bands(step: &StepAnalysis) -> Option<Named> {
     );
     let figure = figure.marks(sets.into_iter().map(mark));
     Some(named(
-        "bands",
+        BANDS,
         figure,
         "Mean over the neurons of a set, all draws of a control together; error bars are percentile intervals over sequences.",
     ))
@@ -288,7 +310,7 @@ fn curves(step: &StepAnalysis) -> Option<Named> {
         plateaus.push(format!("{name}: {}", crate::summary::curve_in_words(curve)));
     }
     Some(named(
-        "influence",
+        INFLUENCE,
         figure,
         format!(
             "Dots: neurons. Lines: the fit that the Bayesian information criterion prefers, with its breaks. {}.",
@@ -337,7 +359,7 @@ fn ranks(step: &StepAnalysis) -> Option<Named> {
         String::new()
     };
     Some(named(
-        "ranks",
+        RANKS,
         figure.mark(marks),
         format!(
             "Median and percentile interval. A neuron that a resample leaves out counts as last.{more}"
@@ -379,7 +401,7 @@ pub(crate) fn stability(steps: &[StepAnalysis], overlaps: &[Overlap]) -> Option<
             .with_dots(),
     );
     Some(named(
-        "stability",
+        STABILITY,
         figure,
         "1: the same neurons; 0: none in common.",
     ))

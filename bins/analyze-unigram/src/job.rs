@@ -7,11 +7,17 @@ use serde_json::Value;
 
 use crate::{analysis, config::AnalyzeConfig, input, page, stability, summary, tables};
 
+const JOB: &str = "analyze-unigram";
+
 /// Runs the analysis that the configuration asks for.
 pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()> {
     let inputs = input::open(config)?;
-    let out = OutputDir::create(&config.output.dir)?;
-    let mut record = RunRecord::new("analyze-unigram", env!("CARGO_PKG_VERSION"), resolved);
+    let mut outputs: Vec<String> = tables::OUTPUTS.map(String::from).into();
+    if config.output.report {
+        outputs.extend(page::outputs(inputs.iter().map(|input| input.step)));
+    }
+    let out = OutputDir::create(&config.output.dir, JOB, resolved, outputs)?;
+    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
     record.seed = Some(config.seed);
     if let Some(frequency) = &config.frequency {
         record.input(&frequency.counts)?;
@@ -40,12 +46,14 @@ pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()
         record.note("ablation", ablation.clone());
     }
     let overlaps = stability::overlaps(&steps, config.persistence)?;
-    tables::write(&out, &steps, &overlaps, &mut record)?;
+    tables::write(&out, &steps, &overlaps)?;
     if config.output.report {
         page::write(&out, config, &steps, &overlaps, &mut record)?;
     }
-    print!("{}", summary::text(config, &steps, &overlaps)?);
-    println!("Files: {}", out.path().display());
     record.write(&out)?;
-    Ok(())
+    let summary = summary::text(config, &steps, &overlaps)?;
+    Ok(job_kit::print(format!(
+        "{summary}Files: {}\n",
+        out.path().display()
+    ))?)
 }

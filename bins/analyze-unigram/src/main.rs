@@ -49,20 +49,17 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    cli.verbosity.init();
-    job_kit::exit(run(&cli))
+    job_kit::main(run)
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    cli.verbosity.init();
     if let Some([first, second]) = cli.compare.as_deref() {
-        print!("{}", compare::compare(first, second)?);
-        return Ok(());
+        return Ok(job_kit::print(compare::compare(first, second)?)?);
     }
     let resolved = compose::<AnalyzeConfig>("analyze-unigram", &cli.config)?;
     if cli.config.print_config {
-        print!("{}", resolved.to_yaml_with_origins());
-        return Ok(());
+        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
     }
     job::run(&resolved.config, resolved.value())
 }

@@ -2,16 +2,27 @@
 
 use job_kit::{
     OutputDir, RunRecord,
-    plot::PlotError,
+    plot::Figure,
     report::{Cell, Grid, Report, Section, number},
 };
 
 use crate::{
     analysis::{StepAnalysis, StratumCurve, rows_name},
     config::AnalyzeConfig,
-    figures::{self, Named},
+    figures,
     stability::Overlap,
 };
+
+const REPORT: &str = "report.html";
+const PLOTS: &str = "plots";
+
+/// All files that [`write`] may make of these steps.
+pub(crate) fn outputs(steps: impl IntoIterator<Item = i64>) -> impl Iterator<Item = String> {
+    figures::stems(steps)
+        .into_iter()
+        .flat_map(|stem| Figure::outputs(&format!("{PLOTS}/{stem}")))
+        .chain([REPORT.to_owned()])
+}
 
 /// Steps whose figures the page shows; those of others are in the folder alone.
 const SHOWN_STEPS: usize = 12;
@@ -50,7 +61,13 @@ pub(crate) fn write(
     }
     if let Some(named) = figures::stability(steps, overlaps) {
         let section = Section::new("Stability across checkpoints").grid(overlap_grid(overlaps));
-        report = report.section(draw(section, &named, out, record)?);
+        let stem = format!("{PLOTS}/{}", named.stem);
+        report = report.section(section.saved_figure(
+            &named.figure,
+            &named.caption,
+            (out, &stem),
+            record,
+        )?);
     }
     for (i, step) in steps.iter().enumerate() {
         let title = if step.step < 0 {
@@ -61,10 +78,12 @@ pub(crate) fn write(
         let mut section = Section::new(&title).grid(selection_grid(step));
         let shown = i + SHOWN_STEPS >= steps.len();
         for named in figures::of_step(step) {
+            let stem = format!("{PLOTS}/{}", named.stem);
             if shown {
-                section = draw(section, &named, out, record)?;
+                section =
+                    section.saved_figure(&named.figure, &named.caption, (out, &stem), record)?;
             } else {
-                save(&named, out, record)?;
+                named.figure.write(out, &stem, record)?;
             }
         }
         if !shown {
@@ -85,40 +104,7 @@ pub(crate) fn write(
         }
         report = report.section(section);
     }
-    let path = out.join("report.html");
-    job_kit::write_file(&path, report.to_html())?;
-    record.output(&path)?;
-    Ok(())
-}
-
-/// Saves a figure and shows it; one without points is a warning.
-fn draw(
-    section: Section,
-    named: &Named,
-    out: &OutputDir,
-    record: &mut RunRecord,
-) -> anyhow::Result<Section> {
-    Ok(if save(named, out, record)? {
-        section.figure(&named.figure, &named.caption)?
-    } else {
-        section
-    })
-}
-
-fn save(named: &Named, out: &OutputDir, record: &mut RunRecord) -> anyhow::Result<bool> {
-    match named.figure.write(out.join("plots"), &named.stem) {
-        Ok(paths) => {
-            for path in paths {
-                record.output(path)?;
-            }
-            Ok(true)
-        }
-        Err(err @ PlotError::Empty { .. }) => {
-            record.warn(err.to_string());
-            Ok(false)
-        }
-        Err(err) => Err(err.into()),
-    }
+    Ok(out.write(REPORT, report.to_html())?)
 }
 
 fn selection_grid(step: &StepAnalysis) -> Grid {
@@ -151,9 +137,7 @@ fn selection_grid(step: &StepAnalysis) -> Grid {
                 .total_effect
                 .map(|i| format!("[{},\u{a0}{}]", number(i.lower, 3), number(i.upper, 3)))
                 .into(),
-            neuron
-                .ranked
-                .mediated_share
+            step.direct(neuron.ranked.mediated_share)
                 .map_or(Cell::Missing, Cell::Percent),
             effects.loss_change.into(),
             effects.kl_change.into(),

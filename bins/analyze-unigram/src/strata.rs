@@ -1,7 +1,9 @@
 //! Filing rows as long-tail, common or neither.
 
+use std::path::Path;
+
 use anyhow::{Context, bail};
-use job_kit::{Columns, TableReader, WithHint};
+use job_kit::{Columns, TableReader, WithHint, sha256_file};
 use longtail_corpus::{Frequencies, TokenCounts};
 use neuron_select::{RowFilter, Stratum};
 use serde_json::Value;
@@ -16,6 +18,8 @@ pub(crate) enum Strata {
         column: &'static str,
         q: Vec<f64>,
         band: BandConfig,
+        /// Why the frozen losses of the table are of another band than this one, if they are.
+        frozen_otherwise: Option<String>,
     },
     /// By the table's own column, which knows only in or out: everything out of the band counts as common.
     InBand,
@@ -71,6 +75,10 @@ impl Strata {
                 column,
                 q: Frequencies::add_one(&counts).q().to_vec(),
                 band,
+                frozen_otherwise: run
+                    .map(|run| frozen_otherwise(run, &frequency.counts, band))
+                    .transpose()?
+                    .flatten(),
             });
         }
         if table.has("in_band") {
@@ -101,6 +109,16 @@ impl Strata {
         }
     }
 
+    /// Why the direct effects that the table holds are not those of the band that files its rows; none where they are.
+    pub(crate) fn frozen_otherwise(&self) -> Option<&str> {
+        match self {
+            Self::Frequency {
+                frozen_otherwise, ..
+            } => frozen_otherwise.as_deref(),
+            Self::InBand | Self::Unknown => None,
+        }
+    }
+
     /// Whether rows can be told apart.
     pub(crate) fn known(&self) -> bool {
         !matches!(self, Self::Unknown)
@@ -109,7 +127,9 @@ impl Strata {
     /// The stratum of each row.
     pub(crate) fn of(&self, rows: &Columns) -> anyhow::Result<Vec<Stratum>> {
         match self {
-            Self::Frequency { column, q, band } => {
+            Self::Frequency {
+                column, q, band, ..
+            } => {
                 let stratum = |id: i64| match usize::try_from(id).ok().and_then(|id| q.get(id)) {
                     Some(&q) => Ok(Stratum::of(q, band.min_frequency, band.max_frequency)),
                     None => bail!(
@@ -131,5 +151,44 @@ impl Strata {
             }
             Self::Unknown => Ok(vec![Stratum::Rarer; rows.rows()]),
         }
+    }
+}
+
+/// Why an ablation froze the frequency direction of another band, if it did: direct effects are defined by the band whose direction is
+/// frozen, unless that is the direction of all tokens.
+fn frozen_otherwise(
+    run: &Value,
+    counts: &Path,
+    band: BandConfig,
+) -> anyhow::Result<Option<String>> {
+    let of_all_tokens = run
+        .pointer("/config/semantics/direction")
+        .and_then(Value::as_str)
+        .is_none_or(|direction| direction == "all-tokens");
+    let bound = |name: &str| run.pointer("/notes/band")?.get(name)?.as_f64();
+    let (Some(min), Some(max), false) = (
+        bound("min_frequency"),
+        bound("max_frequency"),
+        of_all_tokens,
+    ) else {
+        return Ok(None);
+    };
+    let same = |a: f64, b: f64| (a - b).abs() <= 1e-9 * a.abs().max(b.abs());
+    if !same(min, band.min_frequency) || !same(max, band.max_frequency) {
+        return Ok(Some(format!(
+            "the ablation froze the frequency direction of the band from {min:e} to {max:e}, and rows are filed by the band from {:e} to {:e}",
+            band.min_frequency, band.max_frequency
+        )));
+    }
+    let frozen_by = run
+        .pointer("/config/frequency/counts")
+        .and_then(Value::as_str)
+        .and_then(|path| run.get("inputs")?.get(path)?.get("sha256")?.as_str());
+    match frozen_by {
+        Some(hash) if sha256_file(counts)?.0 != hash => Ok(Some(format!(
+            "the ablation froze the frequency direction of other token counts than `{}`",
+            counts.display()
+        ))),
+        _ => Ok(None),
     }
 }

@@ -30,9 +30,8 @@ pub(crate) fn text(
         )?;
         for (i, neuron) in step.selected.iter().enumerate() {
             let effects = &neuron.ranked.effects;
-            let share = neuron
-                .ranked
-                .mediated_share
+            let share = step
+                .direct(neuron.ranked.mediated_share)
                 .map_or("undefined".to_owned(), |share| {
                     format!("{:.1} %", 100.0 * share)
                 });
@@ -42,11 +41,12 @@ pub(crate) fn text(
                 .map_or(String::new(), |r| format!("{}-{}", r.low, r.high));
             writeln!(
                 text,
-                "  {:>4}  {:<9} {:>13.5} {:>14.5} {:>9} {:>+12.5} {:>+12.5}  {ranks}",
+                "  {:>4}  {:<9} {:>13.5} {:>14} {:>9} {:>+12.5} {:>+12.5}  {ranks}",
                 i + 1,
                 effects.neuron.to_string(),
                 effects.total_effect,
-                effects.direct_effect,
+                step.direct(Some(effects.direct_effect))
+                    .map_or("left out".to_owned(), |direct| format!("{direct:.5}")),
                 share,
                 effects.loss_change,
                 effects.kl_change,

@@ -7,7 +7,7 @@ use arrow::{
     datatypes::{Field, Schema},
     record_batch::RecordBatch,
 };
-use job_kit::{Format, OutputDir, RunRecord, TableWriter};
+use job_kit::OutputDir;
 use neuron_select::{NeuronId, Ranked, Standing};
 use surprisal_metrics::Interval;
 
@@ -15,6 +15,30 @@ use crate::{
     analysis::{Selected, StepAnalysis, rows_name},
     stability::Overlap,
 };
+
+/// Files of the tables.
+pub(crate) const OUTPUTS: [&str; 10] = [
+    SELECTION_CSV,
+    SELECTION_PARQUET,
+    RANKING_PARQUET,
+    CONTROLS_PARQUET,
+    INFLUENCE_PARQUET,
+    CURVES_PARQUET,
+    COACTIVATION_PARQUET,
+    BAND_EFFECTS_PARQUET,
+    STABILITY_PARQUET,
+    CONTROLS_JSON,
+];
+const SELECTION_CSV: &str = "selection.csv";
+const SELECTION_PARQUET: &str = "selection.parquet";
+const RANKING_PARQUET: &str = "ranking.parquet";
+const CONTROLS_PARQUET: &str = "controls.parquet";
+const INFLUENCE_PARQUET: &str = "influence.parquet";
+const CURVES_PARQUET: &str = "curves.parquet";
+const COACTIVATION_PARQUET: &str = "coactivation.parquet";
+const BAND_EFFECTS_PARQUET: &str = "band_effects.parquet";
+const STABILITY_PARQUET: &str = "stability.parquet";
+const CONTROLS_JSON: &str = "controls.json";
 
 /// Columns in the making; every column has one value per row.
 #[derive(Default)]
@@ -66,13 +90,7 @@ impl Table {
         self.text("component_name", ids.map(|id| Some(id.to_string())))
     }
 
-    fn write(
-        self,
-        out: &OutputDir,
-        file: &str,
-        format: Format,
-        record: &mut RunRecord,
-    ) -> anyhow::Result<()> {
+    fn write(self, out: &OutputDir, file: &str) -> anyhow::Result<()> {
         let fields: Vec<Field> = self
             .0
             .iter()
@@ -82,12 +100,7 @@ impl Table {
             Arc::new(Schema::new(fields)),
             self.0.into_iter().map(|(_, array)| array).collect(),
         )?;
-        let path = out.join(file);
-        let mut writer = TableWriter::create(&path, batch.schema(), format)?;
-        writer.write(&batch)?;
-        writer.finish()?;
-        record.output(&path)?;
-        Ok(())
+        Ok(out.table(file, &batch)?)
     }
 }
 
@@ -96,31 +109,26 @@ pub(crate) fn write(
     out: &OutputDir,
     steps: &[StepAnalysis],
     overlaps: &[Overlap],
-    record: &mut RunRecord,
 ) -> anyhow::Result<()> {
-    python_csv(out, steps, record)?;
-    selection(out, steps, record)?;
-    ranking(out, steps, record)?;
-    controls(out, steps, record)?;
-    influence(out, steps, record)?;
-    curves(out, steps, record)?;
-    coactivation(out, steps, record)?;
-    band_effects(out, steps, record)?;
-    stability(out, overlaps, record)
+    python_csv(out, steps)?;
+    selection(out, steps)?;
+    ranking(out, steps)?;
+    controls(out, steps)?;
+    influence(out, steps)?;
+    curves(out, steps)?;
+    coactivation(out, steps)?;
+    band_effects(out, steps)?;
+    stability(out, overlaps)
 }
 
 /// One row per step with lists as Python writes them, as the package of Liu et al. 2025 has it. An undefined share is `None`.
-fn python_csv(
-    out: &OutputDir,
-    steps: &[StepAnalysis],
-    record: &mut RunRecord,
-) -> anyhow::Result<()> {
-    let numbers = |value: fn(&Ranked) -> Option<f64>| {
+fn python_csv(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
+    let numbers = |value: fn(&StepAnalysis, &Ranked) -> Option<f64>| {
         steps.iter().map(move |step| {
             let list: Vec<String> = step
                 .selected
                 .iter()
-                .map(|n| value(&n.ranked).map_or("None".into(), |v| format!("{v:?}")))
+                .map(|n| value(step, &n.ranked).map_or("None".into(), |v| format!("{v:?}")))
                 .collect();
             Some(format!("[{}]", list.join(", ")))
         })
@@ -136,40 +144,41 @@ fn python_csv(
     Table::default()
         .int("step", steps.iter().map(|step| Some(step.step)))
         .text("top_neurons", names)
-        .text("med_effect", numbers(|n| n.mediated_share))
-        .text("kl_diff", numbers(|n| Some(n.effects.kl_change)))
-        .text("delta_loss_post", numbers(|n| Some(n.effects.loss_change)))
+        .text("med_effect", numbers(|s, n| s.direct(n.mediated_share)))
+        .text("kl_diff", numbers(|_, n| Some(n.effects.kl_change)))
+        .text(
+            "delta_loss_post",
+            numbers(|_, n| Some(n.effects.loss_change)),
+        )
         .text(
             "delta_loss_post_frozen",
-            numbers(|n| Some(n.effects.frozen_loss_change)),
+            numbers(|s, n| s.direct(Some(n.effects.frozen_loss_change))),
         )
-        .write(out, "selection.csv", Format::Csv, record)
+        .write(out, SELECTION_CSV)
 }
 
 /// An interval of a selected neuron.
-type OfSelected = fn(&Selected) -> Option<Interval>;
+type OfSelected = fn(&StepAnalysis, &Selected) -> Option<Interval>;
 
 /// A row per step and selected neuron.
-fn selection(
-    out: &OutputDir,
-    steps: &[StepAnalysis],
-    record: &mut RunRecord,
-) -> anyhow::Result<()> {
+fn selection(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let rows: Vec<(&StepAnalysis, &Selected)> = steps
         .iter()
         .flat_map(|step| step.selected.iter().map(move |n| (step, n)))
         .collect();
     let table = effect_columns(rows.iter().map(|(step, n)| (*step, &n.ranked)).collect());
     let bound = |value: OfSelected, end: fn(Interval) -> f64| {
-        rows.iter().map(move |(_, n)| value(n).map(end))
+        rows.iter().map(move |(step, n)| value(step, n).map(end))
     };
     let columns: [(&str, &str, OfSelected); 4] = [
-        ("mediated_share_low", "mediated_share_high", |n| {
-            n.mediated_share
+        ("mediated_share_low", "mediated_share_high", |s, n| {
+            s.direct(n.mediated_share)
         }),
-        ("kl_change_low", "kl_change_high", |n| n.kl_change),
-        ("loss_change_low", "loss_change_high", |n| n.loss_change),
-        ("total_effect_low", "total_effect_high", |n| n.total_effect),
+        ("kl_change_low", "kl_change_high", |_, n| n.kl_change),
+        ("loss_change_low", "loss_change_high", |_, n| n.loss_change),
+        ("total_effect_low", "total_effect_high", |_, n| {
+            n.total_effect
+        }),
     ];
     let table = columns
         .into_iter()
@@ -178,11 +187,11 @@ fn selection(
                 .float(low, bound(value, |i| i.lower))
                 .float(high, bound(value, |i| i.upper))
         });
-    table.write(out, "selection.parquet", Format::Parquet, record)
+    table.write(out, SELECTION_PARQUET)
 }
 
 /// A row per step and neuron, selected or not, with its rank or the reason why it has none.
-fn ranking(out: &OutputDir, steps: &[StepAnalysis], record: &mut RunRecord) -> anyhow::Result<()> {
+fn ranking(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let rows: Vec<(&StepAnalysis, &Ranked)> = steps
         .iter()
         .flat_map(|step| step.ranking.all().iter().map(move |n| (step, n)))
@@ -200,11 +209,13 @@ fn ranking(out: &OutputDir, steps: &[StepAnalysis], record: &mut RunRecord) -> a
     let table = effect_columns(rows.clone())
         .truth("selected", selected)
         .text("left_out", left_out);
-    table.write(out, "ranking.parquet", Format::Parquet, record)
+    table.write(out, RANKING_PARQUET)
 }
 
 fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
     let value = |value: fn(&Ranked) -> Option<f64>| rows.iter().map(move |(_, n)| value(n));
+    let direct =
+        |value: fn(&Ranked) -> Option<f64>| rows.iter().map(move |(step, n)| step.direct(value(n)));
     let interval =
         |(step, n): &(&StepAnalysis, &Ranked)| step.rank_intervals.get(&n.effects.neuron).copied();
     Table::default()
@@ -219,15 +230,15 @@ fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
             "rows",
             rows.iter().map(|(_, n)| Some(n.effects.rows as i64)),
         )
-        .float("mediated_share", value(|n| n.mediated_share))
+        .float("mediated_share", direct(|n| n.mediated_share))
         .float("kl_change", value(|n| Some(n.effects.kl_change)))
         .float("loss_change", value(|n| Some(n.effects.loss_change)))
         .float(
             "frozen_loss_change",
-            value(|n| Some(n.effects.frozen_loss_change)),
+            direct(|n| Some(n.effects.frozen_loss_change)),
         )
         .float("total_effect", value(|n| Some(n.effects.total_effect)))
-        .float("direct_effect", value(|n| Some(n.effects.direct_effect)))
+        .float("direct_effect", direct(|n| Some(n.effects.direct_effect)))
         .float("activation", value(|n| Some(n.effects.activation)))
         .int(
             "rank_low",
@@ -249,7 +260,7 @@ fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
 }
 
 /// A row per step, kind, draw and neuron; `stands_for` is the rank of the selected neuron that it is the control of.
-fn controls(out: &OutputDir, steps: &[StepAnalysis], record: &mut RunRecord) -> anyhow::Result<()> {
+fn controls(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let sets = || {
         steps
             .iter()
@@ -272,22 +283,15 @@ fn controls(out: &OutputDir, steps: &[StepAnalysis], record: &mut RunRecord) -> 
         .int("draw", rows.iter().map(|row| Some(row.1.draw as i64)))
         .int("stands_for", rows.iter().map(|row| Some(row.2 as i64 + 1)))
         .neurons(rows.iter().map(|row| row.3))
-        .write(out, "controls.parquet", Format::Parquet, record)?;
+        .write(out, CONTROLS_PARQUET)?;
     let list: Vec<_> = sets()
         .map(|(step, set)| serde_json::json!({"step": step, "kind": set.kind.name(), "draw": set.draw, "neurons": set.neurons}))
         .collect();
-    let path = out.join("controls.json");
-    job_kit::write_file(&path, serde_json::to_vec_pretty(&list)?)?;
-    record.output(&path)?;
-    Ok(())
+    Ok(out.write(CONTROLS_JSON, serde_json::to_vec_pretty(&list)?)?)
 }
 
 /// A row per step, rows and neuron, by influence; `regime` is the number of the fitted piece, from 1.
-fn influence(
-    out: &OutputDir,
-    steps: &[StepAnalysis],
-    record: &mut RunRecord,
-) -> anyhow::Result<()> {
+fn influence(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let rows: Vec<_> = steps
         .iter()
         .flat_map(|step| step.curves.iter().map(move |curve| (step.step, curve)))
@@ -330,11 +334,11 @@ fn influence(
             rows.iter()
                 .map(|row| row.2 <= row.1.curve.plateau_neurons()),
         )
-        .write(out, "influence.parquet", Format::Parquet, record)
+        .write(out, INFLUENCE_PARQUET)
 }
 
 /// A row per step, rows and number of pieces.
-fn curves(out: &OutputDir, steps: &[StepAnalysis], record: &mut RunRecord) -> anyhow::Result<()> {
+fn curves(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let rows: Vec<_> = steps
         .iter()
         .flat_map(|step| step.curves.iter().map(move |curve| (step.step, curve)))
@@ -415,15 +419,11 @@ fn curves(out: &OutputDir, steps: &[StepAnalysis], record: &mut RunRecord) -> an
             rows.iter()
                 .map(|row| Some(row.1.curve.plateau_neurons() as i64).filter(|_| best(row))),
         )
-        .write(out, "curves.parquet", Format::Parquet, record)
+        .write(out, CURVES_PARQUET)
 }
 
 /// A row per step, rows, set and draw.
-fn coactivation(
-    out: &OutputDir,
-    steps: &[StepAnalysis],
-    record: &mut RunRecord,
-) -> anyhow::Result<()> {
+fn coactivation(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let rows: Vec<_> = steps
         .iter()
         .flat_map(|step| step.coactivation.iter().map(move |set| (step.step, set)))
@@ -472,15 +472,11 @@ fn coactivation(
             rows.iter()
                 .map(|row| Some(row.1.coactivation.effective_dimension as i64)),
         )
-        .write(out, "coactivation.parquet", Format::Parquet, record)
+        .write(out, COACTIVATION_PARQUET)
 }
 
 /// A row per step, rows and set; controls of one kind are taken together.
-fn band_effects(
-    out: &OutputDir,
-    steps: &[StepAnalysis],
-    record: &mut RunRecord,
-) -> anyhow::Result<()> {
+fn band_effects(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let rows: Vec<_> = steps
         .iter()
         .flat_map(|step| step.band_effects.iter().map(move |set| (step.step, set)))
@@ -505,11 +501,11 @@ fn band_effects(
             "total_effect_high",
             rows.iter().map(|row| row.1.interval.map(|i| i.upper)),
         )
-        .write(out, "band_effects.parquet", Format::Parquet, record)
+        .write(out, BAND_EFFECTS_PARQUET)
 }
 
 /// A row per pair of steps.
-fn stability(out: &OutputDir, overlaps: &[Overlap], record: &mut RunRecord) -> anyhow::Result<()> {
+fn stability(out: &OutputDir, overlaps: &[Overlap]) -> anyhow::Result<()> {
     Table::default()
         .int("step", overlaps.iter().map(|o| Some(o.step)))
         .int("other_step", overlaps.iter().map(|o| Some(o.other)))
@@ -518,5 +514,5 @@ fn stability(out: &OutputDir, overlaps: &[Overlap], record: &mut RunRecord) -> a
             "rank_biased_overlap",
             overlaps.iter().map(|o| o.rank_biased_overlap),
         )
-        .write(out, "stability.parquet", Format::Parquet, record)
+        .write(out, STABILITY_PARQUET)
 }

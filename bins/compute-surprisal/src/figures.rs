@@ -2,11 +2,12 @@
 
 use job_kit::plot::{Axis, Color, Figure, Mark};
 use job_kit::report::{Grid, Report, Section};
-use job_kit::{OutputDir, RunRecord, write_file};
+use job_kit::{OutputDir, RunRecord};
 use surprisal_metrics::WordForm;
 
 use crate::config::SurprisalConfig;
 use crate::summary::{Acquired, Line};
+use crate::words::{ALL_WORDS, COMMON_WORDS, LONG_TAIL_WORDS};
 
 const COLORS: [Color; 7] = [
     Color::Black,
@@ -17,6 +18,23 @@ const COLORS: [Color; 7] = [
     Color::Purple,
     Color::Sky,
 ];
+
+const STEM: &str = "surprisal";
+const REPORT: &str = "report.html";
+
+fn change_stem(group: &str) -> String {
+    format!("change-{}", group.replace(' ', "-"))
+}
+
+/// All files that [`write`] may make.
+pub(crate) fn outputs() -> impl Iterator<Item = String> {
+    let changes = [ALL_WORDS, LONG_TAIL_WORDS, COMMON_WORDS].map(change_stem);
+    [STEM.to_owned()]
+        .into_iter()
+        .chain(changes)
+        .flat_map(|stem| Figure::outputs(&stem))
+        .chain([REPORT.to_owned()])
+}
 
 /// Writes the figures and `report.html`.
 pub(crate) fn write(
@@ -46,36 +64,32 @@ pub(crate) fn write(
         .fact("neurons", neurons_in_words(config))
         .fact("words", config.words.path.display());
 
-    let mut stems = Vec::new();
     let mut section = Section::new("Surprisal over training").text(
         "Every word counts once, by the mean over its contexts. Bands are 95 % percentile intervals from 1,000 resamples of the words. Step 0 has no place on \
          a logarithmic axis; the table below has it. The draws of a control set are averaged.",
     );
     let all = surprisal_figure(lines, &groups, &interventions, &shown);
-    section = section.figure(
+    section = section.saved_figure(
         &all,
         "Mean surprisal; full lines are the first group of words, dashed ones the second.",
+        (out, STEM),
+        record,
     )?;
-    stems.push(("surprisal".to_owned(), all));
     for group in &groups {
         if let Some(figure) = change_figure(lines, group, &interventions, config) {
-            section = section.figure(&figure, "Change against the unchanged model on the same words and contexts; below 0 the intervention makes the words more probable.")?;
-            stems.push((format!("change-{}", group.replace(' ', "-")), figure));
+            section = section.saved_figure(
+                &figure,
+                "Change against the unchanged model on the same words and contexts; below 0 the intervention makes the words more probable.",
+                (out, &change_stem(group)),
+                record,
+            )?;
         }
     }
     report = report.section(section.grid(means_grid(lines, config)));
     if !learned.is_empty() {
         report = report.section(acquisition_section(learned, &groups, &interventions));
     }
-    for (stem, figure) in stems {
-        for path in figure.write(out.path(), &stem)? {
-            record.output(path)?;
-        }
-    }
-    let path = out.join("report.html");
-    write_file(&path, report.to_html())?;
-    record.output(&path)?;
-    Ok(())
+    Ok(out.write(REPORT, report.to_html())?)
 }
 
 /// Distinct values in the order of their first line.
@@ -106,8 +120,8 @@ fn surprisal_figure(
                 .iter()
                 .filter(|l| &l.group == group && &l.intervention == intervention)
                 .collect();
-            let points = of.iter().map(|l| (l.step as f64, l.mean.estimate));
-            let intervals = of.iter().map(|l| (l.mean.lower, l.mean.upper));
+            let points = of.iter().map(|l| (l.step as f64, l.mean));
+            let intervals = of.iter().map(|l| l.interval.map(|i| (i.lower, i.upper)));
             let name = if groups.len() > 1 {
                 format!("{intervention}, {group}")
             } else {
@@ -147,15 +161,21 @@ fn change_figure(
         let of: Vec<_> = lines
             .iter()
             .filter(|l| l.group == group && &l.intervention == intervention)
-            .filter_map(|l| Some((l.step as f64, l.paired?.difference)))
+            .filter_map(|l| Some((l.step as f64, l.paired?)))
             .collect();
-        if of.iter().any(|(step, _)| *step > 0.0) {
+        if !of.is_empty() {
             any = true;
-            let mark = Mark::line(intervention, of.iter().map(|(step, d)| (*step, d.estimate)));
+            let mark = Mark::line(
+                intervention,
+                of.iter().map(|(step, p)| (*step, p.difference)),
+            );
             figure = figure.mark(
-                mark.intervals(of.iter().map(|(_, d)| (d.lower, d.upper)))
-                    .color(COLORS[i % COLORS.len()])
-                    .with_dots(),
+                mark.intervals(
+                    of.iter()
+                        .map(|(_, p)| p.interval.map(|i| (i.lower, i.upper))),
+                )
+                .color(COLORS[i % COLORS.len()])
+                .with_dots(),
             );
         }
     }
@@ -176,7 +196,8 @@ fn means_grid(lines: &[Line], config: &SurprisalConfig) -> Grid {
         "words higher / lower".into(),
         "sign test p".into(),
     ]);
-    let interval = |i: &surprisal_metrics::Interval| format!("{:.3} to {:.3}", i.lower, i.upper);
+    let interval = |i: surprisal_metrics::Interval| format!("{:.3} to {:.3}", i.lower, i.upper);
+    let none = || "none: one word".to_owned();
     for line in lines {
         let paired = line.paired.as_ref();
         grid.row([
@@ -184,14 +205,15 @@ fn means_grid(lines: &[Line], config: &SurprisalConfig) -> Grid {
             line.group.as_str().into(),
             line.words.to_string().into(),
             line.intervention.as_str().into(),
-            format!("{:.3}", line.mean.estimate).into(),
-            interval(&line.mean).into(),
+            format!("{:.3}", line.mean).into(),
+            line.interval.map_or_else(none, interval).into(),
             paired
-                .map_or(String::new(), |p| format!("{:+.4}", p.difference.estimate))
+                .map_or(String::new(), |p| format!("{:+.4}", p.difference))
                 .into(),
             paired
                 .map_or(String::new(), |p| {
-                    format!("{:+.4} to {:+.4}", p.difference.lower, p.difference.upper)
+                    p.interval
+                        .map_or_else(none, |i| format!("{:+.4} to {:+.4}", i.lower, i.upper))
                 })
                 .into(),
             paired

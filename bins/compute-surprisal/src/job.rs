@@ -19,6 +19,8 @@ use crate::results;
 use crate::store::{Keys, Row, Store};
 use crate::words;
 
+const JOB: &str = "compute-surprisal";
+
 /// Sequences per forward when mean activations are taken.
 const MEAN_BATCH: usize = 8;
 
@@ -26,10 +28,15 @@ const MEAN_BATCH: usize = 8;
 type Missing = BTreeMap<Vec<usize>, Vec<u32>>;
 
 pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
-    let out = OutputDir::create(&config.output.dir)?;
-    let mut record = RunRecord::new("compute-surprisal", env!("CARGO_PKG_VERSION"), resolved);
-    record.seed = Some(config.seed);
     let names = intervention_names(config)?;
+    let out = OutputDir::create(
+        &config.output.dir,
+        JOB,
+        resolved,
+        results::outputs(config, &names),
+    )?;
+    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
+    record.seed = Some(config.seed);
     let (checkpoints, steps) = Checkpoints::find(config)?;
     let first = checkpoints.folder(steps[0])?;
     let model = NeoxConfig::read(&first.join("config.json"))?;
@@ -131,7 +138,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     record.timing("mean_activations", times.mean);
     record.count("corrected_surprisals_undefined", times.undefined);
 
-    results::write(
+    let text = results::write(
         &results::Inputs {
             config,
             out: &out,
@@ -143,8 +150,10 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
         &mut record,
     )?;
     record.write(&out)?;
-    println!("Files: {}", out.path().display());
-    Ok(())
+    Ok(job_kit::print(format!(
+        "{text}Files: {}\n",
+        out.path().display()
+    ))?)
 }
 
 /// Names of all interventions, control draws included; no two alike.

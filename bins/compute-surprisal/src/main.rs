@@ -35,7 +35,7 @@ Examples (from the root of the repository):
 /// Surprisal of words under interventions on neurons, across checkpoints
 ///
 /// Writes surprisal.parquet (a row per step, intervention, word and context), wide/INTERVENTION.csv (a column per
-/// step), summary.csv (means with intervals, differences to base), acquisition.csv (when words were learned), a figure,
+/// step, and one for the unit), summary.csv (means with intervals, differences to base), acquisition.csv (when words were learned), a figure,
 /// report.html and run.json to `output.dir`. A run that was stopped goes on where it was; one with more steps or
 /// interventions computes what is missing.
 #[derive(Debug, Parser)]
@@ -48,16 +48,14 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    cli.verbosity.init();
-    job_kit::exit(run(&cli))
+    job_kit::main(run)
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    cli.verbosity.init();
     let resolved = compose::<SurprisalConfig>("compute-surprisal", &cli.config)?;
     if cli.config.print_config {
-        print!("{}", resolved.to_yaml_with_origins());
-        return Ok(());
+        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
     }
     job::run(&resolved.config, resolved.value())
 }

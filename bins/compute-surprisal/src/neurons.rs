@@ -50,9 +50,7 @@ pub(crate) fn read(config: &NeuronsConfig, record: &mut RunRecord) -> anyhow::Re
                 if neurons.is_empty() {
                     bail!("`{}` has no neuron for step {step}", path.display());
                 }
-                if sets.insert(step, top(neurons)).is_some() {
-                    bail!("`{}` has two rows for step {step}", path.display());
-                }
+                sets.insert(step, top(neurons));
             }
             if let Some(fallback) = config.missing_step.filter(|step| !sets.contains_key(step)) {
                 bail!(

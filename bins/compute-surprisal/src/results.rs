@@ -6,7 +6,7 @@ use arrow::array::{
     ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use job_kit::{AtomicFile, Format, OutputDir, RunRecord, TableWriter};
+use job_kit::{Format, OutputDir, RunRecord, TableWriter};
 use surprisal_metrics::WordForm;
 
 use crate::config::SurprisalConfig;
@@ -14,6 +14,10 @@ use crate::figures;
 use crate::store::{FORMS, Row, Store};
 use crate::summary::{self, Acquired, Line, Step};
 use crate::words::Words;
+
+const SURPRISAL: &str = "surprisal.parquet";
+const SUMMARY: &str = "summary.csv";
+const ACQUISITION: &str = "acquisition.csv";
 
 /// What the tables are made of.
 pub(crate) struct Inputs<'r> {
@@ -48,42 +52,40 @@ impl Inputs<'_> {
     }
 }
 
-/// Writes all tables.
-pub(crate) fn write(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<()> {
+/// All files that a run may write; `names` are those of the interventions.
+pub(crate) fn outputs(config: &SurprisalConfig, names: &[String]) -> Vec<String> {
+    let mut outputs = vec![SURPRISAL.to_owned(), SUMMARY.to_owned()];
+    if config.output.wide {
+        outputs.extend(names.iter().map(|name| wide_file(name)));
+    }
+    if config.output.acquisition {
+        outputs.push(ACQUISITION.to_owned());
+    }
+    outputs.extend(figures::outputs());
+    outputs
+}
+
+/// Writes all tables and figures; gives the text for the terminal.
+pub(crate) fn write(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<String> {
     let lines = tidy(inputs, record)?;
-    let path = inputs.out.join("summary.csv");
     let table = summary::table(&lines, inputs.config.unit)?;
-    one_table(&path, &table, record)?;
+    inputs.out.table(SUMMARY, &table)?;
     if inputs.config.output.wide {
-        wide(inputs, record)?;
+        wide(inputs)?;
     }
     let learned = match inputs.config.output.acquisition {
         true => acquisition(inputs, record)?,
         false => Vec::new(),
     };
     figures::write(inputs.config, inputs.out, &lines, &learned, record)?;
-    print!("{}", summary::text(&lines, inputs.config.unit));
-    Ok(())
-}
-
-fn one_table(
-    path: &std::path::Path,
-    table: &RecordBatch,
-    record: &mut RunRecord,
-) -> anyhow::Result<()> {
-    let mut writer = TableWriter::create(path, table.schema(), Format::from_path(path)?)?;
-    writer.write(table)?;
-    writer.finish()?;
-    record.output(path)?;
-    Ok(())
+    Ok(summary::text(&lines, inputs.config.unit))
 }
 
 /// `surprisal.parquet`, and the summary on the way.
 fn tidy(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Vec<Line>> {
     let names = inputs.names();
-    let path = inputs.out.join("surprisal.parquet");
     let schema = schema(inputs.config.unit.name());
-    let mut writer = TableWriter::create(&path, schema.clone(), Format::Parquet)?;
+    let mut writer = TableWriter::to(inputs.out.file(SURPRISAL)?, schema.clone(), Format::Parquet)?;
     let mut lines = Vec::new();
     for &step in inputs.steps {
         let rows = inputs.store.read(step, &names)?;
@@ -106,7 +108,6 @@ fn tidy(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Vec<Line>
         );
     }
     record.count("rows", writer.finish()?);
-    record.output(&path)?;
     Ok(lines)
 }
 
@@ -160,15 +161,21 @@ fn batch(
     Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }
 
-/// `wide/<intervention>.csv`, as the Python package writes it: a row per word and context, a column per step.
-fn wide(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<()> {
+fn wide_file(intervention: &str) -> String {
+    format!("wide/{intervention}.csv")
+}
+
+/// `wide/<intervention>.csv`, as the Python package writes it: a row per word and context, a column per step. The column `unit`
+/// keeps tables of nats and of bits from being joined.
+fn wide(inputs: &Inputs<'_>) -> anyhow::Result<()> {
     for name in inputs.names() {
         let by_step = by_step(inputs, std::slice::from_ref(&name))?;
-        let path = inputs.out.join(format!("wide/{name}.csv"));
-        let mut writer = csv::Writer::from_writer(AtomicFile::create(&path)?);
+        let file = inputs.out.file(&wide_file(&name))?;
+        let path = file.path().to_owned();
+        let mut writer = csv::Writer::from_writer(file);
         let steps = inputs.steps.iter().map(u64::to_string);
         writer.write_record(
-            ["target_word", "context_id", "context"]
+            ["target_word", "context_id", "context", "unit"]
                 .map(String::from)
                 .into_iter()
                 .chain(steps),
@@ -181,6 +188,7 @@ fn wide(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<()> {
                 pair.word.clone(),
                 pair.context_id.to_string(),
                 pair.context.clone(),
+                inputs.config.unit.name().to_owned(),
             ];
             writer.write_record(key.into_iter().chain(values))?;
         }
@@ -188,7 +196,6 @@ fn wide(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<()> {
             anyhow::anyhow!("failed to write `{}`: {}", path.display(), err.error())
         })?;
         file.commit()?;
-        record.output(&path)?;
     }
     Ok(())
 }
@@ -228,6 +235,6 @@ fn acquisition(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Ve
         )?);
     }
     let table = summary::acquisition_table(&learned, inputs.config.unit)?;
-    one_table(&inputs.out.join("acquisition.csv"), &table, record)?;
+    inputs.out.table(ACQUISITION, &table)?;
     Ok(learned)
 }

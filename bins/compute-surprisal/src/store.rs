@@ -52,7 +52,7 @@ impl Store {
     /// Opens the parts of an output folder. `identity` is all that values depend on, other than what `keys` holds, step and
     /// intervention; parts made under another are refused. Null in it fits anything.
     pub(crate) fn open(out: &OutputDir, identity: &Value, keys: Keys) -> anyhow::Result<Self> {
-        let folder = out.join("parts");
+        let folder = out.store("parts");
         let path = folder.join("identity.json");
         let write = |identity: &Value| -> anyhow::Result<()> {
             Ok(write_file(

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
 
+use anyhow::Context;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt64Array};
 use surprisal_metrics::{
     Acquisition, Bootstrap, Group, Interval, LearningCurve, MetricError, Paired, Unit,
@@ -22,7 +23,9 @@ pub(crate) struct Line {
     pub(crate) words: usize,
     /// Pairs without a value, left out.
     pub(crate) undefined: usize,
-    pub(crate) mean: Interval,
+    pub(crate) mean: f64,
+    /// Its interval over words; none with a single one.
+    pub(crate) interval: Option<Interval>,
     /// Against `base`, on the same words and contexts.
     pub(crate) paired: Option<Paired>,
 }
@@ -121,7 +124,10 @@ impl<'s> Step<'s> {
                     group: name.clone(),
                     words: by_word.len(),
                     undefined: members.len() - defined.len(),
-                    mean: bootstrap.mean(&means)?,
+                    mean: Group::total(&means)
+                        .mean()
+                        .context("a group without words")?,
+                    interval: bootstrap.mean(&means)?,
                     paired,
                 });
             }
@@ -188,34 +194,30 @@ pub(crate) fn table(lines: &[Line], unit: Unit) -> anyhow::Result<RecordBatch> {
             count(&|l| Some(l.undefined as u64)),
             false,
         ),
-        (
-            format!("mean_{unit}"),
-            number(&|l| Some(l.mean.estimate)),
-            false,
-        ),
+        (format!("mean_{unit}"), number(&|l| Some(l.mean)), false),
         (
             format!("mean_lower_{unit}"),
-            number(&|l| Some(l.mean.lower)),
-            false,
+            number(&|l| l.interval.map(|i| i.lower)),
+            true,
         ),
         (
             format!("mean_upper_{unit}"),
-            number(&|l| Some(l.mean.upper)),
-            false,
+            number(&|l| l.interval.map(|i| i.upper)),
+            true,
         ),
         (
             format!("difference_{unit}"),
-            number(&|l| l.paired.map(|p| p.difference.estimate)),
+            number(&|l| l.paired.map(|p| p.difference)),
             true,
         ),
         (
             format!("difference_lower_{unit}"),
-            number(&|l| l.paired.map(|p| p.difference.lower)),
+            number(&|l| l.paired?.interval.map(|i| i.lower)),
             true,
         ),
         (
             format!("difference_upper_{unit}"),
-            number(&|l| l.paired.map(|p| p.difference.upper)),
+            number(&|l| l.paired?.interval.map(|i| i.upper)),
             true,
         ),
         (
@@ -253,19 +255,19 @@ pub(crate) fn text(lines: &[Line], unit: Unit) -> String {
         .max()
         .unwrap_or(0);
     for line in lines.iter().filter(|line| line.step == last) {
-        let mean = &line.mean;
+        let ends = line.interval.map_or("no interval: one word".into(), |i| {
+            format!("{:.3} to {:.3}", i.lower, i.upper)
+        });
         let _ = write!(
             text,
-            "  {:<16} {:<width$}  {:7.3} ({:.3} to {:.3})",
-            line.group, line.intervention, mean.estimate, mean.lower, mean.upper
+            "  {:<16} {:<width$}  {:7.3} ({ends})",
+            line.group, line.intervention, line.mean
         );
         if let Some(paired) = &line.paired {
-            let d = &paired.difference;
-            let _ = write!(
-                text,
-                "  {:+.3} ({:+.3} to {:+.3})",
-                d.estimate, d.lower, d.upper
-            );
+            let _ = write!(text, "  {:+.3}", paired.difference);
+            if let Some(i) = paired.interval {
+                let _ = write!(text, " ({:+.3} to {:+.3})", i.lower, i.upper);
+            }
         }
         text.push('\n');
     }

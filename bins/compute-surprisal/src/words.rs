@@ -25,6 +25,11 @@ pub(crate) struct Pair {
 
 pub(crate) const BOS_ONLY: &str = "BOS_ONLY";
 
+/// Groups of words: one, or two where there is a band.
+pub(crate) const ALL_WORDS: &str = "all words";
+pub(crate) const LONG_TAIL_WORDS: &str = "long-tail words";
+pub(crate) const COMMON_WORDS: &str = "common words";
+
 /// What the words of a run are.
 #[derive(Debug)]
 pub(crate) struct Words {
@@ -246,7 +251,7 @@ pub(crate) fn group(
         return Ok(Words {
             group: vec![0; pairs.len()],
             pairs,
-            groups: vec!["all words".into()],
+            groups: vec![ALL_WORDS.into()],
         });
     };
     let reading = config
@@ -286,6 +291,6 @@ pub(crate) fn group(
     Ok(Words {
         group,
         pairs,
-        groups: vec!["long-tail words".into(), "common words".into()],
+        groups: vec![LONG_TAIL_WORDS.into(), COMMON_WORDS.into()],
     })
 }

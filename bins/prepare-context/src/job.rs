@@ -6,8 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use arrow::array::RecordBatch;
-use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter};
+use job_kit::{OutputDir, Progress, RunRecord};
 use longtail_corpus::{
     CorpusReader, CorpusSummary, Documents, FoundContexts, KnownTexts, ReadOptions, TextUnit,
     find_contexts,
@@ -18,9 +17,14 @@ use crate::{
     tables,
 };
 
+const JOB: &str = "prepare-context";
+
+/// All files that a run writes.
+const OUTPUTS: [&str; 3] = ["contexts.json", "contexts.parquet", "words.parquet"];
+
 pub(crate) fn run(config: &PrepareConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
-    let out = OutputDir::create(&config.output.dir)?;
-    let mut record = RunRecord::new("prepare-context", env!("CARGO_PKG_VERSION"), resolved);
+    let out = OutputDir::create(&config.output.dir, JOB, resolved, OUTPUTS)?;
+    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
     record.seed = Some(config.seed);
 
     let words = words(&config.words, &mut record)?;
@@ -50,18 +54,15 @@ pub(crate) fn run(config: &PrepareConfig, resolved: &serde_json::Value) -> anyho
     record.count("documents_searched", found.documents as u64);
     record.count("sentences_searched", found.sentences);
 
-    write_json(&out, &found, &mut record)?;
-    write_table(
-        &out,
-        "contexts",
-        &tables::context_table(&found)?,
-        &mut record,
-    )?;
-    write_table(&out, "words", &tables::word_table(&found)?, &mut record)?;
+    write_json(&out, &found)?;
+    out.table("contexts.parquet", &tables::context_table(&found)?)?;
+    out.table("words.parquet", &tables::word_table(&found)?)?;
     record.write(&out)?;
-    print!("{}", summary(&found));
-    println!("Files: {}", out.path().display());
-    Ok(())
+    let summary = summary(&found);
+    Ok(job_kit::print(format!(
+        "{summary}Files: {}\n",
+        out.path().display()
+    ))?)
 }
 
 /// The words to find contexts for.
@@ -192,31 +193,13 @@ fn record_reading(name: &str, summary: &CorpusSummary, record: &mut RunRecord) {
     }
 }
 
-fn write_json(
-    out: &OutputDir,
-    found: &FoundContexts,
-    record: &mut RunRecord,
-) -> anyhow::Result<()> {
+fn write_json(out: &OutputDir, found: &FoundContexts) -> anyhow::Result<()> {
     let mut file = out.file("contexts.json")?;
     serde_json::to_writer_pretty(&mut file, found)
         .map_err(std::io::Error::from)
         .and_then(|()| file.write_all(b"\n"))
         .context("failed to write `contexts.json`")?;
-    file.commit()?;
-    Ok(record.output(out.join("contexts.json"))?)
-}
-
-fn write_table(
-    out: &OutputDir,
-    name: &str,
-    table: &RecordBatch,
-    record: &mut RunRecord,
-) -> anyhow::Result<()> {
-    let path = out.join(format!("{name}.parquet"));
-    let mut writer = TableWriter::create(&path, table.schema(), Format::Parquet)?;
-    writer.write(table)?;
-    writer.finish()?;
-    Ok(record.output(&path)?)
+    Ok(file.commit()?)
 }
 
 /// What a person wants to know first.

@@ -148,13 +148,6 @@ impl Arms {
             );
         }
         let indices: Vec<usize> = neurons.iter().map(|neuron| neuron.index).collect();
-        if let Some(repeated) = neurons
-            .iter()
-            .enumerate()
-            .find(|(i, neuron)| neurons[..*i].contains(neuron))
-        {
-            bail!("neuron {} is named twice", repeated.1);
-        }
         let arm = Arm {
             scaled: "neurons",
             law: None,

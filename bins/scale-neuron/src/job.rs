@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
 use job_inputs::{Loaded, mebibytes};
-use job_kit::{OutputDir, Progress, RunRecord, write_file};
-use neox_core::{parse_dtype, save_with, stored_tensor};
+use job_kit::{OutputDir, Progress, RunRecord, plot::Figure};
+use neox_core::{SAVED_FILES, parse_dtype, save_with, stored_tensor};
 use neuron_ablate::{
     NullSpace, ScalingPlan, Target, TargetGroup, WeightChange, measure_scaling, output_norms,
 };
@@ -21,6 +21,29 @@ use crate::{
 /// The folder of the written checkpoint, in the output folder.
 const CHECKPOINT: &str = "checkpoint";
 
+const JOB: &str = "scale-neuron";
+const REPORT: &str = "report.html";
+const FIGURE: &str = "trade-off";
+
+fn checkpoint_files() -> impl Iterator<Item = String> {
+    SAVED_FILES
+        .iter()
+        .map(|file| format!("{CHECKPOINT}/{file}"))
+}
+
+/// All files that a run may write.
+fn outputs(config: &ScaleConfig) -> Vec<String> {
+    let mut names: Vec<String> = tables::OUTPUTS.map(String::from).into();
+    names.extend(Figure::outputs(FIGURE));
+    if config.output.report {
+        names.push(REPORT.to_owned());
+    }
+    if config.checkpoint.is_some() {
+        names.extend(checkpoint_files());
+    }
+    names
+}
+
 /// Runs the job.
 pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
     if config.model.steps.is_some() {
@@ -29,8 +52,8 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
         );
     }
     let factors = config.factors()?;
-    let out = OutputDir::create(&config.output.dir)?;
-    let mut record = RunRecord::new("scale-neuron", env!("CARGO_PKG_VERSION"), resolved);
+    let out = OutputDir::create(&config.output.dir, JOB, resolved, outputs(config))?;
+    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
     record.seed = Some(config.seed);
     record.version("libtorch", env!("LIBTORCH_VERSION"));
     let neurons = match &config.neurons {
@@ -104,6 +127,9 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     let checkpoint = wanted(config, &arms)?;
     let sequences = config.evaluation.sequences.resolve(sample, config.seed);
     record.note("sequences_measured", sequences.clone());
+    if sequences.len() == 1 {
+        record.warn("a single sequence is measured, so there are no intervals");
+    }
     let plan = ScalingPlan {
         sequences,
         factors: factors.clone(),
@@ -179,17 +205,16 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
             norms: &norms,
             scaled: &neurons,
         },
-        &mut record,
     )?;
-    tables::effects(&out, &results, &mut record)?;
-    tables::contrasts(&out, &results, &mut record)?;
+    tables::effects(&out, &results)?;
+    tables::contrasts(&out, &results)?;
     let drawn =
         measured.rows_in(TargetGroup::Rare) > 0 && measured.rows_in(TargetGroup::Common) > 0;
-    let figure = drawn.then(|| show::trade_off(&results, &factors, config.scaling.factor));
-    if let Some(figure) = &figure {
-        for path in figure.write(out.path(), "trade-off")? {
-            record.output(path)?;
-        }
+    let mut figure = drawn.then(|| show::trade_off(&results, &factors, config.scaling.factor));
+    if let Some(drawn) = &figure
+        && !drawn.write(&out, FIGURE, &mut record)?
+    {
+        figure = None;
     }
     if let Some((wanted, place)) = checkpoint {
         write_checkpoint(
@@ -198,21 +223,20 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
             config.scaling.factor,
             &loaded,
             &out,
-            &mut record,
         )?;
     }
     if config.output.report {
-        let path = out.join("report.html");
-        write_file(
-            &path,
+        out.write(
+            REPORT,
             show::report(&results, &facts, figure.as_ref(), record.warnings())?,
         )?;
-        record.output(&path)?;
     }
     record.write(&out)?;
-    print!("{}", show::summary(&results, &facts));
-    println!("\nFiles: {}", out.path().display());
-    Ok(())
+    let summary = show::summary(&results, &facts);
+    Ok(job_kit::print(format!(
+        "{summary}\nFiles: {}\n",
+        out.path().display()
+    ))?)
 }
 
 fn null_space_note(
@@ -293,7 +317,6 @@ fn write_checkpoint(
     factor: f64,
     loaded: &Loaded,
     out: &OutputDir,
-    record: &mut RunRecord,
 ) -> anyhow::Result<()> {
     let name = match change.target() {
         Target::UnembeddingRows(_) => "embed_out.weight".to_owned(),
@@ -305,15 +328,17 @@ fn write_checkpoint(
     let weights = change.apply(&stored_tensor(&loaded.checkpoint, &name)?, factor)?;
     let dtype = wanted.dtype.as_deref().map(parse_dtype).transpose()?;
     let dir = out.join(CHECKPOINT);
+    for (file, name) in SAVED_FILES.iter().zip(checkpoint_files()) {
+        let new = ["model.safetensors", "config.json"].contains(file);
+        if new || loaded.checkpoint.join(file).is_file() {
+            out.replacing(&name)?;
+        }
+    }
     save_with(
         &loaded.checkpoint,
         &dir,
         &BTreeMap::from([(name, weights)]),
         dtype,
     )
-    .context("failed to write the checkpoint")?;
-    for file in ["model.safetensors", "config.json"] {
-        record.output(dir.join(file))?;
-    }
-    Ok(())
+    .context("failed to write the checkpoint")
 }

@@ -40,16 +40,14 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    cli.verbosity.init();
-    job_kit::exit(run(&cli))
+    job_kit::main(run)
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    cli.verbosity.init();
     let resolved = compose::<ScaleConfig>("scale-neuron", &cli.config)?;
     if cli.config.print_config {
-        print!("{}", resolved.to_yaml_with_origins());
-        return Ok(());
+        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
     }
     job::run(&resolved.config, resolved.value())
 }

@@ -1,5 +1,6 @@
 //! Effects with intervals, alone and against controls.
 
+use anyhow::Context;
 use neuron_ablate::{ScalingEffects, ScalingMeasure, TargetGroup};
 use surprisal_metrics::{Bootstrap, Group, Interval};
 
@@ -15,8 +16,10 @@ pub(crate) struct Effect {
     pub(crate) measure: ScalingMeasure,
     pub(crate) rows: usize,
     pub(crate) clean: f64,
-    /// `scaled - clean`, with its interval over sequences.
-    pub(crate) difference: Interval,
+    /// `scaled - clean`.
+    pub(crate) difference: f64,
+    /// Its interval over sequences; none where a single one has rows of the group.
+    pub(crate) interval: Option<Interval>,
 }
 
 /// How much more an arm does than one kind of its controls.
@@ -32,7 +35,9 @@ pub(crate) struct Contrast {
     /// Mean over the draws of the controls' own differences.
     pub(crate) of_controls: f64,
     /// The arm's difference minus that, paired by sequence.
-    pub(crate) excess: Interval,
+    pub(crate) excess: f64,
+    /// Its interval over sequences; none where a single one has rows of the group.
+    pub(crate) interval: Option<Interval>,
 }
 
 /// Everything that was found.
@@ -41,6 +46,10 @@ pub(crate) struct Results {
     pub(crate) arms: Vec<Arm>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) contrasts: Vec<Contrast>,
+}
+
+fn mean_of(groups: &[Group]) -> anyhow::Result<f64> {
+    Group::total(groups).mean().context("a group without rows")
 }
 
 impl Results {
@@ -75,7 +84,8 @@ impl Results {
                             measure,
                             rows,
                             clean,
-                            difference: bootstrap.mean(&own)?,
+                            difference: mean_of(&own)?,
+                            interval: bootstrap.mean(&own)?,
                         });
                         for control in [
                             Control::RandomDirections,
@@ -110,7 +120,8 @@ impl Results {
                                     ..*own
                                 })
                                 .collect();
-                            let excess = bootstrap.mean(&excess)?;
+                            let interval = bootstrap.mean(&excess)?;
+                            let excess = mean_of(&excess)?;
                             contrasts.push(Contrast {
                                 arm: a,
                                 control,
@@ -121,6 +132,7 @@ impl Results {
                                 rows,
                                 of_controls,
                                 excess,
+                                interval,
                             });
                         }
                     }

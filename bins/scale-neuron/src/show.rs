@@ -5,6 +5,7 @@ use job_kit::{
     report::{Cell, Grid, Report, Section},
 };
 use neuron_ablate::{NullSpace, ScalingMeasure as M, TargetGroup};
+use surprisal_metrics::Interval;
 
 use crate::{arms::Control, results::Results};
 
@@ -25,14 +26,12 @@ pub(crate) fn trade_off(results: &Results, factors: &[f64], base: f64) -> Figure
     let point = |arm: usize, factor: f64| {
         let cost = results
             .effect(arm, factor, TargetGroup::Common, M::Loss)?
-            .difference
-            .estimate;
+            .difference;
         Some((
             cost,
             -results
                 .effect(arm, factor, TargetGroup::Rare, M::Loss)?
-                .difference
-                .estimate,
+                .difference,
         ))
     };
     let figure = Figure::new(
@@ -71,6 +70,15 @@ pub(crate) fn trade_off(results: &Results, factors: &[f64], base: f64) -> Figure
     }))
 }
 
+/// The interval of a value, if there is a value.
+fn range(interval: Option<Option<Interval>>) -> Cell {
+    Cell::Text(match interval {
+        Some(Some(i)) => format!("[{:+.4}, {:+.4}]", i.lower, i.upper),
+        Some(None) => "one sequence".into(),
+        None => "–".into(),
+    })
+}
+
 /// What the base factor does, a row per change.
 fn effects(results: &Results, factor: f64) -> Grid {
     let mut grid = Grid::new([
@@ -85,17 +93,9 @@ fn effects(results: &Results, factor: f64) -> Grid {
         "JSD",
     ]);
     for (arm, treated) in results.treated() {
-        let interval = |group, measure| {
-            results
-                .effect(arm, factor, group, measure)
-                .map(|effect| effect.difference)
-        };
-        let value = |group, measure| Cell::from(interval(group, measure).map(|i| i.estimate));
-        let range = |group, measure| {
-            Cell::Text(interval(group, measure).map_or("–".into(), |i| {
-                format!("[{:+.4}, {:+.4}]", i.lower, i.upper)
-            }))
-        };
+        let effect = |group, measure| results.effect(arm, factor, group, measure);
+        let value = |group, measure| Cell::from(effect(group, measure).map(|e| e.difference));
+        let range = |group, measure| range(effect(group, measure).map(|e| e.interval));
         grid.row([
             Cell::Text(treated.name()),
             value(TargetGroup::Rare, M::Loss),
@@ -136,14 +136,10 @@ fn contrasts(results: &Results, factor: f64) -> Grid {
             let cells = [TargetGroup::Rare, TargetGroup::Common]
                 .into_iter()
                 .flat_map(|group| {
-                    let excess = of(group).map(|c| c.excess);
-                    let range = excess.map_or("–".into(), |i| {
-                        format!("[{:+.4}, {:+.4}]", i.lower, i.upper)
-                    });
                     [
                         Cell::from(of(group).map(|c| c.of_controls)),
-                        Cell::from(excess.map(|i| i.estimate)),
-                        Cell::Text(range),
+                        Cell::from(of(group).map(|c| c.excess)),
+                        range(of(group).map(|c| c.interval)),
                     ]
                 });
             grid.row(

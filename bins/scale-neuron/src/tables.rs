@@ -7,7 +7,7 @@ use arrow::{
     datatypes::{Field, Schema},
     record_batch::RecordBatch,
 };
-use job_kit::{Format, OutputDir, RunRecord, TableWriter};
+use job_kit::OutputDir;
 use neuron_ablate::NeuronId;
 
 use crate::results::Results;
@@ -26,6 +26,11 @@ fn floats(name: &'static str, values: impl Iterator<Item = f64>) -> Column {
     (name, Arc::new(Float64Array::from_iter_values(values)))
 }
 
+/// Ends of intervals, null where there is none.
+fn ends(name: &'static str, values: impl Iterator<Item = Option<f64>>) -> Column {
+    (name, Arc::new(Float64Array::from_iter(values)))
+}
+
 fn ints(name: &'static str, values: impl Iterator<Item = usize>) -> Column {
     (
         name,
@@ -40,12 +45,13 @@ fn texts<S: Into<String>>(name: &'static str, values: impl Iterator<Item = Optio
     )
 }
 
-fn write(
-    out: &OutputDir,
-    file: &str,
-    columns: Vec<Column>,
-    record: &mut RunRecord,
-) -> anyhow::Result<()> {
+/// Files of the tables.
+pub(crate) const OUTPUTS: [&str; 3] = [NEURONS, EFFECTS, CONTRASTS];
+const NEURONS: &str = "neurons.parquet";
+const EFFECTS: &str = "effects.parquet";
+const CONTRASTS: &str = "contrasts.parquet";
+
+fn write(out: &OutputDir, file: &str, columns: Vec<Column>) -> anyhow::Result<()> {
     let fields: Vec<Field> = columns
         .iter()
         .map(|(name, array)| Field::new(*name, array.data_type().clone(), true))
@@ -54,19 +60,11 @@ fn write(
         Arc::new(Schema::new(fields)),
         columns.into_iter().map(|(_, array)| array).collect(),
     )?;
-    let path = out.join(file);
-    let mut writer = TableWriter::create(&path, batch.schema(), Format::Parquet)?;
-    writer.write(&batch)?;
-    writer.finish()?;
-    Ok(record.output(&path)?)
+    Ok(out.table(file, &batch)?)
 }
 
 /// A row per neuron.
-pub(crate) fn neurons(
-    out: &OutputDir,
-    table: &NeuronShares<'_>,
-    record: &mut RunRecord,
-) -> anyhow::Result<()> {
+pub(crate) fn neurons(out: &OutputDir, table: &NeuronShares<'_>) -> anyhow::Result<()> {
     let ids = || {
         (0..table.shares.len()).map(|index| NeuronId {
             layer: table.layer,
@@ -82,15 +80,11 @@ pub(crate) fn neurons(
         floats("w_out_norm", table.norms.iter().copied()),
         ("scaled", Arc::new(scaled) as ArrayRef),
     ];
-    write(out, "neurons.parquet", columns, record)
+    write(out, NEURONS, columns)
 }
 
 /// A row per change, factor, group of rows and measure.
-pub(crate) fn effects(
-    out: &OutputDir,
-    results: &Results,
-    record: &mut RunRecord,
-) -> anyhow::Result<()> {
+pub(crate) fn effects(out: &OutputDir, results: &Results) -> anyhow::Result<()> {
     let rows = &results.effects;
     let arm = |i: usize| &results.arms[rows[i].arm];
     let at = || 0..rows.len();
@@ -107,19 +101,21 @@ pub(crate) fn effects(
         texts("measure", rows.iter().map(|e| Some(e.measure.name()))),
         ints("rows", rows.iter().map(|e| e.rows)),
         floats("clean", rows.iter().map(|e| e.clean)),
-        floats("change", rows.iter().map(|e| e.difference.estimate)),
-        floats("change_low", rows.iter().map(|e| e.difference.lower)),
-        floats("change_high", rows.iter().map(|e| e.difference.upper)),
+        floats("change", rows.iter().map(|e| e.difference)),
+        ends(
+            "change_low",
+            rows.iter().map(|e| e.interval.map(|i| i.lower)),
+        ),
+        ends(
+            "change_high",
+            rows.iter().map(|e| e.interval.map(|i| i.upper)),
+        ),
     ];
-    write(out, "effects.parquet", columns, record)
+    write(out, EFFECTS, columns)
 }
 
 /// A row per change that is no control, kind of control, factor, group of rows and measure.
-pub(crate) fn contrasts(
-    out: &OutputDir,
-    results: &Results,
-    record: &mut RunRecord,
-) -> anyhow::Result<()> {
+pub(crate) fn contrasts(out: &OutputDir, results: &Results) -> anyhow::Result<()> {
     let rows = &results.contrasts;
     let arm = |i: usize| &results.arms[rows[i].arm];
     let at = || 0..rows.len();
@@ -133,9 +129,15 @@ pub(crate) fn contrasts(
         texts("measure", rows.iter().map(|c| Some(c.measure.name()))),
         ints("rows", rows.iter().map(|c| c.rows)),
         floats("change_of_controls", rows.iter().map(|c| c.of_controls)),
-        floats("excess", rows.iter().map(|c| c.excess.estimate)),
-        floats("excess_low", rows.iter().map(|c| c.excess.lower)),
-        floats("excess_high", rows.iter().map(|c| c.excess.upper)),
+        floats("excess", rows.iter().map(|c| c.excess)),
+        ends(
+            "excess_low",
+            rows.iter().map(|c| c.interval.map(|i| i.lower)),
+        ),
+        ends(
+            "excess_high",
+            rows.iter().map(|c| c.interval.map(|i| i.upper)),
+        ),
     ];
-    write(out, "contrasts.parquet", columns, record)
+    write(out, CONTRASTS, columns)
 }

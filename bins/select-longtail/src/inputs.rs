@@ -106,7 +106,6 @@ impl Vocabulary {
         write_counts(&mut file, &counts, &self.tokenizer, &provenance)
             .context("failed to write `counts.parquet`")?;
         file.commit()?;
-        record.output(out.join("counts.parquet"))?;
         Ok(counts)
     }
 }

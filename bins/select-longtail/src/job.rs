@@ -1,8 +1,7 @@
 //! A run from configuration to files.
 
 use anyhow::Context;
-use arrow::array::RecordBatch;
-use job_kit::{Format, OutputDir, RunRecord, TableWriter};
+use job_kit::{Format, OutputDir, RunRecord, plot::Figure};
 use longtail_corpus::{
     Band, BandReading, Frequencies, Lexicon, LongTailWords, RankCurve, long_tail_words,
 };
@@ -13,9 +12,24 @@ use crate::{
     plot, tables,
 };
 
+const JOB: &str = "select-longtail";
+
+/// All files that a run may write.
+fn outputs() -> impl Iterator<Item = String> {
+    [
+        "words.csv",
+        "words.parquet",
+        "tokens.parquet",
+        "counts.parquet",
+    ]
+    .map(String::from)
+    .into_iter()
+    .chain(Figure::outputs(plot::STEM))
+}
+
 pub(crate) fn run(config: &SelectConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
-    let out = OutputDir::create(&config.output.dir)?;
-    let mut record = RunRecord::new("select-longtail", env!("CARGO_PKG_VERSION"), resolved);
+    let out = OutputDir::create(&config.output.dir, JOB, resolved, outputs())?;
+    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
     record.seed = Some(config.split.seed);
 
     let vocabulary = Vocabulary::load(config, &mut record)?;
@@ -59,28 +73,25 @@ pub(crate) fn run(config: &SelectConfig, resolved: &serde_json::Value) -> anyhow
     ];
     let table = tables::word_table(&words.words, &provenance)?;
     for format in [Format::Csv, Format::Parquet] {
-        write(&out, "words", format, &table, &mut record)?;
+        out.table(&format!("words.{}", format.extension()), &table)?;
     }
-    write(
-        &out,
-        "tokens",
-        Format::Parquet,
-        &tables::token_table(
-            &band,
-            &frequencies,
-            &curve,
-            &vocabulary.tokenizer,
-            &provenance,
-        )?,
-        &mut record,
+    let tokens = tables::token_table(
+        &band,
+        &frequencies,
+        &curve,
+        &vocabulary.tokenizer,
+        &provenance,
     )?;
+    out.table("tokens.parquet", &tokens)?;
     if config.output.plot {
         plot::rank_frequency(&out, &curve, &band, &mut record)?;
     }
     record.write(&out)?;
-    print!("{}", summary(&band, &words));
-    println!("Files: {}", out.path().display());
-    Ok(())
+    let summary = summary(&band, &words);
+    Ok(job_kit::print(format!(
+        "{summary}Files: {}\n",
+        out.path().display()
+    ))?)
 }
 
 fn lexicon(config: &SelectConfig, record: &mut RunRecord) -> anyhow::Result<Option<Lexicon>> {
@@ -101,20 +112,6 @@ fn lexicon(config: &SelectConfig, record: &mut RunRecord) -> anyhow::Result<Opti
         }
     }
     Ok(Some(lexicon))
-}
-
-fn write(
-    out: &OutputDir,
-    name: &str,
-    format: Format,
-    table: &RecordBatch,
-    record: &mut RunRecord,
-) -> anyhow::Result<()> {
-    let path = out.join(format!("{name}.{}", format.extension()));
-    let mut writer = TableWriter::create(&path, table.schema(), format)?;
-    writer.write(table)?;
-    writer.finish()?;
-    Ok(record.output(&path)?)
 }
 
 /// What a person wants to know first.

@@ -44,20 +44,18 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    cli.verbosity.init();
-    job_kit::exit(run(&cli))
+    job_kit::main(run)
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    cli.verbosity.init();
     let mut args = cli.config.clone();
     if cli.plot {
         args.overrides.push("output.plot=true".into());
     }
     let resolved = compose::<SelectConfig>("select-longtail", &args)?;
     if args.print_config {
-        print!("{}", resolved.to_yaml_with_origins());
-        return Ok(());
+        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
     }
     job::run(&resolved.config, resolved.value())
 }

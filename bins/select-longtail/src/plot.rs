@@ -9,6 +9,9 @@ use longtail_corpus::{Band, RankCurve};
 /// Points drawn of the curve: evenly spaced in log rank, close enough for a picture.
 const POINTS: usize = 1500;
 
+/// The name of the figure's files.
+pub(crate) const STEM: &str = "rank-frequency";
+
 /// Draws `rank-frequency.svg` and `.png`.
 pub(crate) fn rank_frequency(
     out: &OutputDir,
@@ -16,8 +19,8 @@ pub(crate) fn rank_frequency(
     band: &Band,
     record: &mut RunRecord,
 ) -> anyhow::Result<()> {
-    let paths = figure(curve, band).write(out.path(), "rank-frequency")?;
-    Ok(paths.iter().try_for_each(|path| record.output(path))?)
+    figure(curve, band).write(out, STEM, record)?;
+    Ok(())
 }
 
 fn figure(curve: &RankCurve, band: &Band) -> Figure {

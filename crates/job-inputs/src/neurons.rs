@@ -1,6 +1,6 @@
 //! Neurons from a file or a list.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use anyhow::{Context, bail};
 use input_files::{Format, TableReader, read_text};
@@ -72,8 +72,33 @@ struct Row {
 /// list of `{step, neurons}`.
 ///
 /// # Errors
-/// If the file cannot be read, or a neuron is written as a number: as one, 5.10 is 5.1.
+/// If the file cannot be read, a neuron is written as a number (as one, 5.10 is 5.1), two rows are of one step, or a row names a neuron
+/// twice.
 pub fn neuron_rows(path: &Path) -> anyhow::Result<Vec<(u64, Vec<NeuronId>)>> {
+    let rows = read_rows(path)?;
+    for (i, (step, neurons)) in rows.iter().enumerate() {
+        if let Some(first) = rows[..i].iter().position(|(other, _)| other == step) {
+            bail!(
+                "rows {} and {} are both of step {step}, and each step may have one",
+                first + 1,
+                i + 1
+            );
+        }
+        let mut seen = HashMap::new();
+        for (place, neuron) in neurons.iter().enumerate() {
+            if let Some(first) = seen.insert(neuron, place) {
+                bail!(
+                    "step {step} names neuron {neuron} twice, as entries {} and {}",
+                    first + 1,
+                    place + 1
+                );
+            }
+        }
+    }
+    Ok(rows)
+}
+
+fn read_rows(path: &Path) -> anyhow::Result<Vec<(u64, Vec<NeuronId>)>> {
     const LISTS: &[Format] = &[Format::Yaml, Format::Json];
     match Format::of(path) {
         Some((format, _)) if LISTS.contains(&format) => {}

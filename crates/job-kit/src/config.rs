@@ -20,6 +20,7 @@
 mod error;
 mod file;
 mod layers;
+mod lists;
 mod origins;
 mod overrides;
 
@@ -144,6 +145,14 @@ pub fn compose<T: DeserializeOwned + Serialize>(
     let value = serde_json::to_value(&config).map_err(|err| refuse(err.to_string()))?;
     if let Some((path, known)) = find_unknown(&composed.tree, &value) {
         return Err(unknown_key(&composed, &path, known));
+    }
+    if let Some(list) = lists::repeated(&value) {
+        return Err(ConfigError::Invalid {
+            key: list.path.join("."),
+            found: "a list of things that stand once".into(),
+            message: list.message,
+            origin: composed.origin(&list.path),
+        });
     }
     let yaml = serde_yaml::to_value(&config).map_err(|err| refuse(err.to_string()))?;
     let yaml = yaml_with_origins(&yaml, &composed);

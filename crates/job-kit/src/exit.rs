@@ -2,9 +2,10 @@
 
 use std::{error::Error, fmt, io, process::ExitCode};
 
+use clap::Parser;
 use input_files::InputError;
 
-use crate::{config::ConfigError, output::OutputError, table::TableError};
+use crate::{config::ConfigError, output::OutputError, stdio::tell, table::TableError};
 
 /// Errors that can say what to try.
 pub trait Hint {
@@ -51,6 +52,41 @@ impl Error for Hinted {
     }
 }
 
+/// The whole of a `main`: reads the command line, and ends as [`exit`] says.
+///
+/// Help and version go to standard output as [`print`](crate::print) does: a closed pipe is a quiet end, a full disk an error.
+///
+/// # Examples
+/// ```no_run
+/// #[derive(clap::Parser)]
+/// struct Cli {
+///     steps: Vec<u64>,
+/// }
+///
+/// fn main() -> std::process::ExitCode {
+///     job_kit::main(|cli: &Cli| job_kit::print(format!("{} steps\n", cli.steps.len())).map_err(Into::into))
+/// }
+/// ```
+pub fn main<C: Parser>(run: impl FnOnce(&C) -> anyhow::Result<()>) -> ExitCode {
+    match C::try_parse() {
+        Ok(cli) => exit(run(&cli)),
+        Err(usage) => {
+            let printed = match usage.print() {
+                Err(source)
+                    if !usage.use_stderr() && source.kind() != io::ErrorKind::BrokenPipe =>
+                {
+                    Err(OutputError::Stdout { source }.into())
+                }
+                _ => Ok(()),
+            };
+            match usage.exit_code() {
+                0 => exit(printed),
+                code => ExitCode::from(u8::try_from(code).unwrap_or(2)),
+            }
+        }
+    }
+}
+
 /// Ends `main`: on an error prints `error:` with its causes on one line, then a line per hint.
 ///
 /// Exit code 0 for success, 2 for a wrong configuration, 1 for everything else.
@@ -71,7 +107,7 @@ pub fn exit(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", message(&error));
+            tell(&message(&error));
             ExitCode::from(code(&error))
         }
     }

@@ -12,16 +12,18 @@ pub mod plot;
 pub mod progress;
 pub mod report;
 pub mod run_record;
+mod stdio;
 pub mod table;
 
 pub use input_files::{Columns, InputError, TableReader};
 
 pub use self::{
     config::{ConfigArgs, ConfigError, Resolved, compose, switch},
-    exit::{WithHint, exit},
+    exit::{WithHint, exit, main},
     logging::Verbosity,
     output::{AtomicFile, OutputDir, OutputError, sha256_file, write_file},
     progress::Progress,
     run_record::RunRecord,
+    stdio::print,
     table::{Format, TableError, TableWriter},
 };

@@ -4,6 +4,8 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::{EnvFilter, fmt};
 
+use crate::stdio::Stderr;
+
 /// `-v` and `-q`; flatten it into a parser.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct Verbosity {
@@ -27,7 +29,7 @@ impl Verbosity {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
         let plain = fmt()
             .with_env_filter(filter)
-            .with_writer(std::io::stderr)
+            .with_writer(|| Stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .without_time()
             .with_target(false);

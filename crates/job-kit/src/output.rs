@@ -1,14 +1,20 @@
-//! Output folders and files that appear whole or not at all.
+//! Output folders, each of one job, and files that appear whole or not at all.
+
+mod folder;
 
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
+pub use self::folder::OutputDir;
+use self::folder::Shared;
+pub(crate) use self::folder::{FileRecord, RUN_RECORD};
 use crate::exit::Hint;
 
 const PARTIAL: &str = ".partial";
@@ -39,6 +45,62 @@ pub enum OutputError {
         /// The folder.
         path: PathBuf,
     },
+    /// The folder holds the results of another job.
+    #[error("output folder `{}` belongs to {owner}: {job} would mix its results with them", path.display())]
+    Owned {
+        /// The folder.
+        path: PathBuf,
+        /// The job whose folder it is.
+        owner: String,
+        /// The job that was to write to it.
+        job: String,
+    },
+    /// The folder holds files of the names of outputs which no run has written, or which were changed since.
+    #[error("output folder `{}` holds files that this run would replace, but that no run of {job} left there as they are: {}", path.display(), list(names))]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+        /// The job that was to write to it.
+        job: String,
+        /// The files, as names in the folder.
+        names: Vec<String>,
+    },
+    /// An output has the path of an input.
+    #[error("`{}` is an input (`{key}`), and this run would replace or remove it", path.display())]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// The key of the configuration that names it, or the folder that it is in.
+        key: String,
+    },
+    /// The outputs would be read as inputs the next time.
+    #[error("output folder `{}` is inside the input folder `{}` (`{key}`), which is read whole", path.display(), input.display())]
+    InsideInput {
+        /// The output folder.
+        path: PathBuf,
+        /// The input folder.
+        input: PathBuf,
+        /// The key of the configuration that names it.
+        key: String,
+    },
+    /// The file that says which run is under way is damaged.
+    #[error("`{}` does not say which job is writing to its folder", path.display())]
+    Marker {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A job writes a file that it did not announce: a fault of the program.
+    #[error("output `{name}` is not among those that the job announced at its start")]
+    NotAnnounced {
+        /// The file, as a name in the folder.
+        name: String,
+    },
+    /// Standard output could not be written to.
+    #[error("failed to write to standard output")]
+    Stdout {
+        /// Why.
+        source: io::Error,
+    },
     /// A file could not be written.
     #[error("failed to write `{}`", path.display())]
     Write {
@@ -68,107 +130,35 @@ impl Hint for OutputError {
             {
                 vec!["choose another folder with `output.dir=...`".to_owned()]
             }
+            Self::Owned { .. } | Self::Input { .. } | Self::InsideInput { .. } => {
+                vec!["choose another folder with `output.dir=...`".to_owned()]
+            }
+            Self::NotOurs { .. } => {
+                vec!["move them away, or choose another folder with `output.dir=...`".to_owned()]
+            }
+            Self::Marker { path } => {
+                vec![format!(
+                    "delete `{}` if no run is writing there",
+                    path.display()
+                )]
+            }
             _ => vec![],
         }
     }
 }
 
-/// A folder that this process alone writes to, until it is dropped.
-///
-/// The lock is advisory and known on Unix only; file systems without locks are used unlocked.
-#[derive(Debug)]
-pub struct OutputDir {
-    path: PathBuf,
-    _lock: Option<File>,
-}
-
-impl OutputDir {
-    /// Creates the folder and its parents if needed, locks it, removes what a killed run left half-written, and checks
-    /// that files can be made in it.
-    ///
-    /// # Errors
-    /// - [`OutputError::CreateFolder`] if it cannot be made, for instance because a file has its name
-    /// - [`OutputError::InUse`] if another process holds it
-    /// - [`OutputError::NotWritable`] if no file can be made in it
-    ///
-    /// # Examples
-    /// ```
-    /// use std::io::Write;
-    ///
-    /// let parent = tempfile::tempdir()?;
-    /// let dir = job_kit::OutputDir::create(parent.path().join("run"))?;
-    /// let mut file = dir.file("result.txt")?;
-    /// writeln!(file, "42")?;
-    /// assert!(!dir.path().join("result.txt").exists()); // not before it is whole
-    /// file.commit()?;
-    /// assert_eq!(std::fs::read_to_string(dir.path().join("result.txt"))?, "42\n");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn create(path: impl Into<PathBuf>) -> Result<Self, OutputError> {
-        let path = path.into();
-        fs::create_dir_all(&path).map_err(|source| OutputError::CreateFolder {
-            path: path.clone(),
-            source,
-        })?;
-        let lock = lock(&path)?;
-        let not_writable = |source| OutputError::NotWritable {
-            path: path.clone(),
-            source,
-        };
-        for entry in fs::read_dir(&path).map_err(not_writable)? {
-            let entry = entry.map_err(not_writable)?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with('.') && name.ends_with(PARTIAL) {
-                fs::remove_file(entry.path()).map_err(not_writable)?;
-            }
-        }
-        partial(&path, "write-check")
-            .and_then(|file| file.close())
-            .map_err(not_writable)?;
-        Ok(Self { path, _lock: lock })
+/// The first names of a list, and how many more there are.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 6;
+    let shown: Vec<String> = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| format!("`{name}`"))
+        .collect();
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
-
-    /// The folder.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The path of a file in this folder.
-    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.path.join(name)
-    }
-
-    /// Starts a file in this folder; its folders are made.
-    ///
-    /// # Errors
-    /// As [`AtomicFile::create`].
-    pub fn file(&self, name: impl AsRef<Path>) -> Result<AtomicFile, OutputError> {
-        AtomicFile::create(self.path.join(name))
-    }
-}
-
-#[cfg(unix)]
-fn lock(path: &Path) -> Result<Option<File>, OutputError> {
-    let folder = File::open(path).map_err(|source| OutputError::NotWritable {
-        path: path.to_owned(),
-        source,
-    })?;
-    match folder.try_lock() {
-        Ok(()) => Ok(Some(folder)),
-        Err(fs::TryLockError::WouldBlock) => Err(OutputError::InUse {
-            path: path.to_owned(),
-        }),
-        Err(fs::TryLockError::Error(error)) => {
-            tracing::debug!("`{}` cannot be locked: {error}", path.display());
-            Ok(None)
-        }
-    }
-}
-
-#[cfg(not(unix))]
-fn lock(_: &Path) -> Result<Option<File>, OutputError> {
-    Ok(None)
 }
 
 /// A file that gets its name when it is whole.
@@ -179,6 +169,8 @@ fn lock(_: &Path) -> Result<Option<File>, OutputError> {
 pub struct AtomicFile {
     path: PathBuf,
     file: BufWriter<NamedTempFile>,
+    /// The folder that it is an output of, and its name there.
+    output: Option<(Arc<Shared>, String)>,
 }
 
 impl AtomicFile {
@@ -205,6 +197,7 @@ impl AtomicFile {
         Ok(Self {
             path,
             file: BufWriter::with_capacity(1 << 17, file),
+            output: None,
         })
     }
 
@@ -213,23 +206,33 @@ impl AtomicFile {
         &self.path
     }
 
+    /// Makes it an output of a folder.
+    fn of(mut self, folder: Arc<Shared>, name: String) -> Self {
+        self.output = Some((folder, name));
+        self
+    }
+
     /// Writes everything to disk and gives the file its name, replacing an older one.
     ///
     /// # Errors
-    /// [`OutputError::Write`], for instance on a full disk; the older file then stays as it was.
+    /// [`OutputError::Write`], for instance on a full disk; the older file then stays as it was. As an output of an [`OutputDir`] also
+    /// [`OutputError::NotAnnounced`].
     pub fn commit(self) -> Result<(), OutputError> {
-        let Self { path, file } = self;
-        let finish = || {
-            let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-            file.as_file().sync_all()?;
-            file.persist(&path).map_err(|err| err.error)?;
-            sync_folder(folder(&path));
-            Ok(())
-        };
-        finish().map_err(|source| OutputError::Write {
+        let Self { path, file, output } = self;
+        let failed = |source| OutputError::Write {
             path: path.clone(),
             source,
-        })
+        };
+        let file = file
+            .into_inner()
+            .map_err(|error| failed(error.into_error()))?;
+        file.as_file().sync_all().map_err(failed)?;
+        if let Some((folder, name)) = &output {
+            folder.replacing(name)?;
+        }
+        file.persist(&path).map_err(|error| failed(error.error))?;
+        sync_folder(folder(&path));
+        Ok(())
     }
 }
 

@@ -7,12 +7,13 @@ mod canvas;
 mod draw;
 mod scale;
 
-use std::path::{Path, PathBuf};
-
 use self::canvas::Canvas;
 pub use self::scale::Axis;
 pub(crate) use self::scale::{decimal, superscript};
-use crate::output::{OutputError, write_file};
+use crate::{
+    output::{OutputDir, OutputError},
+    run_record::RunRecord,
+};
 
 /// Why a figure was not drawn.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +33,6 @@ pub enum PlotError {
         /// What it said.
         message: String,
     },
-    /// The file could not be written.
-    #[error(transparent)]
-    Output(#[from] OutputError),
 }
 
 /// The Okabe-Ito colours.
@@ -90,7 +88,7 @@ pub struct Mark {
     kind: Kind,
     name: String,
     points: Vec<(f64, f64)>,
-    intervals: Vec<(f64, f64)>,
+    intervals: Vec<Option<(f64, f64)>>,
     labels: Vec<String>,
     color: Option<Color>,
     dashed: bool,
@@ -162,9 +160,12 @@ impl Mark {
         Self::new(Kind::Span(from, to), label, []).color(Color::Grey)
     }
 
-    /// An interval around each y, `(low, high)`: a band along a line, an error bar at points and bars.
-    pub fn intervals(mut self, intervals: impl IntoIterator<Item = (f64, f64)>) -> Self {
-        self.intervals = intervals.into_iter().collect();
+    /// An interval around each y, `(low, high)` or none: a band along a line, an error bar at points and bars.
+    pub fn intervals<I: Into<Option<(f64, f64)>>>(
+        mut self,
+        intervals: impl IntoIterator<Item = I>,
+    ) -> Self {
+        self.intervals = intervals.into_iter().map(Into::into).collect();
         self
     }
 
@@ -278,15 +279,44 @@ impl Figure {
         Canvas::png(self.size, &self.title, |canvas| draw::draw(self, canvas))
     }
 
-    /// Writes `<stem>.svg` and `<stem>.png` into a folder, and returns their paths.
+    /// Writes `<stem>.svg` and `<stem>.png` as outputs, see [`outputs`](Self::outputs). A figure that cannot be drawn, as it has no points
+    /// for instance, is a warning in the record: results do not depend on it. Says whether it was.
     ///
     /// # Errors
-    /// Any [`PlotError`].
-    pub fn write(&self, folder: impl AsRef<Path>, stem: &str) -> Result<[PathBuf; 2], PlotError> {
-        let paths =
-            ["svg", "png"].map(|extension| folder.as_ref().join(format!("{stem}.{extension}")));
-        write_file(&paths[0], self.to_svg()?)?;
-        write_file(&paths[1], self.to_png()?)?;
-        Ok(paths)
+    /// [`OutputError`] if a file cannot be written.
+    pub fn write(
+        &self,
+        out: &OutputDir,
+        stem: &str,
+        record: &mut RunRecord,
+    ) -> Result<bool, OutputError> {
+        let drawn = self.to_svg().and_then(|svg| Ok((svg, self.to_png()?)));
+        match drawn {
+            Ok((svg, png)) => {
+                out.write(&format!("{stem}.svg"), svg)?;
+                out.write(&format!("{stem}.png"), png)?;
+                match self.not_shown() {
+                    0 => {}
+                    points => record.count(&format!("points_not_shown_in_{stem}"), points as u64),
+                }
+                Ok(true)
+            }
+            Err(error) => {
+                record.warn(format!("`{stem}.svg` is left out: {error}"));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Points that have no place on the axes, as step 0 on a logarithmic one.
+    pub fn not_shown(&self) -> usize {
+        let placed = |(x, y): &(f64, f64)| self.x.place(*x).is_some() && self.y.place(*y).is_some();
+        let points = self.marks.iter().flat_map(|mark| &mark.points);
+        points.filter(|point| !placed(point)).count()
+    }
+
+    /// Names of the files that [`write`](Self::write) makes.
+    pub fn outputs(stem: &str) -> [String; 2] {
+        [format!("{stem}.svg"), format!("{stem}.png")]
     }
 }

@@ -11,6 +11,8 @@ use std::{
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 
+use crate::stdio::tell;
+
 /// How often a line is printed where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -58,7 +60,7 @@ impl Progress {
             lines,
         };
         if progress.lines {
-            eprintln!("{}", progress.first_line());
+            tell(&progress.first_line());
         }
         progress
     }
@@ -73,7 +75,7 @@ impl Progress {
             && last.elapsed() >= LINE_EVERY
         {
             *last = Instant::now();
-            eprintln!("{}", self.line(done, self.started.elapsed()));
+            tell(&self.line(done, self.started.elapsed()));
         }
     }
 
@@ -81,7 +83,7 @@ impl Progress {
     pub fn println(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => tell(text),
         }
     }
 
@@ -92,10 +94,7 @@ impl Progress {
             bar.finish_and_clear();
         }
         if self.bar.is_some() || self.lines {
-            eprintln!(
-                "{}",
-                self.last_line(self.done.load(Ordering::Relaxed), took)
-            );
+            tell(&self.last_line(self.done.load(Ordering::Relaxed), took));
         }
         took
     }

@@ -6,7 +6,11 @@ mod style;
 use std::fmt::Write;
 
 pub use self::grid::{Cell, Grid, number};
-use crate::plot::{Figure, PlotError};
+use crate::{
+    output::{OutputDir, OutputError},
+    plot::{Figure, PlotError},
+    run_record::RunRecord,
+};
 
 /// A page of sections with texts, tables and figures. Everything is escaped; figures lie inside the page as SVG.
 ///
@@ -64,16 +68,49 @@ impl Section {
         self
     }
 
+    /// Writes a figure as outputs, and adds it with a caption below it; where it cannot be drawn the section says so.
+    ///
+    /// # Errors
+    /// As [`Figure::write`].
+    pub fn saved_figure(
+        self,
+        figure: &Figure,
+        caption: &str,
+        (out, stem): (&OutputDir, &str),
+        record: &mut RunRecord,
+    ) -> Result<Self, OutputError> {
+        let drawn = figure.write(out, stem, record)?;
+        Ok(match drawn.then(|| figure.to_svg()) {
+            Some(Ok(svg)) => match figure.not_shown() {
+                0 => self.svg(svg, caption),
+                points => self.svg(
+                    svg,
+                    &format!(
+                        "{caption} Points without a place on these axes, not shown: {points}."
+                    ),
+                ),
+            },
+            _ => self.text(&format!(
+                "The figure “{}” is left out; the warnings of `run.json` say why.",
+                figure.title()
+            )),
+        })
+    }
+
     /// Adds a figure with a caption below it.
     ///
     /// # Errors
     /// If the figure cannot be drawn.
-    pub fn figure(mut self, figure: &Figure, caption: &str) -> Result<Self, PlotError> {
+    pub fn figure(self, figure: &Figure, caption: &str) -> Result<Self, PlotError> {
+        Ok(self.svg(figure.to_svg()?, caption))
+    }
+
+    fn svg(mut self, svg: String, caption: &str) -> Self {
         self.parts.push(Part::Figure {
-            svg: figure.to_svg()?,
+            svg,
             caption: caption.to_owned(),
         });
-        Ok(self)
+        self
     }
 }
 

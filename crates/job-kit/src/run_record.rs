@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::output::{OutputDir, OutputError, sha256_file, write_file};
+use crate::output::{FileRecord, OutputDir, OutputError, RUN_RECORD, sha256_file};
 
 /// What a run was: filled in as it goes, written as `run.json` at its end.
 ///
@@ -18,16 +18,18 @@ use crate::output::{OutputDir, OutputError, sha256_file, write_file};
 /// # Examples
 /// ```
 /// let parent = tempfile::tempdir()?;
-/// let dir = job_kit::OutputDir::create(parent.path().join("run"))?;
 /// let config = serde_json::json!({"seed": 42, "hf_token": "hf_abc"});
+/// let dir = job_kit::OutputDir::create(parent.path().join("run"), "ablate-unigram", &config, ["neurons.csv"])?;
 /// let mut run = job_kit::RunRecord::new("ablate-unigram", "0.1.0", &config);
 /// run.version("libtorch", "2.13.0");
 /// run.seed = Some(42);
 /// run.count("rows_kept", 370);
+/// dir.write("neurons.csv", "neuron\n3.17\n")?;
 /// run.write(&dir)?;
 ///
 /// let json: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("run.json"))?)?;
 /// assert_eq!(json["counts"]["rows_kept"], 370);
+/// assert_eq!(json["outputs"]["neurons.csv"]["bytes"], 12);
 /// assert_eq!(json["config"]["hf_token"], "(removed)");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -46,6 +48,7 @@ pub struct RunRecord {
     pub dtype: Option<String>,
     versions: BTreeMap<String, String>,
     inputs: BTreeMap<String, FileRecord>,
+    /// By name in the folder.
     outputs: BTreeMap<String, FileRecord>,
     counts: BTreeMap<String, u64>,
     timings_seconds: BTreeMap<String, f64>,
@@ -55,12 +58,6 @@ pub struct RunRecord {
     config: Value,
     #[serde(skip)]
     clock: Option<Instant>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct FileRecord {
-    sha256: String,
-    bytes: u64,
 }
 
 impl RunRecord {
@@ -110,17 +107,6 @@ impl RunRecord {
         self.inputs.insert(name, FileRecord { sha256, bytes });
     }
 
-    /// Hashes a file that the run wrote.
-    ///
-    /// # Errors
-    /// [`OutputError::Read`].
-    pub fn output(&mut self, path: impl AsRef<Path>) -> Result<(), OutputError> {
-        let (sha256, bytes) = sha256_file(path.as_ref())?;
-        let name = path.as_ref().display().to_string();
-        self.outputs.insert(name, FileRecord { sha256, bytes });
-        Ok(())
-    }
-
     /// How many of something there were: what was kept, what was dropped and why.
     pub fn count(&mut self, name: &str, count: u64) {
         self.counts.insert(name.to_owned(), count);
@@ -152,19 +138,34 @@ impl RunRecord {
         &self.warnings
     }
 
-    /// Stops the clock and writes `run.json`; call it last.
+    /// Stops the clock, removes what earlier runs of the job wrote and this one has not (what was changed since is kept, with a warning),
+    /// hashes the outputs and writes `run.json`; call it last.
     ///
     /// # Errors
-    /// [`OutputError::Write`].
+    /// [`OutputError::Write`], [`OutputError::Read`].
     pub fn write(mut self, dir: &OutputDir) -> Result<(), OutputError> {
+        let stale = dir.remove_stale()?;
+        if !stale.removed.is_empty() {
+            tracing::info!(
+                "outputs of an earlier run that this one does not have are removed: {}",
+                stale.removed.join(", ")
+            );
+            self.note("removed_outputs_of_earlier_runs", stale.removed);
+        }
+        for name in stale.kept {
+            self.warn(format!(
+                "`{}` is of an earlier run and was changed since: it is kept, but does not belong to this one",
+                dir.join(name).display()
+            ));
+        }
+        self.outputs = dir.outputs()?;
         self.seconds = self.clock.map_or(0.0, |clock| round(clock.elapsed()));
-        let path = dir.join("run.json");
         let mut json = serde_json::to_vec_pretty(&self).map_err(|err| OutputError::Write {
-            path: path.clone(),
+            path: dir.join(RUN_RECORD),
             source: err.into(),
         })?;
         json.push(b'\n');
-        write_file(path, json)
+        dir.complete(&json)
     }
 }
 

@@ -65,7 +65,7 @@ pub use hooks::{Hooks, NoHooks, Site};
 pub use hub::{Hub, HubError, HubOptions, OnTransfer, RepoFile, Token, Transfer};
 pub use model::{LoadOptions, NeoxModel};
 pub use norm::LayerNorm;
-pub use save::{SaveError, save_with, stored_tensor};
+pub use save::{SAVED_FILES, SaveError, save_with, stored_tensor};
 pub use source::{Source, SourceError};
 pub use text::Text;
 pub use weights::{FileHash, WeightFiles, WeightFormat, sha256_file};

@@ -17,12 +17,23 @@ use crate::weights::WeightFiles;
 const W_U: &str = "embed_out.weight";
 const EMBEDDING: &str = "gpt_neox.embed_in.weight";
 const WEIGHTS: &str = "model.safetensors";
+const CONFIG: &str = "config.json";
 /// Taken along where they are there.
 const COMPANIONS: [&str; 4] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
+];
+
+/// Names of the files that [`save_with`] writes, the last four only where they lie beside the weights.
+pub const SAVED_FILES: [&str; 6] = [
+    WEIGHTS,
+    CONFIG,
+    COMPANIONS[0],
+    COMPANIONS[1],
+    COMPANIONS[2],
+    COMPANIONS[3],
 ];
 
 /// Why a checkpoint was not written.
@@ -130,7 +141,7 @@ pub fn save_with(
     if let Some(dtype) = dtype {
         stored_as(dtype)?;
     }
-    let config_path = from.join("config.json");
+    let config_path = from.join(CONFIG);
     let config = NeoxConfig::read(&config_path)?;
     let mut tensors = WeightFiles::find(from)?.open()?;
     let mut names = tensors.weights(&config);
@@ -195,7 +206,7 @@ pub fn save_with(
         }
     }
     let text = edited_config(&config_path, untied, dtype)?;
-    let path = to.join("config.json");
+    let path = to.join(CONFIG);
     let partial = to.join(".config.json.partial");
     fs::write(&partial, text)
         .and_then(|()| fs::rename(&partial, &path))

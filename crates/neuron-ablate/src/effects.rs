@@ -255,7 +255,7 @@ impl EffectSums {
         self.sequences.len()
     }
 
-    /// Bootstrap interval of a mean change, over sequences; `None` with fewer than two of them, or without rows.
+    /// Bootstrap interval of a mean change, over sequences; `None` with fewer than two that have rows.
     pub fn interval(
         &self,
         variant: usize,
@@ -264,13 +264,12 @@ impl EffectSums {
         over: Over,
         resamples: &Resamples,
     ) -> Option<Interval> {
-        self.resampled()?;
         resamples
             .mean(&self.groups(variant, measure, mean, over))
-            .ok()
+            .ok()?
     }
 
-    /// Bootstrap interval of the mediated share, over sequences; `None` where the share itself is.
+    /// Bootstrap interval of the mediated share, over sequences; `None` where the share itself is, or with fewer than two that have rows.
     pub fn mediated_share_interval(
         &self,
         total: usize,
@@ -279,7 +278,6 @@ impl EffectSums {
         floor: f64,
         resamples: &Resamples,
     ) -> Option<Interval> {
-        self.resampled()?;
         let groups = |variant| self.groups(variant, 0, Mean::Absolute, over);
         let ratio = resamples
             .ratio(&groups(direct), &groups(total), floor)
@@ -290,11 +288,6 @@ impl EffectSums {
             upper: 1.0 - ratio.lower,
             ..ratio
         })
-    }
-
-    /// One sequence says nothing about the spread over sequences.
-    fn resampled(&self) -> Option<()> {
-        (self.sequences.len() > 1).then_some(())
     }
 
     fn total(&self) -> SequenceSums {

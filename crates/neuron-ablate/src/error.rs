@@ -1,5 +1,7 @@
 //! What can go wrong between a loaded model and a table of effects.
 
+use std::fmt::Debug;
+
 use tch::TchError;
 
 /// Why effects could not be measured.
@@ -90,6 +92,16 @@ pub enum AblateError {
         /// The last one that exists.
         last: usize,
     },
+    /// A list names something twice: what it stands for would be counted twice.
+    #[error("{what} {item} is named twice, as entries {} and {}, and each may stand once", places[0] + 1, places[1] + 1)]
+    Repeated {
+        /// What the list is of.
+        what: &'static str,
+        /// What stands twice.
+        item: String,
+        /// Where in the list, from 0.
+        places: [usize; 2],
+    },
     /// A token id is not a row of the embedding.
     #[error(
         "token id {token} at sequence {sequence}, position {pos} is beyond the model's vocabulary of {d_vocab}"
@@ -138,4 +150,23 @@ pub enum AblateError {
     /// libtorch reported an error.
     #[error("libtorch failed")]
     Torch(#[from] TchError),
+}
+
+/// Refuses a list that names something twice.
+pub(crate) fn distinct<T: PartialEq + Debug>(
+    what: &'static str,
+    list: &[T],
+) -> Result<(), AblateError> {
+    let repeated = list
+        .iter()
+        .enumerate()
+        .find_map(|(i, item)| Some([list[..i].iter().position(|other| other == item)?, i]));
+    match repeated {
+        None => Ok(()),
+        Some(places) => Err(AblateError::Repeated {
+            what,
+            item: format!("{:?}", list[places[1]]),
+            places,
+        }),
+    }
 }

@@ -12,6 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     AblateError,
+    error::distinct,
     scaling::{ScalingError, Target, WeightChange},
     states::last_layer,
 };
@@ -289,6 +290,7 @@ impl NullSpace {
     ///
     /// # Errors
     /// - [`AblateError::NoSuchNeuron`] for a neuron past the layer
+    /// - [`AblateError::Repeated`] for a neuron that stands twice
     /// - [`ScalingError::Torch`] if libtorch fails
     pub fn neuron_change(
         &self,
@@ -304,6 +306,7 @@ impl NullSpace {
             }
             .into());
         }
+        distinct("neuron", neurons)?;
         let index: Vec<i64> = neurons.iter().map(|&n| n as i64).collect();
         let weights = self
             .output_weights(model)?

@@ -3,7 +3,7 @@
 use rand::seq::index;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use crate::AblateError;
+use crate::{AblateError, error::distinct};
 
 /// A sample of token sequences, each with BOS in front, and the ids that mark document ends.
 #[derive(Debug, Clone)]
@@ -110,8 +110,10 @@ impl Sample {
     ///
     /// # Errors
     /// - [`AblateError::NoSuchSequence`] for an index outside the sample
+    /// - [`AblateError::Repeated`] for an index that stands twice
     /// - [`AblateError::Empty`] if no row is left
     pub fn rows(&self, sequences: &[usize]) -> Result<(Vec<Row>, RowCounts), AblateError> {
+        distinct("sequence", sequences)?;
         let mut rows = Vec::new();
         let mut counts = RowCounts::default();
         for &sequence in sequences {
@@ -171,6 +173,17 @@ mod tests {
                 boundary: 1,
                 before_boundary: 1
             }
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_sequence_stands_once() -> Result<(), AblateError> {
+        let sample = Sample::new(vec![vec![0, 5, 6, 7, 8, 9]; 3], &[], 10)?;
+        let error = sample.rows(&[2, 1, 2]).map_err(|error| error.to_string());
+        assert_eq!(
+            error.err().as_deref(),
+            Some("sequence 2 is named twice, as entries 1 and 3, and each may stand once")
         );
         Ok(())
     }

@@ -9,6 +9,7 @@ use crate::{
     closed_form::Projected,
     effects::EffectSums,
     engine::{Engine, EngineOptions, Engines, Prepared},
+    error::distinct,
     pairs::{Block, Dots, RowLogits, RowTerms},
     states::last_layer,
     sweep::{Tick, blocks, chunk_by_sequence},
@@ -148,6 +149,7 @@ impl Sweep<'_> {
     /// # Errors
     /// - as [`Sample::rows`](crate::Sample::rows)
     pub fn set_pairs(&self, lists: &[NestedSets], doses: &[Dose]) -> Result<usize, AblateError> {
+        distinct("dose", doses)?;
         let sets: usize = lists.iter().map(|list| list.sizes.len()).sum();
         Ok(self.sample.rows(&self.plan.sequences)?.0.len() * sets * doses.len())
     }
@@ -166,6 +168,7 @@ impl Sweep<'_> {
     ///
     /// # Errors
     /// - [`AblateError::NoSuchNeuron`] for a neuron past the layer
+    /// - [`AblateError::Repeated`] for a dose that stands twice
     /// - [`AblateError::Set`] if `mean` is not one value per neuron, or logits after a change are not finite
     /// - [`AblateError::Torch`] if libtorch fails
     ///
@@ -191,6 +194,7 @@ impl Sweep<'_> {
         mean: &[f64],
         progress: &(dyn Fn(Tick) + Sync),
     ) -> Result<Vec<SetEffects>, AblateError> {
+        distinct("dose", doses)?;
         let w_out = self
             .model
             .w_out(last_layer(self.model))?

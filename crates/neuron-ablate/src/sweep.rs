@@ -12,6 +12,7 @@ use crate::{
     closed_form::{Projected, Unembedding},
     effects::EffectSums,
     engine::{Engines, FEWEST_DIRECTIONS},
+    error::distinct,
     pairs::{Block, Dots, Pairs, RowLogits},
     series::Spread,
     states::{last_layer, last_layer_states, mean_activations, same_length_batches},
@@ -169,6 +170,8 @@ impl<'a> Sweep<'a> {
                 what: "no neuron is asked for".into(),
             });
         }
+        distinct("neuron", &plan.neurons)?;
+        distinct("sequence", &plan.sequences)?;
         let pairs = Pairs::new(frequencies, bands, &plan.semantics, plan.variants)?;
         let device = plan.engine.device(model.device());
         let unembedding = Unembedding::new(model, pairs.layout().order(), device)?;

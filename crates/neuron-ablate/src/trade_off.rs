@@ -17,6 +17,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::{
     AblateError, Row, RowCounts, Sample,
     closed_form::{LayerNormScale, Projected, Unembedding},
+    error::distinct,
     scaling::{ScalingError, Target, WeightChange},
     states::{LastLayerStates, last_layer_states, same_length_batches},
 };
@@ -226,6 +227,7 @@ impl Sums {
 ///
 /// # Errors
 /// - [`AblateError::NoSuchSequence`], [`AblateError::Empty`] if the plan names no rows
+/// - [`AblateError::Repeated`] for a sequence or factor that stands twice
 /// - [`AblateError::NotFiniteClean`] if the model itself gives no numbers
 /// - [`ScalingError::NotFinite`] if a factor is so large that logits overflow
 /// - [`ScalingError::Torch`] if libtorch fails
@@ -237,6 +239,7 @@ pub fn measure_scaling(
     progress: &dyn Fn(usize),
 ) -> Result<ScalingEffects, ScalingError> {
     let d_vocab = model.config().vocab_size as usize;
+    distinct("factor", &plan.factors)?;
     let (all_rows, rows) = sample.rows(&plan.sequences)?;
     let order: Vec<u32> = (0..d_vocab as u32).collect();
     let vocabulary = Vocabulary {

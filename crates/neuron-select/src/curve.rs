@@ -190,7 +190,7 @@ pub struct CurveIntervals {
 
 /// Resamples whole sequences, ranks the neurons anew and fits a line of as many pieces as `curve` has.
 ///
-/// `None` if there is but one sequence, or no resample could be fitted.
+/// `None` if there is but one sequence with rows, or no resample could be fitted.
 ///
 /// # Errors
 /// - [`SelectError::Bootstrap`] if the number of resamples or the level is out of range
@@ -199,7 +199,7 @@ pub fn bootstrap_curve(
     curve: &Curve,
     bootstrap: &Bootstrap,
 ) -> Result<Option<CurveIntervals>, SelectError> {
-    if grouped.n_sequences() < 2 {
+    if grouped.n_sequences_with_rows() < 2 {
         return Ok(None);
     }
     let n_breaks = curve.best_fit().breaks.len();

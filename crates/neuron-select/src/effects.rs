@@ -308,6 +308,12 @@ impl Grouped {
         self.n_sequences
     }
 
+    /// How many sequences have rows: intervals over sequences need two.
+    pub fn n_sequences_with_rows(&self) -> usize {
+        let has_rows = |s: &usize| (0..self.neurons.len()).any(|n| self.of(n)[*s].rows > 0.0);
+        (0..self.n_sequences).filter(has_rows).count()
+    }
+
     /// The neurons with more or fewer rows than the first, as a cut-off or doubled table has: their means are not comparable.
     pub fn unbalanced(&self) -> Vec<NeuronId> {
         let rows = |n: usize| self.of(n).iter().map(|s| s.rows).sum::<f64>();
@@ -332,7 +338,7 @@ impl Grouped {
 
     /// Interval of a statistic of some neurons over resampled sequences; neurons that the table has not are passed over.
     ///
-    /// `None` if there is but one sequence, none of the neurons is known, or the statistic is undefined on the sample.
+    /// `None` if there is but one sequence with rows, none of the neurons is known, or the statistic is undefined on the sample.
     ///
     /// # Errors
     /// - [`SelectError::Bootstrap`] if the number of resamples or the level is out of range
@@ -346,7 +352,7 @@ impl Grouped {
             .iter()
             .filter_map(|n| self.neurons.binary_search(n).ok())
             .collect();
-        if self.n_sequences < 2 || places.is_empty() {
+        if self.n_sequences_with_rows() < 2 || places.is_empty() {
             return Ok(None);
         }
         let of_draw = |draw: &[usize]| {

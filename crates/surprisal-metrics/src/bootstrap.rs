@@ -50,7 +50,7 @@ pub struct Interval {
 /// ```
 /// use surprisal_metrics::{Bootstrap, Group};
 /// let sequences = [[1.0, 2.0], [3.0, 4.0], [2.0, 3.0]].map(|values| Group::of(&values));
-/// let interval = Bootstrap::with_seed(42).mean(&sequences)?;
+/// let interval = Bootstrap::with_seed(42).mean(&sequences)?.expect("three sequences");
 /// assert_eq!(interval.estimate, 2.5);
 /// assert!((1.5..=2.5).contains(&interval.lower) && (2.5..=3.5).contains(&interval.upper));
 /// # Ok::<(), surprisal_metrics::MetricError>(())
@@ -96,19 +96,20 @@ impl Bootstrap {
         }
     }
 
-    /// Interval of the mean over all values: `sum of sums / sum of counts`.
+    /// Interval of the mean over all values: `sum of sums / sum of counts`. `None` if fewer than two groups have values: one says
+    /// nothing about the spread over groups.
     ///
     /// # Errors
     /// - [`MetricError::Empty`] without groups, or if no group has a value
     /// - [`MetricError::NotFinite`] if a sum or count is NaN or infinite
     /// - [`MetricError::Setting`] if `resamples` or `level` is out of range
-    pub fn mean(&self, groups: &[Group]) -> Result<Interval, MetricError> {
+    pub fn mean(&self, groups: &[Group]) -> Result<Option<Interval>, MetricError> {
         self.resample(groups.len())?.mean(groups)
     }
 
     /// Interval of a ratio of means, both of the same resampled groups. `None` where the
-    /// denominator's absolute mean over the sample is below `floor`; a resample below it counts as
-    /// [`Interval::undefined`].
+    /// denominator's absolute mean over the sample is below `floor` (a resample below it counts as
+    /// [`Interval::undefined`]), or fewer than two groups have values.
     ///
     /// # Errors
     /// - as [`Bootstrap::mean`], and [`MetricError::Length`] if the slices differ in length
@@ -134,7 +135,7 @@ impl Bootstrap {
 
     /// Interval of any statistic of `n` groups. `statistic` gets the indices of the drawn groups,
     /// repeated ones repeated, and says `None` where it is undefined. `None` if it is undefined on
-    /// the sample itself.
+    /// the sample itself or on every resample, or if there is but one group.
     ///
     /// # Errors
     /// - [`MetricError::Empty`] if `n` is 0
@@ -210,11 +211,13 @@ impl Resamples {
     ///
     /// # Errors
     /// - as [`Bootstrap::mean`], and [`MetricError::Length`] for another number of groups
-    pub fn mean(&self, groups: &[Group]) -> Result<Interval, MetricError> {
+    pub fn mean(&self, groups: &[Group]) -> Result<Option<Interval>, MetricError> {
         self.check(groups)?;
-        let mean = |draw: &[usize]| total(groups, draw).mean();
-        self.statistic(mean)?
-            .ok_or(MetricError::Empty { what: "values" })
+        match with_values(groups) {
+            0 => Err(MetricError::Empty { what: "values" }),
+            1 => Ok(None),
+            _ => self.statistic(|draw| total(groups, draw).mean()),
+        }
     }
 
     /// As [`Bootstrap::ratio`].
@@ -233,6 +236,9 @@ impl Resamples {
         )?;
         self.check(numerators)?;
         self.check(denominators)?;
+        if with_values(denominators) < 2 {
+            return Ok(None);
+        }
         self.statistic(|draw| {
             let denominator = total(denominators, draw).mean()?;
             let above = denominator.abs() >= floor && denominator != 0.0;
@@ -249,7 +255,7 @@ impl Resamples {
         statistic: impl Fn(&[usize]) -> Option<f64>,
     ) -> Result<Option<Interval>, MetricError> {
         let all: Vec<usize> = (0..self.n).collect();
-        let Some(estimate) = statistic(&all) else {
+        let Some(estimate) = statistic(&all).filter(|_| self.n > 1) else {
             return Ok(None);
         };
         check_finite("statistic of the sample", &[estimate])?;
@@ -259,10 +265,11 @@ impl Resamples {
         check_finite("statistic of a resample", &values)?;
         let undefined = resamples - values.len();
         let tail = (1.0 - self.level) / 2.0;
-        Ok(Some(Interval {
+        let ends = quantile(&mut values, tail).zip(quantile(&mut values, 1.0 - tail));
+        Ok(ends.map(|(lower, upper)| Interval {
             estimate,
-            lower: quantile(&mut values, tail).unwrap_or(estimate),
-            upper: quantile(&mut values, 1.0 - tail).unwrap_or(estimate),
+            lower,
+            upper,
             undefined,
         }))
     }
@@ -274,8 +281,25 @@ impl Resamples {
 }
 
 impl Group {
-    /// `None` if the group holds nothing.
-    fn mean(self) -> Option<f64> {
+    /// All values of some groups as one group.
+    ///
+    /// # Examples
+    /// ```
+    /// use surprisal_metrics::Group;
+    /// let groups = [Group::of(&[1.0, 2.0]), Group::of(&[6.0])];
+    /// assert_eq!(Group::total(&groups).mean(), Some(3.0));
+    /// ```
+    #[must_use]
+    pub fn total(groups: &[Self]) -> Self {
+        groups.iter().fold(Self::default(), |total, group| Self {
+            sum: total.sum + group.sum,
+            count: total.count + group.count,
+        })
+    }
+
+    /// Mean of the values; `None` without any.
+    #[must_use]
+    pub fn mean(self) -> Option<f64> {
         (self.count > 0.0).then(|| self.sum / self.count)
     }
 }
@@ -285,6 +309,11 @@ fn total(groups: &[Group], draw: &[usize]) -> Group {
         sum: total.sum + groups[i].sum,
         count: total.count + groups[i].count,
     })
+}
+
+/// Groups that have a value.
+fn with_values(groups: &[Group]) -> usize {
+    groups.iter().filter(|group| group.count > 0.0).count()
 }
 
 fn check_groups(groups: &[Group]) -> Result<(), MetricError> {

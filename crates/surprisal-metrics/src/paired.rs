@@ -13,8 +13,10 @@ pub struct Paired {
     pub pairs: usize,
     /// Number of groups, each of which counts once.
     pub groups: usize,
-    /// Mean over groups of `condition - baseline`, with its bootstrap interval.
-    pub difference: Interval,
+    /// Mean over groups of `condition - baseline`.
+    pub difference: f64,
+    /// Its bootstrap interval; none with a single group.
+    pub interval: Option<Interval>,
     /// Groups whose mean difference is above 0.
     pub higher: usize,
     /// Groups whose mean difference is below 0.
@@ -41,7 +43,7 @@ pub struct Paired {
 /// let words = ["a", "b", "b", "c"];
 /// let paired = paired_comparison(&words, &[5.0, 7.0, 9.0, 4.0], &[4.0, 7.0, 7.0, 3.0], &Bootstrap::default())?;
 /// assert_eq!((paired.groups, paired.higher, paired.lower), (3, 0, 3));
-/// assert_eq!(paired.difference.estimate, -1.0);
+/// assert_eq!(paired.difference, -1.0);
 /// assert!((paired.sign_p - 0.25).abs() < 1e-12);
 /// # Ok::<(), surprisal_metrics::MetricError>(())
 /// ```
@@ -69,7 +71,10 @@ pub fn paired_comparison<K: Ord>(
     Ok(Paired {
         pairs: baseline.len(),
         groups: means.len(),
-        difference: bootstrap.mean(&resampled)?,
+        difference: Group::total(&resampled)
+            .mean()
+            .ok_or(MetricError::Empty { what: "items" })?,
+        interval: bootstrap.mean(&resampled)?,
         higher,
         lower,
         sign_p: sign_test(higher, lower),

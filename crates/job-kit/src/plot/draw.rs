@@ -250,7 +250,10 @@ fn place<'a>(figure: &Figure, mark: &'a Mark, color: Color) -> Placed<'a> {
     let intervals = mark
         .intervals
         .iter()
-        .map(|&(low, high)| Some((figure.y.place(low)?, figure.y.place(high)?)))
+        .map(|interval| {
+            let (low, high) = (*interval)?;
+            Some((figure.y.place(low)?, figure.y.place(high)?))
+        })
         .collect();
     Placed {
         mark,

@@ -1,5 +1,8 @@
 //! Axes: where values lie, where ticks stand, and how numbers read.
 
+/// Values beyond this have no place: sums and differences of them would overflow.
+const LARGEST: f64 = 1e300;
+
 /// One axis of a figure.
 ///
 /// # Examples
@@ -65,7 +68,7 @@ impl Axis {
         } else {
             value
         };
-        place.is_finite().then_some(place)
+        (place.abs() <= LARGEST).then_some(place)
     }
 
     /// The axis fitted to values, in its own units.
@@ -98,7 +101,7 @@ impl Axis {
             let half = if log || from == 0.0 {
                 0.5
             } else {
-                from.abs() / 2.0
+                (from.abs() / 2.0).max(1.0 / LARGEST)
             };
             (from, to) = (from - half, to + half);
         }
@@ -155,7 +158,10 @@ impl Scale {
 
     fn linear_ticks(&self, wanted: usize) -> (Vec<Tick>, Option<String>) {
         let places = linear_places(self.from, self.to, wanted);
-        let step = places.get(1).map_or(1.0, |second| second - places[0]);
+        let step = match places[..] {
+            [first, second, ..] => second - first,
+            _ => 1.0,
+        };
         let largest = self.from.abs().max(self.to.abs());
         // Very small or very large numbers share a factor.
         let exponent = if !(1e-3..1e7).contains(&largest) {
@@ -225,6 +231,10 @@ impl Scale {
 /// Multiples of 1, 2 or 5 times a power of ten.
 fn linear_places(from: f64, to: f64, wanted: usize) -> Vec<f64> {
     let power = 10f64.powf(((to - from) / wanted.max(1) as f64).log10().floor());
+    // Ends too close together, or too far apart, for numbers to tell places between them.
+    if !power.is_normal() || from.abs().max(to.abs()) > power * 1e15 {
+        return vec![];
+    }
     let ends = |step: f64| {
         (
             (from / step - 1e-9).ceil() as i64,

@@ -18,7 +18,7 @@ use parquet::{
 };
 
 use super::{Format, TableError};
-use crate::output::AtomicFile;
+use crate::output::{AtomicFile, OutputDir};
 
 /// Rows and bytes of a Parquet row group at most, so that memory stays flat.
 const GROUP_ROWS: usize = 1 << 20;
@@ -74,8 +74,15 @@ impl TableWriter {
         schema: SchemaRef,
         format: Format,
     ) -> Result<Self, TableError> {
-        let path = path.as_ref().to_owned();
-        let file = AtomicFile::create(&path)?;
+        Self::to(AtomicFile::create(path.as_ref())?, schema, format)
+    }
+
+    /// Starts a table in a file that was started, such as an [output](OutputDir::file).
+    ///
+    /// # Errors
+    /// [`TableError::Write`] if it cannot be written to.
+    pub fn to(file: AtomicFile, schema: SchemaRef, format: Format) -> Result<Self, TableError> {
+        let path = file.path().to_owned();
         let sink = match format {
             Format::Parquet => {
                 let properties = WriterProperties::builder()
@@ -149,5 +156,19 @@ impl TableWriter {
         };
         file.commit()?;
         Ok(rows)
+    }
+}
+
+impl OutputDir {
+    /// Writes a whole table as an output; the ending of its name says in which format.
+    ///
+    /// # Errors
+    /// Any [`TableError`] of writing.
+    pub fn table(&self, name: &str, rows: &RecordBatch) -> Result<(), TableError> {
+        let mut writer =
+            TableWriter::to(self.file(name)?, rows.schema(), Format::from_path(name)?)?;
+        writer.write(rows)?;
+        writer.finish()?;
+        Ok(())
     }
 }
