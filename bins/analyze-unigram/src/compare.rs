@@ -153,7 +153,7 @@ fn read(path: &Path) -> anyhow::Result<Analysis> {
                 .map(|value| value.unwrap_or(f64::NAN))
                 .collect::<Vec<f64>>())
         })
-        .collect::<Result<Vec<_>, job_kit::TableError>>()?;
+        .collect::<Result<Vec<_>, job_kit::InputError>>()?;
     let mut effects: BTreeMap<i64, Vec<NeuronEffects>> = BTreeMap::new();
     for i in 0..rows.rows() {
         let neuron = NeuronId {
