@@ -837,20 +837,17 @@ fn lists_name_things_once() {
     for (list, places) in [
         (
             "ablation.sequences=[0, 1, 0]",
-            "`0` stands twice, as entries 1 and 3",
+            "`0` twice, as entries 1 and 3",
         ),
         (
             "ablation.neurons=[3, 17, 17]",
-            "`17` stands twice, as entries 2 and 3",
+            "`17` twice, as entries 2 and 3",
         ),
         (
             "ablation.variants=[total, frozen_band, total]",
-            "`total` stands twice, as entries 1 and 3",
+            "`total` twice, as entries 1 and 3",
         ),
-        (
-            "model.steps=[512, 512]",
-            "`512` stands twice, as entries 1 and 2",
-        ),
+        ("model.steps=[512, 512]", "`512` twice, as entries 1 and 2"),
     ] {
         let key = list.split_once('=').unwrap().0;
         refuses(&["ablation=quick", list], &[&format!("`{key}`"), places]);

@@ -314,8 +314,7 @@ fn one_sequence_has_no_interval_and_none_stands_twice() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{error}");
     assert!(
-        error.contains("`evaluation.sequences`")
-            && error.contains("`0` stands twice, as entries 1 and 3"),
+        error.contains("`evaluation.sequences`") && error.contains("`0` twice, as entries 1 and 3"),
         "{error}"
     );
 }

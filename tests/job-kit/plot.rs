@@ -301,7 +301,8 @@ fn a_report_holds_everything_it_shows() {
 fn figures_of_odd_values_are_drawn_or_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let long = "a very long name ".repeat(40);
-    let cases: Vec<(&str, Vec<(f64, f64)>, bool)> = vec![
+    type Case = (&'static str, Vec<(f64, f64)>, bool);
+    let cases: Vec<Case> = vec![
         ("none", vec![], false),
         ("step-0", vec![(0.0, 3.0)], false),
         ("nan", vec![(1.0, f64::NAN), (f64::INFINITY, 1.0)], false),

@@ -147,10 +147,9 @@ pub fn compose<T: DeserializeOwned + Serialize>(
         return Err(unknown_key(&composed, &path, known));
     }
     if let Some(list) = lists::repeated(&value) {
-        return Err(ConfigError::Invalid {
+        return Err(ConfigError::Repeated {
             key: list.path.join("."),
-            found: "a list of things that stand once".into(),
-            message: list.message,
+            what: list.message,
             origin: composed.origin(&list.path),
         });
     }

@@ -118,6 +118,16 @@ pub enum ConfigError {
         /// The job.
         job: String,
     },
+    /// A list names something twice.
+    #[error("`{key}` names {what} ({origin})")]
+    Repeated {
+        /// The key of the list, with dots.
+        key: String,
+        /// What it names twice, and where.
+        what: String,
+        /// Where the list is set.
+        origin: Origin,
+    },
     /// A value is refused for another reason.
     #[error("`{key}` is {found}: {message} ({origin})")]
     Invalid {
@@ -210,6 +220,7 @@ impl Hint for ConfigError {
             | Self::Yaml { .. }
             | Self::NotAMapping { .. }
             | Self::Circle { .. }
+            | Self::Repeated { .. }
             | Self::Invalid { .. } => vec![],
         };
         hints.into_iter().flatten().collect()

@@ -38,7 +38,7 @@ fn search(value: &Value, path: &mut Vec<String>) -> Option<Repeated> {
                     return Some(Repeated {
                         path: path.clone(),
                         message: format!(
-                            "`{}` stands twice, as entries {} and {}",
+                            "`{}` twice, as entries {} and {}",
                             item.as_str()
                                 .map_or_else(|| item.to_string(), str::to_owned),
                             first + 1,
@@ -86,32 +86,32 @@ mod tests {
             (
                 json!({"a": {"b": [0, 1, 0]}}),
                 "a.b",
-                "`0` stands twice, as entries 1 and 3",
+                "`0` twice, as entries 1 and 3",
             ),
             (
                 json!({"a": ["x", " x"]}),
                 "a",
-                "` x` stands twice, as entries 1 and 2",
+                "` x` twice, as entries 1 and 2",
             ),
             (
                 json!({"a": [1, 2, 1.0]}),
                 "a",
-                "`1.0` stands twice, as entries 1 and 3",
+                "`1.0` twice, as entries 1 and 3",
             ),
             (
                 json!({"a": [{"scale": 2}, "mean", {"scale": 2}]}),
                 "a",
-                "`{\"scale\":2}` stands twice, as entries 1 and 3",
+                "`{\"scale\":2}` twice, as entries 1 and 3",
             ),
             (
                 json!({"a": [[1, 1]]}),
                 "a.0",
-                "`1` stands twice, as entries 1 and 2",
+                "`1` twice, as entries 1 and 2",
             ),
             (
                 json!({"corpus": {"path": ["src", "./src/"]}}),
                 "corpus.path",
-                "`./src/` stands twice, as entries 1 and 2",
+                "`./src/` twice, as entries 1 and 2",
             ),
         ] {
             let found = repeated(&config).unwrap_or(Repeated {
