@@ -585,6 +585,9 @@ fn a_sweep_keeps_finished_checkpoints_and_refuses_audited_bad_ones() {
             .unwrap();
         }
     }
+    // Beside the folders of the steps, the tokenizer is found.
+    let tokenizer = "examples/data/tiny-neox/tokenizer.json";
+    fs::copy(root().join(tokenizer), models.path().join("tokenizer.json")).unwrap();
     let out = TempDir::new().unwrap();
     let model = format!("model.path={}", models.path().display());
     let quick = [
@@ -912,4 +915,143 @@ fn a_run_without_positions_leaves_none_of_an_earlier_one() {
             positions == "true"
         );
     }
+}
+
+/// A run that may not reach the hub, with an empty cache.
+#[track_caller]
+fn goes_to_the_hub(overrides: &[&str]) {
+    let (out, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let output = ablate(out.path(), overrides)
+        .env("HF_HOME", cache.path())
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{overrides:?}: {stderr}");
+    assert!(
+        stderr.contains("EleutherAI/pythia-70m-deduped"),
+        "{overrides:?}: {stderr}"
+    );
+}
+
+#[test]
+fn a_repository_that_was_named_is_used() {
+    let repo = "model.repo=EleutherAI/pythia-70m-deduped";
+    goes_to_the_hub(&[repo]);
+    goes_to_the_hub(&[repo, "model.steps=[0, 1, 512]"]);
+    goes_to_the_hub(&["--audit", repo, "model.steps=[0, 1, 512]"]);
+    goes_to_the_hub(&["--self-check", repo]);
+    goes_to_the_hub(&["model=pythia-70m"]);
+}
+
+#[test]
+fn a_model_does_not_take_the_tokenizer_of_another() {
+    let dir = spoilt(|_| ());
+    let model = format!("model.path={}", dir.path().display());
+    let quick = [
+        "ablation=quick",
+        "corpus.rows=0..40",
+        "output.positions=false",
+        &model,
+    ];
+    refuses(&quick, &["text needs a tokenizer", "model.tokenizer"]);
+    let tokenizer = "examples/data/tiny-neox/tokenizer.json";
+    fs::copy(root().join(tokenizer), dir.path().join("tokenizer.json")).unwrap();
+    let out = TempDir::new().unwrap();
+    ablate(out.path(), &quick).assert().success();
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.path().join("run.json")).unwrap()).unwrap();
+    let beside = dir.path().join("tokenizer.json").display().to_string();
+    assert!(
+        record["inputs"].to_string().contains(&beside),
+        "{}",
+        record["inputs"]
+    );
+}
+
+#[test]
+fn settings_that_exclude_each_other_or_are_not_used_are_refused() {
+    for (overrides, said) in [
+        (
+            vec!["model.path=a", "model.repo=b/c"],
+            "`model.path` and `model.repo` exclude",
+        ),
+        (
+            vec!["model.steps=[1]", "model.revision=step1"],
+            "exclude each other",
+        ),
+        (
+            vec!["corpus.path=a", "corpus.tokens=b.npy"],
+            "exclude each other",
+        ),
+        (
+            vec!["model.token_file=t"],
+            "it is only used with `model.repo`",
+        ),
+        (
+            vec!["model.allow_bad=true"],
+            "several checkpoints (`model.steps`)",
+        ),
+        (
+            vec!["corpus.tokens=b.npy", "corpus.rows=0..4"],
+            "it is only used with `corpus.path`",
+        ),
+        (
+            vec!["ablation.engine=exact", "ablation.tolerance=1e-4"],
+            "`ablation.engine=auto`",
+        ),
+        (
+            vec!["output.positions=off", "output.format=feather"],
+            "`output.positions` leaves out",
+        ),
+        (vec!["band.window=40"], "only the reading `liu2025`"),
+        (
+            vec![
+                "semantics=liu2025",
+                "band={lower: 20, upper: 60, window: 40}",
+            ],
+            "no bound of the band is `elbow`",
+        ),
+        (
+            vec!["bands={rare: {lower: elbow, window: 40}}"],
+            "`bands.rare.window` is set",
+        ),
+        (
+            vec!["sets.neurons.list=['3.1']", "sets.neurons.step=1"],
+            "`sets.neurons.file`",
+        ),
+        (vec!["ablation.sequences=0"], "1 or more"),
+        (vec!["ablation.sequences=[]"], "1 or more"),
+        (vec!["ablation.neurons=5..5"], "a range like `0..64`"),
+        (vec!["corpus.rows=5..5"], "a range like `0..500`"),
+        (vec!["corpus.rows=5"], "a range like `0..500`"),
+        (vec!["ablation.dose=scale"], "scale"),
+        (
+            vec!["band.lower=2e-5"],
+            "write `{frequency: 2e-5}` or `{percentile: 2e-5}`",
+        ),
+    ] {
+        refuses(&overrides, &[said]);
+    }
+}
+
+#[test]
+fn a_band_of_a_few_tokens_is_warned_of() {
+    let out = TempDir::new().unwrap();
+    let band = ["band.lower=rank:3", "band.upper={rank: 1}"];
+    let small = [
+        "ablation=quick",
+        "corpus.rows=0..40",
+        "output.positions=false",
+    ];
+    let output = ablate(out.path(), &[&band[..], &small].concat())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.contains("the band holds 3 tokens, too few"),
+        "{stderr}"
+    );
+    let run = fs::read_to_string(out.path().join("run.json")).unwrap();
+    assert!(run.contains("the band holds 3 tokens, too few"));
 }

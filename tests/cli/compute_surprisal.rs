@@ -615,3 +615,79 @@ fn step_0_alone_and_one_word_have_no_figure_and_no_interval() {
     assert_eq!(run.record()["counts"]["points_not_shown_in_surprisal"], 1);
     assert!(run.out("surprisal.svg").exists());
 }
+
+fn a_repository_that_was_named_is_used() {
+    for model in [
+        "model.repo=EleutherAI/pythia-70m-deduped",
+        "model=pythia-70m",
+    ] {
+        let (run, cache) = (Run::new(), TempDir::new().unwrap());
+        let mut command = Command::cargo_bin("compute-surprisal").unwrap();
+        let output = command
+            .current_dir(root())
+            .arg(format!("output.dir={}", run.path("out").display()))
+            .args([model, "steps=512"])
+            .env("HF_HOME", cache.path())
+            .env("HF_HUB_OFFLINE", "1")
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("EleutherAI/pythia-70m-deduped"), "{stderr}");
+    }
+}
+
+#[test]
+fn settings_that_would_not_be_used_are_refused() {
+    let run = Run::new();
+    for (args, said) in [
+        (
+            vec!["neurons.file=a.csv", "neurons.list=['3.1']"],
+            "exclude each other",
+        ),
+        (
+            vec!["neurons.missing_step=4000"],
+            "it is only used with `neurons.file`",
+        ),
+        (
+            vec!["interventions.list=[base]", "neurons.list=['3.1']"],
+            "no intervention of `interventions.list` changes a neuron",
+        ),
+        (
+            vec![
+                "interventions.list=[base, zero]",
+                "interventions.mean_over=all-positions",
+            ],
+            "takes mean activations",
+        ),
+        (
+            vec!["words.bos_only=true", "words.max_context=3"],
+            "`words.bos_only` leaves the contexts out",
+        ),
+        (
+            vec!["reading=liu2025", "words.bos=false"],
+            "`reading=liu2025`",
+        ),
+        (
+            vec!["reading=liu2025", "form=corrected"],
+            "first piece alone",
+        ),
+        (vec!["band=null", "frequency=tiny-neox"], "without a band"),
+        (
+            vec!["frequency=null", "band=tail"],
+            "a band needs token counts",
+        ),
+        (vec!["model.allow_bad=true"], "reads no audit"),
+        (
+            vec!["steps=512.5"],
+            "expected a step, `all`, `log`, a range",
+        ),
+    ] {
+        let error = run.error(&args);
+        assert!(error.contains(said), "{args:?}: {error}");
+    }
+    assert!(
+        run.ok(&["steps=4000.0", "interventions.list=[base]"])
+            .contains("4000")
+    );
+}

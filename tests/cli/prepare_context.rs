@@ -355,3 +355,30 @@ fn a_folder_of_another_job_and_an_input_among_the_outputs_are_refused() {
     );
     assert_eq!(fs::read(own.join("run.json")).unwrap(), before);
 }
+
+fn texts_on_the_command_line_are_taken_as_typed() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(
+        folder.path().join("a.jsonl"),
+        "{\"text\": \"They saw the white whale.\"}\n",
+    )
+    .unwrap();
+    for (corpus, out) in [
+        ("*.jsonl", "run #2"),
+        ("[ab]*.jsonl", "a: b"),
+        ("a.jsonl", "&x"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_prepare-context"))
+            .current_dir(folder.path())
+            .arg("--config-dir")
+            .arg(root().join("configs"))
+            .args(["words.list=[whale]", "contexts.window=1"])
+            .arg(format!("corpus.path={corpus}"))
+            .arg(format!("output.dir={out}"))
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{corpus}: {stderr}");
+        assert!(folder.path().join(out).join("run.json").is_file(), "{out}");
+    }
+}

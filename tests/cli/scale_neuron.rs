@@ -318,3 +318,37 @@ fn one_sequence_has_no_interval_and_none_stands_twice() {
         "{error}"
     );
 }
+
+fn a_repository_that_was_named_is_used() {
+    let (out, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let output = scale(out.path(), &["model.repo=EleutherAI/pythia-70m-deduped"])
+        .env("HF_HOME", cache.path())
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("EleutherAI/pythia-70m-deduped"), "{stderr}");
+}
+
+#[test]
+fn settings_that_would_not_be_used_are_refused() {
+    refuses(
+        &["scaling.rank=3", "scaling.variance=0.9"],
+        &["exclude each other"],
+    );
+    refuses(
+        &["scaling.rare={quantile: 0.25}", "band=tail"],
+        &["those of a quantile"],
+    );
+    refuses(
+        &["checkpoint={scaled: neurons, law: log}"],
+        &["checkpoint.law", "laws are of rows"],
+    );
+    refuses(
+        &["scaling.laws=[constant]", "scaling.epsilon=1e-3"],
+        &["looks at frequencies"],
+    );
+    refuses(&["evaluation.sequences=0"], &["1 or more"]);
+    refuses(&["neurons.step=4000"], &["only used with `neurons.file`"]);
+}

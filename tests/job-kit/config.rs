@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use job_kit::{ConfigArgs, Resolved, compose, exit::message};
+use job_kit::{ConfigArgs, Resolved, Rule, Rules, compose, exit::message};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
@@ -22,7 +22,10 @@ struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Model {
-    path: PathBuf,
+    #[serde(default)]
+    path: Option<PathBuf>,
+    #[serde(default)]
+    repo: Option<String>,
     #[serde(default)]
     revision: Option<String>,
     #[serde(default)]
@@ -76,6 +79,21 @@ struct Output {
     dir: PathBuf,
     #[serde(default, deserialize_with = "job_kit::switch")]
     positions: bool,
+}
+
+impl Rules for Config {
+    fn rules() -> Vec<Rule> {
+        vec![
+            Rule::one_of(&["model.path", "model.repo"]),
+            Rule::made_for("model.tokenizer", &["model.path", "model.repo"]),
+            Rule::belongs("model.revision", &["model.path", "model.repo"]),
+            Rule::unused(
+                "corpus.context_length",
+                |config, _| config["corpus"]["sequences"].is_null(),
+                "nothing is cut into sequences",
+            ),
+        ]
+    }
 }
 
 fn forty_two() -> u64 {
@@ -186,7 +204,8 @@ fn later_layers_win() {
     assert_eq!(
         config.model,
         Model {
-            path: "models/small".into(),
+            path: Some("models/small".into()),
+            repo: None,
             revision: None,
             dtype: Dtype::F32,
             tokenizer: None
@@ -211,7 +230,7 @@ fn groups_swap_nest_and_can_be_added() {
     let model = configs.compose(&["model=large"]).model;
     assert_eq!(
         (model.path, model.revision.as_deref(), model.dtype),
-        ("models/small".into(), Some("main"), Dtype::F16)
+        (Some("models/small".into()), Some("main"), Dtype::F16)
     );
     assert_eq!(model.tokenizer.unwrap().kind, "bpe");
     let model = configs
@@ -232,7 +251,7 @@ fn a_choice_can_be_a_path() {
     configs.file("mine/model.yml", "path: mine\n");
     assert_eq!(
         configs.compose(&["model=DIR/mine/model.yml"]).model.path,
-        PathBuf::from("mine")
+        Some(PathBuf::from("mine"))
     );
     configs.file("mine/run.yaml", "defaults: [/job]\nseed: 77\n");
     assert_eq!(configs.compose(&["--config DIR/mine/run.yaml"]).seed, 77);
@@ -257,7 +276,7 @@ fn values_on_the_command_line_are_yaml() {
         ),
         (7, Some(128), false)
     );
-    assert_eq!(config.model.path, PathBuf::from("a=b"));
+    assert_eq!(config.model.path, Some(PathBuf::from("a=b")));
     assert_eq!(
         configs.compose(&["~corpus.sequences"]).corpus.sequences,
         None
@@ -271,7 +290,7 @@ fn a_number_is_a_text_where_a_text_is_wanted() {
     let config = configs.compose(&["output.dir=2026", "model.revision=1e3", "model.path=true"]);
     assert_eq!(config.output.dir, PathBuf::from("2026"));
     assert_eq!(config.model.revision.as_deref(), Some("1e3"));
-    assert_eq!(config.model.path, PathBuf::from("true"));
+    assert_eq!(config.model.path, Some(PathBuf::from("true")));
 }
 
 #[test]
@@ -355,4 +374,232 @@ fn a_missing_folder_is_explained() {
     error: config folder `/nowhere/configs` not found
     hint: run from the folder that holds it, or name it with `--config-dir DIR`
     ");
+}
+
+#[test]
+fn a_text_is_what_was_typed() {
+    let configs = Configs::new();
+    for text in [
+        "out/run #2",
+        "*.jsonl",
+        "@x",
+        "%x",
+        "&x",
+        "!x",
+        "`x`",
+        "a: b",
+        "- a",
+        "? a",
+        "| a",
+        "> a",
+        "x ",
+        " x",
+        "2026",
+        "1e3",
+        "0x10",
+        "null",
+        "true",
+        "yes",
+        "[ab]*.jsonl",
+        "[a",
+        "[a, b]",
+        "{a}",
+        "{a: 1}",
+        "{a",
+        "\"a\" b",
+        "'tis",
+        "[a] #b",
+        "\"a\" # \"",
+        "a\nb",
+        "---",
+        "...",
+        "#",
+        ".",
+        "<<",
+        "=",
+        "a,b",
+        "x: [",
+        "./~x",
+    ] {
+        let config = configs.compose(&[&format!("output.dir={text}")]);
+        assert_eq!(config.output.dir, PathBuf::from(text), "{text:?}");
+        let printed = configs
+            .try_compose(&[&format!("output.dir={text}")])
+            .unwrap();
+        configs.file("again.yaml", printed.to_yaml_with_origins());
+        let again = configs.compose(&["--config again"]);
+        assert_eq!(
+            again.output.dir,
+            PathBuf::from(text),
+            "{text:?}, printed and read"
+        );
+    }
+    for (quoted, text) in [
+        ("'a: b'", "a: b"),
+        ("\"x # y\"", "x # y"),
+        ("'it''s'", "it's"),
+        ("'2026'", "2026"),
+    ] {
+        let config = configs.compose(&[&format!("output.dir={quoted}")]);
+        assert_eq!(config.output.dir, PathBuf::from(text));
+    }
+    // Only a group takes a config file.
+    configs.file("list.yaml", "path: not this\n");
+    let config = configs.compose(&["corpus.path=DIR/list.yaml"]);
+    assert!(config.corpus.path.ends_with("list.yaml"));
+    let list = configs.error(&["corpus.sequences=[1, 2"]);
+    assert!(
+        list.contains("expected a number or a list of numbers"),
+        "{list}"
+    );
+}
+
+#[test]
+fn a_path_below_the_home_folder_is_found() {
+    let configs = Configs::new();
+    let home = std::env::home_dir().unwrap();
+    for override_ in ["output.dir=~/out", "output.dir='~/out'"] {
+        assert_eq!(configs.compose(&[override_]).output.dir, home.join("out"));
+    }
+    configs.file("home.yaml", "defaults: [job]\ncorpus: {path: ~/text}\n");
+    assert_eq!(
+        configs.compose(&["--config home"]).corpus.path,
+        home.join("text")
+    );
+    assert_eq!(configs.compose(&["output.dir=~"]).output.dir, home);
+    let other = configs.error(&["output.dir=~other/x"]);
+    assert!(
+        other.contains("`output.dir` is `~other/x`") && other.contains("./~"),
+        "{other}"
+    );
+    // No path, no home.
+    let revision = configs.compose(&["model.revision=~/x"]).model.revision;
+    assert_eq!(revision.as_deref(), Some("~/x"));
+}
+
+#[test]
+fn of_keys_that_exclude_each_other_the_later_wins() {
+    let configs = Configs::new();
+    configs.file("model/hub.yaml", "repo: a/b\nrevision: main\n");
+    configs.file("mine.yaml", "defaults: [job]\nmodel: {repo: c/d}\n");
+    let model = configs.compose(&["model=large", "model.repo=a/b"]).model;
+    // The tokenizer was of the other model; the revision of the other place.
+    assert_eq!((model.path, model.repo.as_deref()), (None, Some("a/b")));
+    assert_eq!((model.revision, model.tokenizer), (None, None));
+    assert_eq!(
+        configs.compose(&["--config mine"]).model.repo.as_deref(),
+        Some("c/d")
+    );
+    assert_eq!(
+        configs
+            .compose(&["--config mine", "model.path=x"])
+            .model
+            .repo,
+        None
+    );
+    let model = configs.compose(&["model=hub", "model.repo=e/f"]).model;
+    assert_eq!(model.revision.as_deref(), Some("main"));
+    let model = configs
+        .compose(&[
+            "model=large",
+            "model.path=x",
+            "model.tokenizer={kind: mine}",
+        ])
+        .model;
+    assert_eq!(model.tokenizer.map(|t| t.kind).as_deref(), Some("mine"));
+    let both = configs.error(&["model.path=x", "model.repo=a/b"]);
+    assert!(
+        both.contains(
+            "`model.path` and `model.repo` exclude each other, and both are set (command line)"
+        ),
+        "{both}"
+    );
+    // A choice that is typed lies over what the start file says itself.
+    configs.file("own.yaml", "defaults: [job, _self_]\nmodel: {path: own}\n");
+    assert_eq!(
+        configs
+            .compose(&["--config own", "model=hub"])
+            .model
+            .repo
+            .as_deref(),
+        Some("a/b")
+    );
+    let printed = configs
+        .try_compose(&["model=large", "model.path=x"])
+        .unwrap();
+    let note = "# `model.tokenizer` (configs/model/tokenizer/bpe.yaml) is left out: it was set for another `model.path` than the one now set (command line)";
+    assert!(
+        configs
+            .shorten(printed.to_yaml_with_origins())
+            .contains(note),
+        "{}",
+        printed.to_yaml_with_origins()
+    );
+}
+
+#[test]
+fn what_would_not_be_used_is_refused_where_the_user_set_it() {
+    let configs = Configs::new();
+    configs.file("corpus/cut.yaml", "path: a\ncontext_length: 9\n");
+    let config = configs.compose(&["corpus=cut", "corpus.sequences=null"]);
+    assert_eq!(config.corpus.context_length, None);
+    let refused = configs.error(&["corpus=cut", "corpus.context_length=8"]);
+    assert!(
+        refused.contains(
+            "`corpus.context_length` is set, but nothing is cut into sequences (command line)"
+        ),
+        "{refused}"
+    );
+    assert!(
+        configs
+            .try_compose(&["corpus=cut", "corpus.context_length=null"])
+            .is_ok()
+    );
+}
+
+#[test]
+fn files_are_read_in_their_encoding_or_not_at_all() {
+    let configs = Configs::new();
+    configs.file("bom.yaml", "\u{feff}defaults: [job]\r\nseed: 3.0\r\n");
+    assert_eq!(configs.compose(&["--config bom"]).seed, 3);
+    configs.file("short.yml", "defaults: [job]\nseed: 4\n");
+    assert_eq!(configs.compose(&["--config short"]).seed, 4);
+    let utf16: Vec<u8> = "\u{feff}seed: 1"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    fs::write(configs.0.path().join("wide.yaml"), utf16).unwrap();
+    let wide = configs.error(&["--config wide"]);
+    assert!(
+        wide.contains("holds UTF-16 text, expected UTF-8 text"),
+        "{wide}"
+    );
+    configs.file(
+        "twice.yaml",
+        "defaults: [job]\nband: {upper: 3, names: {1: 2, '1': 3}}\n",
+    );
+    assert!(
+        configs
+            .error(&["--config twice"])
+            .contains("duplicate entry with key \"1\"")
+    );
+    configs.file("tag.yaml", "defaults: [job]\nseed: !share 4\n");
+    assert!(
+        configs
+            .error(&["--config tag"])
+            .contains("write `{share: ...}`")
+    );
+}
+
+#[test]
+fn a_whole_number_may_be_written_with_a_point() {
+    let configs = Configs::new();
+    assert_eq!(configs.compose(&["seed=7.0"]).seed, 7);
+    let config = configs.compose(&["corpus.sequences=[4.0, 1e2]"]);
+    assert_eq!(config.corpus.sequences, Some(Sequences::List(vec![4, 100])));
+    assert!(
+        configs
+            .error(&["seed=7.5"])
+            .contains("the number 7.5, expected a whole number, 0 or more")
+    );
 }

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use job_inputs::{
-    BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, parse_range,
+    BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, NeuronsConfig, Sequences,
 };
+use job_kit::{Rule, Rules, Span};
 use longtail_corpus::BandReading;
 use neuron_ablate::{
     BandToken, Direction, Dose, Engine, EngineOptions, ExactSums, FrozenKl, KlDirection, MeanOver,
@@ -34,6 +35,47 @@ pub(crate) struct AblateConfig {
     #[serde(default = "default_seed")]
     pub(crate) seed: u64,
     pub(crate) output: OutputConfig,
+}
+
+impl Rules for AblateConfig {
+    fn rules() -> Vec<Rule> {
+        let corrected: job_kit::config::When =
+            |config, _| config["semantics"]["band_reading"] == "corrected";
+        let mut rules = vec![
+            Rule::one_of(&["model.steps", "model.revision"]),
+            Rule::unused(
+                "model.allow_bad",
+                |config, _| config["model"]["steps"].is_null(),
+                "the audit is asked only where there are several checkpoints (`model.steps`)",
+            ),
+            Rule::unused(
+                "ablation.tolerance",
+                |config, _| config["ablation"]["engine"] != "auto",
+                "only `ablation.engine=auto` weighs an error against it",
+            ),
+            Rule::unused(
+                "output.format",
+                |config, _| config["output"]["positions"] == false,
+                "it is the format of the table of positions, which `output.positions` leaves out",
+            ),
+            Rule::unused(
+                "sets.controls.draws",
+                |config, _| config["sets"]["controls"]["kinds"] == serde_json::json!([]),
+                "`sets.controls.kinds` names no control",
+            ),
+            Rule::unused(
+                "sets.controls.kinds",
+                |config, _| config["sets"]["controls"]["draws"] == 0,
+                "`sets.controls.draws` is 0",
+            ),
+        ];
+        rules.extend(Rule::under("model", ModelConfig::rules()));
+        rules.extend(Rule::under("corpus", CorpusConfig::rules()));
+        rules.extend(Rule::under("band", BandConfig::rules(corrected)));
+        rules.extend(Rule::under("bands.*", BandConfig::rules(corrected)));
+        rules.extend(Rule::under("sets.neurons", NeuronsConfig::rules()));
+        rules
+    }
 }
 
 /// The choices of `neuron_ablate::Semantics`, and how the bounds of the band are read.
@@ -179,16 +221,23 @@ impl AblationConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected `all`, a range like `0..64`, or a list like `[3, 17]`"
+    expecting = "expected `all`, a range like `0..64` (its end left out), or a list like `[3, 17]`"
 )]
 pub(crate) enum Neurons {
+    All(All),
+    Range(Span),
     List(Vec<usize>),
-    Text(String),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum All {
+    All,
 }
 
 impl Default for Neurons {
     fn default() -> Self {
-        Self::Text("all".into())
+        Self::All(All::All)
     }
 }
 
@@ -256,17 +305,12 @@ impl Neurons {
     pub(crate) fn resolve(&self, d_mlp: usize) -> anyhow::Result<Vec<usize>> {
         match self {
             Self::List(list) => Ok(list.clone()),
-            Self::Text(text) if text == "all" => Ok((0..d_mlp).collect()),
-            Self::Text(text) => {
-                let range = parse_range(text).with_context(|| format!("`ablation.neurons` is `{text}`, expected `all`, a range like `0..64`, or a list like `[3, 17]`"))?;
-                if range.end > d_mlp {
-                    bail!(
-                        "`ablation.neurons` is `{text}`, but the last MLP layer has neurons 0 to {}: end the range at {d_mlp} at most",
-                        d_mlp - 1
-                    );
-                }
-                Ok(range.collect())
-            }
+            Self::All(_) => Ok((0..d_mlp).collect()),
+            Self::Range(span) if span.range().end > d_mlp => bail!(
+                "`ablation.neurons` is `{span}`, but the last MLP layer has neurons 0 to {}: end the range at {d_mlp} at most",
+                d_mlp - 1
+            ),
+            Self::Range(span) => Ok(span.range().collect()),
         }
     }
 }

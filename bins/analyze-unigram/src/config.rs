@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use job_kit::{Rule, Rules};
 use neuron_select::{Criteria, Effect, Heuristic, RowFilter};
 use serde::{Deserialize, Serialize};
 use surprisal_metrics::Bootstrap;
@@ -25,6 +26,24 @@ pub(crate) struct AnalyzeConfig {
     #[serde(default = "default_seed")]
     pub(crate) seed: u64,
     pub(crate) output: OutputConfig,
+}
+
+impl Rules for AnalyzeConfig {
+    fn rules() -> Vec<Rule> {
+        vec![
+            Rule::made_for("frequency.d_vocab", &["frequency.counts"]),
+            Rule::unused(
+                "band",
+                |config, _| config["frequency"].is_null(),
+                "rows are filed anew by a band only with token counts (`frequency`)",
+            ),
+            Rule::unused(
+                "persistence",
+                |config, _| config["input"]["steps"].is_null(),
+                "rankings are compared only where there are several checkpoints (`input.steps`)",
+            ),
+        ]
+    }
 }
 
 /// Where the tables of ablation runs are.

@@ -106,6 +106,13 @@ fn open_step(config: &AnalyzeConfig, step: Option<i64>, path: &Path) -> anyhow::
 /// The table itself, or the one in a folder.
 fn table_file(input: &InputConfig, path: &Path) -> anyhow::Result<PathBuf> {
     if !path.is_dir() {
+        if let Some(name) = &input.table {
+            bail!(
+                "`input.table` is `{}`, a table in a folder, but `input.path` is no folder: `{}`",
+                name.display(),
+                path.display()
+            );
+        }
         return Ok(path.to_owned());
     }
     if let Some(name) = &input.table {

@@ -28,25 +28,7 @@ pub(crate) struct Loaded {
 impl Checkpoints {
     /// The source that the configuration names, and its steps that the configuration asks for.
     pub(crate) fn find(config: &SurprisalConfig) -> anyhow::Result<(Self, Vec<u64>)> {
-        if let Some(revision) = config
-            .model
-            .revision
-            .as_deref()
-            .filter(|revision| *revision != "main")
-        {
-            bail!(
-                "`model.revision` is `{revision}`, but this job goes over steps: say `steps=3000` instead of `model.revision=step3000`"
-            );
-        }
         let model = &config.model;
-        if model.steps.is_some() {
-            bail!(
-                "`model.steps` is set, but this job has its checkpoints in `steps`: say `steps=[0, 512]` instead"
-            );
-        }
-        if model.allow_bad {
-            bail!("`model.allow_bad` is set, but this job reads no audit: leave it out");
-        }
         let source = source(model)?;
         let options = LoadOptions {
             device: parse_device(&model.device)?,

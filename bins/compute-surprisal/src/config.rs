@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use job_inputs::{CorpusConfig, FrequencyConfig, ModelConfig};
+use job_kit::{Rule, Rules};
 use longtail_corpus::{BandReading, Bound};
 use neuron_ablate::{Join, MeanOver, NeuronSite};
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,95 @@ pub(crate) struct SurprisalConfig {
     #[serde(default = "default_batch_tokens")]
     pub(crate) batch_tokens: usize,
     pub(crate) output: OutputConfig,
+}
+
+impl Rules for SurprisalConfig {
+    fn rules() -> Vec<Rule> {
+        let mut rules = vec![
+            Rule::unused(
+                "model.revision",
+                |_, _| true,
+                "this job goes over steps: say `steps=3000` instead of `model.revision=step3000`",
+            ),
+            Rule::unused(
+                "model.steps",
+                |_, _| true,
+                "this job has its checkpoints in `steps`: say `steps=[0, 512]` instead",
+            ),
+            Rule::unused("model.allow_bad", |_, _| true, "this job reads no audit"),
+            Rule::one_of(&["neurons.file", "neurons.list"]),
+            Rule::belongs("neurons.missing_step", &["neurons.file"]),
+            Rule::unused(
+                "neurons.top",
+                |config, _| {
+                    config["neurons"]["file"].is_null() && config["neurons"]["list"].is_null()
+                },
+                "there are neither `neurons.file` nor `neurons.list`",
+            ),
+            Rule::unused(
+                "form",
+                |config, _| config["reading"] == "liu2025" && config["form"] != "first-piece",
+                "`reading=liu2025` knows the first piece alone",
+            ),
+            Rule::unused(
+                "frequency",
+                |config, _| config["band"]["lower"].is_null() && config["band"]["upper"].is_null(),
+                "without a band no word is told from another by its frequency (`band=tail` takes one)",
+            ),
+            Rule::unused(
+                "band",
+                |config, _| config["frequency"].is_null(),
+                "a band needs token counts (`frequency.counts`)",
+            ),
+        ];
+        let alone = [
+            "words.min_context",
+            "words.max_context",
+            "words.join",
+            "words.bos",
+        ];
+        rules.extend(alone.map(|key| {
+            let why = "`words.bos_only` leaves the contexts out";
+            Rule::unused(key, |config, _| config["words"]["bos_only"] == true, why)
+        }));
+        rules.extend(["words.join", "words.bos"].map(|key| {
+            let why = "`reading=liu2025` takes context and word as they are, with no token before";
+            Rule::unused(key, |config, _| config["reading"] == "liu2025", why)
+        }));
+        let of_neurons = ["neurons.file", "neurons.list", "interventions.site"];
+        rules.extend(of_neurons.map(|key| {
+            let why = "no intervention of `interventions.list` changes a neuron";
+            Rule::unused(
+                key,
+                |config, _| interventions(config).all(|i| i == "base"),
+                why,
+            )
+        }));
+        rules.push(Rule::unused(
+            "interventions.mean_over",
+            |config, _| !interventions(config).any(needs_mean),
+            "no intervention of `interventions.list` takes mean activations",
+        ));
+        rules.extend(Rule::under("model", ModelConfig::rules()));
+        rules.extend(Rule::under("corpus", CorpusConfig::rules()));
+        let corrected: job_kit::config::When = |_, band| band["reading"] == "corrected";
+        rules.extend(Rule::under(
+            "band",
+            job_inputs::BandConfig::rules(corrected),
+        ));
+        rules
+    }
+}
+
+/// The entries of `interventions.list` in a resolved configuration.
+fn interventions(config: &serde_json::Value) -> impl Iterator<Item = &serde_json::Value> {
+    let list = config["interventions"]["list"].as_array();
+    list.into_iter().flatten()
+}
+
+/// Whether an entry takes mean activations, as [`InterventionSpec::needs_mean`] tells.
+fn needs_mean(entry: &serde_json::Value) -> bool {
+    serde_json::from_value::<InterventionSpec>(entry.clone()).is_ok_and(|spec| spec.needs_mean())
 }
 
 impl SurprisalConfig {

@@ -42,16 +42,12 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     let model = NeoxConfig::read(&first.join("config.json"))?;
     let d_vocab = usize::try_from(model.vocab_size)?;
 
-    let tokenizer = match &config.model.tokenizer {
-        Some(path) => path.clone(),
-        None => first.join("tokenizer.json"),
-    };
-    if !tokenizer.exists() {
-        bail!(
-            "there is no tokenizer at `{}`: set `model.tokenizer`",
-            tokenizer.display()
-        );
-    }
+    let tokenizer = config.model.tokenizer_file(&first).with_context(|| {
+        format!(
+            "there is no tokenizer.json in `{}`, nor beside it: set `model.tokenizer`",
+            first.display()
+        )
+    })?;
     let text = Text::from_file(&tokenizer)?;
     record.input(&tokenizer)?;
     let pairs = words::read(&config.words, &mut record)?;

@@ -59,3 +59,48 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     }
     job::run(&resolved.config, resolved.value())
 }
+
+#[cfg(test)]
+#[path = "../../../tests/cli/rules.rs"]
+mod rules;
+
+#[cfg(test)]
+mod tests {
+    use crate::{config::SurprisalConfig, rules};
+
+    const JOB: &str = "compute-surprisal";
+
+    #[test]
+    fn later_keys_displace_earlier_ones() {
+        rules::later_keys_displace_earlier_ones::<SurprisalConfig>(JOB);
+    }
+
+    #[test]
+    fn what_belongs_goes_with_its_owner() {
+        rules::what_belongs_goes_with_its_owner::<SurprisalConfig>(JOB);
+    }
+
+    #[test]
+    fn what_is_printed_is_read_back() {
+        rules::what_is_printed_is_read_back::<SurprisalConfig>(
+            JOB,
+            &[
+                &[
+                    "steps=[1, '1000..3000', log]",
+                    "neurons.file=a.csv",
+                    "neurons.missing_step=3",
+                    "neurons.top=2",
+                ],
+                &["interventions.list=[base]"],
+                &[
+                    "interventions.list=[base, {scaled: 1e-7}, {random: {like: {scaled: 0.5}, draws: 2}}]",
+                ],
+                &["reading=liu2025"],
+                &["words.bos_only=true"],
+                &["band=null"],
+                &["band=none"],
+                &["frequency=null"],
+            ],
+        );
+    }
+}

@@ -31,9 +31,8 @@ pub(crate) fn read(config: &NeuronsConfig, record: &mut RunRecord) -> anyhow::Re
         neurons
     };
     match (&config.file, &config.list) {
-        (Some(_), Some(_)) => bail!("both `neurons.file` and `neurons.list` are set: remove one"),
         (None, None) => Ok(NeuronSets::None),
-        (None, Some(list)) => {
+        (_, Some(list)) => {
             let neurons = list
                 .iter()
                 .map(|text| Ok(text.parse()?))

@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 
 /// A step, a word or a range, or a list of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a step, `all`, `log`, a range like `1000..143000` or `1000..143000/10000` (end included), or a list of these"
+)]
 pub(crate) enum Steps {
     Step(u64),
     Text(String),

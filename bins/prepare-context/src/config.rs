@@ -1,8 +1,9 @@
 //! The shape of the YAML, and its conversion into library options.
 
-use std::{ops::Range, path::PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
+use job_kit::{Paths, Rule, Rules, Span};
 use longtail_corpus::{
     BadRows, Choice, ContextOptions, ContextReading, ReadOptions, SentenceRule, Split, TextUnit,
 };
@@ -19,8 +20,28 @@ pub(crate) struct PrepareConfig {
     pub(crate) exclude: Option<CorpusConfig>,
     pub(crate) contexts: ContextsConfig,
     pub(crate) split: SplitConfig,
+    #[serde(default = "default_seed")]
     pub(crate) seed: u64,
     pub(crate) output: OutputConfig,
+}
+
+impl Rules for PrepareConfig {
+    fn rules() -> Vec<Rule> {
+        vec![
+            Rule::one_of(&["words.path", "words.list"]),
+            Rule::belongs("words.column", &["words.path"]),
+            Rule::unused(
+                "seed",
+                |config, _| config["contexts"]["choice"] != "random",
+                "nothing is drawn: `contexts.choice` is not `random`",
+            ),
+            Rule::unused(
+                "split.seed",
+                |config, _| config["split"]["held_out"].is_null(),
+                "there is no split: `split.held_out` is null",
+            ),
+        ]
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,28 +66,11 @@ pub(crate) struct CorpusConfig {
     pub(crate) column: String,
     /// Rows of the corpus, `0..500`.
     #[serde(default)]
-    pub(crate) rows: Option<String>,
+    pub(crate) rows: Option<Span>,
     #[serde(default)]
     pub(crate) bad_rows: BadRows,
     #[serde(default)]
     pub(crate) text_unit: TextUnit,
-}
-
-/// One path, or several.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected a path, or a list of paths")]
-pub(crate) enum Paths {
-    One(PathBuf),
-    Many(Vec<PathBuf>),
-}
-
-impl Paths {
-    pub(crate) fn list(&self) -> &[PathBuf] {
-        match self {
-            Self::One(path) => std::slice::from_ref(path),
-            Self::Many(paths) => paths,
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -92,7 +96,9 @@ pub(crate) enum ChoiceConfig {
 #[serde(deny_unknown_fields)]
 pub(crate) struct SplitConfig {
     /// The share that select-longtail held out; only those documents are searched. `null` searches all.
+    #[serde(default)]
     pub(crate) held_out: Option<f64>,
+    #[serde(default = "default_seed")]
     pub(crate) seed: u64,
 }
 
@@ -102,6 +108,9 @@ pub(crate) struct OutputConfig {
     pub(crate) dir: PathBuf,
 }
 
+fn default_seed() -> u64 {
+    42
+}
 fn default_column() -> String {
     "text".into()
 }
@@ -125,14 +134,13 @@ impl PrepareConfig {
 }
 
 impl CorpusConfig {
-    pub(crate) fn to_options(&self) -> anyhow::Result<ReadOptions> {
-        let rows = self.rows.as_deref().map(parse_rows).transpose()?;
-        Ok(ReadOptions {
+    pub(crate) fn to_options(&self) -> ReadOptions {
+        ReadOptions {
             column: self.column.clone(),
-            rows,
+            rows: self.rows.as_ref().map(Span::range),
             bad_rows: self.bad_rows,
             text_unit: self.text_unit,
-        })
+        }
     }
 }
 
@@ -146,14 +154,4 @@ impl SplitConfig {
             ),
         }
     }
-}
-
-/// `a..b`, with `a < b`.
-fn parse_rows(text: &str) -> anyhow::Result<Range<usize>> {
-    let range = text
-        .split_once("..")
-        .and_then(|(start, end)| Some(start.trim().parse().ok()?..end.trim().parse().ok()?));
-    range
-        .filter(|range| range.start < range.end)
-        .with_context(|| format!("`corpus.rows` is `{text}`, expected a range like `0..500`"))
 }

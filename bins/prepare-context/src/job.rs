@@ -96,11 +96,8 @@ fn words(config: &WordsConfig, record: &mut RunRecord) -> anyhow::Result<Vec<Str
 
 /// The texts of the corpus that is to be kept out.
 fn known_texts(corpus: &CorpusConfig, record: &mut RunRecord) -> anyhow::Result<KnownTexts> {
-    let reader = CorpusReader::open(
-        corpus.path.list(),
-        corpus.to_options().context("`exclude`")?,
-    )
-    .context("failed to open the corpus to exclude (`exclude.path`)")?;
+    let reader = CorpusReader::open(corpus.path.list(), corpus.to_options())
+        .context("failed to open the corpus to exclude (`exclude.path`)")?;
     let mut documents = reader.documents();
     let known = KnownTexts::of(&mut documents).context("failed to read the corpus to exclude")?;
     record_reading("exclude", documents.summary(), record);
@@ -115,7 +112,7 @@ fn search(
     record: &mut RunRecord,
 ) -> anyhow::Result<FoundContexts> {
     let split = config.split.to_split()?;
-    let reader = CorpusReader::open(config.corpus.path.list(), config.corpus.to_options()?)
+    let reader = CorpusReader::open(config.corpus.path.list(), config.corpus.to_options())
         .context("failed to open the corpus (`corpus.path`)")?;
     // The corpus is read twice: to find the contexts, and to take down those that are kept.
     let progress = Progress::new("finding contexts", 2 * reader.total_bytes(), "bytes");

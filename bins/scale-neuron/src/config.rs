@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use job_inputs::{
     BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, Vocabulary,
 };
+use job_kit::{Rule, Rules};
 use longtail_corpus::BandReading;
 use neuron_ablate::{Keep, NullSpaceOptions, RareTokens, ScalingLaw};
 use serde::{Deserialize, Serialize};
@@ -35,13 +36,55 @@ pub(crate) struct ScaleConfig {
     pub(crate) output: OutputConfig,
 }
 
+impl Rules for ScaleConfig {
+    fn rules() -> Vec<Rule> {
+        let corrected: job_kit::config::When =
+            |config, _| config["scaling"]["band_reading"] == "corrected";
+        let mut rules = vec![
+            Rule::unused(
+                "model.steps",
+                |_, _| true,
+                "this job takes one checkpoint: name its folder as `model.path`, or set `model.revision`",
+            ),
+            Rule::unused("model.allow_bad", |_, _| true, "this job reads no audit"),
+            Rule::one_of(&["scaling.variance", "scaling.rank"]),
+            Rule::unused(
+                "scaling.epsilon",
+                |config, _| {
+                    let laws = config["scaling"]["laws"].as_array();
+                    laws.into_iter().flatten().all(|law| law == "constant")
+                },
+                "no law of `scaling.laws` looks at frequencies",
+            ),
+            Rule::unused(
+                "checkpoint.law",
+                |config, _| config["checkpoint"]["scaled"] == "neurons",
+                "laws are of rows, and the checkpoint has scaled neurons",
+            ),
+        ];
+        rules.extend(["band", "scaling.band_reading"].map(|key| {
+            let why = "rare tokens are those of a quantile (`scaling.rare`)";
+            Rule::unused(key, |config, _| config["scaling"]["rare"] != "band", why)
+        }));
+        rules.extend(Rule::under("model", ModelConfig::rules()));
+        rules.extend(Rule::under("corpus", CorpusConfig::rules()));
+        rules.extend(Rule::under("band", BandConfig::rules(corrected)));
+        rules.extend(Rule::under("neurons", NeuronsConfig::rules()));
+        rules
+    }
+}
+
+/// Share of the squared singular values that is kept where the configuration says nothing.
+const DEFAULT_VARIANCE: f64 = 0.95;
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ScalingConfig {
     /// Per cent of the vocabulary, by frequency, that counts as common.
     top_k_percent: f64,
-    /// Share of the squared singular values that is kept for common tokens.
-    variance: f64,
+    /// Share of the squared singular values that is kept for common tokens; 0.95 if neither this nor `rank` is set.
+    #[serde(default)]
+    variance: Option<f64>,
     /// Or so many singular vectors, whatever their share.
     #[serde(default)]
     rank: Option<usize>,
@@ -51,10 +94,12 @@ pub(crate) struct ScalingConfig {
     folded: bool,
     /// `band`, or `quantile: 0.25`.
     rare: RareConfig,
+    #[serde(default)]
     pub(crate) band_reading: BandReading,
     /// `constant`, `linear`, `log`, `power: 1.0`.
     pub(crate) laws: Vec<ScalingLaw>,
     /// Added to the lowest frequency; 1e-10 in the Python package.
+    #[serde(default)]
     pub(crate) epsilon: f64,
     /// The base factor `s`, which the summary and a written checkpoint use.
     pub(crate) factor: f64,
@@ -180,7 +225,10 @@ impl ScaleConfig {
 
 impl ScalingConfig {
     pub(crate) fn null_space(&self) -> NullSpaceOptions {
-        let keep = self.rank.map_or(Keep::Variance(self.variance), Keep::Rank);
+        let keep = self.rank.map_or(
+            Keep::Variance(self.variance.unwrap_or(DEFAULT_VARIANCE)),
+            Keep::Rank,
+        );
         NullSpaceOptions {
             top_k_percent: self.top_k_percent,
             keep,

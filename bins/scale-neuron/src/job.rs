@@ -46,11 +46,6 @@ fn outputs(config: &ScaleConfig) -> Vec<String> {
 
 /// Runs the job.
 pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
-    if config.model.steps.is_some() {
-        bail!(
-            "`model.steps` is set, but this job takes one checkpoint: name its folder as `model.path`, or set `model.revision`"
-        );
-    }
     let factors = config.factors()?;
     let out = OutputDir::create(&config.output.dir, JOB, resolved, outputs(config))?;
     let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
@@ -330,7 +325,8 @@ fn write_checkpoint(
     let dir = out.join(CHECKPOINT);
     for (file, name) in SAVED_FILES.iter().zip(checkpoint_files()) {
         let new = ["model.safetensors", "config.json"].contains(file);
-        if new || loaded.checkpoint.join(file).is_file() {
+        let tokenizer = *file == "tokenizer.json" && loaded.tokenizer_file().is_some();
+        if new || tokenizer || loaded.checkpoint.join(file).is_file() {
             out.replacing(&name)?;
         }
     }
@@ -340,5 +336,12 @@ fn write_checkpoint(
         &BTreeMap::from([(name, weights)]),
         dtype,
     )
-    .context("failed to write the checkpoint")
+    .context("failed to write the checkpoint")?;
+    // The model's own, or the one that was set for it.
+    if let Some(tokenizer) = loaded.tokenizer_file() {
+        let json = std::fs::read(tokenizer)
+            .with_context(|| format!("failed to read `{}`", tokenizer.display()))?;
+        write_file(dir.join("tokenizer.json"), json)?;
+    }
+    Ok(())
 }

@@ -18,7 +18,7 @@ const EXAMPLES: &str = "\
 Examples (from the root of the repository):
   scale-neuron
       rare tokens and ten neurons of the bundled model, against random controls
-  scale-neuron neurons.list=null neurons.file=outputs/analyze-unigram/selection.csv
+  scale-neuron neurons.file=outputs/analyze-unigram/selection.csv
       the neurons that analyze-unigram selected
   scale-neuron scaling=liu2025 output.dir=outputs/scale-liu2025
       null space, rare tokens and scaling laws as in the Python package of Liu et al. 2025
@@ -50,4 +50,41 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
     }
     job::run(&resolved.config, resolved.value())
+}
+
+#[cfg(test)]
+#[path = "../../../tests/cli/rules.rs"]
+mod rules;
+
+#[cfg(test)]
+mod tests {
+    use crate::{config::ScaleConfig, rules};
+
+    const JOB: &str = "scale-neuron";
+
+    #[test]
+    fn later_keys_displace_earlier_ones() {
+        rules::later_keys_displace_earlier_ones::<ScaleConfig>(JOB);
+    }
+
+    #[test]
+    fn what_belongs_goes_with_its_owner() {
+        rules::what_belongs_goes_with_its_owner::<ScaleConfig>(JOB);
+    }
+
+    #[test]
+    fn what_is_printed_is_read_back() {
+        rules::what_is_printed_is_read_back::<ScaleConfig>(
+            JOB,
+            &[
+                &["checkpoint={scaled: rows, law: {power: 1.0}}"],
+                &["scaling.rank=5"],
+                &["evaluation.factors=[.inf, 1e-300, 2]"],
+                &["neurons=null"],
+                &["scaling.rare={quantile: 0.5}"],
+                &["corpus.tokens=a.npy"],
+                &["evaluation.sequences=[1, 2]"],
+            ],
+        );
+    }
 }

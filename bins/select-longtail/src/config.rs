@@ -1,8 +1,9 @@
 //! The shape of the YAML, and its conversion into library options.
 
-use std::{ops::Range, path::PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
+use job_kit::{Paths, Rule, Rules, Span};
 use longtail_corpus::{
     BadRows, BandReading, BandSpec, Bound, CasePolicy, ReadOptions, Split, TextUnit, WordOptions,
 };
@@ -24,6 +25,41 @@ pub(crate) struct SelectConfig {
     pub(crate) words: WordsConfig,
     pub(crate) split: SplitConfig,
     pub(crate) output: OutputConfig,
+}
+
+impl Rules for SelectConfig {
+    fn rules() -> Vec<Rule> {
+        vec![
+            Rule::made_for("tokenizer.vocab_size", &["tokenizer.path"]),
+            Rule::unused(
+                "band.window",
+                |config, _| config["band_reading"] == "corrected",
+                "only the reading `liu2025` finds the elbow with a window",
+            ),
+            Rule::unused(
+                "band.window",
+                |config, _| {
+                    config["band"]["lower"] != "elbow" && config["band"]["upper"] != "elbow"
+                },
+                "no bound of the band is `elbow`",
+            ),
+            Rule::unused(
+                "corpus.document_token",
+                |config, _| !config["frequency"]["counts"].is_null(),
+                "tokens are not counted: `frequency.counts` has their counts",
+            ),
+            Rule::unused(
+                "split.held_out",
+                |config, _| config["corpus"].is_null(),
+                "there is no corpus whose documents could be held out",
+            ),
+            Rule::unused(
+                "split.seed",
+                |config, _| config["split"]["held_out"] == 0.0,
+                "nothing is held out: `split.held_out` is 0",
+            ),
+        ]
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -61,7 +97,7 @@ pub(crate) struct CorpusConfig {
     pub(crate) column: String,
     /// Rows of the corpus, `0..500`.
     #[serde(default)]
-    pub(crate) rows: Option<String>,
+    pub(crate) rows: Option<Span>,
     #[serde(default)]
     pub(crate) bad_rows: BadRows,
     #[serde(default)]
@@ -69,23 +105,6 @@ pub(crate) struct CorpusConfig {
     /// A token counted once before each document, as in `<|endoftext|>`.
     #[serde(default)]
     pub(crate) document_token: Option<String>,
-}
-
-/// One path, or several.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected a path, or a list of paths")]
-pub(crate) enum Paths {
-    One(PathBuf),
-    Many(Vec<PathBuf>),
-}
-
-impl Paths {
-    pub(crate) fn list(&self) -> &[PathBuf] {
-        match self {
-            Self::One(path) => std::slice::from_ref(path),
-            Self::Many(paths) => paths,
-        }
-    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -107,7 +126,9 @@ pub(crate) struct WordsConfig {
 #[serde(deny_unknown_fields)]
 pub(crate) struct SplitConfig {
     /// Share of the documents that is held out: not counted here, and where prepare-context takes contexts from.
+    #[serde(default)]
     pub(crate) held_out: f64,
+    #[serde(default = "default_seed")]
     pub(crate) seed: u64,
 }
 
@@ -119,6 +140,9 @@ pub(crate) struct OutputConfig {
     pub(crate) plot: bool,
 }
 
+fn default_seed() -> u64 {
+    42
+}
 fn default_column() -> String {
     "text".into()
 }
@@ -142,14 +166,13 @@ impl SelectConfig {
 }
 
 impl CorpusConfig {
-    pub(crate) fn to_options(&self) -> anyhow::Result<ReadOptions> {
-        let rows = self.rows.as_deref().map(parse_rows).transpose()?;
-        Ok(ReadOptions {
+    pub(crate) fn to_options(&self) -> ReadOptions {
+        ReadOptions {
             column: self.column.clone(),
-            rows,
+            rows: self.rows.as_ref().map(Span::range),
             bad_rows: self.bad_rows,
             text_unit: self.text_unit,
-        })
+        }
     }
 }
 
@@ -163,14 +186,4 @@ impl SplitConfig {
         }
         Ok(Split::new(self.held_out, self.seed))
     }
-}
-
-/// `a..b`, with `a < b`.
-fn parse_rows(text: &str) -> anyhow::Result<Range<usize>> {
-    let range = text
-        .split_once("..")
-        .and_then(|(start, end)| Some(start.trim().parse().ok()?..end.trim().parse().ok()?));
-    range
-        .filter(|range| range.start < range.end)
-        .with_context(|| format!("`corpus.rows` is `{text}`, expected a range like `0..500`"))
 }

@@ -138,7 +138,7 @@ fn pass<T>(
     count: impl FnOnce(Stream<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<(T, String)> {
     let split = config.split.to_split()?;
-    let reader = CorpusReader::open(corpus.path.list(), corpus.to_options()?)
+    let reader = CorpusReader::open(corpus.path.list(), corpus.to_options())
         .context("failed to open the corpus (`corpus.path`)")?;
     let progress = Progress::new(title, reader.total_bytes(), "bytes");
     let mut documents = reader.documents();

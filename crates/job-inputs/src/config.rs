@@ -1,12 +1,16 @@
 //! The shape of the YAML that jobs share.
 
-use std::path::PathBuf;
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
+use job_kit::{Rule, Rules, Span, config::When};
 use longtail_corpus::{BadRows, Bound, TextUnit};
 use neox_core::Source;
 use neuron_ablate::Sample;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A checkpoint: a folder, or a revision on the hub.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +43,35 @@ pub struct ModelConfig {
     /// `f32`, `f16` or `bf16`.
     #[serde(default = "default_dtype")]
     pub dtype: String,
+}
+
+impl Rules for ModelConfig {
+    fn rules() -> Vec<Rule> {
+        vec![
+            Rule::one_of(&["path", "repo"]),
+            Rule::made_for("tokenizer", &["path", "repo"]),
+            Rule::belongs("revision", &["path", "repo"]),
+            Rule::belongs("token_file", &["repo"]),
+        ]
+    }
+}
+
+impl ModelConfig {
+    /// `tokenizer.json`: the one that is set, or the one beside the weights, or else beside the folder `step<N>` that holds them; none if there
+    /// is none.
+    pub fn tokenizer_file(&self, checkpoint: &Path) -> Option<PathBuf> {
+        if let Some(path) = &self.tokenizer {
+            return Some(path.clone());
+        }
+        let is_step = checkpoint
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("step"));
+        [Some(checkpoint), checkpoint.parent().filter(|_| is_step)]
+            .into_iter()
+            .flatten()
+            .map(|folder| folder.join("tokenizer.json"))
+            .find(|file| file.exists())
+    }
 }
 
 /// Training steps, or `all` that the source has.
@@ -89,7 +122,7 @@ pub struct CorpusConfig {
     pub column: String,
     /// Rows of the corpus, `0..500`.
     #[serde(default)]
-    pub rows: Option<String>,
+    pub rows: Option<Span>,
     /// Whether a row without a usable text stops the job (`fail`) or is left out and counted (`skip`).
     #[serde(default)]
     pub bad_rows: BadRows,
@@ -102,6 +135,17 @@ pub struct CorpusConfig {
     /// Or token ids, sequence by position (`.npy` or `.json`).
     #[serde(default)]
     pub tokens: Option<PathBuf>,
+}
+
+impl Rules for CorpusConfig {
+    fn rules() -> Vec<Rule> {
+        let text = ["column", "rows", "bad_rows", "text_unit", "context_length"];
+        let text = text.map(|key| Rule::belongs(key, &["path"]));
+        [Rule::one_of(&["path", "tokens"])]
+            .into_iter()
+            .chain(text)
+            .collect()
+    }
 }
 
 /// Where token frequencies come from.
@@ -125,17 +169,44 @@ pub struct BandConfig {
     pub window: Option<usize>,
 }
 
+impl BandConfig {
+    /// The rules of a band, where `corrected` tells whether bounds are read as `corrected`.
+    pub fn rules(corrected: When) -> Vec<Rule> {
+        vec![
+            Rule::unused(
+                "window",
+                corrected,
+                "only the reading `liu2025` finds the elbow with a window",
+            ),
+            Rule::unused(
+                "window",
+                |_, band| band["lower"] != "elbow" && band["upper"] != "elbow",
+                "no bound of the band is `elbow`",
+            ),
+        ]
+    }
+}
+
 /// Which sequences of the sample are measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected how many sequences to draw, or a list like `[0, 9, 10]`"
+    expecting = "expected how many sequences to draw, 1 or more, or a list like `[0, 9, 10]`"
 )]
 pub enum Sequences {
     /// So many, drawn by seed.
-    Draw(usize),
+    Draw(NonZeroUsize),
     /// These.
+    #[serde(deserialize_with = "some")]
     List(Vec<usize>),
+}
+
+fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
+    let list = Vec::deserialize(deserializer)?;
+    match list.is_empty() {
+        true => Err(serde::de::Error::custom("the list is empty")),
+        false => Ok(list),
+    }
 }
 
 /// A set of neurons: a file of analyze-unigram, or a list.
@@ -156,11 +227,25 @@ pub struct NeuronsConfig {
     pub top: Option<usize>,
 }
 
+impl Rules for NeuronsConfig {
+    fn rules() -> Vec<Rule> {
+        vec![
+            Rule::one_of(&["file", "list"]),
+            Rule::belongs("step", &["file"]),
+            Rule::unused(
+                "top",
+                |_, neurons| neurons["file"].is_null() && neurons["list"].is_null(),
+                "there are neither `file` nor `list` of neurons",
+            ),
+        ]
+    }
+}
+
 impl Sequences {
     /// The sequences of a sample.
     pub fn resolve(&self, sample: &Sample, seed: u64) -> Vec<usize> {
         match self {
-            Self::Draw(count) => sample.draw(*count, seed),
+            Self::Draw(count) => sample.draw(count.get(), seed),
             Self::List(list) => list.clone(),
         }
     }
@@ -190,19 +275,4 @@ pub fn mebibytes(key: &str, mib: usize) -> anyhow::Result<usize> {
             "`{key}` is {mib}, expected a number of MiB such as 1024, from 1 to what this machine has"
         ),
     }
-}
-
-/// `a..b`, with `a < b`.
-///
-/// # Errors
-/// If the text is no such range.
-pub fn parse_range(text: &str) -> anyhow::Result<std::ops::Range<usize>> {
-    let (start, end) = text
-        .split_once("..")
-        .context("a range is written `start..end`")?;
-    let (start, end): (usize, usize) = (start.trim().parse()?, end.trim().parse()?);
-    if start >= end {
-        bail!("the range `{text}` is empty");
-    }
-    Ok(start..end)
 }

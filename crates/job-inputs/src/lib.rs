@@ -8,7 +8,7 @@ mod read;
 
 pub use config::{
     BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, Steps,
-    mebibytes, parse_range,
+    mebibytes,
 };
 pub use neurons::neuron_rows;
 pub use read::{Loaded, Vocabulary, read_sample, source};

@@ -14,16 +14,13 @@ impl NeuronsConfig {
     /// The neurons, best first.
     ///
     /// # Errors
-    /// If neither or both of file and list are given, the file cannot be read, or it does not say which row is meant.
+    /// If neither file nor list is given, the file cannot be read, or it does not say which row is meant.
     pub fn resolve(&self, record: &mut RunRecord) -> anyhow::Result<Vec<NeuronId>> {
         let mut neurons = match (&self.file, &self.list) {
-            (Some(_), Some(_)) => {
-                bail!("both `neurons.file` and `neurons.list` are set: remove one")
-            }
             (None, None) => bail!(
                 "no neurons: set `neurons.file` to a table of analyze-unigram, or `neurons.list`"
             ),
-            (None, Some(list)) => list
+            (_, Some(list)) => list
                 .iter()
                 .map(|text| Ok(text.parse()?))
                 .collect::<anyhow::Result<Vec<NeuronId>>>()

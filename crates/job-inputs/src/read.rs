@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use input_files::{Format, InputError, IntegerArray, read_npy, read_text};
-use job_kit::{Progress, RunRecord, sha256_file};
+use job_kit::{Progress, RunRecord, Span, sha256_file};
 use longtail_corpus::{
     Band, BandReading, BandSpec, CorpusReader, Frequencies, ReadOptions, TokenCounts,
     load_tokenizer, n_tokens, pack_sequences,
@@ -17,7 +17,7 @@ use neuron_ablate::Sample;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
-use crate::config::{BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, parse_range};
+use crate::config::{BandConfig, CorpusConfig, FrequencyConfig, ModelConfig};
 
 /// Where checkpoints come from.
 ///
@@ -46,6 +46,7 @@ pub struct Loaded {
     /// The token sequences.
     pub sample: Sample,
     tokenizer: Option<Tokenizer>,
+    tokenizer_file: Option<PathBuf>,
 }
 
 /// Token frequencies of a model's vocabulary.
@@ -96,11 +97,17 @@ impl Loaded {
         let tokenizer = tokenizer(model, &checkpoint, record)?;
         let (sample, _) = read_sample(corpus, tokenizer.as_ref(), loaded.config(), record)?;
         Ok(Self {
-            checkpoint,
             model: loaded,
             sample,
             tokenizer,
+            tokenizer_file: model.tokenizer_file(&checkpoint),
+            checkpoint,
         })
+    }
+
+    /// The `tokenizer.json` of the checkpoint, if there is one.
+    pub fn tokenizer_file(&self) -> Option<&Path> {
+        self.tokenizer_file.as_deref()
     }
 
     /// Token frequencies, and the band if one is asked for.
@@ -219,17 +226,14 @@ fn show(progress: &mut Option<(String, u64, Progress)>, transfer: &Transfer<'_>)
     }
 }
 
-/// The tokenizer that the configuration names, or the one beside the weights, if there is one.
+/// The tokenizer of a checkpoint, if there is one.
 fn tokenizer(
     config: &ModelConfig,
     checkpoint: &Path,
     record: &mut RunRecord,
 ) -> anyhow::Result<Option<Tokenizer>> {
-    let beside = checkpoint.join("tokenizer.json");
-    let path = match &config.tokenizer {
-        Some(path) => path.clone(),
-        None if beside.exists() => beside,
-        None => return Ok(None),
+    let Some(path) = config.tokenizer_file(checkpoint) else {
+        return Ok(None);
     };
     let tokenizer = load_tokenizer(&path)?;
     record.input(&path)?;
@@ -260,15 +264,10 @@ pub fn read_sample(
         (None, Some(path)) => {
             let Some(tokenizer) = tokenizer else {
                 bail!(
-                    "text needs a tokenizer, and there is no tokenizer.json beside the weights: set `model.tokenizer`, or give token ids as `corpus.tokens`"
+                    "text needs a tokenizer, and there is no tokenizer.json beside the weights, nor beside the folder `step<N>` they are in: set `model.tokenizer`, or give token ids as `corpus.tokens`"
                 );
             };
-            let rows = match &corpus.rows {
-                Some(text) => Some(parse_range(text).with_context(|| {
-                    format!("`corpus.rows` is `{text}`, expected a range like `0..500`")
-                })?),
-                None => None,
-            };
+            let rows = corpus.rows.as_ref().map(Span::range);
             let reader = CorpusReader::open(
                 &[path],
                 ReadOptions {

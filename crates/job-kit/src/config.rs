@@ -14,8 +14,11 @@
 //!
 //! A file of a group may have its own `defaults:`; their groups and names are looked up in its folder, or from the top
 //! with a leading `/`. On the command line `model=pythia-70m` takes another choice (or a file, `model=./mine.yaml`),
-//! `model.revision=step3000` sets one value, `~band` removes a key. Values are YAML. Relative paths, in files and on the
-//! command line, are relative to the current directory.
+//! `model.revision=step3000` sets one value, `~band` removes a key; what is typed lies over all files. A value that opens with a bracket,
+//! a brace or a quote is YAML; any other is null, a bool, a number, or the text as it was typed. Relative paths, in files and on the
+//! command line, are relative to the current directory; `~/` is the home folder.
+//!
+//! Keys that exclude each other, belong to others or are not used are told by the [`Rules`] of a configuration.
 
 mod error;
 mod file;
@@ -23,19 +26,22 @@ mod layers;
 mod lists;
 mod origins;
 mod overrides;
+mod rules;
+mod values;
 
 use std::path::{Path, PathBuf};
 
-use figment::{
-    error::{Actual, Kind},
-    value::Value,
-};
+use figment::{error::Kind, value::Value};
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
-pub use self::error::{ConfigError, Origin};
+pub use self::{
+    error::{ConfigError, Origin},
+    rules::{Rule, Rules, When},
+    values::{Paths, Span},
+};
 use self::{
     layers::Composed,
-    origins::{find_unknown, yaml_with_origins},
+    origins::{find_unknown, untag, yaml_with_origins},
     overrides::{Action, Override},
 };
 use crate::nearest::nearest;
@@ -99,7 +105,8 @@ impl<T> Resolved<T> {
 /// also where `T` lacks `deny_unknown_fields`.
 ///
 /// # Errors
-/// A [`ConfigError`] that names file and key: missing files, unknown groups, keys and choices, wrong types, bad overrides.
+/// A [`ConfigError`] that names file and key: missing files, unknown groups, keys and choices, wrong types, bad overrides, keys that exclude
+/// each other in one layer, keys of the user's that the job would not use.
 ///
 /// # Examples
 /// ```
@@ -110,6 +117,7 @@ impl<T> Resolved<T> {
 /// struct Config {
 ///     seed: u64,
 /// }
+/// impl job_kit::config::Rules for Config {}
 /// let dir = tempfile::tempdir()?;
 /// std::fs::write(dir.path().join("job.yaml"), "seed: 1")?;
 /// let args = job_kit::ConfigArgs {
@@ -123,7 +131,7 @@ impl<T> Resolved<T> {
 /// assert_eq!(resolved.to_yaml_with_origins(), "seed: 7  # command line\n");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn compose<T: DeserializeOwned + Serialize>(
+pub fn compose<T: DeserializeOwned + Serialize + Rules>(
     job: &str,
     args: &ConfigArgs,
 ) -> Result<Resolved<T>, ConfigError> {
@@ -134,7 +142,15 @@ pub fn compose<T: DeserializeOwned + Serialize>(
         .collect::<Result<Vec<_>, _>>()?;
     let start = start_file(job, args);
     let mut composed = layers::stack(&start, &args.config_dir, &overrides)?;
-    let config: T = deserialize(&mut composed, &overrides, job)?;
+    let rules: Vec<Rule> = T::rules()
+        .into_iter()
+        .flat_map(|rule| rule.each(&composed))
+        .collect();
+    rules::displace(&mut composed, &rules)?;
+    let mut config: T = deserialize(&mut composed, &overrides, job)?;
+    if expand_home::<T>(&mut composed)? {
+        config = deserialize(&mut composed, &overrides, job)?;
+    }
 
     let refuse = |message: String| ConfigError::Invalid {
         key: job.to_owned(),
@@ -142,7 +158,8 @@ pub fn compose<T: DeserializeOwned + Serialize>(
         message,
         origin: Origin::Default,
     };
-    let value = serde_json::to_value(&config).map_err(|err| refuse(err.to_string()))?;
+    let as_json = |config: &T| serde_json::to_value(config).map_err(|err| refuse(err.to_string()));
+    let mut value = as_json(&config)?;
     if let Some((path, known)) = find_unknown(&composed.tree, &value) {
         return Err(unknown_key(&composed, &path, known));
     }
@@ -153,13 +170,74 @@ pub fn compose<T: DeserializeOwned + Serialize>(
             origin: composed.origin(&list.path),
         });
     }
+    for rule in &rules {
+        let Some((key, why)) = rule.not_used(&composed, &value) else {
+            continue;
+        };
+        // What changes nothing may stand: a key that says what is so anyway.
+        let Some(without) = composed.without(&key) else {
+            continue;
+        };
+        let Ok(other) = T::deserialize(&without) else {
+            continue;
+        };
+        let other_value = as_json(&other)?;
+        if other_value == value {
+            continue;
+        }
+        if let Some(origin) = composed.set_by_user(&key) {
+            return Err(ConfigError::Unused { key, why, origin });
+        }
+        composed.leave_out(&key, &why);
+        (config, value) = (other, other_value);
+    }
     let yaml = serde_yaml::to_value(&config).map_err(|err| refuse(err.to_string()))?;
-    let yaml = yaml_with_origins(&yaml, &composed);
+    let yaml = yaml_with_origins(&untag(yaml), &composed);
     Ok(Resolved {
         config,
         value,
         yaml,
     })
+}
+
+/// Puts the home folder for the `~` that texts begin with, where a path is wanted; whether there were any.
+fn expand_home<T: DeserializeOwned>(composed: &mut Composed) -> Result<bool, ConfigError> {
+    let mut any = false;
+    for (path, text) in composed.texts_from_home() {
+        if !wants_a_path::<T>(composed, &path) {
+            continue;
+        }
+        let refuse = |why| ConfigError::Home {
+            key: path.join("."),
+            path: text.clone(),
+            why,
+            origin: composed.origin(&path),
+        };
+        let below = match text.strip_prefix("~/") {
+            Some(below) => below,
+            None if text == "~" => "",
+            None => return Err(refuse("only your own home folder is known, as `~/`")),
+        };
+        let home = std::env::home_dir().filter(|home| home.is_absolute());
+        let home = home.ok_or_else(|| refuse("no home folder is known, as `HOME` is not set"))?;
+        let expanded = home.join(below.trim_start_matches('/'));
+        if let Some(slot) = composed.slot(&path) {
+            *slot = expanded.to_string_lossy().into_owned().into();
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// Whether a key takes a path: it says so if it is given a bool.
+fn wants_a_path<T: DeserializeOwned>(composed: &Composed, path: &[String]) -> bool {
+    match T::deserialize(&composed.with(path, true.into())) {
+        Err(error) => {
+            error.path == path
+                && matches!(error.kind, Kind::InvalidType(_, expected) if expected.contains("path"))
+        }
+        Ok(_) => false,
+    }
 }
 
 /// Reads a switch: `true`, `on` or `yes`, and `false`, `off` or `no`; for `#[serde(deserialize_with = "job_kit::switch")]`.
@@ -191,8 +269,18 @@ pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Err
 fn start_file(job: &str, args: &ConfigArgs) -> PathBuf {
     match &args.config {
         Some(path) if is_path(&path.to_string_lossy()) => path.clone(),
-        Some(name) => args.config_dir.join(format!("{}.yaml", name.display())),
-        None => args.config_dir.join(format!("{job}.yaml")),
+        Some(name) => in_folder(&args.config_dir, &name.to_string_lossy()),
+        None => in_folder(&args.config_dir, job),
+    }
+}
+
+/// The YAML file of a name in a folder: `name.yaml`, or `name.yml` if only that is there.
+fn in_folder(folder: &Path, name: &str) -> PathBuf {
+    let [yaml, yml] = ["yaml", "yml"].map(|ending| folder.join(format!("{name}.{ending}")));
+    if !yaml.is_file() && yml.is_file() {
+        yml
+    } else {
+        yaml
     }
 }
 
@@ -214,20 +302,29 @@ fn deserialize<T: DeserializeOwned>(
             Err(error) => error,
         };
         // `output.dir=2026` on the command line means the text, where a text is wanted.
-        let typed = overrides
-            .iter()
-            .rev()
-            .find(|o| o.path == error.path && matches!(o.action, Action::Set(_)));
-        let text = matches!(&error.kind, Kind::InvalidType(Actual::Bool(_) | Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_), expected)
-            if expected.contains("string"));
-        match typed {
+        let text =
+            matches!(&error.kind, Kind::InvalidType(_, expected) if expected.contains("string"));
+        match typed(overrides, &error.path) {
             Some(o) if text && composed.set_text(&error.path, &o.raw) => {}
-            _ => return Err(explain(composed, error, job)),
+            _ => return Err(explain::<T>(composed, error, overrides, job)),
         }
     }
 }
 
-fn explain(composed: &Composed, error: figment::Error, job: &str) -> ConfigError {
+/// The override that set a key last.
+fn typed<'o>(overrides: &'o [Override], path: &[String]) -> Option<&'o Override> {
+    overrides
+        .iter()
+        .rev()
+        .find(|o| o.path == path && matches!(o.action, Action::Set(_)))
+}
+
+fn explain<T: DeserializeOwned>(
+    composed: &Composed,
+    error: figment::Error,
+    overrides: &[Override],
+    job: &str,
+) -> ConfigError {
     let mut path = error.path;
     let key = |path: &[String]| {
         if path.is_empty() {
@@ -238,9 +335,13 @@ fn explain(composed: &Composed, error: figment::Error, job: &str) -> ConfigError
     };
     let origin = composed.origin(&path);
     let found = || {
-        composed
+        let found = composed
             .get(&path)
-            .map_or_else(|| "missing".to_owned(), describe)
+            .map_or_else(|| "missing".to_owned(), describe);
+        match typed(overrides, &path).and_then(|o| o.no_yaml.as_ref()) {
+            Some(why) => format!("{found}, which is no YAML list or mapping ({why})"),
+            None => found,
+        }
     };
     match error.kind {
         Kind::UnknownField(field, known) => {
@@ -262,14 +363,7 @@ fn explain(composed: &Composed, error: figment::Error, job: &str) -> ConfigError
         }
         Kind::UnknownVariant(variant, known) => ConfigError::WrongType {
             key: key(&path),
-            expected: format!(
-                "one of {}",
-                known
-                    .iter()
-                    .map(|name| format!("`{name}`"))
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            ),
+            expected: one_of(known),
             found: format!("`{variant}`"),
             origin,
             nearest: nearest(&variant, known.iter().copied()),
@@ -277,7 +371,8 @@ fn explain(composed: &Composed, error: figment::Error, job: &str) -> ConfigError
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => {
             ConfigError::WrongType {
                 key: key(&path),
-                expected: in_words(&expected),
+                expected: choices_of::<T>(composed, &path, &expected)
+                    .unwrap_or_else(|| in_words(&expected)),
                 found: found(),
                 origin,
                 nearest: None,
@@ -296,6 +391,29 @@ fn explain(composed: &Composed, error: figment::Error, job: &str) -> ConfigError
             message: other.to_string(),
             origin,
         },
+    }
+}
+
+fn one_of(known: &[&str]) -> String {
+    let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+    format!("one of {}", known.join(", "))
+}
+
+/// The choices that a key has where a choice is expected: it names them if it is given another.
+fn choices_of<T: DeserializeOwned>(
+    composed: &Composed,
+    path: &[String],
+    expected: &str,
+) -> Option<String> {
+    if !(expected.starts_with("enum ") || expected.contains("variant")) {
+        return None;
+    }
+    match T::deserialize(&composed.with(path, "\0".into()))
+        .err()?
+        .kind
+    {
+        Kind::UnknownVariant(_, known) => Some(one_of(known)),
+        _ => None,
     }
 }
 
@@ -356,6 +474,9 @@ fn in_words(expected: &str) -> String {
         "a boolean" | "bool" => "`true` or `false`".to_owned(),
         "a string" => "a text".to_owned(),
         "path string" => "a path".to_owned(),
+        "a path string, or a list of paths" => "a path, or a list of paths".to_owned(),
+        "a nonzero u8" | "a nonzero u16" | "a nonzero u32" | "a nonzero u64"
+        | "a nonzero usize" => "a whole number, 1 or more".to_owned(),
         "a sequence" => "a list".to_owned(),
         other if other.starts_with("struct ") || other == "a map" => {
             "a mapping of keys to values".to_owned()

@@ -18,7 +18,7 @@ pub mod table;
 pub use input_files::{Columns, InputError, TableReader};
 
 pub use self::{
-    config::{ConfigArgs, ConfigError, Resolved, compose, switch},
+    config::{ConfigArgs, ConfigError, Paths, Resolved, Rule, Rules, Span, compose, switch},
     exit::{WithHint, exit, main},
     logging::Verbosity,
     output::{AtomicFile, OutputDir, OutputError, sha256_file, write_file},

@@ -13,16 +13,28 @@ use crate::{
 /// Fewest tokens among which a band makes sense.
 const MIN_TOKENS: usize = 10;
 
+/// Tokens below which a band is too small to stand for a long tail.
+const FEW_TOKENS: usize = 10;
+
+/// How a bound is written.
+const EXPECTED: &str = "`elbow`, `percentile:20` (or 20), `rank:48064` or `frequency:1e-6`";
+
 /// Why a band could not be found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BandError {
     /// A bound that cannot be parsed.
-    #[error(
-        "`{found}` is not a band bound: expected `elbow`, `percentile:20` (or 20), `rank:48064` or `frequency:1e-6`"
-    )]
+    #[error("`{found}` is not a band bound: expected {EXPECTED}")]
     Bound {
         /// The text.
+        found: String,
+    },
+    /// A bare number that could be a percentile or a frequency.
+    #[error(
+        "{found} could be a percentile or a frequency: write `{{frequency: {found}}}` or `{{percentile: {found}}}`"
+    )]
+    Ambiguous {
+        /// The number.
         found: String,
     },
     /// A bound out of its range.
@@ -65,7 +77,8 @@ pub enum BandError {
 
 /// One end of a band.
 ///
-/// As text: `elbow`, `percentile:20` or just `20`, `rank:48064`, `frequency:1e-6`.
+/// As text: `elbow`, `percentile:20` or just `20`, `rank:48064`, `frequency:1e-6`; as a mapping `{frequency: 1e-6}` and so on. A bare number
+/// is a percentile, except between 0 and 1, where it could be meant as a frequency and is refused.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Bound {
     /// A relative frequency.
@@ -90,6 +103,34 @@ impl fmt::Display for Bound {
     }
 }
 
+impl Bound {
+    /// What a number without a name means.
+    fn bare(number: f64) -> Result<Self, BandError> {
+        if number > 0.0 && number < 1.0 {
+            let found = number.to_string();
+            let short = format!("{number:e}");
+            return Err(BandError::Ambiguous {
+                found: if short.len() < found.len() {
+                    short
+                } else {
+                    found
+                },
+            });
+        }
+        Ok(Self::RankPercentile(number))
+    }
+
+    /// A number by the name of what it means.
+    fn named(name: &str, number: f64) -> Option<Self> {
+        match name {
+            "percentile" | "percent" => Some(Self::RankPercentile(number)),
+            "frequency" => Some(Self::Frequency(number)),
+            "rank" if number.fract() == 0.0 && number >= 0.0 => Some(Self::Rank(number as usize)),
+            _ => None,
+        }
+    }
+}
+
 impl FromStr for Bound {
     type Err = BandError;
 
@@ -105,11 +146,8 @@ impl FromStr for Bound {
         };
         match text.trim().split_once(':') {
             None if text.trim() == "elbow" => Ok(Self::Elbow),
-            None => Ok(Self::RankPercentile(number(text)?)),
-            Some(("percentile", p)) => Ok(Self::RankPercentile(number(p)?)),
-            Some(("frequency", q)) => Ok(Self::Frequency(number(q)?)),
-            Some(("rank", rank)) => Ok(Self::Rank(rank.trim().parse().map_err(|_| bad())?)),
-            Some(_) => Err(bad()),
+            None => Self::bare(number(text)?),
+            Some((name, value)) => Self::named(name.trim(), number(value)?).ok_or_else(bad),
         }
     }
 }
@@ -117,25 +155,33 @@ impl FromStr for Bound {
 impl<'de> Deserialize<'de> for Bound {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
+        impl<'de> serde::de::Visitor<'de> for Visitor {
             type Value = Bound;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(
-                    f,
-                    "`elbow`, `percentile:20` (or 20), `rank:48064` or `frequency:1e-6`"
-                )
+                f.write_str(EXPECTED)
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Bound, E> {
                 text.parse().map_err(E::custom)
             }
             fn visit_f64<E: serde::de::Error>(self, p: f64) -> Result<Bound, E> {
-                Ok(Bound::RankPercentile(p))
+                Bound::bare(p).map_err(E::custom)
             }
             fn visit_i64<E: serde::de::Error>(self, p: i64) -> Result<Bound, E> {
-                Ok(Bound::RankPercentile(p as f64))
+                self.visit_f64(p as f64)
             }
             fn visit_u64<E: serde::de::Error>(self, p: u64) -> Result<Bound, E> {
-                Ok(Bound::RankPercentile(p as f64))
+                self.visit_f64(p as f64)
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Bound, A::Error> {
+                let unknown = || serde::de::Error::custom(format!("expected {EXPECTED}"));
+                let (name, number) = map.next_entry::<String, f64>()?.ok_or_else(unknown)?;
+                match (Bound::named(&name, number), map.next_key::<String>()?) {
+                    (Some(bound), None) => Ok(bound),
+                    _ => Err(unknown()),
+                }
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -167,10 +213,10 @@ pub enum BandReading {
 /// use longtail_corpus::{BandSpec, Bound, Frequencies, TokenCounts};
 ///
 /// // Token `i` is seen `i` times, so the rarest are the first.
-/// let counts = TokenCounts::new((0..20).collect(), 20)?;
-/// let spec = BandSpec { upper: Some(Bound::Rank(16)), ..BandSpec::default() };
-/// let band = spec.resolve(&Frequencies::add_one(&counts), 20)?;
-/// assert_eq!(band.ids, [0, 1, 2, 3, 4]);
+/// let counts = TokenCounts::new((0..40).collect(), 40)?;
+/// let spec = BandSpec { upper: Some(Bound::Rank(30)), ..BandSpec::default() };
+/// let band = spec.resolve(&Frequencies::add_one(&counts), 40)?;
+/// assert_eq!(band.ids, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
 /// assert!(band.warnings.is_empty());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -221,6 +267,11 @@ pub enum BandWarning {
         /// Its share.
         mass: f64,
     },
+    /// The band holds a handful of tokens.
+    Few {
+        /// How many.
+        tokens: usize,
+    },
     /// Rows past the tokenizer are in the band.
     Padding {
         /// How many.
@@ -230,11 +281,16 @@ pub enum BandWarning {
 
 impl fmt::Display for BandWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match *self {
             Self::MostOfTheMass { mass } => write!(
                 f,
                 "the band holds {:.1} % of all text, so it is not a long tail: percentiles count from the most frequent token, try lower=elbow upper=20",
                 mass * 100.0
+            ),
+            Self::Few { tokens } => write!(
+                f,
+                "the band holds {tokens} token{}, too few for a long tail: check its bounds",
+                if tokens == 1 { "" } else { "s" }
             ),
             Self::Padding { rows } => write!(
                 f,
@@ -298,6 +354,9 @@ impl BandSpec {
         let mut warnings = Vec::new();
         if mass > 0.5 {
             warnings.push(BandWarning::MostOfTheMass { mass });
+        }
+        if ids.len() < FEW_TOKENS {
+            warnings.push(BandWarning::Few { tokens: ids.len() });
         }
         let padding = ids.iter().filter(|&&id| id as usize >= n_tokens).count();
         if padding > 0 {

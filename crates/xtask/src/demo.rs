@@ -66,7 +66,6 @@ const STEPS: &[Step] = &[
         args: &[
             "words.path=outputs/demo/prepare-context/contexts.json",
             "words.max_context=2",
-            "neurons.list=null",
             "neurons.file=outputs/demo/analyze-unigram/selection.csv",
             "corpus.rows=0..20",
             "output.dir=outputs/demo/compute-surprisal",
@@ -76,7 +75,6 @@ const STEPS: &[Step] = &[
         title: "scale rare tokens and these neurons in the null space of common tokens",
         bin: "scale-neuron",
         args: &[
-            "neurons.list=null",
             "neurons.file=outputs/demo/analyze-unigram/selection.csv",
             "neurons.step=4000",
             "corpus.rows=0..60",

@@ -46,6 +46,14 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
+    /// A file is no UTF-8 text.
+    #[error("config `{}` holds {found}, expected UTF-8 text", path.display())]
+    Encoding {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        found: &'static str,
+    },
     /// A file is not YAML.
     #[error("config `{}` is not valid YAML", path.display())]
     Yaml {
@@ -109,6 +117,38 @@ pub enum ConfigError {
         origin: Origin,
         /// An allowed value that may have been meant.
         nearest: Option<&'static str>,
+    },
+    /// Keys that exclude each other are set in one layer.
+    #[error("`{first}` and `{second}` exclude each other, and both are set ({origin})")]
+    Exclude {
+        /// One key, with dots.
+        first: String,
+        /// The other.
+        second: String,
+        /// Where they are set.
+        origin: Origin,
+    },
+    /// A key that the job would not use.
+    #[error("`{key}` is set, but {why} ({origin})")]
+    Unused {
+        /// The key, with dots.
+        key: String,
+        /// Why it is not used.
+        why: String,
+        /// Where it is set.
+        origin: Origin,
+    },
+    /// A path below a home folder that is not known.
+    #[error("`{key}` is `{path}`: {why} ({origin})")]
+    Home {
+        /// The key, with dots.
+        key: String,
+        /// The path as written.
+        path: String,
+        /// What is wrong with it.
+        why: &'static str,
+        /// Where it is set.
+        origin: Origin,
     },
     /// A required key is missing.
     #[error("missing key `{key}` in the configuration of `{job}`")]
@@ -210,12 +250,35 @@ impl Hint for ConfigError {
             Self::UnknownKey { nearest, known, .. } => {
                 vec![did_you_mean(nearest.as_deref()).or_else(|| one_of("known keys", known))]
             }
-            Self::WrongType { nearest, .. } => vec![did_you_mean(*nearest)],
+            Self::WrongType {
+                nearest,
+                expected,
+                found,
+                ..
+            } => {
+                let text = ["a text", "a path"].contains(&expected.as_str())
+                    && (found.starts_with("the number") || found.starts_with('`'));
+                let quotes = text.then(|| {
+                    "put quotes around it: in YAML, and in a list, it is no text".to_owned()
+                });
+                vec![did_you_mean(*nearest), quotes]
+            }
             Self::MissingKey { key, .. } => {
                 vec![Some(format!(
                     "add it to the config file, or `{key}=VALUE` to the command line"
                 ))]
             }
+            Self::Exclude { first, second, .. } => {
+                vec![Some(format!(
+                    "set `{first}` or `{second}`, and leave the other out"
+                ))]
+            }
+            Self::Unused { .. } => vec![Some("leave it out".to_owned())],
+            Self::Home { .. } => vec![Some(
+                "write the folder in full; a name that really begins with `~` is written `./~...`"
+                    .to_owned(),
+            )],
+            Self::Encoding { .. } => vec![Some("save it as UTF-8".to_owned())],
             Self::Read { .. }
             | Self::Yaml { .. }
             | Self::NotAMapping { .. }

@@ -4,7 +4,7 @@ use std::{fs, io, path::Path};
 
 use figment::value::{Dict, Value};
 
-use super::ConfigError;
+use super::{ConfigError, is_path};
 use crate::nearest::nearest;
 
 /// A parsed config file.
@@ -30,7 +30,7 @@ pub(super) enum Entry {
 
 impl ConfigFile {
     pub(super) fn read(path: &Path, named_in: Option<&Path>) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| match source.kind() {
+        let bytes = fs::read(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => {
                 let available = path.parent().map(choices).unwrap_or_default();
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -48,11 +48,15 @@ impl ConfigFile {
                 source,
             },
         })?;
+        let text = decode(&bytes).map_err(|found| ConfigError::Encoding {
+            path: path.to_owned(),
+            found,
+        })?;
         let yaml_error = |source| ConfigError::Yaml {
             path: path.to_owned(),
             source,
         };
-        let mut yaml: serde_yaml::Value = serde_yaml::from_str(&text).map_err(yaml_error)?;
+        let mut yaml: serde_yaml::Value = serde_yaml::from_str(text).map_err(yaml_error)?;
         yaml.apply_merge().map_err(yaml_error)?; // `<<: *anchor`
         let mut mapping = match yaml {
             serde_yaml::Value::Null => serde_yaml::Mapping::new(),
@@ -119,6 +123,17 @@ fn bad_entry(entry: &serde_yaml::Value, path: &Path) -> ConfigError {
     }
 }
 
+/// The text of a file; a byte order mark is left out.
+fn decode(bytes: &[u8]) -> Result<&str, &'static str> {
+    match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Err("UTF-16 text"),
+        _ if bytes.contains(&0) => Err("binary data or UTF-16 text"),
+        _ => std::str::from_utf8(bytes)
+            .map(|text| text.strip_prefix('\u{feff}').unwrap_or(text))
+            .map_err(|_| "bytes that are no UTF-8 text"),
+    }
+}
+
 /// Names of the YAML files in a folder, without extension, sorted.
 pub(super) fn choices(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)
@@ -126,11 +141,12 @@ pub(super) fn choices(folder: &Path) -> Vec<String> {
         .flatten()
         .filter_map(|entry| {
             let path = entry.ok()?.path();
-            (path.extension()? == "yaml")
+            is_path(&path.to_string_lossy())
                 .then(|| Some(path.file_stem()?.to_string_lossy().into_owned()))?
         })
         .collect();
     names.sort();
+    names.dedup();
     names
 }
 
@@ -155,6 +171,17 @@ pub(super) fn to_dict_value(yaml: &serde_yaml::Value) -> Result<Value, serde_yam
             match (number.as_u64(), number.as_i64(), number.as_f64()) {
                 (Some(n), ..) => n.into(),
                 (_, Some(n), _) => n.into(),
+                // `4.0` is a whole number too, where one is wanted.
+                (_, _, Some(n))
+                    if n.fract() == 0.0
+                        && n.abs() < 2f64.powi(53)
+                        && (n != 0.0 || n.is_sign_positive()) =>
+                {
+                    match u64::try_from(n as i64) {
+                        Ok(whole) => whole.into(),
+                        Err(_) => (n as i64).into(),
+                    }
+                }
                 (_, _, Some(n)) => n.into(),
                 _ => {
                     return Err(serde_yaml::Error::custom(format!(
@@ -183,14 +210,20 @@ pub(super) fn to_dict_value(yaml: &serde_yaml::Value) -> Result<Value, serde_yam
                         )));
                     }
                 };
+                if dict.contains_key(&key) {
+                    return Err(serde_yaml::Error::custom(format!(
+                        "duplicate entry with key \"{key}\""
+                    )));
+                }
                 dict.insert(key, to_dict_value(value)?);
             }
             dict.into()
         }
         serde_yaml::Value::Tagged(tagged) => {
             return Err(serde_yaml::Error::custom(format!(
-                "the tag `{}` is not supported",
-                tagged.tag
+                "the tag `{0}` is not supported: for a choice with a value write `{{{1}: ...}}`, for a text put quotes around it",
+                tagged.tag,
+                tagged.tag.to_string().trim_start_matches('!')
             )));
         }
     })

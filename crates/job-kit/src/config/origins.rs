@@ -29,7 +29,7 @@ pub(super) fn find_unknown(
 /// The configuration as YAML, with the origin of each value behind it.
 pub(super) fn yaml_with_origins(resolved: &serde_yaml::Value, composed: &Composed) -> String {
     let mut lines = vec![];
-    collect(resolved, Some(&composed.tree), composed, 0, &mut lines);
+    collect(resolved, composed, &mut vec![], &mut lines);
     let width = lines
         .iter()
         .filter(|(_, origin)| origin.is_some())
@@ -37,57 +37,103 @@ pub(super) fn yaml_with_origins(resolved: &serde_yaml::Value, composed: &Compose
         .filter(|&w| w <= COMMENT_COLUMN)
         .max();
     let width = width.unwrap_or(0);
-    lines
-        .into_iter()
-        .map(|(line, origin)| match origin {
-            Some(origin) => format!("{line:width$}  # {origin}\n"),
-            None => format!("{line}\n"),
-        })
-        .collect()
+    let lines = lines.into_iter().map(|(line, origin)| match origin {
+        Some(origin) => format!("{line:width$}  # {origin}\n"),
+        None => format!("{line}\n"),
+    });
+    let notes = composed.notes.iter().map(|note| format!("# {note}\n"));
+    lines.chain(notes).collect()
 }
 
 fn collect(
     resolved: &serde_yaml::Value,
-    tree: Option<&Value>,
     composed: &Composed,
-    depth: usize,
+    path: &mut Vec<String>,
     lines: &mut Vec<(String, Option<Origin>)>,
 ) {
     let serde_yaml::Value::Mapping(pairs) = resolved else {
         return;
     };
     for (key, value) in pairs {
-        let name = key
-            .as_str()
-            .map(str::to_owned)
-            .unwrap_or_else(|| scalar(key));
-        let inner = match tree {
-            Some(Value::Dict(_, dict)) => dict.get(&name),
-            other => other, // the value was read from another form, such as a text
-        };
-        let head = format!("{:indent$}{}:", "", scalar(key), indent = 2 * depth);
+        let head = format!("{:indent$}{}:", "", scalar(key), indent = 2 * path.len());
+        path.push(
+            key.as_str()
+                .map(str::to_owned)
+                .unwrap_or_else(|| scalar(key)),
+        );
         match value {
             serde_yaml::Value::Mapping(pairs) if !pairs.is_empty() => {
                 lines.push((head, None));
-                collect(value, inner, composed, depth + 1, lines);
+                collect(value, composed, path, lines);
             }
             _ => {
-                let origin = inner.map_or(Origin::Default, |value| composed.origin_of(value.tag()));
+                let origin = composed.written_in(path);
                 lines.push((format!("{head} {}", scalar(value)), Some(origin)));
             }
         }
+        path.pop();
     }
 }
 
-/// A value on one line; JSON, which is YAML, for lists and for texts of several lines.
+/// A value on one line: lists, and mappings in them, as JSON is written, which is YAML; texts of several lines too.
 fn scalar(value: &serde_yaml::Value) -> String {
-    let yaml = match value {
-        serde_yaml::Value::Sequence(_) | serde_yaml::Value::Mapping(_) => None,
+    match value {
+        serde_yaml::Value::Sequence(_) | serde_yaml::Value::Mapping(_) => flow(value),
         _ => serde_yaml::to_string(value)
             .ok()
-            .map(|text| text.trim_end().to_owned())
-            .filter(|text| !text.contains('\n')),
-    };
-    yaml.or_else(|| serde_json::to_string(value).ok())
-        .unwrap_or_else(|| "null".to_owned())
+            .map(|text| text.trim_end_matches('\n').to_owned())
+            .filter(|text| !text.contains('\n'))
+            .unwrap_or_else(|| flow(value)),
+    }
+}
+
+fn flow(value: &serde_yaml::Value) -> String {
+    match value {
+        serde_yaml::Value::Sequence(items) => {
+            format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(","))
+        }
+        serde_yaml::Value::Mapping(pairs) => {
+            let pairs = pairs
+                .iter()
+                .map(|(key, value)| format!("{}: {}", flow(key), flow(value)));
+            format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
+        }
+        serde_yaml::Value::String(text) => {
+            // YAML wants more characters escaped than JSON does.
+            let plain =
+                |c: char| !c.is_control() && !['\u{2028}', '\u{2029}', '\u{feff}'].contains(&c);
+            let json = serde_json::Value::from(text.as_str()).to_string();
+            json.chars()
+                .map(|c| match plain(c) {
+                    true => c.to_string(),
+                    false => format!("\\u{:04x}", u32::from(c)),
+                })
+                .collect()
+        }
+        _ => scalar(value),
+    }
+}
+
+/// Enums that carry a value, which serde_yaml tags (`!share 0.05`), as the mappings that they are read from (`share: 0.05`).
+pub(super) fn untag(value: serde_yaml::Value) -> serde_yaml::Value {
+    use serde_yaml::Value;
+    match value {
+        Value::Tagged(tagged) => {
+            let name = tagged.tag.to_string();
+            let name = name.trim_start_matches('!').to_owned();
+            Value::Mapping(
+                [(Value::String(name), untag(tagged.value))]
+                    .into_iter()
+                    .collect(),
+            )
+        }
+        Value::Sequence(items) => Value::Sequence(items.into_iter().map(untag).collect()),
+        Value::Mapping(pairs) => Value::Mapping(
+            pairs
+                .into_iter()
+                .map(|(key, value)| (key, untag(value)))
+                .collect(),
+        ),
+        other => other,
+    }
 }

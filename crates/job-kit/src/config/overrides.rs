@@ -11,6 +11,8 @@ pub(super) struct Override {
     pub(super) action: Action,
     /// The value as typed.
     pub(super) raw: String,
+    /// Why a value that opens like a YAML list, mapping or quoted text is none.
+    pub(super) no_yaml: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -26,6 +28,7 @@ impl Override {
             text: text.to_owned(),
             reason: reason.to_owned(),
         };
+        let mut no_yaml = None;
         let (key, action, raw) = if let Some(key) = text.strip_prefix('~') {
             (key, Action::Remove, "")
         } else {
@@ -37,9 +40,10 @@ impl Override {
                     "it has no value after `=` (write `null` to unset the key)",
                 ));
             }
-            let value: serde_yaml::Value = serde_yaml::from_str(raw)
-                .map_err(|err| refuse(&format!("the value is not valid YAML: {err}")))?;
-            let value = to_dict_value(&value).map_err(|err| refuse(&err.to_string()))?;
+            let value = value(raw).unwrap_or_else(|reason| {
+                no_yaml = Some(reason);
+                raw.into()
+            });
             (
                 key.strip_prefix('+').unwrap_or(key),
                 Action::Set(value),
@@ -57,6 +61,7 @@ impl Override {
             path,
             action,
             raw: raw.to_owned(),
+            no_yaml,
         })
     }
 
@@ -66,9 +71,79 @@ impl Override {
     }
 }
 
+/// The value that a text stands for: YAML where it opens with a bracket, brace or quote, else null, a bool or a number as YAML writes
+/// them, else the text itself, whatever YAML would make of its characters.
+///
+/// # Errors
+/// Why a text that opens like YAML is none.
+fn value(raw: &str) -> Result<Value, String> {
+    let text = raw.trim();
+    if text.starts_with(['[', '{', '"', '\'']) {
+        if !closes_at_end(text) {
+            return Err("what it opens with does not close at its end".to_owned());
+        }
+        return serde_yaml::from_str::<serde_yaml::Value>(text)
+            .and_then(|yaml| to_dict_value(&yaml))
+            .map_err(|err| err.to_string());
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || ['+', '-', '.', '_', '~'].contains(&c);
+    let scalar = match text.chars().all(plain) {
+        true => serde_yaml::from_str(text).unwrap_or_default(),
+        false => serde_yaml::Value::Null,
+    };
+    match scalar {
+        serde_yaml::Value::Null if !["null", "Null", "NULL", "~"].contains(&text) => Ok(raw.into()),
+        scalar @ (serde_yaml::Value::Null
+        | serde_yaml::Value::Bool(_)
+        | serde_yaml::Value::Number(_)) => to_dict_value(&scalar).map_err(|err| err.to_string()),
+        _ => Ok(raw.into()),
+    }
+}
+
+/// Whether the bracket, brace or quote that a text opens with closes at its last character, with no comment in between.
+fn closes_at_end(text: &str) -> bool {
+    let (mut depth, mut quote, mut before) = (0usize, None, ' ');
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        match (quote, c) {
+            (Some('"'), '\\') => {
+                chars.next();
+            }
+            (Some('\''), '\'') if chars.peek().is_some_and(|&(_, next)| next == '\'') => {
+                chars.next();
+            }
+            (Some(open), c) if c == open => quote = None,
+            (Some(_), _) => {}
+            // An apostrophe in a word opens nothing.
+            (None, '"' | '\'') if !before.is_alphanumeric() => quote = Some(c),
+            (None, '[' | '{') => depth += 1,
+            (None, ']' | '}') => depth = depth.saturating_sub(1),
+            (None, '#') if before.is_whitespace() => return false,
+            _ => {}
+        }
+        before = c;
+        if depth == 0 && quote.is_none() {
+            return at + c.len_utf8() == text.len();
+        }
+    }
+    false
+}
+
 /// `value` under the keys of `path`.
 pub(super) fn nest<S: AsRef<str>>(path: &[S], value: Value) -> Value {
     path.iter().rev().fold(value, |inner, key| {
         Dict::from([(key.as_ref().to_owned(), inner)]).into()
     })
+}
+
+/// Lays `over` over `under`, key by key.
+pub(super) fn lay_over(under: &mut Dict, over: Dict) {
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(Value::Dict(_, under)), Value::Dict(_, over)) => lay_over(under, over),
+            (_, value) => {
+                under.insert(key, value);
+            }
+        }
+    }
 }
