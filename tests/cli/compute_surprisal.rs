@@ -616,6 +616,7 @@ fn step_0_alone_and_one_word_have_no_figure_and_no_interval() {
     assert!(run.out("surprisal.svg").exists());
 }
 
+#[test]
 fn a_repository_that_was_named_is_used() {
     for model in [
         "model.repo=EleutherAI/pythia-70m-deduped",

@@ -356,6 +356,7 @@ fn a_folder_of_another_job_and_an_input_among_the_outputs_are_refused() {
     assert_eq!(fs::read(own.join("run.json")).unwrap(), before);
 }
 
+#[test]
 fn texts_on_the_command_line_are_taken_as_typed() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(

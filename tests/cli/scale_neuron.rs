@@ -319,6 +319,7 @@ fn one_sequence_has_no_interval_and_none_stands_twice() {
     );
 }
 
+#[test]
 fn a_repository_that_was_named_is_used() {
     let (out, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let output = scale(out.path(), &["model.repo=EleutherAI/pythia-70m-deduped"])
