@@ -128,16 +128,7 @@ fn rows_of_another_length_are_bad() {
     check(
         "a.csv",
         "id,text\n1\n2,b,c\n3,d\n4,\n",
-        &[
-            "!1 fields, but the header has 2",
-            "!3 fields",
-            "d",
-            "!column `text` is empty",
-        ],
+        &["!1 fields, but the header has 2", "!3 fields", "d", ""],
     );
-    check(
-        "a.tsv",
-        "text\tid\n\t\na\t1\n \nb\t2\n",
-        &["!column `text` is empty", "a", "b"],
-    );
+    check("a.tsv", "text\tid\n\t\na\t1\n \nb\t2\n", &["", "a", "b"]);
 }

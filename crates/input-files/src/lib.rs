@@ -5,7 +5,7 @@
 //! - the format goes by the end of the name, in any case ([`Format::of`]), and text formats also with `.gz` or `.zst`;
 //! - a byte order mark is skipped; a file that is something else (a Git LFS pointer, a web page, UTF-16) is an error that says what to do;
 //! - headers of columns are trimmed, a column named twice is an error, and so is a row with more or fewer fields than the header;
-//! - an empty cell is a missing value, like a null;
+//! - an empty cell of a table is a missing value, like a null;
 //! - no size that a file claims is believed before its bytes are there.
 //!
 //! ```

@@ -54,7 +54,6 @@ impl TextRow {
 /// Memory holds one row (for Parquet and Arrow, one batch) at a time.
 pub struct Texts {
     rows: Box<dyn Rows>,
-    column: String,
 }
 
 trait Rows: Send {
@@ -113,7 +112,6 @@ impl Texts {
             } else {
                 rows
             },
-            column: column.into(),
         })
     }
 
@@ -135,17 +133,12 @@ impl Texts {
         })
     }
 
-    /// The next row, or `None` at the end. A text with nothing in it is a bad row. A row that is not `wanted` may be anything.
+    /// The next row, or `None` at the end. A row that is not `wanted` may be anything.
     ///
     /// # Errors
     /// [`InputError::Read`] or [`InputError::Invalid`] for a file that cannot be read further.
     pub fn next_row(&mut self, wanted: bool) -> Result<Option<TextRow>, InputError> {
-        Ok(self.rows.next_row(wanted)?.map(|row| match row {
-            TextRow::Text(text) if text.is_empty() => {
-                TextRow::Bad(format!("column `{}` is empty", self.column))
-            }
-            row => row,
-        }))
+        self.rows.next_row(wanted)
     }
 }
 
