@@ -341,7 +341,7 @@ fn write_checkpoint(
     if let Some(tokenizer) = loaded.tokenizer_file() {
         let json = std::fs::read(tokenizer)
             .with_context(|| format!("failed to read `{}`", tokenizer.display()))?;
-        write_file(dir.join("tokenizer.json"), json)?;
+        out.write(&format!("{CHECKPOINT}/tokenizer.json"), json)?;
     }
     Ok(())
 }
