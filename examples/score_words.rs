@@ -68,15 +68,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     pairs.truncate(args.get("--pairs").unwrap_or(&"2000").parse()?);
 
     let started = Instant::now();
-    let bos = model.config().bos_token_id.unwrap_or(0);
+    let bos = model
+        .config()
+        .bos_token_id
+        .ok_or("the config names no bos_token_id")?;
     let requests = pairs
         .iter()
         .map(|(word, context)| {
             WordRequest::liu2025(&text, bos, context.trim_end(), &format!(" {word}"), false)
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let vocabulary = WordVocabulary::new(&text, bos, usize::try_from(model.config().vocab_size)?);
     // First pieces need no word boundaries.
+    let d_vocab = usize::try_from(model.config().vocab_size)?;
+    let vocabulary = WordVocabulary::without_words(bos, d_vocab);
     let scorer = Scorer::new(&model, &vocabulary, 4096)?.without_boundaries();
     let scores = scorer.score(&requests, &interventions)?;
     let seconds = started.elapsed().as_secs_f64();

@@ -535,3 +535,49 @@ fn the_folder_of_the_ablation_is_not_written_to() -> Outcome {
     assert_eq!(fs::read(dir.path().join("run.json"))?, before);
     Ok(())
 }
+
+/// However a step is written, it is the same step; and no sign becomes part of it.
+#[test]
+fn steps_are_read_from_names_of_every_kind() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let runs = dir.path().join("runs");
+    let table = root().join("tests/golden/tiny-neox/ablation-longtail.parquet");
+    for step in ["step-512", "step_001000", "notes"] {
+        fs::create_dir_all(runs.join(step))?;
+        fs::copy(&table, runs.join(step).join("positions.parquet"))?;
+    }
+    let input = format!("input.path={}", runs.display());
+    let to = out(&dir.path().join("out"));
+    let args = [
+        &GOLDEN[1..],
+        &[
+            &input,
+            "selection.filed_by=input",
+            "input.steps=all",
+            "output.report=off",
+            &to,
+        ],
+    ]
+    .concat();
+    check_success(&args)?;
+    let selection = TableReader::open(dir.path().join("out/selection.parquet"))?.read(&["step"])?;
+    let mut steps = selection.i64("step")?;
+    steps.dedup();
+    assert_eq!(steps, [512, 1000]);
+    let record = json(&dir.path().join("out/run.json"))?;
+    assert_eq!(record["counts"]["folders_that_are_no_steps"], 1);
+
+    fs::create_dir(runs.join("step512"))?;
+    check_failure(&args, 1, &["step-512", "`step512`"])?;
+
+    // A run.json that another job has put in the place of the ablation's own says no step.
+    let one = runs.join("step-512");
+    fs::write(one.join("run.json"), r#"{"job": "analyze-unigram"}"#)?;
+    let input = format!("input.path={}", one.display());
+    check_failure(
+        &[&GOLDEN[1..], &[&input, &to]].concat(),
+        1,
+        &["of analyze-unigram", "ablate again"],
+    )?;
+    Ok(())
+}

@@ -692,3 +692,148 @@ fn settings_that_would_not_be_used_are_refused() {
             .contains("4000")
     );
 }
+
+/// Writes a JSON file of the bundled model after `change`.
+fn changed(from: &str, to: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let mut json = serde_json::from_slice(&fs::read(root().join(from)).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(to, json.to_string()).unwrap();
+}
+
+const TOKENIZER: &str = "examples/data/tiny-neox/tokenizer.json";
+
+/// The bundled tokenizer with `▁` for `Ġ`: the same pieces with the same ids.
+fn metaspace(json: &mut serde_json::Value) {
+    let text = json["model"].to_string().replace('Ġ', "▁");
+    json["model"] = serde_json::from_str(&text).unwrap();
+    json["pre_tokenizer"] = serde_json::json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": true});
+    json["decoder"] = json["pre_tokenizer"].clone();
+}
+
+#[test]
+fn the_beginning_of_a_word_is_the_tokenizers_own() {
+    let args = [
+        "steps=4000",
+        "interventions.list=[base]",
+        "band=null",
+        "frequency=null",
+    ];
+    let byte_level = Run::new();
+    byte_level.ok(&args);
+    let other = Run::new();
+    let path = other.path("metaspace.json");
+    changed(TOKENIZER, &path, metaspace);
+    let tokenizer = format!("model.tokenizer={}", path.display());
+    let ends = ["model.bos_token=0", "model.eos_token=0"];
+    other.ok(&[&args[..], &[&tokenizer], &ends].concat());
+    let [a, b] = [byte_level, other].map(|run| rows(&run.out("surprisal.parquet")));
+    assert!(!a.is_empty());
+    assert_eq!(a, b);
+}
+
+#[test]
+fn a_tokenizer_that_marks_no_word_is_an_error_that_says_what_to_set() {
+    let run = Run::new();
+    let path = run.path("unmarked.json");
+    changed(TOKENIZER, &path, |json| {
+        json["pre_tokenizer"] = serde_json::json!({"type": "Whitespace"});
+        json["decoder"] = serde_json::json!({"type": "Fuse"});
+    });
+    let tokenizer = format!("model.tokenizer={}", path.display());
+    let error = run.error(&["steps=4000", "interventions.list=[base]", &tokenizer]);
+    assert!(
+        error.contains("model.word_start") && error.contains("unmarked.json"),
+        "{error}"
+    );
+}
+
+/// A copy of a bundled checkpoint in a folder of this name.
+fn checkpoint(parent: &Path, name: &str, config: impl FnOnce(&mut serde_json::Value)) -> PathBuf {
+    let folder = parent.join(name);
+    fs::create_dir_all(&folder).unwrap();
+    let from = "examples/data/tiny-neox/step4000";
+    fs::copy(
+        root().join(from).join("model.safetensors"),
+        folder.join("model.safetensors"),
+    )
+    .unwrap();
+    changed(
+        &format!("{from}/config.json"),
+        &folder.join("config.json"),
+        config,
+    );
+    folder
+}
+
+#[test]
+fn what_begins_a_text_is_asked_for_where_nothing_says_it() {
+    let run = Run::new();
+    let folder = checkpoint(&run.path("models"), "step4000", |config| {
+        config["bos_token_id"] = serde_json::Value::Null;
+    });
+    let path = format!("model.path={}", folder.display());
+    let args = [
+        "interventions.list=[base]",
+        "band=null",
+        "frequency=null",
+        &path,
+    ];
+    let error = run.error(&args);
+    assert!(
+        error.contains("model.bos_token") && error.contains("<|endoftext|>"),
+        "{error}"
+    );
+    run.ok(&[&args[..], &["model.bos_token='<|endoftext|>'"]].concat());
+    assert_eq!(run.record()["notes"]["text_ends"]["bos"], 0);
+    let error = run.error(&[&args[..], &["model.bos_token=5000"]].concat());
+    assert!(error.contains("5000"), "{error}");
+}
+
+#[test]
+fn steps_are_found_however_they_are_written() {
+    let run = Run::new();
+    let models = run.path("models");
+    for name in ["step-512", "step_000064", "checkpoint-1000"] {
+        checkpoint(&models, name, |_| ());
+    }
+    checkpoint(&models, "last", |_| ());
+    let path = format!("model.path={}", models.display());
+    let args = [
+        "interventions.list=[base]",
+        "band=null",
+        "frequency=null",
+        &path,
+    ];
+    run.ok(&args);
+    let mut steps: Vec<i64> = rows(&run.out("surprisal.parquet"))
+        .iter()
+        .map(|row| row.0)
+        .collect();
+    steps.dedup();
+    assert_eq!(steps, [64, 512, 1000]);
+    assert_eq!(run.record()["counts"]["revisions_that_are_no_steps"], 1);
+    let error = run.error(&[&args[..], &["steps=0..10000000000/1"]].concat());
+    assert!(error.contains("no checkpoint of step 0"), "{error}");
+    checkpoint(&models, "step512", |_| ());
+    let error = run.error(&args);
+    assert!(
+        error.contains("step-512") && error.contains("`step512`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_tokenizer_of_another_size_is_refused() {
+    let run = Run::new();
+    let error = run.error(&[
+        "steps=4000",
+        "interventions.list=[base]",
+        "model.tokenizer=examples/data/pythia/tokenizer.json",
+    ]);
+    assert!(
+        error.contains("50277 tokens")
+            && error.contains("4096 rows")
+            && error.contains("model.tokenizer"),
+        "{error}"
+    );
+}

@@ -8,6 +8,7 @@ use longtail_corpus::{
     LongTailWords, ReadOptions, TokenCounts, WordCounts, WordOptions, load_tokenizer,
     long_tail_words, n_tokens,
 };
+use model_conventions::WordPieces;
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data");
 
@@ -31,7 +32,17 @@ fn pythia(lexicon: Option<&Lexicon>, options: WordOptions) -> LongTailWords {
     let band = long_tail()
         .resolve(&frequencies, n_tokens(&tokenizer))
         .unwrap();
-    long_tail_words(&band, &frequencies, &tokenizer, lexicon, None, options).unwrap()
+    let pieces = WordPieces::new(&tokenizer, None).unwrap();
+    long_tail_words(
+        &band,
+        &frequencies,
+        &tokenizer,
+        &pieces,
+        lexicon,
+        None,
+        options,
+    )
+    .unwrap()
 }
 
 #[test]
@@ -150,6 +161,7 @@ fn words_of_several_pieces_come_from_corpus_counts() {
         &band,
         &frequencies,
         &tokenizer,
+        &WordPieces::new(&tokenizer, None).unwrap(),
         Some(&lexicon()),
         Some(&counts),
         WordOptions::default(),

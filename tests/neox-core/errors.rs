@@ -619,3 +619,272 @@ fn damaged_archives() -> Result<()> {
     assert_starts(&message(dir.path()), "failed to read `pytorch_model.bin`");
     Ok(())
 }
+
+/// What stands in place of weights after a checkout or a download that did not fetch them.
+#[test]
+fn files_that_are_something_else_are_named() -> Result<()> {
+    let pointer =
+        "version https://git-lfs.github.com/spec/v1\noid sha256:97999cfe0331ffd4\nsize 1454352\n";
+    for (content, said) in [
+        (pointer, "Git LFS pointer"),
+        ("<!DOCTYPE html>\n<html><body>404</body></html>", "web page"),
+        ("", "it is empty"),
+    ] {
+        for name in ["model.safetensors", "pytorch_model.bin"] {
+            let dir = copy_of(&variant())?;
+            fs::remove_file(dir.path().join("model.safetensors"))?;
+            fs::write(dir.path().join(name), content)?;
+            let text = message(dir.path());
+            assert!(text.contains(name), "{text}");
+            if name == "model.safetensors" || !content.is_empty() {
+                assert!(text.contains(said), "{text}");
+            }
+        }
+        let dir = copy_of(&variant())?;
+        fs::write(dir.path().join("config.json"), content)?;
+        let text = message(dir.path());
+        assert!(text.contains("config.json"), "{text}");
+        assert!(content.is_empty() || text.contains(said), "{text}");
+    }
+    let dir = copy_of(&variant())?;
+    let whole = fs::read(variant().join("model.safetensors"))?;
+    fs::write(
+        dir.path().join("model.safetensors"),
+        &whole[..whole.len() - 8],
+    )?;
+    assert!(
+        message(dir.path()).contains("cut off"),
+        "{}",
+        message(dir.path())
+    );
+    Ok(())
+}
+
+#[test]
+fn weights_that_are_not_finite_are_named() -> Result<()> {
+    for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let dir = with_tensors(|tensors| {
+            for (name, tensor) in tensors.iter_mut() {
+                if name == "gpt_neox.layers.1.attention.dense.weight" {
+                    let mut changed = tensor.f_to_kind(Kind::Float)?;
+                    let _ = changed.f_select(0, 3)?.f_select(0, 5)?.f_fill_(value)?;
+                    std::mem::swap(tensor, &mut changed);
+                }
+            }
+            Ok(())
+        })?;
+        let text = message(dir.path());
+        assert_starts(
+            &text,
+            "tensor `gpt_neox.layers.1.attention.dense.weight` of `DIR` is ",
+        );
+        assert!(text.contains("at [3, 5]"), "{text}");
+    }
+    // Finite as it is stored, and not in f16.
+    let dir = with_tensors(|tensors| {
+        for (name, tensor) in tensors.iter_mut() {
+            if name == "gpt_neox.final_layer_norm.bias" {
+                *tensor = tensor
+                    .f_to_kind(Kind::Float)?
+                    .f_mul_scalar(0.0)?
+                    .f_add_scalar(1e6)?;
+            }
+        }
+        Ok(())
+    })?;
+    assert!(load(dir.path()).is_ok());
+    let half = LoadOptions {
+        dtype: Kind::Half,
+        ..LoadOptions::default()
+    };
+    let err = NeoxModel::load(dir.path(), &half).err().ok_or("loaded")?;
+    assert!(err.to_string().contains("load the model in f32"), "{err}");
+    Ok(())
+}
+
+/// Finite weights that overflow on the way: the first site is named, not a statistic at the end.
+#[test]
+fn a_model_that_overflows_is_named_with_the_site() -> Result<()> {
+    let dir = with_tensors(|tensors| {
+        for (name, tensor) in tensors.iter_mut() {
+            if name == "gpt_neox.layers.1.mlp.dense_h_to_4h.bias" {
+                *tensor = tensor
+                    .f_to_kind(Kind::Float)?
+                    .f_mul_scalar(0.0)?
+                    .f_add_scalar(3e38)?;
+            }
+        }
+        Ok(())
+    })?;
+    let model = load(dir.path())?;
+    let tokens = Tensor::from_slice(&[1i64, 2, 3, 4]).f_view([1, 4])?;
+    let err = model
+        .forward(&tokens, None, &mut NoHooks)
+        .err()
+        .ok_or("ran")?;
+    assert!(
+        matches!(&err, ForwardError::NotFinite { .. }) && err.to_string().contains("blocks.1."),
+        "{err}"
+    );
+    Ok(())
+}
+
+fn logits(model: &NeoxModel) -> Result<Tensor> {
+    let tokens = Tensor::from_slice(&[1i64, 2, 3, 4]).f_view([1, 4])?;
+    Ok(model.forward(&tokens, None, &mut NoHooks)?)
+}
+
+type Rename<'a> = &'a dyn Fn(&str) -> String;
+
+/// Renames all tensors of a good checkpoint.
+fn renamed(rename: impl Fn(&str) -> String) -> Result<TempDir> {
+    with_tensors(|tensors| {
+        for (name, _) in tensors.iter_mut() {
+            *name = rename(name);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn names_that_wrappers_changed_are_read_and_said() -> Result<()> {
+    let own = logits(&load(&variant())?)?;
+    let bare = |name: &str| name.trim_start_matches("gpt_neox.").to_owned();
+    let cases: [(Rename<'_>, &str); 6] = [
+        (&|name| format!("module.{name}"), "`module.`"),
+        (&|name| format!("_orig_mod.{name}"), "`_orig_mod.`"),
+        (
+            &|name| format!("_orig_mod.module.{name}"),
+            "`_orig_mod.module.`",
+        ),
+        (&|name| format!("model.{}", bare(name)), "`model.`"),
+        (
+            &|name| name.replace("gpt_neox.", "transformer."),
+            "`transformer.`",
+        ),
+        (&bare, "lack `gpt_neox.`"),
+    ];
+    for (rename, said) in cases {
+        let dir = renamed(rename)?;
+        let model = load(dir.path())?;
+        assert!(logits(&model)?.f_equal(&own)?, "{said}");
+        assert!(
+            model.warnings().iter().any(|text| text.contains(said)),
+            "{:?}",
+            model.warnings()
+        );
+    }
+    assert!(load(&variant())?.warnings().is_empty());
+    // Not all of them: nothing is guessed.
+    let dir = renamed(|name| match name.contains("layers.0") {
+        true => name.to_owned(),
+        false => format!("module.{name}"),
+    })?;
+    assert!(
+        message(dir.path()).contains("missing: "),
+        "{}",
+        message(dir.path())
+    );
+    Ok(())
+}
+
+/// transformers 5 keeps both matrices and warns.
+#[test]
+fn tied_embeddings_that_are_both_stored_are_both_kept() -> Result<()> {
+    let own = logits(&load(&variant())?)?;
+    let tied = |dir: &Path| -> Result<()> {
+        let path = dir.join("config.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+        config["tie_word_embeddings"] = true.into();
+        Ok(fs::write(&path, config.to_string())?)
+    };
+    let both = copy_of(&variant())?;
+    tied(both.path())?;
+    let model = load(both.path())?;
+    assert!(logits(&model)?.f_equal(&own)?);
+    assert!(
+        model.warnings()[0].contains("tie_word_embeddings"),
+        "{:?}",
+        model.warnings()
+    );
+
+    let only = |name: &'static str| -> Result<NeoxModel> {
+        let dir = with_tensors(|tensors| {
+            tensors.retain(|(found, _)| found != name);
+            Ok(())
+        })?;
+        tied(dir.path())?;
+        Ok(load(dir.path())?)
+    };
+    for missing in ["embed_out.weight", "gpt_neox.embed_in.weight"] {
+        let model = only(missing)?;
+        assert!(model.warnings().is_empty());
+        assert!(!logits(&model)?.f_equal(&own)?);
+    }
+    // The same twice is tied without a word.
+    let same = with_tensors(|tensors| {
+        let embedding = tensors
+            .iter()
+            .find(|(name, _)| name == "gpt_neox.embed_in.weight");
+        let embedding = embedding.ok_or("no embedding")?.1.shallow_clone();
+        tensors.retain(|(name, _)| name != "embed_out.weight");
+        tensors.push(("embed_out.weight".into(), embedding.f_mul_scalar(1.0)?));
+        Ok(())
+    })?;
+    tied(same.path())?;
+    assert!(load(same.path())?.warnings().is_empty());
+    Ok(())
+}
+
+#[test]
+fn config_keys_that_change_numbers_are_honoured_or_refused() -> Result<()> {
+    for (key, value, said) in [
+        (
+            "quantization_config",
+            serde_json::json!({"bits": 4}),
+            "quantised",
+        ),
+        (
+            "rope_scaling",
+            serde_json::json!({"factor": 2.0}),
+            "`rope_scaling.factor`",
+        ),
+        ("rope_theta", 500.0.into(), "`rope_theta`: says 500"),
+        (
+            "partial_rotary_factor",
+            1.0.into(),
+            "`partial_rotary_factor`: says 1",
+        ),
+        ("head_dim", 64.into(), "`head_dim`"),
+        ("num_key_value_heads", 1.into(), "`num_key_value_heads`"),
+        (
+            "bos_token_id",
+            (-1).into(),
+            "`bos_token_id`: expected a token id",
+        ),
+        (
+            "eos_token_id",
+            serde_json::json!([0, 96]),
+            "`eos_token_id`: expected a token id",
+        ),
+    ] {
+        let text = config_error(|map| {
+            map.insert(key.into(), value);
+        })?;
+        assert!(text.contains(said), "{key}: {text}");
+    }
+    for (key, value) in [
+        ("eos_token_id", serde_json::json!([0, 2])),
+        ("bos_token_id", serde_json::json!([0])),
+        ("bos_token_id", serde_json::Value::Null),
+        ("quantization_config", serde_json::Value::Null),
+        ("rope_scaling", serde_json::Value::Null),
+        ("pruned_heads", serde_json::json!({})),
+    ] {
+        let text = config_error(|map| {
+            map.insert(key.into(), value);
+        })?;
+        assert_eq!(text, "accepted", "{key}");
+    }
+    Ok(())
+}

@@ -25,7 +25,7 @@ impl Tiny {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/data/tiny-neox");
         let model = NeoxModel::load(&root.join("step4000"), &LoadOptions::default()).unwrap();
         let text = Text::from_file(&root.join("tokenizer.json")).unwrap();
-        let words = WordVocabulary::new(&text, EOS, model.config().vocab_size as usize);
+        let words = WordVocabulary::new(&text, EOS, model.config().vocab_size as usize).unwrap();
         Self { model, text, words }
     }
 
@@ -454,7 +454,7 @@ fn impossible_requests_are_errors() {
         score(beyond, Intervention::base()),
         ScoreError::Forward(_)
     ));
-    let small = WordVocabulary::new(&tiny.text, EOS, 50);
+    let small = WordVocabulary::new(&tiny.text, EOS, 50).unwrap();
     assert!(matches!(
         Scorer::new(&tiny.model, &small, 100),
         Err(ScoreError::Vocabulary { found: 50, .. })

@@ -1,13 +1,14 @@
 //! Ablation tables: where they are, and reading them batch by batch.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
-use job_kit::{Columns, Progress, TableReader, WithHint};
+use job_kit::{Columns, Progress, RunRecord, TableReader, WithHint};
+use model_conventions::{StepNames, step_of};
 use neuron_select::{Candidate, NeuronEffects, NeuronId, Row, RowFilter, Stratum, Tally};
 use serde_json::Value;
 
@@ -31,19 +32,22 @@ pub(crate) struct StepInput {
 }
 
 /// Opens the tables of all steps, ascending.
-pub(crate) fn open(config: &AnalyzeConfig) -> anyhow::Result<Vec<StepInput>> {
+pub(crate) fn open(
+    config: &AnalyzeConfig,
+    record: &mut RunRecord,
+) -> anyhow::Result<Vec<StepInput>> {
     let input = &config.input;
     let folders: Vec<(Option<i64>, PathBuf)> = match &input.steps {
         None => vec![(None, input.path.clone())],
         Some(steps) => {
-            let found = step_folders(&input.path)?;
+            let found = step_folders(&input.path, record)?;
             let wanted: BTreeSet<i64> = match steps {
                 Steps::List(list) => list.iter().copied().collect(),
                 Steps::All(_) => found.keys().copied().collect(),
             };
             if wanted.is_empty() {
                 bail!(
-                    "no steps to read: `{}` has no folders named `step<N>`",
+                    "no steps to read: `{}` has no folders that are named by their step, such as `step512`",
                     input.path.display()
                 );
             }
@@ -54,9 +58,7 @@ pub(crate) fn open(config: &AnalyzeConfig) -> anyhow::Result<Vec<StepInput>> {
                         input.path.display()
                     )
                 });
-                let mut there: Vec<i64> = found.keys().copied().collect();
-                there.sort_unstable();
-                let there: Vec<String> = there.iter().map(i64::to_string).collect();
+                let there: Vec<String> = found.keys().map(i64::to_string).collect();
                 Ok((
                     Some(step),
                     folder.hint(format!("steps that are there: {}", there.join(", ")))?,
@@ -70,11 +72,16 @@ pub(crate) fn open(config: &AnalyzeConfig) -> anyhow::Result<Vec<StepInput>> {
     };
     folders
         .into_iter()
-        .map(|(step, path)| open_step(config, step, &path))
+        .map(|(step, path)| open_step(config, step, &path, record))
         .collect()
 }
 
-fn open_step(config: &AnalyzeConfig, step: Option<i64>, path: &Path) -> anyhow::Result<StepInput> {
+fn open_step(
+    config: &AnalyzeConfig,
+    step: Option<i64>,
+    path: &Path,
+    record: &mut RunRecord,
+) -> anyhow::Result<StepInput> {
     let file = table_file(&config.input, path)?;
     let table = TableReader::open(&file)?;
     let beside = |name: &str| Some(file.parent()?.join(name)).filter(|path| path.is_file());
@@ -89,9 +96,36 @@ fn open_step(config: &AnalyzeConfig, step: Option<i64>, path: &Path) -> anyhow::
             )
         }
     };
-    let step = step
-        .or_else(|| step_of_run(run.as_ref()?))
-        .or_else(|| file.ancestors().find_map(step_of_name));
+    if let Some(job) = run
+        .as_ref()
+        .and_then(|run: &Value| run.get("job")?.as_str())
+        .filter(|job| *job != "ablate-unigram")
+    {
+        bail!(
+            "the run.json beside `{}` is of {job}, which has replaced that of ablate-unigram: ablate again, and give every job a folder of its own",
+            file.display()
+        );
+    }
+    let step = match step {
+        Some(step) => Some(step),
+        None => run
+            .as_ref()
+            .and_then(step_of_run)
+            .or_else(|| {
+                let folders = file.ancestors().skip(1);
+                folders
+                    .filter_map(Path::file_name)
+                    .find_map(|name| step_of(name.to_str()?))
+            })
+            .map(i64::try_from)
+            .transpose()?,
+    };
+    if step.is_none() {
+        record.warn(format!(
+            "nothing says of which step `{}` is: its rows have step -1; a folder `step<N>` around it says it",
+            file.display()
+        ));
+    }
     let strata = Strata::new(config, &table, run.as_ref())?;
     Ok(StepInput {
         step: step.unwrap_or(-1),
@@ -141,49 +175,46 @@ fn table_file(input: &InputConfig, path: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Folders `step<N>` or `<N>` by step.
-fn step_folders(root: &Path) -> anyhow::Result<HashMap<i64, PathBuf>> {
-    let entries = fs::read_dir(root)
-        .with_context(|| format!("failed to read folder `{}`", root.display()))?;
-    let mut found: HashMap<i64, PathBuf> = HashMap::new();
-    for entry in entries {
-        let path = entry
-            .with_context(|| format!("failed to read folder `{}`", root.display()))?
-            .path();
-        let number = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.parse::<i64>().ok());
-        if let Some(step) = number
-            .or_else(|| step_of_name(&path))
-            .filter(|_| path.is_dir())
-            && let Some(other) = found.insert(step, path.clone())
+/// Folders that are named by their step; the others are counted.
+fn step_folders(root: &Path, record: &mut RunRecord) -> anyhow::Result<BTreeMap<i64, PathBuf>> {
+    let failed = || format!("failed to read folder `{}`", root.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(root).with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        if entry.path().is_dir()
+            && let Ok(name) = entry.file_name().into_string()
         {
-            bail!(
-                "step {step} has two folders, `{}` and `{}`",
-                other.display(),
-                path.display()
-            );
+            names.push(name);
         }
     }
-    Ok(found)
+    let found = StepNames::among(names)
+        .with_context(|| format!("`{}` has two folders of one step", root.display()))?;
+    record.count("folders_that_are_no_steps", found.others().len() as u64);
+    if !found.others().is_empty() {
+        tracing::info!(
+            "`{}`: left out, as their names are no steps: {}",
+            root.display(),
+            found.others().join(", ")
+        );
+    }
+    found
+        .steps()
+        .zip(found.names())
+        .map(|(step, name)| Ok((i64::try_from(step)?, root.join(name))))
+        .collect()
 }
 
-fn step_of_name(path: &Path) -> Option<i64> {
-    path.file_name()?
-        .to_str()?
-        .strip_prefix("step")?
-        .parse()
-        .ok()
-}
-
-/// The step of the model that was ablated, from its revision or folder.
-fn step_of_run(run: &Value) -> Option<i64> {
+/// The step of the model that was ablated: as the run says, else from its revision or folder.
+fn step_of_run(run: &Value) -> Option<u64> {
     let text = |pointer: &str| run.pointer(pointer)?.as_str();
-    text("/config/model/revision")
-        .into_iter()
-        .chain(text("/config/model/path"))
-        .find_map(|name| step_of_name(Path::new(name)))
+    run.pointer("/notes/step")
+        .and_then(Value::as_u64)
+        .or_else(|| {
+            text("/config/model/revision")
+                .into_iter()
+                .chain(text("/config/model/path"))
+                .find_map(|name| step_of(Path::new(name).file_name()?.to_str()?))
+        })
 }
 
 impl StepInput {

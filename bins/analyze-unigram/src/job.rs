@@ -11,14 +11,14 @@ const JOB: &str = "analyze-unigram";
 
 /// Runs the analysis that the configuration asks for.
 pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()> {
-    let inputs = input::open(config)?;
+    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
+    record.seed = Some(config.seed);
+    let inputs = input::open(config, &mut record)?;
     let mut outputs: Vec<String> = tables::OUTPUTS.map(String::from).into();
     if config.output.report {
         outputs.extend(page::outputs(inputs.iter().map(|input| input.step)));
     }
     let out = OutputDir::create(&config.output.dir, JOB, resolved, outputs)?;
-    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
-    record.seed = Some(config.seed);
     if let Some(frequency) = &config.frequency {
         record.input(&frequency.counts)?;
     }

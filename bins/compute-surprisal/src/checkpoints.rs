@@ -5,6 +5,8 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use anyhow::{Context, anyhow, bail};
 use job_inputs::source;
+use job_kit::RunRecord;
+use model_conventions::{StepNames, step_of_folder};
 use neox_core::{LoadOptions, NeoxModel, Source, parse_device, parse_dtype};
 
 use crate::config::SurprisalConfig;
@@ -13,8 +15,8 @@ use crate::config::SurprisalConfig;
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
     source: Source,
-    /// A folder that is itself a checkpoint has no revisions.
-    single: bool,
+    /// How each step is written; none for a folder that is itself a checkpoint.
+    names: Option<StepNames>,
     options: LoadOptions,
 }
 
@@ -27,7 +29,10 @@ pub(crate) struct Loaded {
 
 impl Checkpoints {
     /// The source that the configuration names, and its steps that the configuration asks for.
-    pub(crate) fn find(config: &SurprisalConfig) -> anyhow::Result<(Self, Vec<u64>)> {
+    pub(crate) fn find(
+        config: &SurprisalConfig,
+        record: &mut RunRecord,
+    ) -> anyhow::Result<(Self, Vec<u64>)> {
         let model = &config.model;
         let source = source(model)?;
         let options = LoadOptions {
@@ -39,35 +44,40 @@ impl Checkpoints {
             .as_ref()
             .filter(|path| path.join("config.json").is_file());
         if let Some(path) = alone {
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
-            let step = step_of(name).with_context(|| format!("`{}` is one checkpoint, and its name does not say which step: name the folder `step<N>`", path.display()))?;
+            let step = step_of_folder(path).with_context(|| format!("`{}` is one checkpoint, and its name does not say which step: name the folder `step<N>`", path.display()))?;
             let steps = config.steps.resolve(&[step])?;
             return Ok((
                 Self {
                     source,
-                    single: true,
+                    names: None,
                     options,
                 },
                 steps,
             ));
         }
-        let mut available: Vec<u64> = source
-            .revisions()?
-            .iter()
-            .filter_map(|name| step_of(name))
-            .collect();
-        available.sort_unstable();
+        let names = source.steps()?;
+        let available: Vec<u64> = names.steps().collect();
         if available.is_empty() {
-            bail!("{source} has no checkpoints `step<N>`");
+            bail!(
+                "{source} has no checkpoints that are named by their step, such as `step512`{}",
+                match names.others() {
+                    [] => String::new(),
+                    others => format!("; there are {}", others.join(", ")),
+                }
+            );
+        }
+        record.count("revisions_that_are_no_steps", names.others().len() as u64);
+        if !names.others().is_empty() {
+            tracing::info!(
+                "{source}: left out, as their names are no steps: {}",
+                names.others().join(", ")
+            );
         }
         let steps = config.steps.resolve(&available)?;
         Ok((
             Self {
                 source,
-                single: false,
+                names: Some(names),
                 options,
             },
             steps,
@@ -76,8 +86,7 @@ impl Checkpoints {
 
     /// Folder of a checkpoint, fetched if need be.
     pub(crate) fn folder(&self, step: u64) -> anyhow::Result<PathBuf> {
-        let revision = format!("step{step}");
-        let revision = (!self.single).then_some(revision.as_str());
+        let revision = self.names.as_ref().and_then(|names| names.name(step));
         Ok(self.source.checkpoint(revision, &mut |transfer| {
             tracing::debug!(
                 "{}: {} of {} bytes",
@@ -128,9 +137,4 @@ impl Checkpoints {
     ) -> ScopedJoinHandle<'scope, anyhow::Result<Loaded>> {
         scope.spawn(move || self.load(step))
     }
-}
-
-/// `step<N>`
-fn step_of(name: &str) -> Option<u64> {
-    name.strip_prefix("step")?.parse().ok()
 }

@@ -1,13 +1,12 @@
 //! The run: what is missing, checkpoint by checkpoint, then the tables.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use job_inputs::read_sample;
+use job_inputs::{Ends, Tokens, read_sample};
 use job_kit::{OutputDir, Progress, RunRecord, sha256_file};
-use neox_core::{NeoxConfig, Text, WeightFiles};
+use neox_core::{NeoxConfig, WeightFiles};
 use neuron_ablate::{Sample, Scorer, WordRequest, WordScore, WordVocabulary, mean_activations};
 use surprisal_metrics::{MetricError, WordForm};
 
@@ -37,26 +36,35 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     )?;
     let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
     record.seed = Some(config.seed);
-    let (checkpoints, steps) = Checkpoints::find(config)?;
+    let (checkpoints, steps) = Checkpoints::find(config, &mut record)?;
     let first = checkpoints.folder(steps[0])?;
     let model = NeoxConfig::read(&first.join("config.json"))?;
     let d_vocab = usize::try_from(model.vocab_size)?;
 
-    let tokenizer = config.model.tokenizer_file(&first).with_context(|| {
-        format!(
+    let Some(tokens) = Tokens::read(&config.model, &first, &model, &mut record)? else {
+        bail!(
             "there is no tokenizer.json in `{}`, nor beside it: set `model.tokenizer`",
             first.display()
-        )
-    })?;
-    let text = Text::from_file(&tokenizer)?;
-    record.input(&tokenizer)?;
+        );
+    };
+    let text = &tokens.text;
+    let ends = Ends::find(&config.model, &model, Some(&tokens), &mut record)?;
+    let vocabulary = match config.reading {
+        Reading::Corrected => WordVocabulary::new(text, ends.eos, d_vocab).with_context(|| {
+            format!(
+                "tokenizer `{}`: set `model.word_start` to what such a piece begins with, or `reading=liu2025`, which needs none",
+                tokens.path.display()
+            )
+        })?,
+        Reading::Liu2025 => WordVocabulary::without_words(ends.eos, d_vocab),
+    };
     let pairs = words::read(&config.words, &mut record)?;
-    let requests = words::requests(&pairs, config, &text, &model, &mut record)?;
-    let words = words::group(pairs, &requests, config, &text, d_vocab, &mut record)?;
+    let max = usize::try_from(model.max_position_embeddings)?;
+    let requests = words::requests(&pairs, config, text, ends.bos, max, &mut record)?;
+    let words = words::group(pairs, &requests, config, text, d_vocab, &mut record)?;
 
     let sets = neurons::read(&config.neurons, &mut record)?;
     let neurons = neurons_by_step(config, &sets, &steps, &mut record)?;
-    let eos = model.eos_token_id.or(model.bos_token_id).unwrap_or(0);
     let needs_mean = config
         .interventions
         .list
@@ -64,9 +72,9 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
         .any(|spec| spec.needs_mean());
     let (sample, corpus) = match needs_mean {
         true => {
-            let text = Some(text.tokenizer());
-            let (sample, hash) = read_sample(&config.corpus, text, &model, &mut record)
-                .context("mean activations need a corpus")?;
+            let (sample, hash) =
+                read_sample(&config.corpus, Some(&tokens), ends, &model, &mut record)
+                    .context("mean activations need a corpus")?;
             (Some(sample), Some(hash))
         }
         false => (None, None),
@@ -74,7 +82,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
 
     let store = Store::open(
         &out,
-        &identity(config, &tokenizer, corpus.as_deref())?,
+        &identity(config, &tokens, ends, corpus.as_deref())?,
         Keys {
             pairs: words
                 .pairs
@@ -106,7 +114,6 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
         );
     }
 
-    let vocabulary = WordVocabulary::new(&text, eos, d_vocab);
     let progress = Progress::new("scoring", total as u64, "scores");
     let mut times = Times::default();
     let to_do: Vec<u64> = missing.keys().copied().collect();
@@ -123,6 +130,9 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
         let step = loaded.step;
         job.checkpoint(&loaded, &missing[&step], &progress, &mut times)
             .with_context(|| format!("failed at step {step}"))?;
+        for warning in loaded.model.warnings() {
+            record.warn(format!("`{}`: {warning}", loaded.folder.display()));
+        }
         record.device = Some(format!("{:?}", loaded.model.device()).to_lowercase());
         for path in WeightFiles::find(&loaded.folder)?.paths() {
             record.input(path)?;
@@ -200,14 +210,17 @@ fn neurons_by_step(
 /// is null, and fits any other.
 fn identity(
     config: &SurprisalConfig,
-    tokenizer: &Path,
+    tokens: &Tokens,
+    ends: Ends,
     corpus: Option<&str>,
 ) -> anyhow::Result<serde_json::Value> {
     let words = &config.words;
     Ok(serde_json::json!({
         "model": [&config.model.path, &config.model.repo],
         "model.dtype": &config.model.dtype,
-        "tokenizer": sha256_file(tokenizer)?.0,
+        "tokenizer": sha256_file(&tokens.path)?.0,
+        "bos and eos": [ends.bos, ends.eos],
+        "model.word_start": &config.model.word_start,
         "words": [format!("{:?}", words.join), words.bos.to_string(), words.bos_only.to_string()],
         "reading": &config.reading,
         "interventions.site": &config.interventions.site,

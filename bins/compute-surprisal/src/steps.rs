@@ -23,7 +23,7 @@ impl Default for Steps {
 
 impl Steps {
     /// The steps in ascending order, out of those that there are. A step that is named must exist;
-    /// `all`, `log` and ranges without a stride take what there is of theirs.
+    /// `all`, `log` and ranges without a stride take what there is of theirs. No range is expanded beyond what there is.
     pub(crate) fn resolve(&self, available: &[u64]) -> anyhow::Result<Vec<u64>> {
         let mut steps = Vec::new();
         self.collect(available, &mut steps)?;
@@ -37,7 +37,7 @@ impl Steps {
         }
         if let Some(missing) = steps.iter().find(|step| !available.contains(step)) {
             bail!(
-                "there is no checkpoint of step {missing}; there are {}",
+                "there is no checkpoint of step {missing}; there are {} (a range without a stride, `0..100000`, takes those that are in it)",
                 listed(available)
             );
         }
@@ -95,7 +95,17 @@ fn range(text: &str, available: &[u64]) -> anyhow::Result<Vec<u64>> {
         bail!("the range is empty");
     }
     Ok(match stride {
-        Some(stride) => (start..=end).step_by(usize::try_from(stride)?).collect(),
+        // The first step that there is not ends it, and is named.
+        Some(stride) => {
+            let mut steps = Vec::new();
+            for step in (start..=end).step_by(usize::try_from(stride)?) {
+                steps.push(step);
+                if !available.contains(&step) {
+                    break;
+                }
+            }
+            steps
+        }
         None => available
             .iter()
             .copied()
@@ -143,11 +153,23 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_an_error() {
-        assert_eq!(resolve("7"), Err("there is no checkpoint of step 7; there are 0, 1, 2, 4, 8, 16, 512, 1000, 2000, 3000, 11000, 21000, ... (14 in all)".into()));
+        assert_eq!(resolve("7"), Err("there is no checkpoint of step 7; there are 0, 1, 2, 4, 8, 16, 512, 1000, 2000, 3000, 11000, 21000, ... (14 in all) (a range without a stride, `0..100000`, takes those that are in it)".into()));
         for text in ["some", "5..", "9..3", "1..5/0", "1-5"] {
             assert!(resolve(text).is_err_and(|e| e.contains(text)), "{text}");
         }
         assert!(resolve("[]").is_err());
+        // Compared with what there is before it is expanded.
+        for text in [
+            "0..10000000000/1",
+            "0..18446744073709551615/1",
+            "0..18446744073709551614/2",
+        ] {
+            assert!(
+                resolve(text).is_err_and(|e| e.contains("no checkpoint of step")),
+                "{text}"
+            );
+        }
+        assert_eq!(resolve("0..10000000000").map(|s| s.len()), Ok(14));
         assert!(resolve("200000..300000").is_err());
     }
 }

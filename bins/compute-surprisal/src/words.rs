@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use input_files::{Format, Pairs, TableReader, read_json, read_text};
 use job_inputs::Vocabulary;
 use job_kit::RunRecord;
-use neox_core::{NeoxConfig, Text};
+use neox_core::Text;
 use neuron_ablate::{WordRequest, WordStart};
 use serde::{Deserialize, de::IgnoredAny};
 
@@ -184,11 +184,10 @@ pub(crate) fn requests(
     pairs: &[Pair],
     config: &SurprisalConfig,
     text: &Text,
-    model: &NeoxConfig,
+    bos: i64,
+    max: usize,
     record: &mut RunRecord,
 ) -> anyhow::Result<Vec<WordRequest>> {
-    let bos = model.bos_token_id.or(model.eos_token_id).unwrap_or(0);
-    let max = usize::try_from(model.max_position_embeddings)?;
     let (mut cut, mut merged, mut inside) = (0u64, 0u64, 0u64);
     let mut requests = Vec::with_capacity(pairs.len());
     for pair in pairs {
@@ -258,13 +257,12 @@ pub(crate) fn group(
         .band
         .as_ref()
         .map_or_else(Default::default, |band| band.reading);
-    let tokens = longtail_corpus::n_tokens(text.tokenizer());
     let found = Vocabulary::read(
         frequency,
         Some(&bounds),
         reading,
         d_vocab,
-        Some(tokens),
+        Some(text.n_tokens()),
         record,
     )?;
     let mut in_band = vec![false; d_vocab];

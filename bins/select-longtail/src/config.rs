@@ -69,6 +69,9 @@ pub(crate) struct TokenizerConfig {
     /// Rows of the model's vocabulary, padding included; by default the tokenizer's own tokens.
     #[serde(default)]
     pub(crate) vocab_size: Option<usize>,
+    /// What a piece that begins a word begins with in the vocabulary, such as `▁`; needed where the tokenizer does not say it.
+    #[serde(default)]
+    pub(crate) word_start: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

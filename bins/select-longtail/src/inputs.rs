@@ -8,6 +8,7 @@ use longtail_corpus::{
     CorpusError, CorpusReader, Document, Documents, TokenCounts, WordCounts, count_tokens,
     load_tokenizer, n_tokens, write_counts,
 };
+use model_conventions::{Fit, WordPieces, fit};
 use tokenizers::Tokenizer;
 
 use crate::config::{CorpusConfig, SelectConfig};
@@ -15,6 +16,7 @@ use crate::config::{CorpusConfig, SelectConfig};
 /// The tokenizer, with how many tokens it has and how many rows the vocabulary.
 pub(crate) struct Vocabulary {
     pub(crate) tokenizer: Tokenizer,
+    pub(crate) pieces: WordPieces,
     pub(crate) n_tokens: usize,
     pub(crate) d_vocab: usize,
     sha256: String,
@@ -27,15 +29,23 @@ impl Vocabulary {
         record.input(path)?;
         let n_tokens = n_tokens(&tokenizer);
         let d_vocab = config.tokenizer.vocab_size.unwrap_or(n_tokens);
-        if d_vocab < n_tokens {
+        if fit(n_tokens, d_vocab) == Fit::No {
             bail!(
-                "`tokenizer.vocab_size` is {d_vocab}, but `{}` has {n_tokens} tokens",
+                "`tokenizer.vocab_size` is {d_vocab}, but `{}` has {n_tokens} tokens: set both to those of one model",
                 path.display()
             );
         }
+        let word_start = config.tokenizer.word_start.as_deref();
+        let pieces = WordPieces::new(&tokenizer, word_start).with_context(|| {
+            format!(
+                "tokenizer `{}`: set `tokenizer.word_start` to what a piece that begins a word begins with",
+                path.display()
+            )
+        })?;
         let (sha256, _) = job_kit::sha256_file(path)?;
         Ok(Self {
             tokenizer,
+            pieces,
             n_tokens,
             d_vocab,
             sha256,

@@ -56,6 +56,7 @@ pub(crate) fn run(config: &SelectConfig, resolved: &serde_json::Value) -> anyhow
         &band,
         &frequencies,
         &vocabulary.tokenizer,
+        &vocabulary.pieces,
         lexicon.as_ref(),
         corpus.as_ref(),
         config.word_options(),

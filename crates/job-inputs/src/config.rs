@@ -8,9 +8,12 @@ use std::{
 use anyhow::bail;
 use job_kit::{Rule, Rules, Span, config::When};
 use longtail_corpus::{BadRows, Bound, TextUnit};
+use model_conventions::step_of_folder;
 use neox_core::Source;
 use neuron_ablate::Sample;
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::tokens::TokenName;
 
 /// A checkpoint: a folder, or a revision on the hub.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,7 +28,7 @@ pub struct ModelConfig {
     /// `step3000`, `main`.
     #[serde(default)]
     pub revision: Option<String>,
-    /// Several checkpoints `step<N>`: a list of steps, or `all`.
+    /// Several checkpoints `step<N>` (or `step-<N>`, `checkpoint-<N>`): a list of steps, or `all`.
     #[serde(default)]
     pub steps: Option<Steps>,
     /// Whether to use checkpoints that an audit found bad.
@@ -37,6 +40,15 @@ pub struct ModelConfig {
     /// `tokenizer.json`; by default the one beside the weights.
     #[serde(default)]
     pub tokenizer: Option<PathBuf>,
+    /// The token put before each text, and the one behind it: as text or id; needed where neither `config.json` nor the tokenizer says it.
+    #[serde(default)]
+    pub bos_token: Option<TokenName>,
+    /// See `bos_token`.
+    #[serde(default)]
+    pub eos_token: Option<TokenName>,
+    /// What a piece that begins a word begins with in the vocabulary, such as `▁`; needed where the tokenizer does not say it.
+    #[serde(default)]
+    pub word_start: Option<String>,
     /// `auto`, `cpu` or `cuda:0`.
     #[serde(default = "default_device")]
     pub device: String,
@@ -63,9 +75,7 @@ impl ModelConfig {
         if let Some(path) = &self.tokenizer {
             return Some(path.clone());
         }
-        let is_step = checkpoint
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("step"));
+        let is_step = step_of_folder(checkpoint).is_some();
         [Some(checkpoint), checkpoint.parent().filter(|_| is_step)]
             .into_iter()
             .flatten()
@@ -97,12 +107,31 @@ impl Steps {
             Self::List(steps) if steps.is_empty() => {
                 bail!("`model.steps` is empty: name at least one step")
             }
-            Self::List(steps) => Ok(steps.iter().map(|step| format!("step{step}")).collect()),
-            Self::Text(text) if text == "all" => Ok(source
-                .revisions()?
-                .into_iter()
-                .filter(|name| name.starts_with("step"))
-                .collect()),
+            Self::List(steps) => {
+                let there = source.steps()?;
+                let name = |step: &u64| {
+                    there
+                        .name(*step)
+                        .map_or_else(|| format!("step{step}"), str::to_owned)
+                };
+                Ok(steps.iter().map(name).collect())
+            }
+            Self::Text(text) if text == "all" => {
+                let there = source.steps()?;
+                if !there.others().is_empty() {
+                    tracing::info!(
+                        "{source}: left out, as their names are no steps: {}",
+                        there.others().join(", ")
+                    );
+                }
+                let names: Vec<String> = there.names().map(str::to_owned).collect();
+                if names.is_empty() {
+                    bail!(
+                        "`model.steps` is `all`, but {source} has no checkpoints that are named by their step, such as `step512`"
+                    );
+                }
+                Ok(names)
+            }
             Self::Text(text) => bail!(
                 "`model.steps` is `{text}`, expected a list of training steps like `[0, 512, 1000]`, or `all`"
             ),

@@ -5,6 +5,7 @@
 mod config;
 mod neurons;
 mod read;
+mod tokens;
 
 pub use config::{
     BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, Steps,
@@ -12,3 +13,4 @@ pub use config::{
 };
 pub use neurons::neuron_rows;
 pub use read::{Loaded, Vocabulary, read_sample, source};
+pub use tokens::{Ends, TokenName, Tokens};

@@ -7,17 +7,18 @@ use input_files::{Format, InputError, IntegerArray, read_npy, read_text};
 use job_kit::{Progress, RunRecord, Span, sha256_file};
 use longtail_corpus::{
     Band, BandReading, BandSpec, CorpusReader, Frequencies, ReadOptions, TokenCounts,
-    load_tokenizer, n_tokens, pack_sequences,
+    pack_sequences,
 };
+use model_conventions::{step_of, step_of_folder};
 use neox_core::{
     Hub, HubOptions, LoadOptions, NeoxConfig, NeoxModel, Source, Transfer, WeightFiles,
     parse_device, parse_dtype,
 };
 use neuron_ablate::Sample;
 use serde::Deserialize;
-use tokenizers::Tokenizer;
 
 use crate::config::{BandConfig, CorpusConfig, FrequencyConfig, ModelConfig};
+use crate::tokens::{Ends, Tokens};
 
 /// Where checkpoints come from.
 ///
@@ -45,8 +46,7 @@ pub struct Loaded {
     pub model: NeoxModel,
     /// The token sequences.
     pub sample: Sample,
-    tokenizer: Option<Tokenizer>,
-    tokenizer_file: Option<PathBuf>,
+    tokens: Option<Tokens>,
 }
 
 /// Token frequencies of a model's vocabulary.
@@ -94,20 +94,26 @@ impl Loaded {
         }
         record.device = Some(format!("{:?}", loaded.device()).to_lowercase());
         record.dtype = Some(model.dtype.clone());
-        let tokenizer = tokenizer(model, &checkpoint, record)?;
-        let (sample, _) = read_sample(corpus, tokenizer.as_ref(), loaded.config(), record)?;
+        for warning in loaded.warnings() {
+            record.warn(format!("`{}`: {warning}", checkpoint.display()));
+        }
+        if let Some(step) = step_of_checkpoint(model, revision) {
+            record.note("step", step);
+        }
+        let tokens = Tokens::read(model, &checkpoint, loaded.config(), record)?;
+        let ends = Ends::find(model, loaded.config(), tokens.as_ref(), record)?;
+        let (sample, _) = read_sample(corpus, tokens.as_ref(), ends, loaded.config(), record)?;
         Ok(Self {
             model: loaded,
             sample,
-            tokenizer,
-            tokenizer_file: model.tokenizer_file(&checkpoint),
+            tokens,
             checkpoint,
         })
     }
 
     /// The `tokenizer.json` of the checkpoint, if there is one.
     pub fn tokenizer_file(&self) -> Option<&Path> {
-        self.tokenizer_file.as_deref()
+        self.tokens.as_ref().map(|tokens| tokens.path.as_path())
     }
 
     /// Token frequencies, and the band if one is asked for.
@@ -122,7 +128,7 @@ impl Loaded {
         record: &mut RunRecord,
     ) -> anyhow::Result<Vocabulary> {
         let d_vocab = usize::try_from(self.model.config().vocab_size)?;
-        let tokens = self.tokenizer.as_ref().map(n_tokens);
+        let tokens = self.tokens.as_ref().map(|tokens| tokens.text.n_tokens());
         Vocabulary::read(config, band, reading, d_vocab, tokens, record)
     }
 }
@@ -226,18 +232,12 @@ fn show(progress: &mut Option<(String, u64, Progress)>, transfer: &Transfer<'_>)
     }
 }
 
-/// The tokenizer of a checkpoint, if there is one.
-fn tokenizer(
-    config: &ModelConfig,
-    checkpoint: &Path,
-    record: &mut RunRecord,
-) -> anyhow::Result<Option<Tokenizer>> {
-    let Some(path) = config.tokenizer_file(checkpoint) else {
-        return Ok(None);
-    };
-    let tokenizer = load_tokenizer(&path)?;
-    record.input(&path)?;
-    Ok(Some(tokenizer))
+/// The training step of a checkpoint, from its revision or the name of its folder.
+fn step_of_checkpoint(config: &ModelConfig, revision: Option<&str>) -> Option<u64> {
+    match revision {
+        Some(revision) => step_of(revision),
+        None => step_of_folder(config.path.as_deref()?),
+    }
 }
 
 /// The token sequences of the corpus sample, and the SHA-256 of what they were read from.
@@ -246,14 +246,11 @@ fn tokenizer(
 /// What the corpus reports, with the setting at fault.
 pub fn read_sample(
     corpus: &CorpusConfig,
-    tokenizer: Option<&Tokenizer>,
+    tokens: Option<&Tokens>,
+    Ends { bos, eos }: Ends,
     model: &NeoxConfig,
     record: &mut RunRecord,
 ) -> anyhow::Result<(Sample, String)> {
-    let (bos, eos) = (
-        model.bos_token_id.unwrap_or(0),
-        model.eos_token_id.unwrap_or(0),
-    );
     let (sequences, hash) = match (&corpus.tokens, &corpus.path) {
         (Some(tokens), _) => {
             record.input(tokens)?;
@@ -262,7 +259,7 @@ pub fn read_sample(
             (sequences, sha256_file(tokens)?.0)
         }
         (None, Some(path)) => {
-            let Some(tokenizer) = tokenizer else {
+            let Some(tokenizer) = tokens.map(|tokens| tokens.text.tokenizer()) else {
                 bail!(
                     "text needs a tokenizer, and there is no tokenizer.json beside the weights, nor beside the folder `step<N>` they are in: set `model.tokenizer`, or give token ids as `corpus.tokens`"
                 );

@@ -108,6 +108,12 @@ pub fn exit(result: anyhow::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tell(&message(&error));
+            if error
+                .chain()
+                .any(|cause| without_trace(&cause.to_string()) != cause.to_string())
+            {
+                tracing::debug!("in full: {error:#}");
+            }
             ExitCode::from(code(&error))
         }
     }
@@ -119,13 +125,14 @@ pub fn message(error: &anyhow::Error) -> String {
     let mut last = String::new();
     for cause in error.chain() {
         let cause = cause.to_string();
+        let cause = without_trace(&cause);
         // Some libraries repeat the cause in their own message.
         if last.is_empty() {
-            text += &cause;
-        } else if !last.contains(&cause) {
+            text += cause;
+        } else if !last.contains(cause) {
             text += &format!(": {cause}");
         }
-        last = cause;
+        last = cause.to_owned();
     }
     let mut hints = vec![];
     collect_hints(error, &mut hints);
@@ -133,6 +140,15 @@ pub fn message(error: &anyhow::Error) -> String {
         text += &format!("\nhint: {hint}");
     }
     text
+}
+
+/// A message without the stack trace that libtorch puts behind it; `-v` shows all.
+fn without_trace(message: &str) -> &str {
+    let end = ["\nException raised from", "\nframe #0"]
+        .iter()
+        .filter_map(|trace| message.find(trace))
+        .min();
+    message[..end.unwrap_or(message.len())].trim_end()
 }
 
 fn collect_hints(error: &anyhow::Error, hints: &mut Vec<String>) {
@@ -176,4 +192,21 @@ fn code(error: &anyhow::Error) -> u8 {
         })
     }
     if is_config(error) { 2 } else { 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stack_traces_are_cut_off() {
+        let torch = io::Error::other(
+            "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)\nException raised from meta at LinearAlgebra.cpp:195 (most recent call first):\nframe #0: c10::Error",
+        );
+        let error = anyhow::Error::new(torch).context("libtorch failed");
+        assert_eq!(
+            message(&error),
+            "error: libtorch failed: mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"
+        );
+    }
 }

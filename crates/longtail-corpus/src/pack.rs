@@ -145,19 +145,10 @@ pub fn pack_sequences(
 /// - [`TokenizeError::Load`] if it is not there or not a tokenizer
 pub fn load_tokenizer(path: impl AsRef<std::path::Path>) -> Result<Tokenizer, TokenizeError> {
     let path = path.as_ref();
-    Tokenizer::from_file(path).map_err(|source| TokenizeError::Load {
+    model_conventions::read_tokenizer(path).map_err(|source| TokenizeError::Load {
         path: path.into(),
         source,
     })
-}
-
-/// Token ids of a tokenizer: the highest, added ones included, plus one.
-pub fn n_tokens(tokenizer: &Tokenizer) -> usize {
-    tokenizer
-        .get_vocab(true)
-        .into_values()
-        .max()
-        .map_or(0, |id| id as usize + 1)
 }
 
 /// The tokenizer without truncation and padding, which some `tokenizer.json` files carry.

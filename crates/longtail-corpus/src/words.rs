@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use model_conventions::{WordPieces, word_pieces::pieces_in_text};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
@@ -134,7 +135,7 @@ pub struct LongTailWord {
 /// Candidates that are no words, by the first test they fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct LeftOut {
-    /// Pieces without a leading space: continuations, punctuation, special tokens.
+    /// Pieces that begin no word: continuations, punctuation, special tokens.
     pub not_word_initial: usize,
     /// Not of letters only.
     pub not_letters: usize,
@@ -163,7 +164,7 @@ pub struct LongTailWords {
 
 /// Finds the words of a band.
 ///
-/// A token is a word if it starts with a space, is all letters, is long enough, is what the tokenizer makes of a space and that word, and is
+/// A token is a word if it begins one (see [`WordPieces`]), is all letters, is long enough, is what the tokenizer makes of a space and that word, and is
 /// in the lexicon. With the word counts of a corpus, words of several pieces join it whose own frequency lies between the band's bounds,
 /// and all counts are of words, not of tokens.
 ///
@@ -173,26 +174,21 @@ pub fn long_tail_words(
     band: &Band,
     frequencies: &Frequencies,
     tokenizer: &Tokenizer,
+    pieces: &WordPieces,
     lexicon: Option<&Lexicon>,
     corpus: Option<&WordCounts>,
     options: WordOptions,
 ) -> Result<LongTailWords, TokenizeError> {
     let tokenizer = plain(tokenizer)?;
-    let encode = |word: &str| -> Result<Vec<u32>, TokenizeError> {
-        let encoding = tokenizer
-            .encode_fast(format!(" {word}"), false)
-            .map_err(|source| TokenizeError::Encode { index: 0, source })?;
-        Ok(encoding.get_ids().to_vec())
+    let encode = |word: &str| {
+        pieces_in_text(&tokenizer, word)
+            .map_err(|source| TokenizeError::Encode { index: 0, source })
     };
     let mut left_out = LeftOut::default();
     let mut candidates = band.ids.len();
     let mut found: Vec<(String, Vec<u32>, u64, f64)> = Vec::new();
-    let bytes = byte_alphabet();
     for &id in &band.ids {
-        let piece = tokenizer
-            .id_to_token(id)
-            .and_then(|token| decode_piece(&token, &bytes));
-        let Some(word) = piece.as_deref().and_then(|piece| piece.strip_prefix(' ')) else {
+        let Some(word) = pieces.word(id) else {
             left_out.not_word_initial += 1;
             continue;
         };
@@ -291,47 +287,9 @@ fn unicode_mark(c: char) -> bool {
     matches!(c, '\u{300}'..='\u{36f}' | '\u{1ab0}'..='\u{1aff}' | '\u{1dc0}'..='\u{1dff}' | '\u{20d0}'..='\u{20ff}')
 }
 
-/// The text of a piece: byte-level alphabets are undone, and `▁` is a space. `None` for a piece that is part of a character.
-fn decode_piece(token: &str, bytes: &HashMap<char, u8>) -> Option<String> {
-    if let Some(rest) = token.strip_prefix('\u{2581}') {
-        return Some(format!(" {rest}"));
-    }
-    let raw: Option<Vec<u8>> = token.chars().map(|c| bytes.get(&c).copied()).collect();
-    String::from_utf8(raw?).ok()
-}
-
-/// Byte-level BPE writes each byte as a printable character (GPT-2): this is the way back.
-fn byte_alphabet() -> HashMap<char, u8> {
-    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let mut map: HashMap<char, u8> = (0..=255u8)
-        .filter(printable)
-        .map(|byte| (char::from(byte), byte))
-        .collect();
-    map.extend(
-        (0..=255u8)
-            .filter(|byte| !printable(byte))
-            .zip('\u{100}'..)
-            .map(|(byte, c)| (c, byte)),
-    );
-    map
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pieces_decode_to_text() {
-        let bytes = byte_alphabet();
-        assert_eq!(bytes.len(), 256);
-        assert_eq!(decode_piece("Ġwhale", &bytes).as_deref(), Some(" whale"));
-        assert_eq!(decode_piece("ĠÃ©", &bytes).as_deref(), Some(" é"));
-        assert_eq!(decode_piece("Ã", &bytes), None);
-        assert_eq!(
-            decode_piece("\u{2581}whale", &bytes).as_deref(),
-            Some(" whale")
-        );
-    }
 
     #[test]
     fn words_are_letters() {

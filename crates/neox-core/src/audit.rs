@@ -278,11 +278,17 @@ fn mark_duplicates(rows: &mut [AuditRow]) {
 
 /// An error with its causes, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    // Stack traces of libtorch are not for a table.
+    let without_trace = |error: &dyn std::error::Error| {
+        let text = error.to_string();
+        let end = text.find("\nException raised from").unwrap_or(text.len());
+        text[..end].trim_end().to_owned()
+    };
+    let mut text = without_trace(error);
     let mut source = error.source();
     while let Some(cause) = source {
         text.push_str(": ");
-        text.push_str(&cause.to_string());
+        text.push_str(&without_trace(cause));
         source = cause.source();
     }
     text

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use file_kind::FileKind;
 use serde_json::{Map, Value};
 
 use crate::error::{ConfigError, LoadError};
@@ -59,8 +60,8 @@ pub struct NeoxConfig {
     pub rotary_base: f64,
     /// Token put before each sequence, where the config names one.
     pub bos_token_id: Option<i64>,
-    /// Token that ends a document, where the config names one.
-    pub eos_token_id: Option<i64>,
+    /// Tokens that end a document: none where the config does not say, several where it has a list.
+    pub eos_token_ids: Vec<i64>,
 }
 
 /// Activation functions found in GPT-NeoX checkpoints.
@@ -102,9 +103,15 @@ impl NeoxConfig {
     /// - [`LoadError::Config`] naming the key that is missing, of the wrong type or out of range
     pub fn read(path: &Path) -> Result<Self, LoadError> {
         let text = read_small(path, MAX_BYTES)?;
-        Self::from_json(&text).map_err(|source| LoadError::Config {
-            path: path.to_owned(),
-            source,
+        Self::from_json(&text).map_err(|source| match FileKind::of(text.as_bytes()) {
+            Some(kind) => LoadError::NotThat {
+                path: path.to_owned(),
+                kind,
+            },
+            None => LoadError::Config {
+                path: path.to_owned(),
+                source,
+            },
         })
     }
 
@@ -113,6 +120,7 @@ impl NeoxConfig {
     /// # Errors
     /// - [`ConfigError`] naming the key that is missing, of the wrong type or out of range
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let text = text.trim_start_matches('\u{feff}');
         let value: Value = serde_json::from_str(text).map_err(ConfigError::Json)?;
         let Value::Object(map) = value else {
             return Err(ConfigError::NotAnObject);
@@ -155,6 +163,16 @@ impl NeoxConfig {
                 .ok_or_else(|| keys.bad("hidden_act", format!("unknown activation `{name}`")))?,
         };
         let vocab_size = keys.size("vocab_size")?;
+        let bos_token_id = match keys.tokens("bos_token_id", vocab_size)?[..] {
+            [] => None,
+            [id] => Some(id),
+            _ => return Err(keys.bad("bos_token_id", "expected one token, found several".into())),
+        };
+        refuse_others(
+            &keys,
+            hidden_size / num_attention_heads,
+            num_attention_heads,
+        )?;
         Ok(Self {
             hidden_size,
             intermediate_size: keys.size("intermediate_size")?,
@@ -170,8 +188,8 @@ impl NeoxConfig {
             tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(false),
             rotary_dims,
             rotary_base,
-            bos_token_id: keys.token("bos_token_id", vocab_size)?,
-            eos_token_id: keys.token("eos_token_id", vocab_size)?,
+            bos_token_id,
+            eos_token_ids: keys.tokens("eos_token_id", vocab_size)?,
         })
     }
 
@@ -182,36 +200,99 @@ impl NeoxConfig {
     }
 }
 
-/// Share of a head that is rotated, and the frequency base: `rope_parameters` of transformers 5,
-/// else `rotary_pct` and `rotary_emb_base`.
+/// Refuses keys that would change the numbers and that GPT-NeoX as it is computed here does not have.
+fn refuse_others(keys: &Keys<'_>, head_size: i64, heads: i64) -> Result<(), ConfigError> {
+    let refused = [
+        (
+            "quantization_config",
+            "quantised weights are not supported: take the checkpoint that they were made from",
+        ),
+        ("pruned_heads", "pruned attention heads are not supported"),
+        ("sliding_window", "a sliding window is not supported"),
+    ];
+    for (key, problem) in refused {
+        if !keys.is_unset(key) {
+            return Err(keys.bad(key, problem.into()));
+        }
+    }
+    for (key, implied) in [("head_dim", head_size), ("num_key_value_heads", heads)] {
+        if let Some(value) = keys.get(key)
+            && value.as_i64() != Some(implied)
+        {
+            return Err(keys.bad(
+                key,
+                format!("{value} is not supported, GPT-NeoX has {implied} here"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Share of a head that is rotated, and the frequency base: `rope_parameters` of transformers 5 (or `rope_scaling`, its older name),
+/// `rotary_pct` and `rotary_emb_base`. Two keys that say different things are an error.
 fn rotary(keys: &Keys<'_>) -> Result<(f64, f64), ConfigError> {
-    let old_pct = keys.positive("rotary_pct")?;
-    let old_base = keys.positive("rotary_emb_base")?;
+    let mut found = [
+        vec![
+            ("rotary_pct", keys.positive("rotary_pct")?),
+            (
+                "partial_rotary_factor",
+                keys.positive("partial_rotary_factor")?,
+            ),
+        ],
+        vec![
+            ("rotary_emb_base", keys.positive("rotary_emb_base")?),
+            ("rope_theta", keys.positive("rope_theta")?),
+        ],
+    ];
     for key in ["rope_scaling", "rope_parameters"] {
-        if let Some(rope) = keys.object(key)? {
-            for name in ["rope_type", "type"] {
-                if let Some(kind) = rope.string(name)?
-                    && kind != "default"
-                {
+        let Some(rope) = keys.object(key)? else {
+            continue;
+        };
+        let mut said = false;
+        for name in ["rope_type", "type"] {
+            if let Some(kind) = rope.string(name)? {
+                said = true;
+                if kind != "default" {
                     return Err(
                         rope.bad(name, format!("`{kind}` is not supported, only `default`"))
                     );
                 }
             }
         }
+        let known = ["rope_type", "type", "partial_rotary_factor", "rope_theta"];
+        if let Some(other) = rope
+            .map
+            .keys()
+            .find(|name| !said && !known.contains(&name.as_str()) && rope.get(name).is_some())
+        {
+            return Err(rope.bad(
+                other,
+                "scaled rotary embeddings are not supported, only `rope_type` `default`".into(),
+            ));
+        }
+        found[0].push((key, rope.positive("partial_rotary_factor")?));
+        found[1].push((key, rope.positive("rope_theta")?));
     }
-    let (new_pct, new_base) = match keys.object("rope_parameters")? {
-        Some(rope) => (
-            rope.positive("partial_rotary_factor")?,
-            rope.positive("rope_theta")?,
-        ),
-        None => (None, None),
-    };
-    let pct = new_pct.or(old_pct).unwrap_or(0.25);
+    let mut agreed = [0.25, 10_000.0];
+    for (said, agreed) in found.iter().zip(&mut agreed) {
+        let mut said = said
+            .iter()
+            .filter_map(|(key, value)| Some((key, (*value)?)));
+        if let Some((first, value)) = said.next() {
+            *agreed = value;
+            if let Some((other, found)) = said.find(|(_, other)| *other != value) {
+                return Err(keys.bad(
+                    other,
+                    format!("says {found}, but `{first}` says {value}: remove one of them"),
+                ));
+            }
+        }
+    }
+    let [pct, base] = agreed;
     if pct > 1.0 {
         return Err(keys.bad("rotary_pct", format!("{pct} is above 1")));
     }
-    Ok((pct, new_base.or(old_base).unwrap_or(10_000.0)))
+    Ok((pct, base))
 }
 
 /// Typed look-ups whose errors name the key. `null` counts as absent, as in transformers.
@@ -285,17 +366,32 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn token(&self, key: &str, vocab_size: i64) -> Result<Option<i64>, ConfigError> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(value) => match value.as_i64() {
-                Some(id) if (0..vocab_size).contains(&id) => Ok(Some(id)),
-                _ => Err(self.wrong_type(
-                    key,
-                    &format!("a token id below vocab_size {vocab_size}"),
-                    value,
-                )),
-            },
-        }
+    /// One id or a list of ids; an empty list counts as absent.
+    fn tokens(&self, key: &str, vocab_size: i64) -> Result<Vec<i64>, ConfigError> {
+        let values = match self.get(key) {
+            None => &[][..],
+            Some(Value::Array(list)) => list,
+            Some(value) => std::slice::from_ref(value),
+        };
+        let id = |value: &Value| match value.as_i64() {
+            Some(id) if (0..vocab_size).contains(&id) => Ok(id),
+            _ => Err(self.wrong_type(
+                key,
+                &format!("a token id below vocab_size {vocab_size}"),
+                value,
+            )),
+        };
+        values.iter().map(id).collect()
+    }
+
+    /// Nothing at all: absent, null, false, 0, or empty.
+    fn is_unset(&self, key: &str) -> bool {
+        self.get(key).is_none_or(|value| match value {
+            Value::Bool(flag) => !flag,
+            Value::Object(map) => map.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            _ => false,
+        })
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use file_kind::FileKind;
 use tch::{Kind, TchError};
 
 use crate::hooks::Site;
@@ -63,7 +64,47 @@ pub enum LoadError {
         /// The folder.
         path: PathBuf,
     },
-    /// A malformed or truncated safetensors file.
+    /// A file that is something else than its name says.
+    #[error("`{}` is {kind}", path.display())]
+    NotThat {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do about it.
+        kind: FileKind,
+    },
+    /// A weight that is NaN or infinite.
+    #[error(
+        "tensor `{name}` of `{}` is {value} at {place:?}{}",
+        path.display(),
+        match overflow {
+            Some(dtype) => format!(", as its value is too large for {dtype:?}: load the model in f32"),
+            None => ": the checkpoint is damaged, or its training diverged".to_owned(),
+        }
+    )]
+    NotFinite {
+        /// The folder.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// Index of the first such value.
+        place: Vec<i64>,
+        /// The value.
+        value: f64,
+        /// The dtype to compute in, where the stored value is finite.
+        overflow: Option<Kind>,
+    },
+    /// A safetensors file whose tensors do not fill it.
+    #[error(
+        "bad safetensors file `{}`: its tensors do not fill its {bytes} bytes: the file is cut off or was changed, get it again",
+        path.display()
+    )]
+    CutOff {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: usize,
+    },
+    /// A malformed safetensors file.
     #[error("bad safetensors file `{}`", path.display())]
     Safetensors {
         /// The file.
@@ -285,6 +326,17 @@ pub enum ForwardError {
         /// Lists of branches.
         found: usize,
     },
+    /// A model that gives NaN or infinity by itself, whatever its hooks do.
+    #[error(
+        "the model gives NaN or infinity, first at `{site}`, computing in {dtype:?}: {}",
+        if *dtype == Kind::Float { "its weights are damaged, or its training diverged" } else { "compute in f32" }
+    )]
+    NotFinite {
+        /// The first place at which a value is not finite.
+        site: Site,
+        /// The dtype of the values.
+        dtype: Kind,
+    },
     /// A layer past the last.
     #[error("layer {layer} does not exist: the model has {n_layers}, counted from 0")]
     Layer {
@@ -360,6 +412,9 @@ pub enum TextError {
     /// Text that the tokenizer fails on.
     #[error("failed to tokenise")]
     Encode(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A tokenizer that does not say which pieces begin a word.
+    #[error(transparent)]
+    WordStart(#[from] model_conventions::UnknownWordStart),
     /// Ids that the tokenizer fails on.
     #[error("failed to decode token ids")]
     Decode(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -12,6 +12,7 @@ mod error;
 mod http;
 mod options;
 
+use model_conventions::step_of;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
@@ -477,11 +478,6 @@ fn percent_encoded(path: &str) -> String {
 fn whole_checkpoint(dir: &Path) -> bool {
     dir.join("config.json").exists()
         && WeightFiles::find(dir).is_ok_and(|files| files.paths().all(|path| path.exists()))
-}
-
-/// The step number of `step3000`.
-pub(crate) fn step_of(revision: &str) -> Option<u64> {
-    revision.strip_prefix("step")?.parse().ok()
 }
 
 /// The known revisions most like the one asked for: by step number, else by name.

@@ -64,6 +64,7 @@ pub use error::{
 pub use hooks::{Hooks, NoHooks, Site};
 pub use hub::{Hub, HubError, HubOptions, OnTransfer, RepoFile, Token, Transfer};
 pub use model::{LoadOptions, NeoxModel};
+pub use model_conventions::{SameStep, StepNames, step_of, step_of_folder};
 pub use norm::LayerNorm;
 pub use save::{SAVED_FILES, SaveError, save_with, stored_tensor};
 pub use source::{Source, SourceError};

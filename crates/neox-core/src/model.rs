@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::attention::Context;
 use crate::block::Block;
@@ -11,7 +11,7 @@ use crate::config::NeoxConfig;
 use crate::error::{ForwardError, LoadError};
 use crate::hooks::{Hooks, Site, visit};
 use crate::norm::LayerNorm;
-use crate::weights::{Loader, WeightFiles};
+use crate::weights::{Loader, WeightFiles, is_finite};
 
 /// Where the weights go and in which precision the model computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,7 @@ pub struct NeoxModel {
     final_layer_norm: LayerNorm,
     embed_out: Tensor,
     options: LoadOptions,
+    warnings: Vec<String>,
 }
 
 impl NeoxModel {
@@ -59,7 +60,9 @@ impl NeoxModel {
     /// `pytorch_model.bin`, whole or in shards.
     ///
     /// Name, shape and dtype of every tensor are checked before any is copied. The mask and
-    /// rotary buffers that old checkpoints carry are recognised and left aside.
+    /// rotary buffers that old checkpoints carry are recognised and left aside. What wrappers put
+    /// before all names (`module.`) is left out, and tied embeddings that are both stored and differ
+    /// are both used: [`NeoxModel::warnings`] says so.
     ///
     /// # Errors
     /// - [`LoadError`], which names the file, key or tensors at fault
@@ -75,11 +78,7 @@ impl NeoxModel {
         let blocks = (0..config.num_hidden_layers)
             .map(|layer| Block::load(&mut loader, &config, layer))
             .collect::<Result<_, _>>()?;
-        let embed_in = loader.tensor("gpt_neox.embed_in.weight")?;
-        let embed_out = match config.tie_word_embeddings {
-            true => embed_in.shallow_clone(),
-            false => loader.tensor("embed_out.weight")?,
-        };
+        let (embed_in, embed_out, untied) = loader.embeddings(&config)?;
         let final_layer_norm = LayerNorm::load(
             &mut loader,
             "gpt_neox.final_layer_norm",
@@ -92,7 +91,14 @@ impl NeoxModel {
             final_layer_norm,
             embed_out,
             options: *options,
+            warnings: loader.renamed().into_iter().chain(untied).collect(),
         })
+    }
+
+    /// What in the files was not as it should be, and how it was read; a sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// What `config.json` says.
@@ -154,6 +160,7 @@ impl NeoxModel {
     /// - [`ForwardError::TokenShape`], [`ForwardError::TokenDtype`], [`ForwardError::MaskShape`],
     ///   [`ForwardError::TooLong`]
     /// - [`ForwardError::Hook`] if a hook returns another shape or dtype
+    /// - [`ForwardError::NotFinite`] if the model gives NaN or infinity by itself
     /// - [`ForwardError::Torch`] for what libtorch or a hook reports
     pub fn forward(
         &self,
@@ -283,12 +290,25 @@ impl NeoxModel {
         let tokens = tokens.f_to_device(self.options.device)?;
         let embedded = Tensor::f_embedding(&self.embed_in, &tokens, -1, false, false)?;
         let last = self.blocks.len().checked_sub(1);
-        self.blocks
-            .iter()
-            .enumerate()
-            .try_fold(embedded, |x, (layer, block)| {
-                block.forward(x, context, rows.filter(|_| Some(layer) == last), hooks)
-            })
+        let through = |embedded: &Tensor, hooks: &mut dyn Hooks| {
+            self.blocks.iter().enumerate().try_fold(
+                embedded.shallow_clone(),
+                |x, (layer, block)| {
+                    block.forward(x, context, rows.filter(|_| Some(layer) == last), hooks)
+                },
+            )
+        };
+        let residual = through(&embedded, hooks)?;
+        if !is_finite(&residual)? {
+            // Once more without the hooks: what they make is for their owner to judge.
+            let mut first = FirstNotFinite(None);
+            let _ = through(&embedded, &mut first)?;
+            if let Some(site) = first.0 {
+                let dtype = self.options.dtype;
+                return Err(ForwardError::NotFinite { site, dtype });
+            }
+        }
+        Ok(residual)
     }
 
     /// Final LayerNorm and unembedding of a residual stream, without hooks.
@@ -347,5 +367,21 @@ impl NeoxModel {
             }
         }
         Ok(len)
+    }
+}
+
+/// Remembers the first site with a value that is NaN or infinite.
+struct FirstNotFinite(Option<Site>);
+
+impl Hooks for FirstNotFinite {
+    fn wants(&self, site: Site) -> bool {
+        self.0.is_none() && !matches!(site, Site::Pattern(_))
+    }
+
+    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError> {
+        if !is_finite(&value)? {
+            self.0 = Some(site);
+        }
+        Ok(value)
     }
 }

@@ -436,7 +436,9 @@ impl<'a> Machine<'a> {
                 let (shape, stride) = (self.as_ints(shape)?, self.as_ints(stride)?);
                 let Storage { key, kind, len } = self.storages[storage].clone();
                 if !fits(len, offset, &shape, &stride) {
-                    return Err(self.wrong("a tensor that reaches out of its storage"));
+                    return Err(
+                        self.wrong("a tensor that reaches out of its storage, or repeats it")
+                    );
                 }
                 self.tensors.push(PickledTensor {
                     storage: self.texts[key].to_owned(),
@@ -461,7 +463,7 @@ impl<'a> Machine<'a> {
         let mut tensors = BTreeMap::new();
         for &(key, value) in &self.dicts[index] {
             let Value::Tensor(tensor) = value else {
-                return Err(self.wrong("expected a dictionary that holds only tensors"));
+                return Err(self.wrong("expected a dictionary that holds only tensors, as `torch.save(model.state_dict(), ...)` writes it"));
             };
             let name = self.as_text(key)?.to_owned();
             if tensors.insert(name, self.tensors[tensor].clone()).is_some() {

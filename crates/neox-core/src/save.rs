@@ -12,10 +12,8 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::config::NeoxConfig;
 use crate::error::LoadError;
-use crate::weights::WeightFiles;
+use crate::weights::{EMBEDDING, W_U, WeightFiles};
 
-const W_U: &str = "embed_out.weight";
-const EMBEDDING: &str = "gpt_neox.embed_in.weight";
 const WEIGHTS: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
 /// Taken along where they are there.
@@ -102,11 +100,13 @@ pub enum SaveError {
 /// - [`LoadError`] if the folder is no checkpoint or has no such tensor
 pub fn stored_tensor(dir: &Path, name: &str) -> Result<Tensor, LoadError> {
     let config = NeoxConfig::read(&dir.join("config.json"))?;
-    let name = match name == W_U && config.tie_word_embeddings {
-        true => EMBEDDING,
-        false => name,
+    let mut tensors = WeightFiles::find(dir)?.open()?;
+    let name = match name {
+        W_U => tensors.unembedding(&config),
+        EMBEDDING => tensors.embedding(&config),
+        name => name,
     };
-    WeightFiles::find(dir)?.open()?.read(name)
+    tensors.read(name)
 }
 
 /// Writes the checkpoint in `from` to the folder `to`, with the tensors in `replaced` instead of its own: one
@@ -147,7 +147,12 @@ pub fn save_with(
     let mut names = tensors.weights(&config);
     let untied = config.tie_word_embeddings && replaced.contains_key(W_U);
     if untied {
-        names.push(W_U.to_owned());
+        // Each has to be there by its own name.
+        for name in [EMBEDDING, W_U] {
+            if !tensors.has(name) {
+                names.push(name.to_owned());
+            }
+        }
     }
     if let Some(name) = replaced.keys().find(|name| !names.contains(name)) {
         return Err(SaveError::NoSuchTensor { name: name.clone() });
@@ -166,9 +171,10 @@ pub fn save_with(
     }
     let mut stored = Vec::with_capacity(names.len());
     for name in names {
-        let own = match untied && name == W_U {
-            true => tensors.read(EMBEDDING)?,
-            false => tensors.read(&name)?,
+        let own = match name.as_str() {
+            W_U => tensors.read(tensors.unembedding(&config))?,
+            EMBEDDING => tensors.read(tensors.embedding(&config))?,
+            name => tensors.read(name)?,
         };
         let kind = match dtype {
             Some(kind) => kind,

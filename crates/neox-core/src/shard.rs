@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use file_kind::FileKind;
 use memmap2::Mmap;
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 use tch::{Kind, Tensor};
 use zip::ZipArchive;
@@ -50,9 +52,25 @@ impl Shard {
         path: &Path,
         format: WeightFormat,
     ) -> Result<(Self, BTreeMap<String, TensorInfo>), LoadError> {
-        match format {
-            WeightFormat::Safetensors => open_safetensors(path),
-            WeightFormat::PytorchBin => open_torch_save(path),
+        let kind = FileKind::of_file(path).map_err(|source| LoadError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        match (format, kind) {
+            (WeightFormat::Safetensors, Some(FileKind::Safetensors) | None) => {
+                open_safetensors(path)
+            }
+            // The zip reader says what to do about the pickles of old versions.
+            (WeightFormat::PytorchBin, Some(FileKind::Zip | FileKind::Pickle) | None) => {
+                open_torch_save(path)
+            }
+            (_, Some(FileKind::Safetensors | FileKind::Zip | FileKind::Pickle)) => {
+                Err(malformed(path, "the name says another format than the content: safetensors end in `.safetensors`, PyTorch's own files in `.bin`".into()))
+            }
+            (_, Some(kind)) => Err(LoadError::NotThat {
+                path: path.to_owned(),
+                kind,
+            }),
         }
     }
 
@@ -133,6 +151,10 @@ fn open_safetensors(path: &Path) -> Result<(Shard, BTreeMap<String, TensorInfo>)
     )]
     let map = unsafe { Mmap::map(&file) }.map_err(read_error)?;
     let (start, metadata, infos) = parse_safetensors(&map).map_err(|bad| match bad {
+        BadHeader::Format(SafeTensorError::MetadataIncompleteBuffer) => LoadError::CutOff {
+            path: path.to_owned(),
+            bytes: map.len(),
+        },
         BadHeader::Format(source) => LoadError::Safetensors {
             path: path.to_owned(),
             source,
@@ -186,7 +208,10 @@ fn check_header_size(bytes: &[u8]) -> Result<(), String> {
         .first_chunk::<8>()
         .map(|head| u64::from_le_bytes(*head))
     else {
-        return Err(format!("{} bytes are too few for a header", bytes.len()));
+        return Err(match bytes.len() {
+            0 => "it is empty: get it again".to_owned(),
+            len => format!("{len} bytes are too few for a header: get it again"),
+        });
     };
     if size > MAX_HEADER_BYTES || size > bytes.len() as u64 - 8 {
         return Err(format!(

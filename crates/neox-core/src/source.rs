@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::hub::{Hub, HubError, OnTransfer, nearest, step_of};
+use model_conventions::{SameStep, StepNames, step_of};
+
+use crate::hub::{Hub, HubError, OnTransfer, nearest};
 
 /// Why a checkpoint was not found.
 #[derive(Debug, thiserror::Error)]
@@ -40,10 +42,18 @@ pub enum SourceError {
         nearest: Vec<String>,
     },
     /// A folder that holds no checkpoint at all.
-    #[error("`{}` is not a checkpoint: no config.json, and no folders step<N> with one", path.display())]
+    #[error("`{}` is not a checkpoint: no config.json, and no folders such as step512 with one", path.display())]
     NotACheckpoint {
         /// The folder.
         path: PathBuf,
+    },
+    /// Two revisions of one step.
+    #[error("`{place}` has two checkpoints of one step")]
+    SameStep {
+        /// The folder or repository.
+        place: String,
+        /// Which.
+        source: SameStep,
     },
     /// The hub.
     #[error(transparent)]
@@ -66,7 +76,7 @@ pub enum SourceError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Source {
-    /// One checkpoint, or folders `step<N>` with one each.
+    /// One checkpoint, or folders `step<N>`, `checkpoint-<N>` with one each.
     Folder(PathBuf),
     /// A repository on a hub.
     Hub {
@@ -129,6 +139,18 @@ impl Source {
         };
         names.sort_by_key(|name| (step_of(name).unwrap_or(u64::MAX), name.clone()));
         Ok(names)
+    }
+
+    /// The same, sorted into steps (`step512`, `step-512`, `checkpoint-000512`: see [`step_of`]) and others.
+    ///
+    /// # Errors
+    /// - [`SourceError::SameStep`] if two names say one step
+    /// - as [`Source::revisions`]
+    pub fn steps(&self) -> Result<StepNames, SourceError> {
+        StepNames::among(self.revisions()?).map_err(|source| SourceError::SameStep {
+            place: self.to_string(),
+            source,
+        })
     }
 }
 

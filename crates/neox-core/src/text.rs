@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
+use model_conventions::{UnknownWordStart, WordPieces};
 use tokenizers::{PostProcessorWrapper, Tokenizer};
 
 use crate::error::TextError;
@@ -21,6 +23,9 @@ use crate::error::TextError;
 #[derive(Debug, Clone)]
 pub struct Text {
     tokenizer: Tokenizer,
+    word_start: Option<String>,
+    /// Read when it is first asked for.
+    words: Arc<OnceLock<Result<WordPieces, UnknownWordStart>>>,
 }
 
 impl Text {
@@ -33,12 +38,37 @@ impl Text {
             path: path.to_owned(),
             source,
         };
-        let mut tokenizer = Tokenizer::from_file(path).map_err(load)?;
+        let mut tokenizer = model_conventions::read_tokenizer(path).map_err(load)?;
         tokenizer.with_padding(None);
         // It would cut leading spaces off the offsets of some tokenizers and not of others.
         tokenizer.with_post_processor(None::<PostProcessorWrapper>);
         tokenizer.with_truncation(None).map_err(load)?;
-        Ok(Self { tokenizer })
+        Ok(Self {
+            tokenizer,
+            word_start: None,
+            words: Arc::default(),
+        })
+    }
+
+    /// Says what a piece that begins a word begins with, as the vocabulary spells it: for tokenizers that do not say it themselves.
+    #[must_use]
+    pub fn with_word_start(self, word_start: Option<String>) -> Self {
+        Self {
+            word_start,
+            words: Arc::default(),
+            ..self
+        }
+    }
+
+    /// Which pieces begin a word.
+    ///
+    /// # Errors
+    /// - [`TextError::WordStart`] if neither the tokenizer nor [`Text::with_word_start`] says it
+    pub fn words(&self) -> Result<&WordPieces, TextError> {
+        self.words
+            .get_or_init(|| WordPieces::new(&self.tokenizer, self.word_start.as_deref()))
+            .as_ref()
+            .map_err(|unknown| TextError::WordStart(unknown.clone()))
     }
 
     /// Token ids; special tokens are recognised in the text but none is added.
@@ -85,7 +115,7 @@ impl Text {
             .map_err(TextError::Decode)
     }
 
-    /// A token as the vocabulary spells it, `Ġ` for a leading space.
+    /// A token as the vocabulary spells it: whether it begins a word says [`Text::words`].
     #[must_use]
     pub fn token(&self, id: i64) -> Option<String> {
         self.tokenizer.id_to_token(u32::try_from(id).ok()?)
@@ -97,10 +127,10 @@ impl Text {
         self.tokenizer.token_to_id(token).map(i64::from)
     }
 
-    /// Number of tokens, added ones included. Models may have more rows.
+    /// Highest token id, added ones included, plus one. Models may have more rows.
     #[must_use]
     pub fn n_tokens(&self) -> usize {
-        self.tokenizer.get_vocab_size(true)
+        model_conventions::n_tokens(&self.tokenizer)
     }
 
     /// The tokenizer itself.

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::config::NeoxConfig;
 use crate::error::{LoadError, TensorMismatch};
@@ -145,7 +145,14 @@ impl WeightFiles {
                         problem: format!("holds tensor `{tensor}`, which the index puts elsewhere"),
                     });
                 }
-                infos.insert(tensor, (shards.len(), info));
+                infos.insert(
+                    tensor.clone(),
+                    Stored {
+                        shard: shards.len(),
+                        name: tensor,
+                        info,
+                    },
+                );
             }
             shards.push(shard);
         }
@@ -159,7 +166,13 @@ impl WeightFiles {
                 problem: format!("lacks tensor `{tensor}`, which the index puts there"),
             });
         }
-        Ok(Tensors { shards, infos })
+        let (infos, renamed) = own_names(infos);
+        Ok(Tensors {
+            dir: self.dir.clone(),
+            shards,
+            infos,
+            renamed,
+        })
     }
 }
 
@@ -221,8 +234,66 @@ fn is_plain_name(name: &str) -> bool {
 
 /// All tensors of a checkpoint, across its shards.
 pub(crate) struct Tensors {
+    dir: PathBuf,
     shards: Vec<Shard>,
-    infos: BTreeMap<String, (usize, TensorInfo)>,
+    /// By the names that GPT-NeoX has for them.
+    infos: BTreeMap<String, Stored>,
+    /// What the names in the files have or lack, in a sentence.
+    pub(crate) renamed: Option<String>,
+}
+
+/// Where a tensor is.
+struct Stored {
+    shard: usize,
+    /// Its name in the file.
+    name: String,
+    info: TensorInfo,
+}
+
+const BASE: &str = "gpt_neox.";
+pub(crate) const W_U: &str = "embed_out.weight";
+pub(crate) const EMBEDDING: &str = "gpt_neox.embed_in.weight";
+
+/// Takes off what wrappers put before all names (`module.`, `_orig_mod.`), and puts `gpt_neox.` where a bare model lacks it; where the
+/// names do not all say the same, they stay as they are.
+fn own_names(infos: BTreeMap<String, Stored>) -> (BTreeMap<String, Stored>, Option<String>) {
+    const NORM: &str = "final_layer_norm.weight";
+    let one = |end: &str| {
+        let mut found = infos
+            .keys()
+            .filter_map(|name| name.strip_suffix(end))
+            .filter(|start| start.is_empty() || start.ends_with('.'));
+        found.next().filter(|_| found.next().is_none())
+    };
+    let Some(base) = one(NORM).filter(|base| *base != BASE) else {
+        return (infos, None);
+    };
+    let unembedding = one(W_U).map(|start| format!("{start}{W_U}"));
+    let renamed = |name: &str| match unembedding.as_deref() == Some(name) {
+        true => Some(W_U.to_owned()),
+        false => Some(format!("{BASE}{}", name.strip_prefix(base)?)),
+    };
+    let names: Option<BTreeMap<String, String>> = infos
+        .keys()
+        .map(|name| Some((name.clone(), renamed(name)?)))
+        .collect();
+    let Some(names) = names else {
+        return (infos, None);
+    };
+    let note = match base.strip_suffix(BASE) {
+        Some(prefix) => {
+            format!("the names of all tensors begin with `{prefix}`, which is left out")
+        }
+        None if base.is_empty() => {
+            format!("the names of the tensors lack `{BASE}`, which is put before them")
+        }
+        None => format!("the names of the tensors begin with `{base}`, which is read as `{BASE}`"),
+    };
+    let infos = infos
+        .into_iter()
+        .filter_map(|(name, stored)| Some((names.get(&name)?.clone(), stored)))
+        .collect();
+    (infos, Some(note))
 }
 
 impl Tensors {
@@ -231,25 +302,54 @@ impl Tensors {
     }
 
     pub(crate) fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.infos.get(name).map(|(_, info)| info)
+        self.infos.get(name).map(|stored| &stored.info)
     }
 
     /// Names of the tensors that the config implies, buffers left out.
     pub(crate) fn weights(&self, config: &NeoxConfig) -> Vec<String> {
-        let layout = layout(config);
+        let layout = self.layout(config);
         let present = self.infos.keys().filter(|name| layout.contains_key(*name));
         present.cloned().collect()
     }
 
     /// Copies a tensor into memory, as stored.
     pub(crate) fn read(&mut self, name: &str) -> Result<Tensor, LoadError> {
-        let (shard, info) = self
-            .infos
-            .get(name)
-            .ok_or_else(|| LoadError::MissingTensor {
-                name: name.to_owned(),
-            })?;
+        let Stored { shard, name, info } =
+            self.infos
+                .get(name)
+                .ok_or_else(|| LoadError::MissingTensor {
+                    name: name.to_owned(),
+                })?;
         self.shards[*shard].read(name, info)
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.infos.contains_key(name)
+    }
+
+    /// The tensor that holds the unembedding: of tied embeddings one may be stored, or both.
+    pub(crate) fn unembedding(&self, config: &NeoxConfig) -> &'static str {
+        match config.tie_word_embeddings && !self.has(W_U) {
+            true => EMBEDDING,
+            false => W_U,
+        }
+    }
+
+    /// The tensor that holds the embedding.
+    pub(crate) fn embedding(&self, config: &NeoxConfig) -> &'static str {
+        match config.tie_word_embeddings && !self.has(EMBEDDING) && self.has(W_U) {
+            true => W_U,
+            false => EMBEDDING,
+        }
+    }
+
+    /// Name and shape of every tensor that the config implies; of tied embeddings those that are stored.
+    fn layout(&self, config: &NeoxConfig) -> BTreeMap<String, Vec<i64>> {
+        let mut layout = layout(config);
+        let shape = [config.vocab_size, config.hidden_size];
+        layout.insert(self.embedding(config).to_owned(), shape.to_vec());
+        layout.insert(self.unembedding(config).to_owned(), shape.to_vec());
+        layout
     }
 }
 
@@ -281,17 +381,81 @@ impl Loader {
     }
 
     pub(crate) fn tensor(&mut self, name: &str) -> Result<Tensor, LoadError> {
-        let tensor = self.tensors.read(name)?;
-        Ok(tensor
+        let stored = self.tensors.read(name)?;
+        let tensor = stored
             .f_to_device(self.options.device)?
             .f_to_kind(self.options.dtype)?
-            .f_contiguous()?)
+            .f_contiguous()?;
+        if is_finite(&tensor)? {
+            return Ok(tensor);
+        }
+        let at = |tensor: &Tensor| -> Result<Option<(Vec<i64>, f64)>, TchError> {
+            let places = tensor.f_isfinite()?.f_logical_not()?.f_nonzero()?;
+            if places.size()[0] == 0 {
+                return Ok(None);
+            }
+            let place = Vec::<i64>::try_from(places.f_select(0, 0)?.f_to_device(Device::Cpu)?)?;
+            let value = tensor.f_double_value(&place)?;
+            Ok(Some((place, value)))
+        };
+        let (found, overflow) = match at(&stored)? {
+            Some(found) => (Some(found), None),
+            None => (at(&tensor)?, Some(self.options.dtype)),
+        };
+        let (place, value) = found.unwrap_or_default();
+        Err(LoadError::NotFinite {
+            path: self.tensors.dir.clone(),
+            name: name.to_owned(),
+            place,
+            value,
+            overflow,
+        })
     }
+
+    /// Embedding and unembedding, `[vocab, d_model]` each. Tied ones that are both stored and differ are kept, as in transformers.
+    pub(crate) fn embeddings(
+        &mut self,
+        config: &NeoxConfig,
+    ) -> Result<(Tensor, Tensor, Option<String>), LoadError> {
+        let (from, to) = (
+            self.tensors.embedding(config),
+            self.tensors.unembedding(config),
+        );
+        let embed_in = self.tensor(from)?;
+        if from == to {
+            let embed_out = embed_in.shallow_clone();
+            return Ok((embed_in, embed_out, None));
+        }
+        let embed_out = self.tensor(to)?;
+        if !config.tie_word_embeddings {
+            return Ok((embed_in, embed_out, None));
+        }
+        if embed_in.f_equal(&embed_out)? {
+            let embed_out = embed_in.shallow_clone();
+            return Ok((embed_in, embed_out, None));
+        }
+        let warning = format!(
+            "`tie_word_embeddings` is true, but `{EMBEDDING}` and `{W_U}` are both stored and differ: both are used as they are, so set it to false in config.json"
+        );
+        Ok((embed_in, embed_out, Some(warning)))
+    }
+
+    /// What was read in another way than it is named.
+    pub(crate) fn renamed(&self) -> Option<String> {
+        self.tensors.renamed.clone()
+    }
+}
+
+/// Whether no value is NaN or infinite.
+pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool, TchError> {
+    // NaN and infinity show in the least and the greatest value, which are found in one pass.
+    let (least, greatest) = tensor.f_aminmax(None, false)?;
+    Ok(least.f_double_value(&[])?.is_finite() && greatest.f_double_value(&[])?.is_finite())
 }
 
 /// Everything in which a checkpoint differs from what its config implies.
 pub(crate) fn compare(tensors: &Tensors, config: &NeoxConfig) -> TensorMismatch {
-    let layout = layout(config);
+    let layout = tensors.layout(config);
     let mut mismatch = TensorMismatch::default();
     for (name, expected) in &layout {
         match tensors.info(name) {
@@ -313,8 +477,7 @@ pub(crate) fn compare(tensors: &Tensors, config: &NeoxConfig) -> TensorMismatch 
         }
     }
     for name in tensors.names() {
-        let tied_copy = config.tie_word_embeddings && name == "embed_out.weight";
-        if !layout.contains_key(&name) && !is_buffer(&name) && !tied_copy {
+        if !layout.contains_key(&name) && !is_buffer(&name) {
             mismatch.unexpected.push(name);
         }
     }
@@ -334,23 +497,15 @@ fn is_buffer(name: &str) -> bool {
         .any(|suffix| name.ends_with(suffix))
 }
 
-/// Name and shape of every tensor the config implies.
+/// Name and shape of every tensor the config implies, but for the embeddings.
 fn layout(config: &NeoxConfig) -> BTreeMap<String, Vec<i64>> {
-    let (d, m, v) = (
-        config.hidden_size,
-        config.intermediate_size,
-        config.vocab_size,
-    );
+    let (d, m) = (config.hidden_size, config.intermediate_size);
     let mut layout = BTreeMap::new();
     let mut add = |name: String, shape: &[i64]| {
         layout.insert(name, shape.to_vec());
     };
-    add("gpt_neox.embed_in.weight".into(), &[v, d]);
     add("gpt_neox.final_layer_norm.weight".into(), &[d]);
     add("gpt_neox.final_layer_norm.bias".into(), &[d]);
-    if !config.tie_word_embeddings {
-        add("embed_out.weight".into(), &[v, d]);
-    }
     for layer in 0..config.num_hidden_layers {
         let name = |part: &str| format!("gpt_neox.layers.{layer}.{part}");
         for norm in ["input_layernorm", "post_attention_layernorm"] {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use model_conventions::WordPieces;
 use neox_core::{Text, TextError};
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WordStart {
-    /// The piece brings its own leading space.
+    /// The piece begins a word, as the tokenizer marks it: with its own leading space, or with what stands for one.
     Space,
     /// The beginning of the text: a word begins without a space.
     Text,
@@ -132,10 +133,11 @@ impl WordRequest {
             .is_some_and(|shared| !shared.trim().is_empty())
         {
             WordStart::Merged
-        } else if text
-            .token(*id)
-            .is_some_and(|piece| begins_with_space(&piece))
-        {
+        } else if begins_word(
+            text.words()?,
+            first.checked_sub(1).map(|i| pieces[i].0),
+            *id,
+        ) {
             WordStart::Space
         } else if before.is_empty() {
             WordStart::Text
@@ -196,36 +198,28 @@ impl WordRequest {
         })
     }
 
-    /// All words of a text. A word begins at the text's first piece and at every piece with a
-    /// leading space.
+    /// All words of a text. A word begins at the text's first piece and at every piece that begins
+    /// one ([`WordPieces`]).
     ///
     /// # Errors
     /// - [`RequestError::Text`] if the tokenizer fails
     pub fn words_of(text: &Text, bos: i64, sentence: &str) -> Result<Vec<Self>, RequestError> {
         let tokens: Vec<i64> = std::iter::once(bos).chain(text.encode(sentence)?).collect();
-        let begins = |i: usize| {
-            i == 1
-                || text
-                    .token(tokens[i])
-                    .is_some_and(|piece| begins_with_space(&piece))
-        };
-        let mut starts: Vec<usize> = (1..tokens.len()).filter(|&i| begins(i)).collect();
+        let words = text.words()?;
+        // BOS is no text.
+        let begins = |i: usize| begins_word(words, (i > 1).then(|| tokens[i - 1]), tokens[i]);
+        let mut starts: Vec<usize> = (1..tokens.len()).filter(|&i| i == 1 || begins(i)).collect();
         starts.push(tokens.len());
         Ok(starts
             .windows(2)
-            .map(|pair| {
-                let spaced = text
-                    .token(tokens[pair[0]])
-                    .is_some_and(|piece| begins_with_space(&piece));
-                Self {
-                    tokens: tokens[..pair[1]].to_vec(),
-                    word: pair[0]..pair[1],
-                    start: if spaced {
-                        WordStart::Space
-                    } else {
-                        WordStart::Text
-                    },
-                }
+            .map(|pair| Self {
+                tokens: tokens[..pair[1]].to_vec(),
+                word: pair[0]..pair[1],
+                start: if begins(pair[0]) {
+                    WordStart::Space
+                } else {
+                    WordStart::Text
+                },
             })
             .collect())
     }
@@ -263,15 +257,16 @@ impl WordRequest {
     }
 }
 
-/// Whether a piece, spelled as in the vocabulary, begins with a space.
-fn begins_with_space(piece: &str) -> bool {
-    piece.starts_with('Ġ') || piece.starts_with(' ')
+/// Whether a word begins with the piece `id` behind `before`.
+fn begins_word(words: &WordPieces, before: Option<i64>, id: i64) -> bool {
+    let before = before.and_then(|id| u32::try_from(id).ok());
+    u32::try_from(id).is_ok_and(|id| words.begins(before, id))
 }
 
 /// Which tokens of a vocabulary begin a word.
 #[derive(Debug, Clone)]
 pub struct WordVocabulary {
-    /// `[d_vocab]`: 1 where a token begins with a space.
+    /// `[d_vocab]`: 1 where a token begins a word when one has ended before it.
     pub(crate) begins: Vec<f32>,
     /// `[d_vocab]`: 1 where a token is text and does not; rows past the tokenizer and the
     /// end-of-sequence token are neither.
@@ -280,21 +275,34 @@ pub struct WordVocabulary {
 }
 
 impl WordVocabulary {
-    /// Reads the spelling of every token; `eos` ends a text, `d_vocab` is the number of rows of the
+    /// Reads what every token is to a word; `eos` ends a text, `d_vocab` is the number of rows of the
     /// model's vocabulary.
-    #[must_use]
-    pub fn new(text: &Text, eos: i64, d_vocab: usize) -> Self {
-        let (mut begins, mut continues) = (vec![0.0; d_vocab], vec![0.0; d_vocab]);
+    ///
+    /// # Errors
+    /// - [`TextError::WordStart`] if the tokenizer does not say which pieces begin a word
+    pub fn new(text: &Text, eos: i64, d_vocab: usize) -> Result<Self, TextError> {
+        let words = text.words()?;
+        let mut vocabulary = Self::without_words(eos, d_vocab);
         for id in (0..d_vocab).filter(|&id| id as i64 != eos) {
-            match text.token(id as i64) {
-                Some(piece) if begins_with_space(&piece) => begins[id] = 1.0,
-                Some(_) => continues[id] = 1.0,
+            match u32::try_from(id)
+                .ok()
+                .and_then(|id| words.begins_after_word(id))
+            {
+                Some(true) => vocabulary.begins[id] = 1.0,
+                Some(false) => vocabulary.continues[id] = 1.0,
                 None => {}
             }
         }
+        Ok(vocabulary)
+    }
+
+    /// A vocabulary of which no token begins a word, for scores without boundaries
+    /// ([`Scorer::without_boundaries`](crate::Scorer::without_boundaries)).
+    #[must_use]
+    pub fn without_words(eos: i64, d_vocab: usize) -> Self {
         Self {
-            begins,
-            continues,
+            begins: vec![0.0; d_vocab],
+            continues: vec![0.0; d_vocab],
             eos,
         }
     }
