@@ -454,7 +454,7 @@ fn words_are_the_same_in_every_format() {
             &format!("words.path={}", run.path(name).display()),
             &format!("output.dir={}", run.out(name).display()),
             "steps=4000",
-            "neurons.list=null",
+            "words.min_context=1",
             "interventions.list=[base]",
         ]);
         let record: serde_json::Value =

@@ -9,8 +9,8 @@ use job_kit::{ConfigArgs, ConfigError, Resolved, Rules, compose, exit::message};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-/// Values of every type that a key may have, two of each that differ.
-const VALUES: [&str; 13] = [
+/// Values of every type that a key may have, of most two that differ.
+const VALUES: [&str; 15] = [
     "log",
     "5",
     "6",
@@ -24,6 +24,8 @@ const VALUES: [&str; 13] = [
     "{scale: 0.5}",
     "one",
     "another",
+    "skip",
+    "line",
 ];
 
 struct Job {

@@ -75,12 +75,12 @@ impl Rules for SurprisalConfig {
             ),
             Rule::unused(
                 "frequency",
-                |config, _| config["band"]["lower"].is_null() && config["band"]["upper"].is_null(),
+                |config, _| !has_bounds(config),
                 "without a band no word is told from another by its frequency (`band=tail` takes one)",
             ),
             Rule::unused(
                 "band",
-                |config, _| config["frequency"].is_null(),
+                |config, _| config["frequency"].is_null() && has_bounds(config),
                 "a band needs token counts (`frequency.counts`)",
             ),
         ];
@@ -112,7 +112,10 @@ impl Rules for SurprisalConfig {
             |config, _| !interventions(config).any(needs_mean),
             "no intervention of `interventions.list` takes mean activations",
         ));
-        rules.extend(Rule::under("model", ModelConfig::rules()));
+        // Never used here, as said above, with whatever model.
+        let mut model = ModelConfig::rules();
+        model.retain(|rule| rule.keys()[0] != "revision");
+        rules.extend(Rule::under("model", model));
         rules.extend(Rule::under("corpus", CorpusConfig::rules()));
         let corrected: job_kit::config::When = |_, band| band["reading"] == "corrected";
         rules.extend(Rule::under(
@@ -121,6 +124,11 @@ impl Rules for SurprisalConfig {
         ));
         rules
     }
+}
+
+/// Whether the band of a resolved configuration has a bound.
+fn has_bounds(config: &serde_json::Value) -> bool {
+    !(config["band"]["lower"].is_null() && config["band"]["upper"].is_null())
 }
 
 /// The entries of `interventions.list` in a resolved configuration.

@@ -259,7 +259,7 @@ impl Hint for ConfigError {
                 let text = ["a text", "a path"].contains(&expected.as_str())
                     && (found.starts_with("the number") || found.starts_with('`'));
                 let quotes = text.then(|| {
-                    "put quotes around it: in YAML, and in a list, it is no text".to_owned()
+                    "put quotes around it, so that YAML reads a text".to_owned()
                 });
                 vec![did_you_mean(*nearest), quotes]
             }
