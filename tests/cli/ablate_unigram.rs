@@ -16,6 +16,8 @@ use assert_cmd::Command;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tempfile::TempDir;
 
+mod random_gpt2;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
@@ -649,6 +651,26 @@ fn self_check_agrees_with_the_model() {
         checked.status.success() && said.contains("agrees"),
         "{said}"
     );
+}
+
+/// A GPT-2 goes through the same job, and its closed form agrees with it.
+#[test]
+fn gpt2_is_ablated_and_agrees_with_itself() {
+    let model = TempDir::new().unwrap();
+    random_gpt2::write(model.path());
+    let path = format!("model.path={}", model.path().display());
+    let args = [path.as_str(), "ablation=quick", "corpus.rows=0..10"];
+    let out = TempDir::new().unwrap();
+    let checked = ablate(out.path(), &[&args[..], &["--self-check"]].concat())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(checked.stdout).unwrap();
+    assert!(
+        checked.status.success() && said.contains("agrees"),
+        "{said}"
+    );
+    ablate(out.path(), &args).assert().success();
+    assert!(out.path().join("neurons.parquet").is_file());
 }
 
 /// Made with numpy from the published definitions: gamma folded, `W_U` centred over d_model and the vocabulary, a full SVD of it.

@@ -11,6 +11,8 @@ use assert_cmd::cargo::CommandCargoExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tempfile::TempDir;
 
+mod random_gpt2;
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
@@ -836,4 +838,19 @@ fn a_tokenizer_of_another_size_is_refused() {
             && error.contains("model.tokenizer"),
         "{error}"
     );
+}
+
+/// A GPT-2 goes through the same job.
+#[test]
+fn gpt2_scores_words_under_interventions() {
+    let run = Run::new();
+    let model = run.path("gpt2");
+    fs::create_dir(&model).unwrap();
+    random_gpt2::write(&model);
+    run.ok(&[
+        &format!("model.path={}", model.display()),
+        "model.tokenizer=examples/data/tiny-neox/tokenizer.json",
+        "neurons.list=['1.3', '1.77', '1.101']",
+    ]);
+    assert!(run.out("surprisal.parquet").is_file());
 }

@@ -10,6 +10,8 @@ use assert_cmd::Command;
 use job_kit::TableReader;
 use tempfile::TempDir;
 
+mod random_gpt2;
+
 fn root() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
@@ -165,6 +167,26 @@ fn the_python_original_is_a_preset() {
     assert!(!out.path().join("report.html").exists());
 }
 
+/// Clean loss and its change, of the first change that is no control.
+fn effects(dir: &Path) -> (f64, f64) {
+    let table = TableReader::open(dir.join("effects.parquet"))
+        .unwrap()
+        .read(&["control", "targets", "measure", "factor", "clean", "change"])
+        .unwrap();
+    let (controls, targets, measures) = (
+        table.opt_text("control").unwrap(),
+        table.text("targets").unwrap(),
+        table.text("measure").unwrap(),
+    );
+    let at = (0..table.rows())
+        .find(|&i| controls[i].is_none() && targets[i] == "all" && measures[i] == "loss")
+        .unwrap();
+    (
+        table.f64("clean").unwrap()[at],
+        table.f64("change").unwrap()[at],
+    )
+}
+
 #[test]
 fn a_written_checkpoint_is_a_model_for_the_next_run() {
     let out = TempDir::new().unwrap();
@@ -178,24 +200,6 @@ fn a_written_checkpoint_is_a_model_for_the_next_run() {
     )
     .assert()
     .success();
-    let effects = |dir: &Path| {
-        let table = TableReader::open(dir.join("effects.parquet"))
-            .unwrap()
-            .read(&["control", "targets", "measure", "factor", "clean", "change"])
-            .unwrap();
-        let (controls, targets, measures) = (
-            table.opt_text("control").unwrap(),
-            table.text("targets").unwrap(),
-            table.text("measure").unwrap(),
-        );
-        let at = (0..table.rows())
-            .find(|&i| controls[i].is_none() && targets[i] == "all" && measures[i] == "loss")
-            .unwrap();
-        (
-            table.f64("clean").unwrap()[at],
-            table.f64("change").unwrap()[at],
-        )
-    };
     let (clean, change) = effects(out.path());
     assert!(change.abs() > 1e-5, "{change}");
     let checkpoint = format!("model.path={}", out.path().join("checkpoint").display());
@@ -208,6 +212,60 @@ fn a_written_checkpoint_is_a_model_for_the_next_run() {
         (after - clean - change).abs() < 1e-5,
         "{after} is not {clean} + {change}"
     );
+}
+
+/// GPT-2 ties its unembedding to the embedding: scaled, it is saved as a matrix of its own.
+#[test]
+fn a_tied_gpt2_is_scaled_and_saved_untied() {
+    let model = TempDir::new().unwrap();
+    random_gpt2::write(model.path());
+    let path = format!("model.path={}", model.path().display());
+    let out = TempDir::new().unwrap();
+    let rows = [
+        path.as_str(),
+        "neurons=null",
+        "scaling.laws=[linear]",
+        "scaling.factor=3.0",
+    ];
+    let saved = "checkpoint={scaled: rows, law: linear, dtype: f32}";
+    scale(out.path(), &[&rows[..], &[saved]].concat())
+        .assert()
+        .success();
+    let checkpoint = out.path().join("checkpoint");
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(checkpoint.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["tie_word_embeddings"], false);
+    let (clean, change) = effects(out.path());
+    assert!(change.abs() > 1e-5, "{change}");
+    let scaled = format!("model.path={}", checkpoint.display());
+    let again = TempDir::new().unwrap();
+    scale(again.path(), &[&scaled, "neurons=null"])
+        .assert()
+        .success();
+    let (after, _) = effects(again.path());
+    assert!(
+        (after - clean - change).abs() < 1e-5,
+        "{after} is not {clean} + {change}"
+    );
+
+    // Output weights, which GPT-2 stores transposed.
+    let out = TempDir::new().unwrap();
+    let neurons = [
+        path.as_str(),
+        "neurons.list=['1.3', '1.77', '1.101']",
+        "scaling.laws=[]",
+        "scaling.factor=3.0",
+        "checkpoint={scaled: neurons, dtype: f32}",
+    ];
+    scale(out.path(), &neurons).assert().success();
+    let (clean, change) = effects(out.path());
+    let scaled = format!("model.path={}", out.path().join("checkpoint").display());
+    let again = TempDir::new().unwrap();
+    scale(again.path(), &[&scaled, "neurons=null"])
+        .assert()
+        .success();
+    let (after, _) = effects(again.path());
+    assert!(change.abs() > 1e-6 && (after - clean - change).abs() < 1e-5);
 }
 
 #[test]

@@ -251,8 +251,8 @@ fn config_errors_name_the_field() -> Result<()> {
         ),
         (
             "model_type",
-            "llama".into(),
-            "model_type is `llama`, expected `gpt_neox`",
+            "mamba".into(),
+            "model_type is `mamba`, expected `gpt_neox` or `gpt2` or `llama` or `olmo` or `olmo2`",
         ),
         (
             "layer_norm_eps",
@@ -277,7 +277,7 @@ fn config_errors_name_the_field() -> Result<()> {
     })?;
     assert_eq!(
         text,
-        "`rope_parameters.rope_type`: `yarn` is not supported, only `default`"
+        "`rope_parameters.rope_type`: `yarn` is not supported, only `default`, `linear` and `llama3`"
     );
     Ok(())
 }

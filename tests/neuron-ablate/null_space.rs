@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use neox_core::{LoadOptions, NeoxModel, NoHooks, save_with, stored_tensor};
+use neox_core::{LoadOptions, NeoxModel, NoHooks, Part, save_with, stored_tensor};
 use neuron_ablate::{
     Keep, NamedChange, NullSpace, NullSpaceOptions, RareTokens, Sample, ScalingError, ScalingLaw,
     ScalingMeasure, ScalingPlan, TargetGroup, WeightChange, measure_scaling,
@@ -14,8 +14,8 @@ use tch::{Kind, Tensor};
 
 const D_VOCAB: usize = 4096;
 const N_TOKENS: usize = 4079;
-const W_U: &str = "embed_out.weight";
-const W_OUT: &str = "gpt_neox.layers.3.mlp.dense_4h_to_h.weight";
+const W_U: Part = Part::Unembedding;
+const W_OUT: Part = Part::MlpOut(3);
 
 const LIU2025: NullSpaceOptions = NullSpaceOptions {
     top_k_percent: 5.0,
@@ -199,15 +199,15 @@ fn random_directions_have_the_size_of_what_they_stand_for() {
 }
 
 /// A checkpoint with a change written into it, in f32.
-fn written(change: &WeightChange, name: &str, factor: f64) -> tempfile::TempDir {
+fn written(change: &WeightChange, part: Part, factor: f64) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let weights = change
-        .apply(&stored_tensor(&checkpoint(), name).unwrap(), factor)
+        .apply(&stored_tensor(&checkpoint(), part).unwrap(), factor)
         .unwrap();
     save_with(
         &checkpoint(),
         dir.path(),
-        &BTreeMap::from([(name.to_owned(), weights)]),
+        &BTreeMap::from([(part, weights)]),
         Some(Kind::Float),
     )
     .unwrap();
@@ -356,13 +356,7 @@ fn a_written_checkpoint_is_the_old_one_but_for_what_was_replaced() {
     let from = checkpoint();
     let zeros = stored_tensor(&from, W_OUT).unwrap().f_zeros_like().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    save_with(
-        &from,
-        dir.path(),
-        &BTreeMap::from([(W_OUT.to_owned(), zeros)]),
-        None,
-    )
-    .unwrap();
+    save_with(&from, dir.path(), &BTreeMap::from([(W_OUT, zeros)]), None).unwrap();
     let (old, new) = (model(&from), model(dir.path()));
     assert_eq!(new.w_u(), old.w_u());
     assert_eq!(new.w_out(2).unwrap(), old.w_out(2).unwrap());
@@ -425,7 +419,7 @@ fn a_tied_unembedding_is_untied_when_it_is_replaced() {
     let tensors = Tensor::read_safetensors(checkpoint().join("model.safetensors")).unwrap();
     let tensors: Vec<_> = tensors
         .into_iter()
-        .filter(|(name, _)| name != W_U)
+        .filter(|(name, _)| name != "embed_out.weight")
         .collect();
     Tensor::write_safetensors(&tensors, tied.path().join("model.safetensors")).unwrap();
     let config = std::fs::read_to_string(checkpoint().join("config.json")).unwrap();
@@ -440,17 +434,14 @@ fn a_tied_unembedding_is_untied_when_it_is_replaced() {
     save_with(
         tied.path(),
         dir.path(),
-        &BTreeMap::from([(W_U.to_owned(), own.f_mul_scalar(2.0).unwrap())]),
+        &BTreeMap::from([(W_U, own.f_mul_scalar(2.0).unwrap())]),
         None,
     )
     .unwrap();
     let (old, new) = (model(tied.path()), model(dir.path()));
     assert!(old.config().tie_word_embeddings && !new.config().tie_word_embeddings);
     assert_eq!(new.w_u(), &old.w_u().f_mul_scalar(2.0).unwrap());
-    assert_eq!(
-        &stored_tensor(dir.path(), "gpt_neox.embed_in.weight").unwrap(),
-        &own
-    );
+    assert_eq!(&stored_tensor(dir.path(), Part::Embedding).unwrap(), &own);
 }
 
 #[test]
@@ -501,19 +492,14 @@ fn what_does_not_fit_is_refused() {
 
     let from = checkpoint();
     let dir = tempfile::tempdir().unwrap();
-    let save = |to: &Path, name: &str, tensor: Tensor| {
-        save_with(
-            &from,
-            to,
-            &BTreeMap::from([(name.to_owned(), tensor)]),
-            None,
-        )
-        .unwrap_err()
-        .to_string()
+    let save = |to: &Path, part: Part, tensor: Tensor| {
+        save_with(&from, to, &BTreeMap::from([(part, tensor)]), None)
+            .unwrap_err()
+            .to_string()
     };
     let zeros = || Tensor::zeros([64, 256], (Kind::Float, tch::Device::Cpu));
     assert!(save(&from, W_OUT, zeros()).contains("itself"));
-    assert!(save(dir.path(), "embed_out.wait", zeros()).contains("embed_out.wait"));
+    assert!(save(dir.path(), Part::PositionEmbedding, zeros()).contains("PositionEmbedding"));
     assert!(save(dir.path(), W_OUT, zeros().tr()).contains("[256, 64]"));
     assert!(save(dir.path(), W_OUT, zeros().f_add_scalar(1e6).unwrap()).contains("not finite"));
     assert!(!dir.path().join("model.safetensors").exists());

@@ -35,7 +35,7 @@ Examples (from the root of the repository):
   ablate-unigram model=pythia-70m frequency=pythia model.revision=step3000 --print-config
       what a run on Pythia would use, and where each value comes from";
 
-/// Mean-ablate the neurons of the last MLP layer of a GPT-NeoX model
+/// Mean-ablate the neurons of the last MLP layer of a language model
 ///
 /// Writes neurons.parquet (a row per neuron), positions.parquet or .feather (a row per neuron and position), with `sets`
 /// sets.parquet (a row per set of neurons and dose) and its figures, and run.json (configuration, versions, hashes, counts)

@@ -1,4 +1,4 @@
-//! Surprisal of words under interventions on neurons, across the checkpoints of a GPT-NeoX model.
+//! Surprisal of words under interventions on neurons, across the checkpoints of a model.
 
 mod checkpoints;
 mod config;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, bail};
 use job_inputs::{Loaded, mebibytes};
 use job_kit::{OutputDir, Progress, RunRecord, plot::Figure};
-use neox_core::{SAVED_FILES, parse_dtype, save_with, stored_tensor};
+use neox_core::{Part, SAVED_FILES, parse_dtype, save_with, stored_tensor};
 use neuron_ablate::{
     NullSpace, ScalingPlan, Target, TargetGroup, WeightChange, measure_scaling, output_norms,
 };
@@ -313,14 +313,11 @@ fn write_checkpoint(
     loaded: &Loaded,
     out: &OutputDir,
 ) -> anyhow::Result<()> {
-    let name = match change.target() {
-        Target::UnembeddingRows(_) => "embed_out.weight".to_owned(),
-        Target::OutputColumns(_) => format!(
-            "gpt_neox.layers.{}.mlp.dense_4h_to_h.weight",
-            loaded.model.config().num_hidden_layers - 1
-        ),
+    let part = match change.target() {
+        Target::UnembeddingRows(_) => Part::Unembedding,
+        Target::OutputColumns(_) => Part::MlpOut(loaded.model.config().num_hidden_layers - 1),
     };
-    let weights = change.apply(&stored_tensor(&loaded.checkpoint, &name)?, factor)?;
+    let weights = change.apply(&stored_tensor(&loaded.checkpoint, part)?, factor)?;
     let dtype = wanted.dtype.as_deref().map(parse_dtype).transpose()?;
     let dir = out.join(CHECKPOINT);
     for (file, name) in SAVED_FILES.iter().zip(checkpoint_files()) {
@@ -333,7 +330,7 @@ fn write_checkpoint(
     save_with(
         &loaded.checkpoint,
         &dir,
-        &BTreeMap::from([(name, weights)]),
+        &BTreeMap::from([(part, weights)]),
         dtype,
     )
     .context("failed to write the checkpoint")?;

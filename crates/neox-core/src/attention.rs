@@ -1,28 +1,41 @@
-//! Causal self-attention with partial rotary embedding.
+//! Causal self-attention.
 
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::branches::Layout;
-use crate::config::NeoxConfig;
+use crate::config::{Architecture, Positions};
 use crate::error::{ForwardError, LoadError};
+use crate::family::Part;
 use crate::hooks::{Hooks, Site, visit};
+use crate::norm::Norm;
 use crate::rotary::Rotary;
 use crate::weights::Loader;
 
 #[derive(Debug)]
 pub(crate) struct Attention {
+    /// Queries of all heads, then keys, then values.
     w_qkv: Tensor,
     b_qkv: Option<Tensor>,
+    /// Norms of queries and of keys, all heads together.
+    qk_norm: Option<(Norm, Norm)>,
+    /// Bound on the size of queries, keys and values.
+    clip: Option<f64>,
     w_o: Tensor,
     b_o: Option<Tensor>,
-    n_heads: i64,
+    heads: i64,
+    kv_heads: i64,
+    d_head: i64,
+    /// What scores are multiplied by.
+    factor: f64,
     layer: usize,
 }
 
 /// Positions and masks of one forward pass, shared by all layers.
 #[derive(Debug)]
 pub(crate) struct Context {
-    pub(crate) rotary: Rotary,
+    /// Place of each token in its text, `[batch or 1, pos]`.
+    pub(crate) positions: Tensor,
+    rotary: Option<Rotary>,
     /// Which keys a query may see, `[batch, 1, query_pos, key_pos]`; `None` is plainly causal.
     allowed: Option<Tensor>,
 }
@@ -31,7 +44,7 @@ impl Context {
     /// # Shapes
     /// - `mask`: `[batch, pos]`, bool, true where there is a token
     pub(crate) fn new(
-        config: &NeoxConfig,
+        architecture: &Architecture,
         len: i64,
         mask: Option<&Tensor>,
         kind: Kind,
@@ -58,26 +71,35 @@ impl Context {
                 )
             }
         };
-        Self::at(config, &positions, allowed, kind)
+        Self::at(architecture, positions, allowed, kind)
     }
 
     /// Rows that hold several texts with a common beginning.
     pub(crate) fn branched(
-        config: &NeoxConfig,
+        architecture: &Architecture,
         layout: Layout,
         kind: Kind,
     ) -> Result<Self, TchError> {
-        Self::at(config, &layout.positions, Some(layout.allowed), kind)
+        Self::at(architecture, layout.positions, Some(layout.allowed), kind)
     }
 
     fn at(
-        config: &NeoxConfig,
-        positions: &Tensor,
+        architecture: &Architecture,
+        positions: Tensor,
         allowed: Option<Tensor>,
         kind: Kind,
     ) -> Result<Self, TchError> {
+        let rotary = match architecture.positions {
+            Positions::Learned => None,
+            Positions::Rotary {
+                dims,
+                base,
+                scaling,
+            } => Some(Rotary::new(&positions, dims, base, scaling, kind)?),
+        };
         Ok(Self {
-            rotary: Rotary::new(positions, config.rotary_dims, config.rotary_base, kind)?,
+            positions,
+            rotary,
             allowed,
         })
     }
@@ -89,23 +111,35 @@ fn causal(len: i64, device: Device) -> Result<Tensor, TchError> {
 }
 
 impl Attention {
-    pub(crate) fn load(
-        loader: &mut Loader,
-        config: &NeoxConfig,
-        layer: usize,
-    ) -> Result<Self, LoadError> {
-        let name = format!("gpt_neox.layers.{layer}.attention");
-        let mut bias = |part: &str| match config.attention_bias {
-            true => loader.tensor(&format!("{name}.{part}.bias")).map(Some),
-            false => Ok(None),
+    pub(crate) fn load(loader: &mut Loader<'_>, layer: usize) -> Result<Self, LoadError> {
+        let architecture = loader.architecture;
+        let (heads, kv_heads) = (
+            architecture.num_attention_heads,
+            architecture.num_key_value_heads,
+        );
+        let d_head = architecture.head_size;
+        let qk_norm = match architecture.qk_norm {
+            false => None,
+            true => Some((
+                Norm::load(loader, Part::QueryNorm(layer), heads * d_head)?,
+                Norm::load(loader, Part::KeyNorm(layer), kv_heads * d_head)?,
+            )),
         };
-        let (b_qkv, b_o) = (bias("query_key_value")?, bias("dense")?);
         Ok(Self {
-            w_qkv: loader.tensor(&format!("{name}.query_key_value.weight"))?,
-            b_qkv,
-            w_o: loader.tensor(&format!("{name}.dense.weight"))?,
-            b_o,
-            n_heads: config.num_attention_heads,
+            w_qkv: loader
+                .qkv(layer, false)?
+                .ok_or_else(|| LoadError::MissingTensor {
+                    name: format!("{:?}", Part::Qkv(layer)),
+                })?,
+            b_qkv: loader.qkv(layer, true)?,
+            qk_norm,
+            clip: architecture.clip_qkv,
+            w_o: loader.weight(Part::AttentionOut(layer))?,
+            b_o: loader.bias(Part::AttentionOut(layer))?,
+            heads,
+            kv_heads,
+            d_head,
+            factor: architecture.score_factor(layer),
             layer,
         })
     }
@@ -113,7 +147,8 @@ impl Attention {
     /// The caller adds the residual.
     ///
     /// # Shapes
-    /// - `x`: `[batch, pos, d_model]`, after `input_layernorm`; returns the same, or `[1, row, d_model]` for some rows
+    /// - `x`: `[batch, pos, d_model]`, normed where the block norms before; returns the same, or
+    ///   `[1, row, d_model]` for some rows
     pub(crate) fn forward(
         &self,
         x: &Tensor,
@@ -121,31 +156,75 @@ impl Attention {
         rows: Option<&Tensor>,
         hooks: &mut dyn Hooks,
     ) -> Result<Tensor, ForwardError> {
-        let (batch, pos, d_model) = x.size3()?;
-        let d_head = d_model / self.n_heads;
-        // NeoX packs rows as (head, q|k|v, d_head): split inside each head, not into thirds.
-        let qkv = x.f_linear(&self.w_qkv, self.b_qkv.as_ref())?.f_view([
-            batch,
-            pos,
-            self.n_heads,
-            3,
-            d_head,
-        ])?;
-        context.rotary.rotate(&qkv.f_narrow(3, 0, 2)?)?;
-        let part = |index| qkv.f_select(3, index)?.f_transpose(1, 2); // [batch, heads, pos, d_head]
-        let (q, k, v) = (part(0)?, part(1)?, part(2)?);
+        let (batch, pos, _) = x.size3()?;
+        let (heads, kv_heads, d_head) = (self.heads, self.kv_heads, self.d_head);
+        let mut qkv = x.f_linear(&self.w_qkv, self.b_qkv.as_ref())?; // [batch, pos, (heads + 2 kv_heads) * d_head]
+        if let Some(bound) = self.clip {
+            qkv = qkv.f_clamp_(-bound, bound)?;
+        }
+        if let Some((of_q, of_k)) = &self.qk_norm {
+            let (q, k) = (heads * d_head, kv_heads * d_head);
+            for (norm, from, width) in [(of_q, 0, q), (of_k, q, k)] {
+                let mut part = qkv.f_narrow(-1, from, width)?;
+                let normed = norm.forward(&part)?;
+                part.f_copy_(&normed)?;
+            }
+        }
+        let qkv = qkv.f_view([batch, pos, heads + 2 * kv_heads, d_head])?;
+        if let Some(rotary) = &context.rotary {
+            rotary.rotate(&qkv.f_narrow(2, 0, heads + kv_heads)?)?;
+        }
+        // [batch, heads, pos, d_head]
+        let part = |from, heads| qkv.f_narrow(2, from, heads)?.f_transpose(1, 2);
+        let q = part(0, heads)?;
+        let (k, v) = (part(heads, kv_heads)?, part(heads + kv_heads, kv_heads)?);
 
         let site = Site::Pattern(self.layer);
         let z = if hooks.wants(site) {
-            let pattern = visit(hooks, site, pattern(&q, &k, context)?)?;
-            pattern.f_matmul(&v)?
+            let pattern = visit(hooks, site, self.pattern(&q, &k, context)?)?;
+            pattern.f_matmul(&self.for_every_head(&v)?)?
         } else {
             let causal = context.allowed.is_none();
             let allowed = context.allowed.as_ref();
-            Tensor::f_scaled_dot_product_attention(&q, &k, &v, allowed, 0.0, causal, None, false)?
+            let grouped = kv_heads != heads;
+            Tensor::f_scaled_dot_product_attention(
+                &q,
+                &k,
+                &v,
+                allowed,
+                0.0,
+                causal,
+                self.factor,
+                grouped,
+            )?
         }; // [batch, heads, pos, d_head]
-        let z = z.f_transpose(1, 2)?.f_reshape([batch, pos, d_model])?;
+        let z = z
+            .f_transpose(1, 2)?
+            .f_reshape([batch, pos, heads * d_head])?;
         Ok(chosen(&z, rows)?.f_linear(&self.w_o, self.b_o.as_ref())?)
+    }
+
+    /// `softmax(factor * q k^T)` over the keys a query may see: `[batch, heads, query, key]`.
+    fn pattern(&self, q: &Tensor, k: &Tensor, context: &Context) -> Result<Tensor, TchError> {
+        let len = q.size4()?.2;
+        let kind = q.f_kind()?;
+        let hidden = match &context.allowed {
+            Some(allowed) => allowed.f_logical_not()?,
+            None => causal(len, q.device())?.f_logical_not()?,
+        };
+        q.f_matmul(&self.for_every_head(k)?.f_transpose(-2, -1)?)?
+            .f_mul_scalar(self.factor)?
+            .f_masked_fill(&hidden, f64::NEG_INFINITY)?
+            .f_softmax(-1, Kind::Float)?
+            .f_to_kind(kind)
+    }
+
+    /// Keys or values once for every head that reads them.
+    fn for_every_head(&self, kv: &Tensor) -> Result<Tensor, TchError> {
+        match self.heads / self.kv_heads {
+            1 => Ok(kv.shallow_clone()),
+            times => kv.f_repeat_interleave_self_int(times, 1, None),
+        }
     }
 }
 
@@ -155,19 +234,4 @@ pub(crate) fn chosen(x: &Tensor, rows: Option<&Tensor>) -> Result<Tensor, TchErr
         None => Ok(x.shallow_clone()),
         Some(rows) => x.f_flatten(0, 1)?.f_index_select(0, rows)?.f_unsqueeze(0),
     }
-}
-
-/// `softmax(q k^T / sqrt(d_head))` over the keys a query may see: `[batch, heads, query, key]`.
-fn pattern(q: &Tensor, k: &Tensor, context: &Context) -> Result<Tensor, TchError> {
-    let (_, _, len, d_head) = q.size4()?;
-    let kind = q.f_kind()?;
-    let hidden = match &context.allowed {
-        Some(allowed) => allowed.f_logical_not()?,
-        None => causal(len, q.device())?.f_logical_not()?,
-    };
-    q.f_matmul(&k.f_transpose(-2, -1)?)?
-        .f_mul_scalar((d_head as f64).sqrt().recip())?
-        .f_masked_fill(&hidden, f64::NEG_INFINITY)?
-        .f_softmax(-1, Kind::Float)?
-        .f_to_kind(kind)
 }

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
-use crate::config::NeoxConfig;
+use crate::config::Architecture;
 use crate::error::LoadError;
+use crate::family::Entry;
 use crate::hub::OnTransfer;
 use crate::source::{Source, SourceError};
 use crate::weights::{FileHash, WeightFiles, compare};
@@ -155,8 +156,8 @@ fn examine(
     let files = WeightFiles::find(&dir)?;
     row.files = files.sha256()?;
     if depth == AuditDepth::Tensors {
-        let config = NeoxConfig::read(&dir.join("config.json"))?;
-        let (content, non_finite) = read_all(&files, &config)?;
+        let architecture = Architecture::read(&dir.join("config.json"))?;
+        let (content, non_finite) = read_all(&files, &architecture)?;
         row.content = Some(content);
         row.findings.extend(non_finite);
     }
@@ -193,15 +194,18 @@ fn published_hashes(files: Vec<crate::hub::RepoFile>) -> Result<Vec<FileHash>, A
 }
 
 /// Hash of all weights, and those that are not finite.
-fn read_all(files: &WeightFiles, config: &NeoxConfig) -> Result<(String, Vec<Finding>), AnyError> {
-    let mut tensors = files.open()?;
-    let mismatch = compare(&tensors, config);
+fn read_all(
+    files: &WeightFiles,
+    architecture: &Architecture,
+) -> Result<(String, Vec<Finding>), AnyError> {
+    let mut tensors = files.open(architecture.family)?;
+    let mismatch = compare(&tensors, architecture);
     if !mismatch.is_empty() {
         return Err(format!("weights do not fit the config: {mismatch}").into());
     }
     let mut hasher = Sha256::new();
     let mut findings = Vec::new();
-    for name in tensors.weights(config) {
+    for Entry { name, .. } in tensors.implied(architecture) {
         let tensor = tensors.read(&name)?;
         let count = tensor.numel() as i64 - finite(&tensor)?;
         if count > 0 {

@@ -1,43 +1,35 @@
-//! One transformer block, parallel or sequential.
+//! One transformer block.
 
 use tch::Tensor;
 
 use crate::attention::{Attention, Context, chosen};
-use crate::config::NeoxConfig;
+use crate::config::Residual;
 use crate::error::{ForwardError, LoadError};
+use crate::family::Part;
 use crate::hooks::{Hooks, Site, visit};
 use crate::mlp::Mlp;
-use crate::norm::LayerNorm;
+use crate::norm::Norm;
 use crate::weights::Loader;
 
 #[derive(Debug)]
 pub(crate) struct Block {
-    input_layernorm: LayerNorm,
+    attention_norm: Norm,
     attention: Attention,
-    post_attention_layernorm: LayerNorm,
+    mlp_norm: Norm,
     pub(crate) mlp: Mlp,
-    parallel: bool,
+    residual: Residual,
     layer: usize,
 }
 
 impl Block {
-    pub(crate) fn load(
-        loader: &mut Loader,
-        config: &NeoxConfig,
-        layer: usize,
-    ) -> Result<Self, LoadError> {
-        let name = format!("gpt_neox.layers.{layer}");
-        let eps = config.layer_norm_eps;
+    pub(crate) fn load(loader: &mut Loader<'_>, layer: usize) -> Result<Self, LoadError> {
+        let width = loader.architecture.hidden_size;
         Ok(Self {
-            input_layernorm: LayerNorm::load(loader, &format!("{name}.input_layernorm"), eps)?,
-            attention: Attention::load(loader, config, layer)?,
-            post_attention_layernorm: LayerNorm::load(
-                loader,
-                &format!("{name}.post_attention_layernorm"),
-                eps,
-            )?,
-            mlp: Mlp::load(loader, config, layer)?,
-            parallel: config.use_parallel_residual,
+            attention_norm: Norm::load(loader, Part::AttentionNorm(layer), width)?,
+            attention: Attention::load(loader, layer)?,
+            mlp_norm: Norm::load(loader, Part::MlpNorm(layer), width)?,
+            mlp: Mlp::load(loader, layer)?,
+            residual: loader.architecture.residual,
             layer,
         })
     }
@@ -53,15 +45,24 @@ impl Block {
         hooks: &mut dyn Hooks,
     ) -> Result<Tensor, ForwardError> {
         let x = visit(hooks, Site::ResidPre(self.layer), x)?;
-        let normed = self.input_layernorm.forward(&x)?;
-        let mut attention = self.attention.forward(&normed, context, rows, hooks)?;
+        let mut attention = match self.residual {
+            Residual::Parallel | Residual::Sequential => {
+                let normed = self.attention_norm.forward(&x)?;
+                self.attention.forward(&normed, context, rows, hooks)?
+            }
+            Residual::NormAfter => {
+                let written = self.attention.forward(&x, context, rows, hooks)?;
+                self.attention_norm.forward(&written)?
+            }
+        };
         let x = chosen(&x, rows)?;
         // Sums go into the memory of outputs that no hook has seen.
         let mid = visit(hooks, Site::ResidMid(self.layer), attention.f_add_(&x)?)?;
-        let mlp_input = if self.parallel { &x } else { &mid };
-        let mut mlp = self
-            .mlp
-            .forward(&self.post_attention_layernorm.forward(mlp_input)?, hooks)?;
+        let mut mlp = match self.residual {
+            Residual::Parallel => self.mlp.forward(&self.mlp_norm.forward(&x)?, hooks)?,
+            Residual::Sequential => self.mlp.forward(&self.mlp_norm.forward(&mid)?, hooks)?,
+            Residual::NormAfter => self.mlp_norm.forward(&self.mlp.forward(&mid, hooks)?)?,
+        };
         visit(hooks, Site::ResidPost(self.layer), mlp.f_add_(&mid)?)
     }
 }

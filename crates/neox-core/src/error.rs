@@ -20,10 +20,12 @@ pub enum ConfigError {
     #[error("expected a JSON object")]
     NotAnObject,
     /// Another architecture.
-    #[error("model_type is `{found}`, expected `gpt_neox`")]
+    #[error("model_type is `{found}`, expected {expected}")]
     ModelType {
         /// What the config says.
         found: String,
+        /// The families that there are.
+        expected: String,
     },
     /// One key is missing, of the wrong type or out of range.
     #[error("`{field}`: {problem}")]

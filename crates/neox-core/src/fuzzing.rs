@@ -1,13 +1,13 @@
 //! Readers of untrusted bytes, for fuzz targets. Not part of the interface.
 
-use crate::config::NeoxConfig;
+use crate::config::Architecture;
 use crate::pickle::read_tensors;
 use crate::shard::parse_safetensors;
 use crate::weights::parse_index;
 
 /// Whether `config.json` with these bytes is accepted.
 pub fn config(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_ok_and(|text| NeoxConfig::from_json(text).is_ok())
+    std::str::from_utf8(bytes).is_ok_and(|text| Architecture::from_json(text).is_ok())
 }
 
 /// Whether an index of shards with these bytes is accepted.

@@ -21,11 +21,14 @@ pub enum Site {
     /// Attention weights after the softmax: `[batch, heads, query_pos, key_pos]`. Asking for it
     /// trades the fused attention kernel for explicit matrices.
     Pattern(usize),
-    /// Output of `mlp.dense_h_to_4h`, before the activation function: `[batch, pos, d_mlp]`.
+    /// What the activation function of the MLP reads (in a gated MLP, the gate): `[batch, pos, d_mlp]`.
     MlpPre(usize),
-    /// Neuron activations, after the activation function: `[batch, pos, d_mlp]`.
+    /// What the activation is multiplied by; only gated MLPs have it: `[batch, pos, d_mlp]`.
+    MlpUp(usize),
+    /// Neuron activations, which the MLP's output projection reads: after the activation function, and
+    /// multiplied by [`Site::MlpUp`] in a gated MLP. `[batch, pos, d_mlp]`.
     MlpPost(usize),
-    /// `sqrt(var + eps)` of the final LayerNorm: `[batch, pos, 1]`.
+    /// What the final norm divides by, `sqrt(var + eps)` or `sqrt(mean of squares + eps)`: `[batch, pos, 1]`.
     LnFinalScale,
     /// Logits, not centred: `[batch, pos, vocab]`.
     Logits,
@@ -39,6 +42,7 @@ impl fmt::Display for Site {
             Self::ResidPost(layer) => write!(f, "blocks.{layer}.resid_post"),
             Self::Pattern(layer) => write!(f, "blocks.{layer}.attention.pattern"),
             Self::MlpPre(layer) => write!(f, "blocks.{layer}.mlp.pre"),
+            Self::MlpUp(layer) => write!(f, "blocks.{layer}.mlp.up"),
             Self::MlpPost(layer) => write!(f, "blocks.{layer}.mlp.post"),
             Self::LnFinalScale => f.write_str("ln_final.scale"),
             Self::Logits => f.write_str("logits"),

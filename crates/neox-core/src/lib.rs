@@ -1,15 +1,16 @@
-//! GPT-NeoX (Pythia) on libtorch: configs, checkpoints, the forward pass, named hook sites.
+//! Decoder language models (GPT-NeoX, GPT-2, Llama, OLMo and OLMo 2) on libtorch: configs, checkpoints, the forward pass, named
+//! hook sites. What a checkpoint is, is one value, [`Architecture`].
 //!
 //! This crate loads a checkpoint and runs it. It knows nothing of word frequencies, corpora or
 //! ablation: code that wants to look inside implements [`Hooks`].
 //!
 //! ```no_run
-//! use neox_core::{LoadOptions, NeoxModel, NoHooks, Text, parse_device, parse_dtype};
+//! use neox_core::{LoadOptions, Model, NoHooks, Text, parse_device, parse_dtype};
 //! use tch::Tensor;
 //!
 //! let dir = std::path::Path::new("pythia-70m/step3000");
 //! let options = LoadOptions { device: parse_device("auto")?, dtype: parse_dtype("f32")? };
-//! let model = NeoxModel::load(dir, &options)?;
+//! let model = Model::load(dir, &options)?;
 //! let ids = Text::from_file(&dir.join("tokenizer.json"))?.encode("The state of the union")?;
 //! let tokens = Tensor::from_slice(&ids).view([1, -1]);
 //! let logits = model.forward(&tokens, None, &mut NoHooks)?; // [1, pos, vocab]
@@ -25,8 +26,11 @@
 
 // Checkpoints
 pub mod config;
+mod family;
 mod files;
+mod keys;
 mod pickle;
+mod rope;
 mod shard;
 pub mod weights;
 
@@ -56,16 +60,20 @@ pub mod fuzzing;
 
 pub use audit::{AuditDepth, AuditRow, Finding, audit};
 pub use branches::Branch;
-pub use config::{Activation, NeoxConfig};
+pub use config::{
+    Activation, Architecture, Architecture as NeoxConfig, NormKind, Positions, Residual,
+    RopeScaling, ScoreScale,
+};
 pub use device::{parse_device, parse_dtype};
 pub use error::{
     ConfigError, DeviceError, ForwardError, LoadError, PickleError, TensorMismatch, TextError,
 };
+pub use family::Part;
 pub use hooks::{Hooks, NoHooks, Site};
 pub use hub::{Hub, HubError, HubOptions, OnTransfer, RepoFile, Token, Transfer};
-pub use model::{LoadOptions, NeoxModel};
+pub use model::{LoadOptions, Model, Model as NeoxModel};
 pub use model_conventions::{SameStep, StepNames, step_of, step_of_folder};
-pub use norm::LayerNorm;
+pub use norm::Norm;
 pub use save::{SAVED_FILES, SaveError, save_with, stored_tensor};
 pub use source::{Source, SourceError};
 pub use text::Text;

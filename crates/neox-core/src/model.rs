@@ -1,4 +1,4 @@
-//! The whole model: embedding, blocks, final LayerNorm, unembedding.
+//! The whole model: embedding, blocks, final norm, unembedding.
 
 use std::path::Path;
 
@@ -7,10 +7,11 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::attention::Context;
 use crate::block::Block;
 use crate::branches::{Branch, Layout};
-use crate::config::NeoxConfig;
+use crate::config::{Architecture, Positions};
 use crate::error::{ForwardError, LoadError};
+use crate::family::Part;
 use crate::hooks::{Hooks, Site, visit};
-use crate::norm::LayerNorm;
+use crate::norm::Norm;
 use crate::weights::{Loader, WeightFiles, is_finite};
 
 /// Where the weights go and in which precision the model computes.
@@ -32,30 +33,31 @@ impl Default for LoadOptions {
     }
 }
 
-/// A GPT-NeoX language model.
+/// A decoder-only language model of one of the families in `family/`.
 ///
 /// # Examples
 /// ```no_run
-/// use neox_core::{LoadOptions, NeoxModel, NoHooks};
+/// use neox_core::{LoadOptions, Model, NoHooks};
 /// use tch::Tensor;
 ///
-/// let model = NeoxModel::load("pythia-70m/step3000".as_ref(), &LoadOptions::default())?;
+/// let model = Model::load("pythia-70m/step3000".as_ref(), &LoadOptions::default())?;
 /// let tokens = Tensor::from_slice(&[0i64, 510, 3158]).view([1, 3]);
 /// let logits = model.forward(&tokens, None, &mut NoHooks)?; // [1, 3, vocab]
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct NeoxModel {
-    config: NeoxConfig,
-    embed_in: Tensor,
+pub struct Model {
+    architecture: Architecture,
+    embedding: Tensor,
+    position_embedding: Option<Tensor>,
     blocks: Vec<Block>,
-    final_layer_norm: LayerNorm,
-    embed_out: Tensor,
+    final_norm: Norm,
+    unembedding: Tensor,
     options: LoadOptions,
     warnings: Vec<String>,
 }
 
-impl NeoxModel {
+impl Model {
     /// Loads a checkpoint folder: `config.json` and the weights, as safetensors or
     /// `pytorch_model.bin`, whole or in shards.
     ///
@@ -72,26 +74,28 @@ impl NeoxModel {
                 dtype: options.dtype,
             });
         }
-        let config = NeoxConfig::read(&dir.join("config.json"))?;
+        let architecture = Architecture::read(&dir.join("config.json"))?;
         let files = WeightFiles::find(dir)?;
-        let mut loader = Loader::open(&files, &config, options)?;
-        let blocks = (0..config.num_hidden_layers)
-            .map(|layer| Block::load(&mut loader, &config, layer))
+        let mut loader = Loader::open(&files, &architecture, options)?;
+        let blocks = (0..architecture.num_hidden_layers)
+            .map(|layer| Block::load(&mut loader, layer))
             .collect::<Result<_, _>>()?;
-        let (embed_in, embed_out, untied) = loader.embeddings(&config)?;
-        let final_layer_norm = LayerNorm::load(
-            &mut loader,
-            "gpt_neox.final_layer_norm",
-            config.layer_norm_eps,
-        )?;
+        let (embedding, unembedding, untied) = loader.embeddings()?;
+        let position_embedding = match architecture.positions {
+            Positions::Learned => Some(loader.weight(Part::PositionEmbedding)?),
+            Positions::Rotary { .. } => None,
+        };
+        let final_norm = Norm::load(&mut loader, Part::FinalNorm, architecture.hidden_size)?;
+        let warnings = loader.renamed().into_iter().chain(untied).collect();
         Ok(Self {
-            config,
-            embed_in,
+            architecture,
+            embedding,
+            position_embedding,
             blocks,
-            final_layer_norm,
-            embed_out,
+            final_norm,
+            unembedding,
             options: *options,
-            warnings: loader.renamed().into_iter().chain(untied).collect(),
+            warnings,
         })
     }
 
@@ -103,8 +107,8 @@ impl NeoxModel {
 
     /// What `config.json` says.
     #[must_use]
-    pub fn config(&self) -> &NeoxConfig {
-        &self.config
+    pub fn config(&self) -> &Architecture {
+        &self.architecture
     }
 
     /// Where the weights are; inputs are moved there.
@@ -119,15 +123,15 @@ impl NeoxModel {
         self.options.dtype
     }
 
-    /// The final LayerNorm: `gamma`, `beta` and `eps`.
+    /// The final norm: `gamma`, `beta` and `eps`.
     #[must_use]
-    pub fn ln_final(&self) -> &LayerNorm {
-        &self.final_layer_norm
+    pub fn ln_final(&self) -> &Norm {
+        &self.final_norm
     }
 
     /// Unembedding, `[vocab, d_model]`, not centred; there is no bias.
     pub fn w_u(&self) -> &Tensor {
-        &self.embed_out
+        &self.unembedding
     }
 
     /// Output weights of a layer's MLP, `[d_model, d_mlp]`: neuron `n` writes column `n`.
@@ -138,12 +142,12 @@ impl NeoxModel {
         Ok(&self.block(layer)?.mlp.w_out)
     }
 
-    /// Output bias of a layer's MLP, `[d_model]`.
+    /// Output bias of a layer's MLP, `[d_model]`, if it has one.
     ///
     /// # Errors
     /// - [`ForwardError::Layer`] if there is no such layer
-    pub fn b_out(&self, layer: usize) -> Result<&Tensor, ForwardError> {
-        Ok(&self.block(layer)?.mlp.b_out)
+    pub fn b_out(&self, layer: usize) -> Result<Option<&Tensor>, ForwardError> {
+        Ok(self.block(layer)?.mlp.b_out.as_ref())
     }
 
     /// Logits of every position, not centred.
@@ -173,10 +177,10 @@ impl NeoxModel {
     }
 
     /// Residual stream after the last block, `[batch, pos, d_model]`: all that the logits depend
-    /// on. Inputs and errors as in [`NeoxModel::forward`].
+    /// on. Inputs and errors as in [`Model::forward`].
     ///
     /// # Errors
-    /// - as [`NeoxModel::forward`]
+    /// - as [`Model::forward`]
     pub fn residual(
         &self,
         tokens: &Tensor,
@@ -197,7 +201,13 @@ impl NeoxModel {
                 });
             }
         };
-        let context = Context::new(&self.config, len, mask.as_ref(), self.options.dtype, device)?;
+        let context = Context::new(
+            &self.architecture,
+            len,
+            mask.as_ref(),
+            self.options.dtype,
+            device,
+        )?;
         self.through_blocks(tokens, &context, None, hooks)
     }
 
@@ -210,15 +220,15 @@ impl NeoxModel {
     ///
     /// # Errors
     /// - [`ForwardError::Branch`], [`ForwardError::BranchRows`] for branches that do not fit the rows
-    /// - as [`NeoxModel::forward`]; a row of several texts may not be longer than the model reads either
+    /// - as [`Model::forward`]; a row of several texts may not be longer than the model reads either
     ///
     /// # Examples
     /// ```
-    /// use neox_core::{Branch, LoadOptions, NeoxModel, NoHooks};
+    /// use neox_core::{Branch, LoadOptions, Model, NoHooks};
     /// use tch::Tensor;
     ///
     /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox/step4000");
-    /// let model = NeoxModel::load(path.as_ref(), &LoadOptions::default())?;
+    /// let model = Model::load(path.as_ref(), &LoadOptions::default())?;
     /// // `5 6 7 8` and `5 6 9`
     /// let row = Tensor::from_slice(&[5i64, 6, 7, 8, 9]).view([1, 5]);
     /// let branches = [vec![Branch { start: 4, shared: 2 }]];
@@ -246,11 +256,11 @@ impl NeoxModel {
     ///
     /// # Shapes
     /// - `tokens`: `[batch, pos]`, i64
-    /// - `branches`: as in [`NeoxModel::residual_branched`]; `None` where every row is one text
+    /// - `branches`: as in [`Model::residual_branched`]; `None` where every row is one text
     /// - `rows`: places in `[batch * pos]`, i64
     ///
     /// # Errors
-    /// - as [`NeoxModel::residual_branched`]
+    /// - as [`Model::residual_branched`]
     pub fn residual_rows(
         &self,
         tokens: &Tensor,
@@ -263,7 +273,7 @@ impl NeoxModel {
             None => {
                 let len = self.check_tokens(tokens)?;
                 let LoadOptions { device, dtype } = self.options;
-                Context::new(&self.config, len, None, dtype, device)?
+                Context::new(&self.architecture, len, None, dtype, device)?
             }
         };
         let rows = rows.f_to_device(self.options.device)?;
@@ -276,7 +286,11 @@ impl NeoxModel {
         let len = self.check_tokens(tokens)?;
         let batch = tokens.size().first().copied().unwrap_or(0);
         let layout = Layout::new(branches, batch, len, self.options.device)?;
-        Ok(Context::branched(&self.config, layout, self.options.dtype)?)
+        Ok(Context::branched(
+            &self.architecture,
+            layout,
+            self.options.dtype,
+        )?)
     }
 
     /// `rows` are those that the last block goes on with.
@@ -288,7 +302,11 @@ impl NeoxModel {
         hooks: &mut dyn Hooks,
     ) -> Result<Tensor, ForwardError> {
         let tokens = tokens.f_to_device(self.options.device)?;
-        let embedded = Tensor::f_embedding(&self.embed_in, &tokens, -1, false, false)?;
+        let mut embedded = Tensor::f_embedding(&self.embedding, &tokens, -1, false, false)?;
+        if let Some(rows) = &self.position_embedding {
+            let places = &context.positions;
+            embedded = embedded.f_add(&Tensor::f_embedding(rows, places, -1, false, false)?)?;
+        }
         let last = self.blocks.len().checked_sub(1);
         let through = |embedded: &Tensor, hooks: &mut dyn Hooks| {
             self.blocks.iter().enumerate().try_fold(
@@ -311,7 +329,7 @@ impl NeoxModel {
         Ok(residual)
     }
 
-    /// Final LayerNorm and unembedding of a residual stream, without hooks.
+    /// Final norm and unembedding of a residual stream, without hooks.
     ///
     /// # Shapes
     /// - `residual`: `[..., d_model]`; returns `[..., vocab]`
@@ -319,8 +337,8 @@ impl NeoxModel {
     /// # Errors
     /// - [`ForwardError::Torch`] if the last dimension is not `d_model`
     pub fn unembed(&self, residual: &Tensor) -> Result<Tensor, ForwardError> {
-        let normed = self.final_layer_norm.forward(residual)?;
-        Ok(normed.f_linear::<Tensor>(&self.embed_out, None)?)
+        let normed = self.final_norm.forward(residual)?;
+        Ok(normed.f_linear::<Tensor>(&self.unembedding, None)?)
     }
 
     fn unembed_hooked(
@@ -329,9 +347,9 @@ impl NeoxModel {
         hooks: &mut dyn Hooks,
     ) -> Result<Tensor, ForwardError> {
         let normed = self
-            .final_layer_norm
+            .final_norm
             .forward_hooked(residual, Site::LnFinalScale, hooks)?;
-        let logits = normed.f_linear::<Tensor>(&self.embed_out, None)?;
+        let logits = normed.f_linear::<Tensor>(&self.unembedding, None)?;
         visit(hooks, Site::Logits, logits)
     }
 
@@ -355,11 +373,11 @@ impl NeoxModel {
         if batch == 0 || len == 0 {
             return Err(ForwardError::TokenShape { found: size });
         }
-        let max = self.config.max_position_embeddings;
+        let max = self.architecture.max_position_embeddings;
         if len > max {
             return Err(ForwardError::TooLong { len, max });
         }
-        let vocab_size = self.config.vocab_size;
+        let vocab_size = self.architecture.vocab_size;
         let (least, greatest) = tokens.f_aminmax(None, false)?;
         for token in [least.f_int64_value(&[])?, greatest.f_int64_value(&[])?] {
             if !(0..vocab_size).contains(&token) {

@@ -1,28 +1,43 @@
-//! LayerNorm over the last dimension.
+//! Norms over the last dimension: LayerNorm and RMSNorm.
 
 use tch::{Kind, TchError, Tensor};
 
+use crate::config::NormKind;
 use crate::error::{ForwardError, LoadError};
+use crate::family::Part;
 use crate::hooks::{Hooks, Site, visit};
 use crate::weights::Loader;
 
-/// `(x - mean) / sqrt(var + eps) * weight + bias` over the last dimension.
+/// `(x - mean) / sqrt(var + eps) * weight + bias` over the last dimension, or
+/// `x / sqrt(mean of squares + eps) * weight`.
 #[derive(Debug)]
-pub struct LayerNorm {
-    /// `gamma`: `[d_model]`.
+pub struct Norm {
+    /// `gamma`: `[d_model]`; ones in a norm without parameters.
     pub weight: Tensor,
-    /// `beta`: `[d_model]`.
+    /// `beta`: `[d_model]`; zeros in a norm without it.
     pub bias: Tensor,
-    /// Added to the variance.
+    /// Added to the variance or to the mean of squares.
     pub eps: f64,
+    /// Whether the mean is subtracted first: LayerNorm does, RMSNorm does not.
+    pub centres: bool,
 }
 
-impl LayerNorm {
-    pub(crate) fn load(loader: &mut Loader, name: &str, eps: f64) -> Result<Self, LoadError> {
+impl Norm {
+    pub(crate) fn load(loader: &mut Loader<'_>, part: Part, width: i64) -> Result<Self, LoadError> {
+        let (norm, eps) = (loader.architecture.norm, loader.architecture.norm_eps);
+        let weight = match norm {
+            NormKind::LayerNorm | NormKind::RmsNorm => loader.weight(part)?,
+            NormKind::LayerNormPlain => loader.filled(width, 1.0)?,
+        };
+        let bias = match loader.bias(part)? {
+            Some(bias) => bias,
+            None => loader.filled(width, 0.0)?,
+        };
         Ok(Self {
-            weight: loader.tensor(&format!("{name}.weight"))?,
-            bias: loader.tensor(&format!("{name}.bias"))?,
+            weight,
+            bias,
             eps,
+            centres: norm != NormKind::RmsNorm,
         })
     }
 
@@ -31,13 +46,11 @@ impl LayerNorm {
     /// # Errors
     /// - what libtorch reports, such as a last dimension that is not `d_model`
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        x.f_layer_norm(
-            self.weight.size(),
-            Some(&self.weight),
-            Some(&self.bias),
-            self.eps,
-            true,
-        )
+        let size = self.weight.size();
+        match self.centres {
+            true => x.f_layer_norm(size, Some(&self.weight), Some(&self.bias), self.eps, true),
+            false => x.f_rms_norm(size, Some(&self.weight), self.eps),
+        }
     }
 
     /// The same with the scale shown to `hooks`; fused when they do not want it.
@@ -52,16 +65,17 @@ impl LayerNorm {
         }
         let kind = x.f_kind()?;
         // half precision would lose the squares of large residuals
-        let wide = x.f_to_kind(Kind::Float)?;
-        let centred = wide.f_sub(&wide.f_mean_dim(-1, true, Kind::Float)?)?;
-        let scale = centred
+        let mut x = x.f_to_kind(Kind::Float)?;
+        if self.centres {
+            x = x.f_sub(&x.f_mean_dim(-1, true, Kind::Float)?)?;
+        }
+        let scale = x
             .f_square()?
             .f_mean_dim(-1, true, Kind::Float)?
             .f_add_scalar(self.eps)?
             .f_sqrt()?; // [batch, pos, 1]
         let scale = visit(hooks, site, scale.f_to_kind(kind)?)?;
-        Ok(centred
-            .f_div(&scale)?
+        Ok(x.f_div(&scale)?
             .f_to_kind(kind)?
             .f_mul(&self.weight)?
             .f_add(&self.bias)?)

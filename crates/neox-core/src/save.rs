@@ -10,9 +10,10 @@ use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde_json::{Map, Value};
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::config::NeoxConfig;
+use crate::config::Architecture;
 use crate::error::LoadError;
-use crate::weights::{EMBEDDING, W_U, WeightFiles};
+use crate::family::Part;
+use crate::weights::WeightFiles;
 
 const WEIGHTS: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
@@ -47,11 +48,11 @@ pub enum SaveError {
         /// The folder.
         path: PathBuf,
     },
-    /// A replaced tensor that the checkpoint does not have.
-    #[error("the checkpoint has no tensor `{name}` to replace")]
-    NoSuchTensor {
-        /// Its name.
-        name: String,
+    /// A replaced weight that the checkpoint does not have.
+    #[error("the checkpoint has no weight {part:?} to replace")]
+    NoSuchPart {
+        /// What was to be replaced.
+        part: Part,
     },
     /// A replaced tensor of another shape.
     #[error("tensor `{name}` has shape {found:?}, but the checkpoint's has {expected:?}")]
@@ -92,70 +93,63 @@ pub enum SaveError {
     Torch(#[from] TchError),
 }
 
-/// One weight of a checkpoint as it is stored, without loading the others.
+/// One weight of a checkpoint in the stored dtype and in the shape that [`Part`] says, without
+/// loading the others.
 ///
-/// Where embedding and unembedding are tied, `embed_out.weight` is the embedding.
+/// Where embedding and unembedding are tied, the unembedding is the embedding.
 ///
 /// # Errors
-/// - [`LoadError`] if the folder is no checkpoint or has no such tensor
-pub fn stored_tensor(dir: &Path, name: &str) -> Result<Tensor, LoadError> {
-    let config = NeoxConfig::read(&dir.join("config.json"))?;
-    let mut tensors = WeightFiles::find(dir)?.open()?;
-    let name = match name {
-        W_U => tensors.unembedding(&config),
-        EMBEDDING => tensors.embedding(&config),
-        name => name,
-    };
-    tensors.read(name)
+/// - [`LoadError`] if the folder is no checkpoint or has no such weight
+pub fn stored_tensor(dir: &Path, part: Part) -> Result<Tensor, LoadError> {
+    let architecture = Architecture::read(&dir.join("config.json"))?;
+    WeightFiles::find(dir)?
+        .open(architecture.family)?
+        .weight(&architecture, part)
 }
 
-/// Writes the checkpoint in `from` to the folder `to`, with the tensors in `replaced` instead of its own: one
+/// Writes the checkpoint in `from` to the folder `to`, with the weights in `replaced`, shaped as [`Part`] says, instead of its own: one
 /// `model.safetensors`, `config.json`, and the tokenizer files that lie beside the weights.
 ///
-/// Hugging Face transformers and [`NeoxModel::load`](crate::NeoxModel::load) both open the result. Weights are stored in `dtype`,
-/// or each in the dtype it had. Buffers of old versions of transformers are left out. Replacing `embed_out.weight` of a model
+/// Hugging Face transformers and [`Model::load`](crate::Model::load) both open the result. Weights are stored in `dtype`,
+/// or each in the dtype it had. Buffers of old versions of transformers are left out. Replacing the unembedding of a model
 /// whose embeddings are tied unties them. Files get their names when they are whole, the config last.
 ///
 /// # Errors
 /// - [`SaveError::SameFolder`] if `to` is `from`
-/// - [`SaveError::NoSuchTensor`], [`SaveError::Shape`] for a replaced tensor that does not fit
+/// - [`SaveError::NoSuchPart`], [`SaveError::Shape`] for a replaced weight that does not fit
 /// - [`SaveError::NotFinite`] if a replaced tensor overflows in the stored dtype
 /// - [`SaveError::Write`] if a file cannot be written
 ///
 /// # Examples
 /// ```no_run
 /// use std::{collections::BTreeMap, path::Path};
-/// use neox_core::{save_with, stored_tensor};
+/// use neox_core::{Part, save_with, stored_tensor};
 ///
 /// let (from, to) = (Path::new("pythia-70m/step3000"), Path::new("edited"));
-/// let doubled = stored_tensor(from, "embed_out.weight")?.f_mul_scalar(2.0)?;
-/// save_with(from, to, &BTreeMap::from([("embed_out.weight".to_owned(), doubled)]), None)?;
+/// let doubled = stored_tensor(from, Part::Unembedding)?.f_mul_scalar(2.0)?;
+/// save_with(from, to, &BTreeMap::from([(Part::Unembedding, doubled)]), None)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn save_with(
     from: &Path,
     to: &Path,
-    replaced: &BTreeMap<String, Tensor>,
+    replaced: &BTreeMap<Part, Tensor>,
     dtype: Option<Kind>,
 ) -> Result<(), SaveError> {
     if let Some(dtype) = dtype {
         stored_as(dtype)?;
     }
     let config_path = from.join(CONFIG);
-    let config = NeoxConfig::read(&config_path)?;
-    let mut tensors = WeightFiles::find(from)?.open()?;
-    let mut names = tensors.weights(&config);
-    let untied = config.tie_word_embeddings && replaced.contains_key(W_U);
-    if untied {
-        // Each has to be there by its own name.
-        for name in [EMBEDDING, W_U] {
-            if !tensors.has(name) {
-                names.push(name.to_owned());
-            }
-        }
-    }
-    if let Some(name) = replaced.keys().find(|name| !names.contains(name)) {
-        return Err(SaveError::NoSuchTensor { name: name.clone() });
+    let before = Architecture::read(&config_path)?;
+    let mut tensors = WeightFiles::find(from)?.open(before.family)?;
+    let untied = before.tie_word_embeddings && replaced.contains_key(&Part::Unembedding);
+    let entries = match untied {
+        true => before.tensors(),
+        false => tensors.implied(&before),
+    };
+    let unknown = |part: &&Part| !entries.iter().any(|entry| entry.is_weight_of(**part));
+    if let Some(&part) = replaced.keys().find(unknown) {
+        return Err(SaveError::NoSuchPart { part });
     }
     let write = |path: &Path| {
         let path = path.to_owned();
@@ -169,29 +163,34 @@ pub fn save_with(
             path: to.to_owned(),
         });
     }
-    let mut stored = Vec::with_capacity(names.len());
-    for name in names {
-        let own = match name.as_str() {
-            W_U => tensors.read(tensors.unembedding(&config))?,
-            EMBEDDING => tensors.read(tensors.embedding(&config))?,
-            name => tensors.read(name)?,
+    let mut stored = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let own = match entry.part {
+            // Of tied embeddings one may be stored.
+            Part::Embedding | Part::Unembedding => tensors.weight(&before, entry.part)?,
+            _ => tensors.read(&entry.name)?,
         };
         let kind = match dtype {
             Some(kind) => kind,
             None => own.f_kind()?,
         };
-        let tensor = match replaced.get(&name) {
+        let tensor = match replaced.get(&entry.part).filter(|_| !entry.bias) {
             None => own.f_to_kind(kind)?,
-            Some(tensor) if tensor.size() == own.size() => finite(&name, tensor, kind)?,
             Some(tensor) => {
-                return Err(SaveError::Shape {
-                    name,
-                    expected: own.size(),
-                    found: tensor.size(),
-                });
+                let (expected, found) = (entry.stored.shape(own.size()), tensor.size());
+                if found != expected {
+                    let name = entry.name;
+                    return Err(SaveError::Shape {
+                        name,
+                        expected,
+                        found,
+                    });
+                }
+                let tensor = finite(&entry.name, tensor, kind)?;
+                entry.stored.to_file(tensor, &before)?
             }
         };
-        stored.push((name, Stored::of(&tensor)?));
+        stored.push((entry.name, Stored::of(&tensor)?));
     }
     let path = to.join(WEIGHTS);
     let partial = to.join(format!(".{WEIGHTS}.partial"));

@@ -8,8 +8,9 @@ use std::path::{Component, Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::config::NeoxConfig;
+use crate::config::Architecture;
 use crate::error::{LoadError, TensorMismatch};
+use crate::family::{Entry, Family, Part};
 use crate::files::read_small;
 use crate::model::LoadOptions;
 use crate::shard::{Shard, TensorInfo};
@@ -130,7 +131,7 @@ impl WeightFiles {
     }
 
     /// Opens every shard and lists its tensors; nothing is copied yet.
-    pub(crate) fn open(&self) -> Result<Tensors, LoadError> {
+    pub(crate) fn open(&self, family: &Family) -> Result<Tensors, LoadError> {
         let mut shards = Vec::with_capacity(self.names.len());
         let mut infos = BTreeMap::new();
         for name in &self.names {
@@ -147,7 +148,7 @@ impl WeightFiles {
                 }
                 infos.insert(
                     tensor.clone(),
-                    Stored {
+                    Held {
                         shard: shards.len(),
                         name: tensor,
                         info,
@@ -166,7 +167,7 @@ impl WeightFiles {
                 problem: format!("lacks tensor `{tensor}`, which the index puts there"),
             });
         }
-        let (infos, renamed) = own_names(infos);
+        let (infos, renamed) = own_names(infos, family);
         Ok(Tensors {
             dir: self.dir.clone(),
             shards,
@@ -236,28 +237,27 @@ fn is_plain_name(name: &str) -> bool {
 pub(crate) struct Tensors {
     dir: PathBuf,
     shards: Vec<Shard>,
-    /// By the names that GPT-NeoX has for them.
-    infos: BTreeMap<String, Stored>,
+    /// By the names that their family has for them.
+    infos: BTreeMap<String, Held>,
     /// What the names in the files have or lack, in a sentence.
     pub(crate) renamed: Option<String>,
 }
 
 /// Where a tensor is.
-struct Stored {
+struct Held {
     shard: usize,
     /// Its name in the file.
     name: String,
     info: TensorInfo,
 }
 
-const BASE: &str = "gpt_neox.";
-pub(crate) const W_U: &str = "embed_out.weight";
-pub(crate) const EMBEDDING: &str = "gpt_neox.embed_in.weight";
-
-/// Takes off what wrappers put before all names (`module.`, `_orig_mod.`), and puts `gpt_neox.` where a bare model lacks it; where the
-/// names do not all say the same, they stay as they are.
-fn own_names(infos: BTreeMap<String, Stored>) -> (BTreeMap<String, Stored>, Option<String>) {
-    const NORM: &str = "final_layer_norm.weight";
+/// Takes off what wrappers put before all names (`module.`, `_orig_mod.`), and puts the family's prefix where a bare model lacks it;
+/// where the names do not all say the same, they stay as they are.
+fn own_names(
+    infos: BTreeMap<String, Held>,
+    family: &Family,
+) -> (BTreeMap<String, Held>, Option<String>) {
+    let prefix = family.prefix;
     let one = |end: &str| {
         let mut found = infos
             .keys()
@@ -265,13 +265,18 @@ fn own_names(infos: BTreeMap<String, Stored>) -> (BTreeMap<String, Stored>, Opti
             .filter(|start| start.is_empty() || start.ends_with('.'));
         found.next().filter(|_| found.next().is_none())
     };
-    let Some(base) = one(NORM).filter(|base| *base != BASE) else {
+    // Some families have no weights in their norms.
+    let base = [Part::FinalNorm, Part::Embedding]
+        .into_iter()
+        .find_map(|part| one(family.weight(part).strip_prefix(prefix)?));
+    let Some(base) = base.filter(|base| *base != prefix) else {
         return (infos, None);
     };
-    let unembedding = one(W_U).map(|start| format!("{start}{W_U}"));
+    let w_u = family.weight(Part::Unembedding);
+    let unembedding = one(&w_u).map(|start| format!("{start}{w_u}"));
     let renamed = |name: &str| match unembedding.as_deref() == Some(name) {
-        true => Some(W_U.to_owned()),
-        false => Some(format!("{BASE}{}", name.strip_prefix(base)?)),
+        true => Some(w_u.clone()),
+        false => Some(format!("{prefix}{}", name.strip_prefix(base)?)),
     };
     let names: Option<BTreeMap<String, String>> = infos
         .keys()
@@ -280,18 +285,20 @@ fn own_names(infos: BTreeMap<String, Stored>) -> (BTreeMap<String, Stored>, Opti
     let Some(names) = names else {
         return (infos, None);
     };
-    let note = match base.strip_suffix(BASE) {
-        Some(prefix) => {
-            format!("the names of all tensors begin with `{prefix}`, which is left out")
+    let note = match base.strip_suffix(prefix) {
+        Some(before) => {
+            format!("the names of all tensors begin with `{before}`, which is left out")
         }
         None if base.is_empty() => {
-            format!("the names of the tensors lack `{BASE}`, which is put before them")
+            format!("the names of the tensors lack `{prefix}`, which is put before them")
         }
-        None => format!("the names of the tensors begin with `{base}`, which is read as `{BASE}`"),
+        None => {
+            format!("the names of the tensors begin with `{base}`, which is read as `{prefix}`")
+        }
     };
     let infos = infos
         .into_iter()
-        .filter_map(|(name, stored)| Some((names.get(&name)?.clone(), stored)))
+        .filter_map(|(name, held)| Some((names.get(&name)?.clone(), held)))
         .collect();
     (infos, Some(note))
 }
@@ -302,19 +309,46 @@ impl Tensors {
     }
 
     pub(crate) fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.infos.get(name).map(|stored| &stored.info)
+        self.infos.get(name).map(|held| &held.info)
     }
 
-    /// Names of the tensors that the config implies, buffers left out.
-    pub(crate) fn weights(&self, config: &NeoxConfig) -> Vec<String> {
-        let layout = self.layout(config);
-        let present = self.infos.keys().filter(|name| layout.contains_key(*name));
-        present.cloned().collect()
+    /// Every tensor that the config implies, in order of name; of tied embeddings those that are stored.
+    pub(crate) fn implied(&self, architecture: &Architecture) -> Vec<Entry> {
+        let mut entries = architecture.tensors();
+        if architecture.tie_word_embeddings {
+            let family = architecture.family;
+            let has = |part| self.infos.contains_key(&family.weight(part));
+            let (from, to) = (has(Part::Embedding), has(Part::Unembedding));
+            entries.retain(|entry| match entry.part {
+                Part::Embedding => from || !to,
+                Part::Unembedding => to,
+                _ => true,
+            });
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        entries
+    }
+
+    /// The weight of a part in the model's order and the stored dtype; of tied embeddings either may stand for the other.
+    pub(crate) fn weight(
+        &mut self,
+        architecture: &Architecture,
+        part: Part,
+    ) -> Result<Tensor, LoadError> {
+        let entries = self.implied(architecture);
+        let find = |part| entries.iter().find(|entry| entry.is_weight_of(part));
+        let entry = find(part)
+            .or_else(|| find(part.tied_to()?))
+            .ok_or_else(|| LoadError::MissingTensor {
+                name: format!("{part:?}"),
+            })?;
+        let tensor = self.read(&entry.name)?;
+        Ok(entry.stored.to_model(tensor, architecture)?)
     }
 
     /// Copies a tensor into memory, as stored.
     pub(crate) fn read(&mut self, name: &str) -> Result<Tensor, LoadError> {
-        let Stored { shard, name, info } =
+        let Held { shard, name, info } =
             self.infos
                 .get(name)
                 .ok_or_else(|| LoadError::MissingTensor {
@@ -322,73 +356,125 @@ impl Tensors {
                 })?;
         self.shards[*shard].read(name, info)
     }
-
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.infos.contains_key(name)
-    }
-
-    /// The tensor that holds the unembedding: of tied embeddings one may be stored, or both.
-    pub(crate) fn unembedding(&self, config: &NeoxConfig) -> &'static str {
-        match config.tie_word_embeddings && !self.has(W_U) {
-            true => EMBEDDING,
-            false => W_U,
-        }
-    }
-
-    /// The tensor that holds the embedding.
-    pub(crate) fn embedding(&self, config: &NeoxConfig) -> &'static str {
-        match config.tie_word_embeddings && !self.has(EMBEDDING) && self.has(W_U) {
-            true => W_U,
-            false => EMBEDDING,
-        }
-    }
-
-    /// Name and shape of every tensor that the config implies; of tied embeddings those that are stored.
-    fn layout(&self, config: &NeoxConfig) -> BTreeMap<String, Vec<i64>> {
-        let mut layout = layout(config);
-        let shape = [config.vocab_size, config.hidden_size];
-        layout.insert(self.embedding(config).to_owned(), shape.to_vec());
-        layout.insert(self.unembedding(config).to_owned(), shape.to_vec());
-        layout
-    }
 }
 
-/// Hands out a checkpoint's tensors in the wanted dtype on the wanted device.
-pub(crate) struct Loader {
+/// Hands out a checkpoint's weights as the model holds them, in the wanted dtype on the wanted device.
+pub(crate) struct Loader<'a> {
     tensors: Tensors,
+    entries: BTreeMap<(Part, bool), Entry>,
+    pub(crate) architecture: &'a Architecture,
     options: LoadOptions,
 }
 
-impl Loader {
+impl<'a> Loader<'a> {
     /// Opens the files and compares every tensor with what the config implies.
     pub(crate) fn open(
         files: &WeightFiles,
-        config: &NeoxConfig,
+        architecture: &'a Architecture,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
-        let tensors = files.open()?;
-        let mismatch = compare(&tensors, config);
+        let tensors = files.open(architecture.family)?;
+        let mismatch = compare(&tensors, architecture);
         if !mismatch.is_empty() {
             return Err(LoadError::Tensors {
                 path: files.dir.clone(),
                 mismatch: Box::new(mismatch),
             });
         }
+        let entries = tensors.implied(architecture).into_iter();
         Ok(Self {
+            entries: entries
+                .map(|entry| ((entry.part, entry.bias), entry))
+                .collect(),
             tensors,
+            architecture,
             options: *options,
         })
     }
 
-    pub(crate) fn tensor(&mut self, name: &str) -> Result<Tensor, LoadError> {
-        let stored = self.tensors.read(name)?;
-        let tensor = stored
+    /// The weight of a part that the architecture has.
+    pub(crate) fn weight(&mut self, part: Part) -> Result<Tensor, LoadError> {
+        self.read(part, false)?
+            .ok_or_else(|| LoadError::MissingTensor {
+                name: format!("{part:?}"),
+            })
+    }
+
+    /// The bias of a part, if it has one.
+    pub(crate) fn bias(&mut self, part: Part) -> Result<Option<Tensor>, LoadError> {
+        self.read(part, true)
+    }
+
+    /// A vector for parameters that a norm does not have.
+    pub(crate) fn filled(&self, width: i64, value: f64) -> Result<Tensor, LoadError> {
+        let LoadOptions { device, dtype } = self.options;
+        Ok(Tensor::f_full([width], value, (dtype, device))?)
+    }
+
+    /// The weight, or the bias, of queries, keys and values, which may be stored apart.
+    pub(crate) fn qkv(&mut self, layer: usize, bias: bool) -> Result<Option<Tensor>, LoadError> {
+        if let Some(whole) = self.read(Part::Qkv(layer), bias)? {
+            return Ok(Some(whole));
+        }
+        let mut parts = Vec::new();
+        for part in [Part::Query(layer), Part::Key(layer), Part::Value(layer)] {
+            parts.extend(self.read(part, bias)?);
+        }
+        match parts.len() {
+            0 => Ok(None),
+            _ => Ok(Some(Tensor::f_cat(&parts, 0)?)),
+        }
+    }
+
+    /// Embedding and unembedding, `[vocab, d_model]` each, and a warning where tied ones are both stored and differ: they are kept
+    /// apart, as in transformers.
+    pub(crate) fn embeddings(&mut self) -> Result<(Tensor, Tensor, Option<String>), LoadError> {
+        let tied = self.architecture.tie_word_embeddings;
+        let mut stored = |part| self.read(part, false);
+        match (stored(Part::Embedding)?, stored(Part::Unembedding)?) {
+            (Some(from), Some(to)) if tied && from.f_equal(&to)? => {
+                Ok((from.shallow_clone(), from, None))
+            }
+            (Some(from), Some(to)) => {
+                let family = self.architecture.family;
+                let warning = tied.then(|| format!(
+                    "`tie_word_embeddings` is true, but `{}` and `{}` are both stored and differ: both are used as they are, so set it to false in config.json",
+                    family.weight(Part::Embedding),
+                    family.weight(Part::Unembedding),
+                ));
+                Ok((from, to, warning))
+            }
+            (Some(one), None) | (None, Some(one)) => Ok((one.shallow_clone(), one, None)),
+            (None, None) => Err(LoadError::MissingTensor {
+                name: self.architecture.family.weight(Part::Embedding),
+            }),
+        }
+    }
+
+    /// What was read in another way than it is named.
+    pub(crate) fn renamed(&self) -> Option<String> {
+        self.tensors.renamed.clone()
+    }
+
+    fn read(&mut self, part: Part, bias: bool) -> Result<Option<Tensor>, LoadError> {
+        let Some(entry) = self.entries.get(&(part, bias)) else {
+            return Ok(None);
+        };
+        let stored = self.tensors.read(&entry.name)?;
+        let tensor = entry
+            .stored
+            .to_model(stored.shallow_clone(), self.architecture)?
             .f_to_device(self.options.device)?
             .f_to_kind(self.options.dtype)?
             .f_contiguous()?;
-        if is_finite(&tensor)? {
-            return Ok(tensor);
+        match is_finite(&tensor)? {
+            true => Ok(Some(tensor)),
+            false => Err(self.not_finite(&entry.name, &stored)?),
         }
+    }
+
+    /// The error for a tensor with a value that is NaN or infinite in the dtype to compute in.
+    fn not_finite(&self, name: &str, stored: &Tensor) -> Result<LoadError, TchError> {
         let at = |tensor: &Tensor| -> Result<Option<(Vec<i64>, f64)>, TchError> {
             let places = tensor.f_isfinite()?.f_logical_not()?.f_nonzero()?;
             if places.size()[0] == 0 {
@@ -398,51 +484,19 @@ impl Loader {
             let value = tensor.f_double_value(&place)?;
             Ok(Some((place, value)))
         };
-        let (found, overflow) = match at(&stored)? {
+        let dtype = self.options.dtype;
+        let (found, overflow) = match at(stored)? {
             Some(found) => (Some(found), None),
-            None => (at(&tensor)?, Some(self.options.dtype)),
+            None => (at(&stored.f_to_kind(dtype)?)?, Some(dtype)),
         };
         let (place, value) = found.unwrap_or_default();
-        Err(LoadError::NotFinite {
+        Ok(LoadError::NotFinite {
             path: self.tensors.dir.clone(),
             name: name.to_owned(),
             place,
             value,
             overflow,
         })
-    }
-
-    /// Embedding and unembedding, `[vocab, d_model]` each. Tied ones that are both stored and differ are kept, as in transformers.
-    pub(crate) fn embeddings(
-        &mut self,
-        config: &NeoxConfig,
-    ) -> Result<(Tensor, Tensor, Option<String>), LoadError> {
-        let (from, to) = (
-            self.tensors.embedding(config),
-            self.tensors.unembedding(config),
-        );
-        let embed_in = self.tensor(from)?;
-        if from == to {
-            let embed_out = embed_in.shallow_clone();
-            return Ok((embed_in, embed_out, None));
-        }
-        let embed_out = self.tensor(to)?;
-        if !config.tie_word_embeddings {
-            return Ok((embed_in, embed_out, None));
-        }
-        if embed_in.f_equal(&embed_out)? {
-            let embed_out = embed_in.shallow_clone();
-            return Ok((embed_in, embed_out, None));
-        }
-        let warning = format!(
-            "`tie_word_embeddings` is true, but `{EMBEDDING}` and `{W_U}` are both stored and differ: both are used as they are, so set it to false in config.json"
-        );
-        Ok((embed_in, embed_out, Some(warning)))
-    }
-
-    /// What was read in another way than it is named.
-    pub(crate) fn renamed(&self) -> Option<String> {
-        self.tensors.renamed.clone()
     }
 }
 
@@ -454,18 +508,22 @@ pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool, TchError> {
 }
 
 /// Everything in which a checkpoint differs from what its config implies.
-pub(crate) fn compare(tensors: &Tensors, config: &NeoxConfig) -> TensorMismatch {
-    let layout = tensors.layout(config);
+pub(crate) fn compare(tensors: &Tensors, architecture: &Architecture) -> TensorMismatch {
+    let implied: BTreeMap<String, Entry> = tensors
+        .implied(architecture)
+        .into_iter()
+        .map(|entry| (entry.name.clone(), entry))
+        .collect();
     let mut mismatch = TensorMismatch::default();
-    for (name, expected) in &layout {
+    for (name, entry) in &implied {
         match tensors.info(name) {
             None => mismatch.missing.push(name.clone()),
             Some(info) => {
-                if info.shape != *expected {
+                if info.shape != entry.shape {
                     let found = info.shape.clone();
                     mismatch
                         .shapes
-                        .push((name.clone(), expected.clone(), found));
+                        .push((name.clone(), entry.shape.clone(), found));
                 }
                 if !matches!(
                     info.kind,
@@ -476,52 +534,11 @@ pub(crate) fn compare(tensors: &Tensors, config: &NeoxConfig) -> TensorMismatch 
             }
         }
     }
+    let family = architecture.family;
     for name in tensors.names() {
-        if !layout.contains_key(&name) && !is_buffer(&name) {
+        if !implied.contains_key(&name) && !family.is_buffer(&name) {
             mismatch.unexpected.push(name);
         }
     }
     mismatch
-}
-
-/// Causal masks and rotary frequencies that older versions of transformers saved; they follow from
-/// the config.
-fn is_buffer(name: &str) -> bool {
-    name.starts_with("gpt_neox.")
-        && [
-            ".attention.bias",
-            ".attention.masked_bias",
-            ".rotary_emb.inv_freq",
-        ]
-        .iter()
-        .any(|suffix| name.ends_with(suffix))
-}
-
-/// Name and shape of every tensor the config implies, but for the embeddings.
-fn layout(config: &NeoxConfig) -> BTreeMap<String, Vec<i64>> {
-    let (d, m) = (config.hidden_size, config.intermediate_size);
-    let mut layout = BTreeMap::new();
-    let mut add = |name: String, shape: &[i64]| {
-        layout.insert(name, shape.to_vec());
-    };
-    add("gpt_neox.final_layer_norm.weight".into(), &[d]);
-    add("gpt_neox.final_layer_norm.bias".into(), &[d]);
-    for layer in 0..config.num_hidden_layers {
-        let name = |part: &str| format!("gpt_neox.layers.{layer}.{part}");
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            add(name(&format!("{norm}.weight")), &[d]);
-            add(name(&format!("{norm}.bias")), &[d]);
-        }
-        add(name("attention.query_key_value.weight"), &[3 * d, d]);
-        add(name("attention.dense.weight"), &[d, d]);
-        if config.attention_bias {
-            add(name("attention.query_key_value.bias"), &[3 * d]);
-            add(name("attention.dense.bias"), &[d]);
-        }
-        add(name("mlp.dense_h_to_4h.weight"), &[m, d]);
-        add(name("mlp.dense_h_to_4h.bias"), &[m]);
-        add(name("mlp.dense_4h_to_h.weight"), &[d, m]);
-        add(name("mlp.dense_4h_to_h.bias"), &[d]);
-    }
-    layout
 }

@@ -11,7 +11,8 @@
 //! clean l = g / s + b,   ablated l' = (g + D u) / s' + b
 //! ```
 //!
-//! so that no product with `W_U` is needed per (row, neuron).
+//! so that no product with `W_U` is needed per (row, neuron). This is LayerNorm, before the unembedding and before the last MLP; other
+//! models are refused.
 
 use neox_core::NeoxModel;
 use tch::{Device, Kind, TchError, Tensor};
@@ -19,6 +20,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::{
     AblateError,
     product::product,
+    states::closed_forms_hold,
     vectors::{Vectors, on_host},
 };
 
@@ -62,8 +64,10 @@ impl Unembedding {
     /// Takes the final LayerNorm and `W_U` of `model` to `device`, with the rows of `W_U` in `order` (token ids).
     ///
     /// # Errors
+    /// - [`AblateError::Architecture`] if the closed form does not hold for the model
     /// - [`AblateError::Torch`] if libtorch fails
     pub fn new(model: &NeoxModel, order: &[u32], device: Device) -> Result<Self, AblateError> {
+        closed_forms_hold(model)?;
         let there = |t: &Tensor, kind| t.f_to_device(device)?.f_to_kind(kind);
         let ln = model.ln_final();
         let (gamma, beta) = (

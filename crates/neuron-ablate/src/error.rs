@@ -72,6 +72,16 @@ pub enum AblateError {
         /// What is wrong.
         what: String,
     },
+    /// The closed forms do not hold in this model.
+    #[error(
+        "a model of family `{family}` has {what}, for which ablation, word scoring and scaling have no formulas yet"
+    )]
+    Architecture {
+        /// Its `model_type`.
+        family: &'static str,
+        /// What is in the way.
+        what: &'static str,
+    },
     /// Weights are not numbers.
     #[error("{what} holds a value that is not finite: audit the checkpoint, and try `f32`")]
     NotFiniteWeights {

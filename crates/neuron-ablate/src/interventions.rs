@@ -72,6 +72,14 @@ pub enum InterventionError {
         /// Neurons per layer.
         d_mlp: usize,
     },
+    /// A site that a gated MLP does not have.
+    #[error(
+        "intervention `{name}` is before the activation function: a gated MLP has two values there, so set the site to `post`"
+    )]
+    GatedSite {
+        /// The intervention.
+        name: String,
+    },
     /// A neuron that is named twice.
     #[error("intervention `{name}` names neuron {neuron} twice")]
     Twice {
@@ -196,12 +204,17 @@ impl Intervention {
         &self.neurons
     }
 
-    /// Checks that the model has the neurons.
+    /// Checks that the model has the neurons and their site.
     pub(crate) fn check(&self, model: &NeoxModel) -> Result<(), InterventionError> {
         let (layers, d_mlp) = (
             model.config().num_hidden_layers,
             model.config().intermediate_size as usize,
         );
+        if self.site == NeuronSite::Pre && model.config().gated_mlp {
+            return Err(InterventionError::GatedSite {
+                name: self.name.clone(),
+            });
+        }
         match self
             .neurons
             .iter()

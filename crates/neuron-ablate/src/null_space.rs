@@ -14,7 +14,7 @@ use crate::{
     AblateError,
     error::distinct,
     scaling::{ScalingError, Target, WeightChange},
-    states::last_layer,
+    states::{closed_forms_hold, last_layer},
 };
 
 /// Which directions count as spanned by common tokens.
@@ -89,6 +89,7 @@ impl NullSpace {
     /// `frequencies` is `[d_vocab]`; ids from `n_tokens` on are padding rows, which are never common.
     ///
     /// # Errors
+    /// - [`AblateError::Architecture`] if the final norm is no LayerNorm
     /// - [`ScalingError::Vocabulary`] if there is not one frequency per row of `W_U`
     /// - [`ScalingError::Setting`] for a percentage, threshold or rank out of its range
     /// - [`ScalingError::NoNullSpace`] if common tokens span everything
@@ -106,6 +107,7 @@ impl NullSpace {
             centred,
             folded,
         } = options;
+        closed_forms_hold(model)?;
         let d_vocab = model.config().vocab_size as usize;
         if frequencies.len() != d_vocab {
             return Err(ScalingError::Vocabulary {

@@ -300,7 +300,7 @@ impl WeightChange {
     }
 
     /// The weights after scaling by `factor`: `weights` is the whole tensor as the checkpoint has it (`W_U`, `[d_vocab, d_model]`, or
-    /// the last layer's `mlp.dense_4h_to_h.weight`, `[d_model, d_mlp]`); the result is f64.
+    /// the last layer's output weights, `[d_model, d_mlp]`); the result is f64.
     ///
     /// # Errors
     /// - [`ScalingError::Torch`] if the shapes do not fit

@@ -22,9 +22,11 @@ use neox_core::{ForwardError, Hooks, NeoxModel, Site};
 use surprisal_metrics::{Boundary, MetricError, WordForm, word_surprisal_nats};
 use tch::{Kind, TchError, Tensor};
 
+use crate::AblateError;
 use crate::interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronSite, activate,
 };
+use crate::states::closed_forms_hold;
 use crate::word_request::{WordRequest, WordStart, WordVocabulary};
 use batch::{BRANCHED_ROW, Batch, Place, RowTexts};
 
@@ -49,6 +51,9 @@ pub enum ScoreError {
         /// Number of tokens.
         len: usize,
     },
+    /// A model whose closed form is not known.
+    #[error(transparent)]
+    Architecture(#[from] AblateError),
     /// A vocabulary of another size than the model's.
     #[error("word vocabulary has {found} rows, but the model's has {expected}")]
     Vocabulary {
@@ -147,6 +152,7 @@ impl<'m> Scorer<'m> {
         words: &WordVocabulary,
         batch_tokens: usize,
     ) -> Result<Self, ScoreError> {
+        closed_forms_hold(model)?;
         let d_vocab = model.config().vocab_size;
         if words.begins.len() as i64 != d_vocab || !(0..d_vocab).contains(&words.eos) {
             return Err(ScoreError::Vocabulary {

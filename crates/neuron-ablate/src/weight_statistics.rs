@@ -12,7 +12,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::{
     AblateError, Direction, TokenBand, TokenFrequencies,
     product::{Matrix, add_host_product, product},
-    states::last_layer,
+    states::{closed_forms_hold, last_layer},
     vectors::on_host,
 };
 
@@ -147,6 +147,7 @@ impl UnembeddingMoments {
     /// Reads the final LayerNorm and `W_U` of a model.
     ///
     /// # Errors
+    /// - [`AblateError::Architecture`] if the model has another norm there
     /// - as [`UnembeddingMoments::new`]
     pub fn of_model(
         model: &NeoxModel,
@@ -154,6 +155,7 @@ impl UnembeddingMoments {
         bands: &[TokenBand],
         null: NullDirections,
     ) -> Result<Self, AblateError> {
+        closed_forms_hold(model)?;
         Self::new(
             model.w_u(),
             &model.ln_final().weight,

@@ -1,0 +1,145 @@
+//! Mean ablation in models of every family against an evaluation in f64 by other code.
+#![cfg(test)]
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::path::PathBuf;
+
+use neox_core::{LoadOptions, Model};
+use neuron_ablate::{
+    Dose, Engine, EngineOptions, ExactSums, Plan, Sample, Semantics, Sweep, TokenFrequencies,
+    Variant, Variants, self_check,
+};
+use tch::{Kind, Tensor};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+fn families() -> PathBuf {
+    PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/golden/families"
+    ))
+}
+
+fn values(tensor: &Tensor) -> Outcome<Vec<f64>> {
+    Ok(Vec::try_from(
+        &tensor.f_to_kind(Kind::Double)?.f_reshape([-1])?,
+    )?)
+}
+
+/// Made in f64 from transformers' forward: the neuron set at every position to its mean over all positions but 0.
+/// Loss, entropy and `KL(model || freq)`, with the final norm's scale as it becomes and as it was.
+fn check(name: &str, engine: EngineOptions) -> Outcome<()> {
+    let dir = families().join(name);
+    let model = Model::load(&dir, &LoadOptions::default())?;
+    let golden: HashMap<String, Tensor> =
+        Tensor::read_safetensors(dir.join("expected.safetensors"))?
+            .into_iter()
+            .collect();
+    let counts = values(&golden["counts"])?;
+    let total: f64 = counts.iter().map(|c| c + 1.0).sum();
+    let frequencies = TokenFrequencies::new(counts.iter().map(|c| (c + 1.0) / total).collect())?;
+    let tokens: Vec<Vec<i64>> = Vec::try_from(&golden["tokens"])?;
+    let sample = Sample::new(tokens, &[], counts.len())?;
+
+    let last = model.config().num_hidden_layers as i64 - 1;
+    let ablated: Vec<Vec<i64>> = Vec::try_from(&golden["ablated"])?; // (layer, neuron)
+    let of_last: Vec<usize> = (0..ablated.len())
+        .filter(|&i| ablated[i][0] == last)
+        .collect();
+    let plan = Plan {
+        neurons: of_last.iter().map(|&i| ablated[i][1] as usize).collect(),
+        sequences: vec![0, 1],
+        dose: Dose::Mean,
+        semantics: Semantics::corrected(),
+        variants: Variants {
+            frozen_ln: true,
+            ..Variants::default()
+        },
+        ranks: false,
+        engine,
+        batch: 4,
+        memory_budget: 64 << 20,
+    };
+    let worst = self_check(&model, &sample, &frequencies, plan.clone())?.worst();
+    assert!(worst < 1e-5, "{name}: self-check off by {worst:.1e}");
+
+    let measures = ["loss", "entropy", "kl_model_freq"];
+    let read = |kind: &str| -> Outcome<Vec<Vec<f64>>> {
+        let all = measures.iter();
+        all.map(|measure| values(&golden[&format!("{kind}_{measure}")]))
+            .collect()
+    };
+    let (after, frozen) = (read("ablated")?, read("frozen_ln")?); // [measure][neuron][2][39]
+    let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan)?;
+    let place = |variant| sweep.variants().iter().position(|v| *v == variant);
+    let (total, frozen_ln) = (
+        place(Variant::Total).ok_or("no total effect")?,
+        place(Variant::FrozenLn).ok_or("no frozen norm")?,
+    );
+    let neurons = of_last.len();
+    let mut compared = 0;
+    sweep.run(
+        &mut |block| {
+            for (pair, values) in block
+                .ablated
+                .chunks(block.variants * block.measures)
+                .enumerate()
+            {
+                let (n, row) = (pair / block.rows.len(), block.rows[pair % block.rows.len()]);
+                let at = |neuron: usize| (neuron * 2 + row.sequence) * 39 + row.pos;
+                for measure in 0..measures.len() {
+                    for (variant, golden) in [
+                        (total, after[measure][at(of_last[n])]),
+                        (frozen_ln, frozen[measure][at(n)]),
+                    ] {
+                        let value = values[variant * block.measures + measure];
+                        let off = (value - golden).abs();
+                        assert!(
+                            off < 1e-5,
+                            "{name}: {} of neuron {n}, variant {variant}: {value} is off by {off:.1e}",
+                            measures[measure],
+                        );
+                        compared += 1;
+                    }
+                }
+            }
+            Ok(())
+        },
+        &|_| (),
+    )?;
+    // From position 3 on.
+    assert_eq!(compared, neurons * 2 * 36 * 3 * 2);
+    Ok(())
+}
+
+#[test]
+fn ablation_matches_f64_in_every_family() -> Outcome<()> {
+    let exact = EngineOptions {
+        engine: Engine::Exact,
+        tolerance: 1e-6,
+        exact: ExactSums::Kernel,
+    };
+    let mut families: Vec<_> = std::fs::read_dir(families())?.collect::<Result<_, _>>()?;
+    families.sort_by_key(std::fs::DirEntry::file_name);
+    for family in families {
+        let name = family.file_name().to_string_lossy().into_owned();
+        if ["llama", "olmo2"].iter().any(|no| name.starts_with(no)) {
+            let refused = check(&name, exact).map_err(|err| err.to_string());
+            assert!(
+                refused.is_err_and(|err| err.contains("no formulas yet")),
+                "{name}"
+            );
+            continue;
+        }
+        check(&name, exact)?;
+        check(
+            &name,
+            EngineOptions {
+                engine: Engine::Auto,
+                ..exact
+            },
+        )?;
+    }
+    Ok(())
+}
