@@ -63,7 +63,7 @@ pub use error::{
 };
 pub use hooks::{Hooks, NoHooks, Site};
 pub use hub::{Hub, HubError, HubOptions, OnTransfer, RepoFile, Token, Transfer};
-pub use model::{LoadOptions, NeoxModel};
+pub use model::{LoadOptions, NeoxModel, next_token_ln_probs};
 pub use norm::LayerNorm;
 pub use save::{SaveError, save_with, stored_tensor};
 pub use source::{Source, SourceError};
