@@ -8,8 +8,10 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use neox_core::{LoadOptions, NeoxModel, NoHooks, Text, parse_device, parse_dtype};
-use tch::{Kind, Tensor};
+use neox_core::{
+    LoadOptions, NeoxModel, NoHooks, Text, next_token_ln_probs, parse_device, parse_dtype,
+};
+use tch::Tensor;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let bundled = PathBuf::from(concat!(
@@ -44,18 +46,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let tokens = Tensor::f_from_slice(&ids)?.f_view([1, len])?;
     let logits = model.forward(&tokens, None, &mut NoHooks)?; // [1, pos, vocab]
 
-    // Position t predicts token t + 1; only those entries leave the device.
-    let targets = tokens.f_narrow(1, 1, len - 1)?.f_unsqueeze(-1)?;
-    let ln_probs = logits
-        .f_narrow(1, 0, len - 1)?
-        .f_log_softmax(-1, Kind::Float)?
-        .f_gather(-1, &targets.f_to_device(model.device())?, false)?
-        .f_view([len - 1])?;
-    let ln_probs: Vec<f32> = ln_probs.try_into()?;
+    let ln_probs: Vec<f64> = next_token_ln_probs(&logits, &tokens)?
+        .f_view(-1)?
+        .try_into()?;
 
     let mut total = 0.0;
     for (&id, &ln_prob) in ids[1..].iter().zip(&ln_probs) {
-        let bits = -f64::from(ln_prob) / std::f64::consts::LN_2;
+        let bits = -ln_prob / std::f64::consts::LN_2;
         total += bits;
         println!("{bits:6.2} bits  {:?}", text.decode(&[id])?);
     }

@@ -12,8 +12,8 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use neox_core::{LoadOptions, NeoxModel, NoHooks};
-use tch::{Kind, Tensor};
+use neox_core::{LoadOptions, NeoxModel, NoHooks, next_token_ln_probs};
+use tch::Tensor;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -49,12 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         serde_json::json!({"seconds": seconds, "units": batch * length})
     );
     if let Some(out) = args.get("--out") {
-        let targets = tokens.f_narrow(1, 1, length - 1)?.f_unsqueeze(-1)?;
-        let ln_probs = logits
-            .f_narrow(1, 0, length - 1)?
-            .f_log_softmax(-1, Kind::Double)?
-            .f_gather(-1, &targets, false)?
-            .f_reshape(-1)?;
+        let ln_probs = next_token_ln_probs(&logits, &tokens)?.f_reshape(-1)?;
         std::fs::write(
             out,
             serde_json::to_string(&Vec::<f64>::try_from(ln_probs)?)?,

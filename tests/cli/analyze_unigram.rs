@@ -209,13 +209,13 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
     let coactivation = TableReader::open(file("coactivation.parquet"))?.read(&[
         "set",
         "rows",
-        "effective_dimension",
+        "effective_dimension_zscored",
         "positions",
     ])?;
     assert_eq!(coactivation.rows(), 2 * 2 * 5); // steps, rare and common, the selection and four controls
     assert!(
         coactivation
-            .i64("effective_dimension")?
+            .i64("effective_dimension_zscored")?
             .iter()
             .all(|d| (1..=10).contains(d))
     );

@@ -76,7 +76,7 @@ fn scaling_laws_match_the_python_original() {
         golden("null-space.json"),
     );
     let space = NullSpace::find(&model, &frequencies, D_VOCAB, LIU2025).unwrap();
-    let rare = RareTokens::below_quantile(&frequencies, 0.25).unwrap();
+    let rare = RareTokens::below_quantile(&frequencies, D_VOCAB, 0.25).unwrap();
     assert_eq!(space.common().len(), 204);
     for (name, law) in [
         ("linear", ScalingLaw::Linear),
@@ -284,7 +284,7 @@ fn measures_are_those_of_a_checkpoint_with_changed_weights() {
     );
     for options in [LIU2025, FOLDED] {
         let space = NullSpace::find(&model, &frequencies, N_TOKENS, options).unwrap();
-        let rare = RareTokens::below_quantile(&frequencies, 0.25).unwrap();
+        let rare = RareTokens::below_quantile(&frequencies, D_VOCAB, 0.25).unwrap();
         let rows = space
             .row_change(
                 rare.ids(),

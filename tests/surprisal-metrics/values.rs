@@ -255,3 +255,20 @@ fn a_flat_or_rising_curve_is_never_acquired() {
         Err(MetricError::TooFewSteps { found: 3, .. })
     ));
 }
+
+/// Three pieces from 32.5 nats, chance among 50,304 tokens, to 9, around step 1,000: a cutoff at chance for one piece would be passed late.
+#[test]
+fn words_of_several_pieces_start_from_chance_for_each() {
+    let chance = 3.0 * 50_304f64.ln();
+    let at = |step: u64| 9.0 + (chance - 9.0) / (1.0 + (((step as f64).log10() - 3.0) / 0.3).exp());
+    let points: Vec<_> = (0..12).map(|i| 1 << (2 * i)).map(|s| (s, at(s))).collect();
+    let curve = LearningCurve::fit(&points).unwrap();
+    let age = curve.acquisition(chance).unwrap();
+    assert!((age.log10_step - 3.0).abs() < 0.02, "{age:?}");
+    assert_eq!(curve.doubt(chance), None);
+    // Noise as large as the drop is no curve.
+    let noisy = [12.0, 4.0, 11.5, 3.5, 9.0, 2.0, 8.0, 3.0];
+    let points: Vec<_> = (0..8).map(|i| (10u64.pow(i), noisy[i as usize])).collect();
+    let doubt = LearningCurve::fit(&points).unwrap().doubt(10.8);
+    assert_eq!(doubt.map(|doubt| doubt.name()), Some("not monotone"));
+}

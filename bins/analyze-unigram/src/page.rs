@@ -212,8 +212,9 @@ fn coactivation_grid(step: &StepAnalysis) -> Grid {
         "mean correlation",
         "mean |correlation|",
         "effective dimension",
+        "the same, z-scored",
     ];
-    let mut grid = Grid::new(columns).caption("Co-activation: pairwise correlation over positions, and principal components for 95 % of the variance");
+    let mut grid = Grid::new(columns).caption("Co-activation: pairwise correlation over positions, and principal components for 95 % of the variance, of activations as they are and z-scored by neuron");
     for set in &step.coactivation {
         let values = &set.coactivation;
         grid.row([
@@ -227,7 +228,8 @@ fn coactivation_grid(step: &StepAnalysis) -> Grid {
             values
                 .mean_abs_correlation
                 .map_or(Cell::Missing, |r| Cell::Fixed(r, 3)),
-            values.effective_dimension.into(),
+            values.effective_dimension_covariance.into(),
+            values.effective_dimension_zscored.into(),
         ]);
     }
     grid

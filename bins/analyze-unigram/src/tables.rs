@@ -468,9 +468,14 @@ fn coactivation(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
                 .map(|row| row.1.coactivation.mean_abs_correlation),
         )
         .int(
-            "effective_dimension",
+            "effective_dimension_covariance",
             rows.iter()
-                .map(|row| Some(row.1.coactivation.effective_dimension as i64)),
+                .map(|row| Some(row.1.coactivation.effective_dimension_covariance as i64)),
+        )
+        .int(
+            "effective_dimension_zscored",
+            rows.iter()
+                .map(|row| Some(row.1.coactivation.effective_dimension_zscored as i64)),
         )
         .write(out, COACTIVATION_PARQUET)
 }

@@ -3,7 +3,7 @@
 use job_kit::plot::{Axis, Color, Figure, Mark};
 use job_kit::report::{Grid, Report, Section};
 use job_kit::{OutputDir, RunRecord};
-use surprisal_metrics::WordForm;
+use surprisal_metrics::{Doubt, WordForm};
 
 use crate::config::SurprisalConfig;
 use crate::summary::{Acquired, Line};
@@ -237,6 +237,8 @@ fn acquisition_section(
         "intervention",
         "learned",
         "not learned",
+        "learned before",
+        "no curve holds",
         "median step",
     ]);
     for group in groups {
@@ -248,30 +250,48 @@ fn acquisition_section(
             if of.is_empty() {
                 continue;
             }
-            let mut ages: Vec<f64> = of
-                .iter()
-                .filter_map(|a| a.age())
-                .map(|age| age.log10_step)
-                .collect();
-            ages.sort_unstable_by(f64::total_cmp);
-            let median = ages
-                .get(ages.len() / 2)
-                .map_or("none".to_owned(), |age| format!("{:.0}", 10f64.powf(*age)));
+            let count = |of_doubt: &[Option<Doubt>]| {
+                let with = of.iter().filter(|a| of_doubt.contains(&a.doubt()));
+                with.count().to_string()
+            };
             grid.row([
                 group.as_str().into(),
                 intervention.as_str().into(),
-                ages.len().to_string().into(),
-                (of.len() - ages.len()).to_string().into(),
-                median.into(),
+                count(&[None]).into(),
+                count(&[Some(Doubt::NeverBelow)]).into(),
+                count(&[Some(Doubt::AlwaysBelow)]).into(),
+                count(&[Some(Doubt::NotMonotone), Some(Doubt::Misfit)]).into(),
+                median_age(&of).into(),
             ]);
         }
     }
     Section::new("When words are learned")
         .text(
             "Age of acquisition after Chang and Bergen (2022): a falling sigmoid over log10 of the step is fitted to each word's mean surprisal; the word is learned \
-             where the curve passes half-way between chance (a uniform guess) and the lowest surprisal reached. `acquisition.csv` has every word.",
+             where the curve passes half-way between chance (a uniform guess for each of its pieces) and the lowest surprisal reached. The median counts words not \
+             learned as later than all others, and those learned before the first step as earlier; words that no falling curve describes are left out of it. \
+             `acquisition.csv` has every word.",
         )
         .grid(grid)
+}
+
+/// The median step at which words were learned. Those not learned, or learned before the first step, are censored: the median counts
+/// them as later or earlier than all others. Those whose curve does not hold have no place in it.
+fn median_age(words: &[&Acquired]) -> String {
+    let age = |word: &&Acquired| match word.doubt() {
+        None => word.age().map(|age| age.log10_step),
+        Some(Doubt::NeverBelow) => Some(f64::INFINITY),
+        Some(Doubt::AlwaysBelow) => Some(f64::NEG_INFINITY),
+        Some(_) => None,
+    };
+    let mut ages: Vec<f64> = words.iter().filter_map(age).collect();
+    ages.sort_unstable_by(f64::total_cmp);
+    match ages.get(ages.len() / 2) {
+        None => "none".to_owned(),
+        Some(&f64::INFINITY) => "after the last".to_owned(),
+        Some(&f64::NEG_INFINITY) => "before the first".to_owned(),
+        Some(age) => format!("{:.0}", 10f64.powf(*age)),
+    }
 }
 
 fn form_in_words(form: WordForm) -> &'static str {

@@ -151,7 +151,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
             store: &store,
             words: &words,
             steps: &steps,
-            chance_nats: (d_vocab as f64).ln(),
+            chance_nats_per_piece: (d_vocab as f64).ln(),
         },
         &mut record,
     )?;

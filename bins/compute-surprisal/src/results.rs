@@ -26,8 +26,8 @@ pub(crate) struct Inputs<'r> {
     pub(crate) store: &'r Store,
     pub(crate) words: &'r Words,
     pub(crate) steps: &'r [u64],
-    /// Surprisal of a uniform guess over the vocabulary.
-    pub(crate) chance_nats: f64,
+    /// Surprisal of a uniform guess over the vocabulary, of which a word takes one for each piece.
+    pub(crate) chance_nats_per_piece: f64,
 }
 
 impl Inputs<'_> {
@@ -49,6 +49,19 @@ impl Inputs<'_> {
             WordForm::FirstPiece => 3,
         };
         row.nats[form].map(|nats| self.config.unit.from_nats(nats))
+    }
+
+    /// Surprisal of the pieces that [`Inputs::shown`] counts, if each were guessed at random.
+    fn chance(&self, row: &Row) -> f64 {
+        let pieces = match self.config.form() {
+            WordForm::FirstPiece => 1,
+            WordForm::Corrected | WordForm::CorrectedWithoutEos | WordForm::Uncorrected => {
+                row.pieces
+            }
+        };
+        self.config
+            .unit
+            .from_nats(f64::from(pieces) * self.chance_nats_per_piece)
     }
 }
 
@@ -222,16 +235,20 @@ fn acquisition(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Ve
         record.note("acquisition", "not written: fewer than four steps above 0");
         return Ok(Vec::new());
     }
-    let chance = inputs.config.unit.from_nats(inputs.chance_nats);
     let mut learned = Vec::new();
     for spec in &inputs.config.interventions.list {
         let by_step = by_step(inputs, &spec.names())?;
+        let rows = inputs.store.read(inputs.steps[0], &spec.names())?;
+        let of_rows = rows
+            .iter()
+            .map(|row| (row.pair as usize, Some(inputs.chance(row))));
+        let chance = summary::mean_by_pair(inputs.words.pairs.len(), of_rows);
         learned.extend(summary::acquired(
             &spec.name(),
             inputs.steps,
             inputs.words,
             &by_step,
-            chance,
+            &chance,
         )?);
     }
     let table = summary::acquisition_table(&learned, inputs.config.unit)?;

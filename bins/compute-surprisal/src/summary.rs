@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt64Array};
 use surprisal_metrics::{
-    Acquisition, Bootstrap, Group, Interval, LearningCurve, MetricError, Paired, Unit,
+    Acquisition, Bootstrap, Doubt, Group, Interval, LearningCurve, MetricError, Paired, Unit,
     paired_comparison,
 };
 
@@ -297,19 +297,31 @@ impl Acquired {
     pub(crate) fn age(&self) -> Option<Acquisition> {
         self.curve.acquisition(self.chance)
     }
+
+    /// Why not to believe it.
+    pub(crate) fn doubt(&self) -> Option<Doubt> {
+        self.curve.doubt(self.chance)
+    }
 }
 
-/// Learning curves of all words; `by_step` is `[step][pair]`.
+/// Learning curves of all words; `by_step` is `[step][pair]`, `chance` `[pair]`.
 pub(crate) fn acquired(
     intervention: &str,
     steps: &[u64],
     words: &Words,
     by_step: &[Vec<Option<f64>>],
-    chance: f64,
+    chance: &[Option<f64>],
 ) -> anyhow::Result<Vec<Acquired>> {
     /// Sum and number of the defined values by step.
     type Points = BTreeMap<u64, (f64, u32)>;
     let mut curves: BTreeMap<&str, (usize, Points)> = BTreeMap::new();
+    let mut of_word: BTreeMap<&str, (f64, u32)> = BTreeMap::new();
+    for (pair, chance) in words.pairs.iter().zip(chance) {
+        let Some(chance) = chance else { continue };
+        let (sum, n) = of_word.entry(&pair.word).or_default();
+        *sum += chance;
+        *n += 1;
+    }
     for (&step, values) in steps.iter().zip(by_step) {
         for (pair, value) in values.iter().enumerate() {
             let Some(value) = value else { continue };
@@ -333,7 +345,10 @@ pub(crate) fn acquired(
                 word: word.to_owned(),
                 group: words.groups[group].clone(),
                 curve,
-                chance,
+                // The mean over its contexts, as that of its surprisal.
+                chance: of_word
+                    .get(word)
+                    .map_or(f64::NAN, |(sum, n)| sum / f64::from(*n)),
             }),
             Err(MetricError::TooFewSteps { .. }) => tracing::warn!(
                 "word `{word}` has values at too few steps for a learning curve under `{intervention}`"
@@ -371,6 +386,12 @@ pub(crate) fn acquisition_table(learned: &[Acquired], unit: Unit) -> anyhow::Res
             Arc::new(extrapolated) as ArrayRef,
             true,
         ),
+        (
+            "fit".to_owned(),
+            text(&|a| a.doubt().map_or("holds", Doubt::name)),
+            false,
+        ),
+        (format!("chance_{unit}"), number(&|a| Some(a.chance)), false),
         (
             format!("curve_lower_{unit}"),
             number(&|a| Some(a.curve.lower)),

@@ -240,8 +240,14 @@ impl ScalingConfig {
     pub(crate) fn rare(&self, vocabulary: &Vocabulary) -> anyhow::Result<RareTokens> {
         let q = vocabulary.frequencies.q();
         Ok(match self.rare {
-            RareConfig::Quantile(share) => RareTokens::below_quantile(q, share)
-                .context("failed to find rare tokens (`scaling.rare`)")?,
+            RareConfig::Quantile(share) => {
+                let ranked = match self.band_reading {
+                    BandReading::Corrected => vocabulary.n_tokens,
+                    BandReading::Liu2025 => q.len(),
+                };
+                RareTokens::below_quantile(q, ranked, share)
+                    .context("failed to find rare tokens (`scaling.rare`)")?
+            }
             RareConfig::Band => {
                 let band = vocabulary.band.as_ref().context("`scaling.rare` is `band`, but there is no band: choose one with `band=tail`, or set `scaling.rare={quantile: 0.25}`")?;
                 RareTokens::of_band(&band.ids, q, band.max_frequency)?

@@ -71,7 +71,7 @@ pub use error::{
 pub use family::Part;
 pub use hooks::{Hooks, NoHooks, Site};
 pub use hub::{Hub, HubError, HubOptions, OnTransfer, RepoFile, Token, Transfer};
-pub use model::{LoadOptions, Model, Model as NeoxModel};
+pub use model::{LoadOptions, Model, Model as NeoxModel, next_token_ln_probs};
 pub use model_conventions::{SameStep, StepNames, step_of, step_of_folder};
 pub use norm::Norm;
 pub use save::{SAVED_FILES, SaveError, save_with, stored_tensor};

@@ -402,7 +402,7 @@ impl Engines {
                 for (row, out) in out.chunks_mut(per_pair).enumerate() {
                     pairs.shifts(job, row, direction, &mut scratch.shifts);
                     let at = job.at.start + row;
-                    let bound = pairs.moved(rows, block, at, in_block, &mut scratch);
+                    let bound = pairs.moved(job, rows, block, at, in_block, &mut scratch);
                     // Written so that a bound that is not a number fails.
                     if bound <= limit {
                         pairs.measure_pair(job, row, direction, &mut scratch, out);

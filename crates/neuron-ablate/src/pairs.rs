@@ -460,6 +460,7 @@ impl Pairs {
     /// Fills `scratch.sums` with those of the moment engine; returns the largest error of any measure.
     pub(crate) fn moved(
         &self,
+        job: &Block<'_>,
         rows: &[Vec<RowCell>],
         block: &SeriesBlock,
         row: usize,
@@ -496,17 +497,17 @@ impl Pairs {
         let error_of = |v: usize| {
             let (mut worst, mut z, mut q) = (Errors::default(), SPREAD, SPREAD);
             for cell in 0..n_cells {
-                // Cells with the clean logits have no error; what theirs are only narrows the spread.
-                let Some(source) = self.source(v, cell) else {
-                    continue;
+                // Cells with the clean logits have no error of their own, but errors of others change what they count.
+                let sums = match self.source(v, cell) {
+                    Some(source) => {
+                        worst = worst.max(&scratch.errors[source * n_cells + cell]);
+                        &scratch.sums[source * n_cells + cell]
+                    }
+                    None => &job.rows.sums[row][cell],
                 };
-                let (errors, sums) = (
-                    &scratch.errors[source * n_cells + cell],
-                    &scratch.sums[source * n_cells + cell],
-                );
-                worst = worst.max(errors);
-                z = (z.0.min(sums.s1), z.1.max(sums.s1));
-                q = (q.0.min(sums.s2), q.1.max(sums.s2));
+                let (mean_z, mean_q) = (sums.s1 / sums.s0, sums.s2 / sums.s0);
+                z = (z.0.min(mean_z), z.1.max(mean_z));
+                q = (q.0.min(mean_q), q.1.max(mean_q));
             }
             let spread = (z.1 - z.0).max(0.0) + (q.1 - q.0).max(0.0);
             let Errors {
@@ -514,8 +515,8 @@ impl Pairs {
                 entropy,
                 divergence,
             } = worst;
-            // Errors of `lse` also change what each cell counts.
-            lse.max(entropy).max(divergence) + 2.0 * lse * spread
+            // Errors of `lse` also change what each cell counts, and the entropy of that.
+            lse.max(entropy).max(divergence) + lse * (2.0 * spread + lse)
         };
         let errors = (0..self.variants.len()).map(error_of);
         errors.fold(0.0, |worst: f64, error| {

@@ -123,7 +123,8 @@ pub struct RareTokens {
 }
 
 impl RareTokens {
-    /// Tokens below the quantile `share` (0.25: the rarest quarter) of all `frequencies`, linear between order statistics.
+    /// Tokens below the quantile `share` (0.25: the rarest quarter) of the frequencies of the first `n_tokens` tokens, linear between order
+    /// statistics. Rows past the tokenizer are padding: they are never seen, so that among the tokens they would lower every quantile.
     ///
     /// # Errors
     /// - [`ScalingError::Setting`] if `share` is not between 0 and 1
@@ -131,11 +132,16 @@ impl RareTokens {
     ///
     /// # Examples
     /// ```
-    /// let rare = neuron_ablate::RareTokens::below_quantile(&[0.4, 0.1, 0.2, 0.3, 0.05], 0.5)?;
+    /// let rare = neuron_ablate::RareTokens::below_quantile(&[0.4, 0.1, 0.2, 0.3, 0.05, 0.01, 0.01], 5, 0.5)?;
     /// assert_eq!((rare.ids(), rare.threshold()), (&[1, 4][..], 0.2));
     /// # Ok::<(), neuron_ablate::ScalingError>(())
     /// ```
-    pub fn below_quantile(frequencies: &[f64], share: f64) -> Result<Self, ScalingError> {
+    pub fn below_quantile(
+        frequencies: &[f64],
+        n_tokens: usize,
+        share: f64,
+    ) -> Result<Self, ScalingError> {
+        let frequencies = &frequencies[..n_tokens.min(frequencies.len())];
         if !(share > 0.0 && share < 1.0) {
             return Err(ScalingError::Setting {
                 name: "quantile",

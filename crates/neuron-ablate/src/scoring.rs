@@ -105,8 +105,10 @@ impl WordScore {
 #[derive(Debug)]
 pub struct Scorer<'m> {
     model: &'m NeoxModel,
-    /// Columns of ones, of tokens that begin a word and of those that do not: `[d_vocab, 3]`.
+    /// Columns of ones, of tokens that begin a word and of those that do not: `[d_vocab, 3]`, f64.
     classes: Tensor,
+    /// `W_U` in f32, `[d_vocab, d_model]`; the model's own memory where that is f32.
+    w_u: Tensor,
     eos: i64,
     /// `gamma` in f32, `[d_model]`.
     gamma: Tensor,
@@ -160,16 +162,16 @@ impl<'m> Scorer<'m> {
                 expected: d_vocab as usize,
             });
         }
-        let ones = vec![1f32; words.begins.len()];
-        let classes: Vec<f32> = (0..ones.len())
-            .flat_map(|v| [1.0, words.begins[v], words.continues[v]])
+        let classes: Vec<f64> = words
+            .begins
+            .iter()
+            .zip(&words.continues)
+            .flat_map(|(&begins, &continues)| [1.0, begins.into(), continues.into()])
             .collect();
         let ln = model.ln_final();
-        let b = model
-            .w_u()
-            .f_to_kind(Kind::Float)?
-            .f_mv(&ln.bias.f_to_kind(Kind::Float)?)?
-            .f_unsqueeze(0)?;
+        // Logits in half precision would be off by more than most interventions change them.
+        let w_u = model.w_u().f_to_kind(Kind::Float)?;
+        let b = w_u.f_mv(&ln.bias.f_to_kind(Kind::Float)?)?.f_unsqueeze(0)?;
         // Blocks of logits that stay in a CPU's cache; a GPU wants more at once.
         let entries = if model.device().is_cuda() {
             1 << 26
@@ -182,6 +184,7 @@ impl<'m> Scorer<'m> {
             classes: Tensor::f_from_slice(&classes)?
                 .f_view([d_vocab, 3])?
                 .f_to_device(model.device())?,
+            w_u,
             eos: words.eos,
             gamma: ln.weight.f_to_kind(Kind::Float)?,
             b,
@@ -435,18 +438,16 @@ impl Scorer<'_> {
                 (part, new)
             }
         };
-        new.f_sub(&post.f_index_select(-1, &part.index)?)?
-            .f_to_kind(Kind::Float)
+        let old = post.f_index_select(-1, &part.index)?;
+        new.f_to_kind(Kind::Float)?
+            .f_sub(&old.f_to_kind(Kind::Float)?)
     }
 
     /// Rows of the residual stream, centred, and their image in the vocabulary.
     fn project(&self, resid: &Tensor) -> Result<Projected, TchError> {
         let x = resid.f_to_kind(Kind::Float)?;
         let x_c = x.f_sub(&x.f_mean_dim(-1, true, Kind::Float)?)?;
-        let scaled = x_c.f_mul(&self.gamma)?.f_to_kind(self.model.dtype())?;
-        let g = scaled
-            .f_matmul(&self.model.w_u().f_tr()?)?
-            .f_to_kind(Kind::Float)?;
+        let g = x_c.f_mul(&self.gamma)?.f_matmul(&self.w_u.f_tr()?)?;
         let inverse_scale = self.inverse_scale(&x_c)?;
         Ok(Projected {
             x_c,
@@ -493,6 +494,9 @@ impl Scorer<'_> {
     }
 
     /// Log-probabilities of the targets and masses of the boundary classes; overwrites `logits`.
+    ///
+    /// Sums over the vocabulary are made in f64: in f32 a product adds entries one after the other, and over 50,000 of about the same
+    /// size loses 1e-3 of them.
     fn read(
         &self,
         mut logits: Tensor,
@@ -507,22 +511,15 @@ impl Scorer<'_> {
             .f_to_kind(Kind::Double)?;
         let row = index.f_floor_divide_scalar(self.model.config().vocab_size)?;
         let ln_probs = |total: &Tensor| targets.f_sub(&total.f_index_select(0, &row)?);
+        let eos = logits.f_select(1, self.eos)?.f_to_kind(Kind::Double)?;
+        let p = logits.f_exp_()?.f_to_kind(Kind::Double)?;
         if !self.boundaries {
-            let total = logits
-                .f_exp_()?
-                .f_sum_dim_intlist(-1, false, Kind::Float)?
-                .f_to_kind(Kind::Double)?
-                .f_log()?; // [row]
+            let total = p.f_sum_dim_intlist(-1, false, Kind::Double)?.f_log()?; // [row]
             let ln_probs = Vec::<f64>::try_from(&ln_probs(&total)?)?;
             values.ln_probs.extend(ln_probs);
             return Ok(());
         }
-        let eos = logits.f_select(1, self.eos)?.f_to_kind(Kind::Double)?;
-        let sums = logits
-            .f_exp_()?
-            .f_matmul(&self.classes)?
-            .f_to_kind(Kind::Double)?
-            .f_log()?; // [row, 3]
+        let sums = p.f_matmul(&self.classes)?.f_log()?; // [row, 3]
         let total = sums.f_select(1, 0)?; // [row]
         let ln_probs = Vec::<f64>::try_from(&ln_probs(&total)?)?;
         values.ln_probs.extend(ln_probs);

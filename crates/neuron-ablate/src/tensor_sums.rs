@@ -91,10 +91,14 @@ impl TensorSums {
             for base in 0..n_bases {
                 let of_base = |pair: usize| list.bases[pair * n_bases + base];
                 let select = |t: &Tensor, index| t.f_index_select(0, index)?.f_to_kind(self.kind);
+                // What is likely is near the largest clean logit: without it, f32 has room for the change.
+                let mut l = select(l, &rows)?;
+                let top = l.f_amax([1i64].as_slice(), true)?;
                 let z = select(u, &directions)?
                     .f_mul_(&column(&|pair| of_base(pair).c)?)?
                     .f_add_(&select(g, &rows)?.f_mul_(&column(&|pair| of_base(pair).a)?)?)?
-                    .f_add_(&select(l, &rows)?)?;
+                    .f_add_(&l.f_sub_(&top)?)?;
+                let top = on_host(&top)?;
                 for (cell, range) in self.cells.iter().enumerate() {
                     let (start, len) = (range.start as i64, range.len() as i64);
                     let (z, log_q) = (
@@ -106,7 +110,7 @@ impl TensorSums {
                             out[((first + pair) * readings + reading) * n_cells + cell] = sums;
                         }
                     };
-                    put(base, over(&z, &log_q)?);
+                    put(base, over(&z, &top, &log_q)?);
                     for (tilt, site) in self.sites.iter().enumerate().take(n_tilts) {
                         if site.base == base && site.cells[cell] {
                             let of_tilt = |pair: usize| list.tilts[pair * n_tilts + tilt];
@@ -114,7 +118,7 @@ impl TensorSums {
                                 .f_mul(&column(&|pair| of_tilt(pair).k)?)?
                                 .f_add_(&column(&|pair| of_tilt(pair).offset)?)?
                                 .f_add_(&z)?;
-                            put(n_bases + tilt, over(&z, &log_q)?);
+                            put(n_bases + tilt, over(&z, &top, &log_q)?);
                         }
                     }
                 }
@@ -154,8 +158,8 @@ pub(crate) fn ranks(
         .collect())
 }
 
-/// The sums of logits `[pair, token]` over the tokens.
-fn over(z: &Tensor, log_q: &Tensor) -> Result<Vec<Sums>, TchError> {
+/// The sums of logits over the tokens; `z` is the logits, `[pair, token]`, less `top`, `[pair]`.
+fn over(z: &Tensor, top: &[f64], log_q: &Tensor) -> Result<Vec<Sums>, TchError> {
     let shift = z.f_amax([1i64].as_slice(), true)?;
     let e = z.f_sub(&shift)?.f_exp_()?;
     let sum = |t: &Tensor| on_host(&t.f_sum_dim_intlist(1, false, Kind::Double)?);
@@ -165,8 +169,13 @@ fn over(z: &Tensor, log_q: &Tensor) -> Result<Vec<Sums>, TchError> {
         sum(&e.f_mul(z)?)?,
         sum(&e.f_mul(log_q)?)?,
     );
-    let each = shift.into_iter().zip(s0).zip(s1).zip(s2);
+    let each = shift.into_iter().zip(s0).zip(s1).zip(s2).zip(top);
     Ok(each
-        .map(|(((shift, s0), s1), s2)| Sums { shift, s0, s1, s2 })
+        .map(|((((shift, s0), s1), s2), top)| Sums {
+            shift: shift + top,
+            s0,
+            s1: s1 + top * s0,
+            s2,
+        })
         .collect())
 }

@@ -17,8 +17,12 @@ pub struct Coactivation {
     pub mean_correlation: Option<f64>,
     /// Mean absolute Pearson correlation over all pairs.
     pub mean_abs_correlation: Option<f64>,
-    /// Fewest principal components of the centred activations that hold 95 % of their variance; 0 if nothing varies.
-    pub effective_dimension: usize,
+    /// Fewest principal components of the centred activations that hold 95 % of their variance; 0 if nothing varies. Neurons that vary
+    /// more count more.
+    pub effective_dimension_covariance: usize,
+    /// The same of activations divided by the standard deviation of their neuron, as Liu et al. (2025) have it: every neuron counts the
+    /// same.
+    pub effective_dimension_zscored: usize,
 }
 
 /// Share of the variance that the effective dimension must hold.
@@ -37,7 +41,7 @@ impl Coactivation {
     /// // The second neuron is twice the first, the third is silent.
     /// let activations = [1.0, 2.0, 3.0, /**/ 2.0, 4.0, 6.0, /**/ 0.0, 0.0, 0.0];
     /// let together = Coactivation::of(&activations, 3)?;
-    /// assert_eq!((together.neurons, together.constant, together.effective_dimension), (2, 1, 1));
+    /// assert_eq!((together.neurons, together.constant, together.effective_dimension_zscored), (2, 1, 1));
     /// assert!((together.mean_correlation.unwrap_or(0.0) - 1.0).abs() < 1e-9);
     /// # Ok::<(), neuron_select::SelectError>(())
     /// ```
@@ -57,10 +61,15 @@ impl Coactivation {
             .collect();
         let covariance = gram(&centred);
         let n = centred.len();
+        let correlation: Vec<Vec<f64>> = (0..n)
+            .map(|i| {
+                let of = |j: usize| covariance[i][j] / (covariance[i][i] * covariance[j][j]).sqrt();
+                (0..n).map(of).collect()
+            })
+            .collect();
         let (mut sum, mut sum_abs) = (0.0, 0.0);
-        for i in 0..n {
-            for j in 0..i {
-                let r = covariance[i][j] / (covariance[i][i] * covariance[j][j]).sqrt();
+        for (i, row) in correlation.iter().enumerate() {
+            for r in &row[..i] {
                 sum += r;
                 sum_abs += r.abs();
             }
@@ -72,7 +81,8 @@ impl Coactivation {
             positions,
             mean_correlation: (pairs > 0.0).then(|| sum / pairs),
             mean_abs_correlation: (pairs > 0.0).then(|| sum_abs / pairs),
-            effective_dimension: effective_dimension(covariance),
+            effective_dimension_covariance: effective_dimension(covariance),
+            effective_dimension_zscored: effective_dimension(correlation),
         })
     }
 }
@@ -173,10 +183,30 @@ mod tests {
             .collect();
         let got = Coactivation::of(&rows, 16).unwrap();
         assert_eq!(
-            (got.neurons, got.constant, got.effective_dimension),
+            (got.neurons, got.constant, got.effective_dimension_zscored),
             (15, 0, 15)
         );
+        assert_eq!(got.effective_dimension_covariance, 15);
         assert!(got.mean_abs_correlation.unwrap() < 1e-12);
+    }
+
+    /// A neuron a hundred times as loud as three others holds all of the covariance, and a quarter of the z-scores.
+    #[test]
+    fn a_loud_neuron_counts_once_when_neurons_are_z_scored() {
+        let of = |i: usize, j: usize| {
+            let loud = if i == 1 { 100.0 } else { 1.0 };
+            let sign = (i & j).count_ones().is_multiple_of(2);
+            loud * if sign { 1.0f32 } else { -1.0 }
+        };
+        let rows: Vec<f32> = (1..5).flat_map(|i| (0..8).map(move |j| of(i, j))).collect();
+        let got = Coactivation::of(&rows, 8).unwrap();
+        assert_eq!(
+            (
+                got.effective_dimension_covariance,
+                got.effective_dimension_zscored
+            ),
+            (1, 4)
+        );
     }
 
     #[test]
@@ -188,7 +218,7 @@ mod tests {
             (
                 silent.neurons,
                 silent.constant,
-                silent.effective_dimension,
+                silent.effective_dimension_zscored,
                 silent.mean_correlation
             ),
             (0, 2, 0, None)

@@ -160,7 +160,10 @@ impl Curve {
     /// Neurons on the plateau: those before the first break of [`Shape::ThreeRegimes`], none for other shapes.
     pub fn plateau_neurons(&self) -> usize {
         match self.shape {
-            Shape::ThreeRegimes => self.best_fit().breaks[0].exp() as usize,
+            // Compared as the fit has them: `exp(ln 12)` is a little below 12.
+            Shape::ThreeRegimes => (1..=self.neurons)
+                .take_while(|&rank| (rank as f64).ln() <= self.best_fit().breaks[0])
+                .count(),
             Shape::PowerLaw | Shape::TwoPieces | Shape::ThreePieces => 0,
         }
     }
@@ -462,6 +465,19 @@ mod tests {
         assert_eq!(curve.shape, Shape::TwoPieces, "{curve:?}");
         assert!((curve.best_fit().breaks[0].exp() / 30.0).ln().abs() < 0.15);
         assert_eq!(curve.plateau_neurons(), 0);
+    }
+
+    /// A break that lies on a rank leaves that rank on the plateau, whatever `exp(ln r)` rounds to.
+    #[test]
+    fn a_plateau_ends_with_the_rank_of_its_break() {
+        let influences = three_regimes(100, [10.0, 50.0], [-0.1, -0.5, -2.0], 0.0);
+        let mut curve = Curve::fit(&influences).unwrap();
+        curve.shape = Shape::ThreeRegimes;
+        curve.best = curve.fits.len() - 1;
+        for rank in 1..=100 {
+            curve.fits[2].breaks[0] = f64::from(rank).ln();
+            assert_eq!(curve.plateau_neurons(), rank as usize);
+        }
     }
 
     #[test]

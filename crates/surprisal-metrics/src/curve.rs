@@ -24,6 +24,35 @@ pub struct LearningCurve {
     pub points_at_zero: usize,
     min_observed: f64,
     range: (f64, f64),
+    /// Largest rise and largest fall from any step to a later one, observed.
+    rise: f64,
+    fall: f64,
+}
+
+/// What is wrong with an age of acquisition, worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// The curve never passes below the cutoff: the word was not learned in the steps measured.
+    NeverBelow,
+    /// The curve is below the cutoff from its beginning: the word was learned before the first step measured.
+    AlwaysBelow,
+    /// Surprisal rises again by more than half of its largest fall: no falling curve describes it.
+    NotMonotone,
+    /// The points are further from the curve (in the root mean square) than a quarter of its drop.
+    Misfit,
+}
+
+impl Doubt {
+    /// The name in tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NeverBelow => "never below",
+            Self::AlwaysBelow => "always below",
+            Self::NotMonotone => "not monotone",
+            Self::Misfit => "misfit",
+        }
+    }
 }
 
 /// When a word was learned.
@@ -41,6 +70,9 @@ const WIDTHS: (f64, f64) = (0.02, 4.0);
 const STARTS: (usize, usize) = (16, 64);
 /// Moves or halvings of the step by which a start is improved.
 const MOVES: usize = 100;
+/// Largest rise, as a share of the largest fall, and largest distance from the curve, as a share of its drop, of a fit that holds.
+const RISE: f64 = 0.5;
+const DISTANCE: f64 = 0.25;
 
 impl LearningCurve {
     /// Least-squares fit. For each (`mid`, `width`) the best `lower` and `drop >= 0` follow in
@@ -85,6 +117,14 @@ impl LearningCurve {
         }
         let range = (steps[0], steps[steps.len() - 1]);
         let best = Linear::search(&used, range);
+        let mut ordered = used.clone();
+        ordered.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (mut lowest, mut highest) = (f64::INFINITY, f64::NEG_INFINITY);
+        let (mut rise, mut fall) = (0.0f64, 0.0f64);
+        for &(_, y) in &ordered {
+            (lowest, highest) = (lowest.min(y), highest.max(y));
+            (rise, fall) = (rise.max(y - lowest), fall.max(highest - y));
+        }
         Ok(Self {
             lower: best.lower,
             drop: best.drop,
@@ -94,6 +134,8 @@ impl LearningCurve {
             points_at_zero: points.len() - used.len(),
             min_observed: all.iter().copied().fold(f64::INFINITY, f64::min),
             range,
+            rise,
+            fall,
         })
     }
 
@@ -103,13 +145,50 @@ impl LearningCurve {
         self.lower + self.drop * falling((log10_step - self.mid) / self.width)
     }
 
-    /// Age of acquisition: where the curve passes half-way between `chance` (the surprisal of a
-    /// uniform guess, `ln V` in nats) and the lowest surprisal observed. `None` if it never does:
-    /// the word was not learned, or the curve starts below the cutoff.
+    /// Where the cutoff lies between the lower end of the curve (0) and its upper end (1).
+    fn cutoff(&self, chance: f64) -> f64 {
+        ((chance + self.min_observed) / 2.0 - self.lower) / self.drop
+    }
+
+    /// Why an age of acquisition should not be believed, or is not there; `None` if the fit holds.
+    ///
+    /// # Examples
+    /// ```
+    /// use surprisal_metrics::{Doubt, LearningCurve};
+    /// let doubt = |values: [f64; 5]| -> Result<_, surprisal_metrics::MetricError> {
+    ///     let steps = [1, 10, 100, 1000, 10_000];
+    ///     let points: Vec<_> = steps.into_iter().zip(values).collect();
+    ///     Ok(LearningCurve::fit(&points)?.doubt(10.8))
+    /// };
+    /// assert_eq!(doubt([10.0, 9.9, 6.0, 2.1, 2.0])?, None);
+    /// assert_eq!(doubt([11.0, 10.9, 11.0, 10.9, 11.0])?, Some(Doubt::NeverBelow));
+    /// assert_eq!(doubt([2.0, 2.1, 2.0, 1.9, 2.0])?, Some(Doubt::AlwaysBelow));
+    /// assert_eq!(doubt([10.0, 9.9, 3.0, 9.0, 3.0])?, Some(Doubt::NotMonotone));
+    /// # Ok::<(), surprisal_metrics::MetricError>(())
+    /// ```
+    #[must_use]
+    pub fn doubt(&self, chance: f64) -> Option<Doubt> {
+        let cutoff = (chance + self.min_observed) / 2.0;
+        if self.min_observed >= cutoff || self.lower >= cutoff {
+            Some(Doubt::NeverBelow)
+        } else if self.lower + self.drop <= cutoff {
+            Some(Doubt::AlwaysBelow)
+        } else if self.rise > RISE * self.fall {
+            Some(Doubt::NotMonotone)
+        } else if self.rmse > DISTANCE * self.drop {
+            Some(Doubt::Misfit)
+        } else {
+            None
+        }
+    }
+
+    /// Age of acquisition: where the curve passes half-way between `chance` and the lowest surprisal observed. `None` if it never does:
+    /// the word was not learned, or the curve starts below the cutoff ([`LearningCurve::doubt`] says which).
+    ///
+    /// `chance` is the surprisal of uniform guesses: `k ln V` nats for a word of `k` pieces, each of which is guessed.
     #[must_use]
     pub fn acquisition(&self, chance: f64) -> Option<Acquisition> {
-        let cutoff = (chance + self.min_observed) / 2.0;
-        let share = (cutoff - self.lower) / self.drop;
+        let share = self.cutoff(chance);
         if !(share > 0.0 && share < 1.0) {
             return None;
         }

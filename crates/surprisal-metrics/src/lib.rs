@@ -33,7 +33,7 @@ pub mod summary;
 pub mod surprisal;
 
 pub use bootstrap::{Bootstrap, Group, Interval, Resamples};
-pub use curve::{Acquisition, LearningCurve};
+pub use curve::{Acquisition, Doubt, LearningCurve};
 pub use distribution::{LnProbs, log_sum_exp};
 pub use error::MetricError;
 pub use paired::{Paired, paired_comparison, sign_test};

@@ -258,9 +258,8 @@ impl Hint for ConfigError {
             } => {
                 let text = ["a text", "a path"].contains(&expected.as_str())
                     && (found.starts_with("the number") || found.starts_with('`'));
-                let quotes = text.then(|| {
-                    "put quotes around it, so that YAML reads a text".to_owned()
-                });
+                let quotes =
+                    text.then(|| "put quotes around it, so that YAML reads a text".to_owned());
                 vec![did_you_mean(*nearest), quotes]
             }
             Self::MissingKey { key, .. } => {

@@ -60,12 +60,11 @@ impl Spread {
     fn new(cells: &[SeriesCell], q: &[f32], u: &[f32]) -> Self {
         let of_cell = |cell: &SeriesCell| {
             let (u, q) = (&u[cell.range.clone()], &q[cell.range.clone()]);
-            let mass = cell.mass as f32;
-            let mean = weighted(u, q, |u| u) / mass;
+            let mean = (weighted(u, q, |u| u) / cell.mass) as f32;
             let square = |u: f32| (u - mean) * (u - mean);
-            let second = weighted(u, q, square) / mass;
-            let fourth = weighted(u, q, |u| square(u) * square(u)) / mass;
-            [second, fourth].map(f64::from)
+            let second = weighted(u, q, square) / cell.mass;
+            let fourth = weighted(u, q, |u| square(u) * square(u)) / cell.mass;
+            [second, fourth]
         };
         let mut largest = [0.0f64; 2];
         for of_cell in cells.iter().map(of_cell) {
@@ -417,8 +416,9 @@ pub(crate) fn moved(row: &RowCell, pair: &PairCell, by: Move) -> (Sums, Errors) 
     let cut = factor * third;
     let of = |norm: f64, max: f64| factor * (norm * fourth * fourth * fourth).min(max * third);
     let rounding = ROUNDING * (c.abs() * pair.scale + largest);
-    // What is cut from `E[e e^e]` less what is cut from `E[e^e]` is at most `E|e^3| exp(max|e|) / 3`: twice `cut`.
-    let common = (2.0 + more_e) * cut + 2.0 * rounding;
+    // What is cut from `E[e e^e]` less what is cut from `E[e^e]` is at most `E|e^3| exp(max|e|) / 3`: twice `cut`. That the latter is
+    // divided by `E[e^e]` in one and stands in a logarithm in the other makes a difference of its square.
+    let common = (2.0 + more_e + cut) * cut + 2.0 * rounding;
     let slack = half * c * c * pair.quu_slack;
     let errors = Errors {
         lse: cut + rounding,
@@ -433,19 +433,22 @@ fn exp_above(x: f64) -> f64 {
     if x < 1.0 { 1.0 + x + x * x } else { x.exp() }
 }
 
-/// `sum q f(u)` in f32, several sums side by side.
-fn weighted(u: &[f32], q: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+/// `sum q f(u)`, several sums side by side; in f32 only over some hundred entries each, which f64 adds up.
+fn weighted(u: &[f32], q: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     const LANES: usize = 16;
-    let mut sums = [0.0f32; LANES];
-    let (u, q) = (u.chunks_exact(LANES), q.chunks_exact(LANES));
-    let rest = u.remainder().iter().zip(q.remainder());
-    let rest: f32 = rest.map(|(&u, q)| q * f(u)).sum();
-    for (u, q) in u.zip(q) {
-        for lane in 0..LANES {
-            sums[lane] += q[lane] * f(u[lane]);
+    let of_part = |(u, q): (&[f32], &[f32])| {
+        let mut sums = [0.0f32; LANES];
+        let (u, q) = (u.chunks_exact(LANES), q.chunks_exact(LANES));
+        let rest = u.remainder().iter().zip(q.remainder());
+        let rest: f32 = rest.map(|(&u, q)| q * f(u)).sum();
+        for (u, q) in u.zip(q) {
+            for lane in 0..LANES {
+                sums[lane] += q[lane] * f(u[lane]);
+            }
         }
-    }
-    sums.iter().sum::<f32>() + rest
+        f64::from(sums.iter().sum::<f32>() + rest)
+    };
+    u.chunks(TILE).zip(q.chunks(TILE)).map(of_part).sum()
 }
 
 fn tiles(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {

@@ -1,0 +1,356 @@
+//! Sums over vocabularies as large as real ones, flat and peaked, against evaluations in f64.
+#![cfg(test)]
+
+mod random_model;
+
+use std::error::Error;
+
+use neox_core::{NeoxModel, NoHooks, Text, next_token_ln_probs};
+use neuron_ablate::{
+    Dose, Engine, EngineOptions, ExactSums, Intervention, Keep, MeanOver, NamedChange, NeuronId,
+    NeuronSite, NullSpace, NullSpaceOptions, Operation, Plan, RareTokens, Sample, ScalingLaw,
+    ScalingMeasure, ScalingPlan, Scorer, Semantics, TargetGroup, TokenFrequencies, Variants,
+    WeightChange, WordRequest, WordStart, WordVocabulary, last_layer_states, mean_activations,
+    measure_scaling, self_check,
+};
+use random_model::{D_MLP, random_model, random_tokens, zipf};
+use tch::{Device, Kind, Tensor};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// How far any number may be from its evaluation in f64, in nats.
+const ALLOWED: f64 = 2e-5;
+/// Pythia's vocabulary and one of the largest there are, with flat, usual and peaked predictions.
+const CASES: [(i64, f64); 6] = [
+    (50_304, 0.01),
+    (50_304, 0.7),
+    (50_304, 3.0),
+    (152_064, 0.01),
+    (152_064, 0.7),
+    (152_064, 3.0),
+];
+
+/// Log-probabilities in f64, `[row, d_vocab]`, of rows of the residual stream, `[row, d_model]`.
+fn in_f64(model: &NeoxModel, resid: &Tensor, w_u: &Tensor) -> Outcome<Tensor> {
+    let wide = |t: &Tensor| t.f_to_kind(Kind::Double);
+    let ln = model.ln_final();
+    let (weight, bias) = (wide(&ln.weight)?, wide(&ln.bias)?);
+    let normed =
+        wide(resid)?.f_layer_norm(weight.size(), Some(&weight), Some(&bias), ln.eps, false)?;
+    Ok(normed
+        .f_matmul(&wide(w_u)?.f_tr()?)?
+        .f_log_softmax(-1, Kind::Double)?)
+}
+
+#[track_caller]
+fn close(found: f64, expected: f64, what: &str) {
+    assert!(
+        (found - expected).abs() <= ALLOWED,
+        "{what}: {found}, in f64 {expected}: off by {:.1e}",
+        (found - expected).abs()
+    );
+}
+
+/// A tokenizer whose every second token begins with a space.
+fn tokenizer(d_vocab: i64) -> Outcome<Text> {
+    let dir = tempfile::tempdir()?;
+    let vocab: serde_json::Map<String, serde_json::Value> = (0..d_vocab)
+        .map(|id| (format!("{}{id}", ["Ġ", ""][id as usize % 2]), id.into()))
+        .collect();
+    let text = serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "1"},
+    });
+    let path = dir.path().join("tokenizer.json");
+    std::fs::write(&path, text.to_string())?;
+    Ok(Text::from_file(&path)?)
+}
+
+/// Words of two pieces, with and without word boundaries, in every precision that a model may have.
+#[test]
+fn words_are_scored_as_in_f64() -> Outcome<()> {
+    for (d_vocab, spread) in CASES {
+        let words = WordVocabulary::new(&tokenizer(d_vocab)?, 0, usize::try_from(d_vocab)?);
+        let tokens = random_tokens(1, 8, d_vocab).remove(0);
+        let request = WordRequest {
+            tokens: tokens.clone(),
+            word: 5..7,
+            start: WordStart::Space,
+        };
+        for dtype in [Kind::Float, Kind::BFloat16, Kind::Half] {
+            let model = random_model(d_vocab, spread, dtype, |_| ())?;
+            let scorer = Scorer::new(&model, &words, 64)?;
+            let bare = Scorer::new(&model, &words, 64)?.without_boundaries();
+            let batch = Tensor::f_from_slice(&tokens)?.f_view([1, -1])?;
+            let resid = model.residual(&batch, None, &mut NoHooks)?.f_get(0)?;
+            let expected = in_f64(&model, &resid, model.w_u())?;
+            let what = format!("{d_vocab} tokens, spread {spread}, {dtype:?}");
+            for (scorer, boundaries) in [(scorer, true), (bare, false)] {
+                let found =
+                    scorer.score(std::slice::from_ref(&request), &[Intervention::base()])?;
+                let found = &found[0][0];
+                for (piece, found) in (5..7).zip(&found.ln_probs) {
+                    let expected = expected.f_double_value(&[piece - 1, tokens[piece as usize]])?;
+                    close(*found, expected, &what);
+                }
+                for (row, found) in [(4, found.before), (6, found.after)] {
+                    let p = expected.f_get(row)?.f_exp()?;
+                    let begins = p.f_slice(0, 2, None, 2)?.f_sum(Kind::Double)?;
+                    if boundaries {
+                        close(found.ln_begins, begins.f_double_value(&[])?.ln(), &what);
+                        close(found.ln_eos, expected.f_double_value(&[row, 0])?, &what);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An intervention on the last layer, which is read off the forward of the unchanged model.
+#[test]
+fn interventions_are_scored_as_in_f64() -> Outcome<()> {
+    for (d_vocab, spread) in CASES {
+        let model = random_model(d_vocab, spread, Kind::Float, |_| ())?;
+        let words = WordVocabulary::new(&tokenizer(d_vocab)?, 0, usize::try_from(d_vocab)?);
+        let tokens = random_tokens(1, 8, d_vocab).remove(0);
+        let request = WordRequest {
+            tokens: tokens.clone(),
+            word: 5..6,
+            start: WordStart::Space,
+        };
+        let states = last_layer_states(&model, &[&tokens])?.remove(0);
+        for few in [3, D_MLP] {
+            let neurons = (0..few as usize).map(|index| NeuronId { layer: 0, index });
+            let operation = Operation::Set(vec![2.0; few as usize]);
+            let set = Intervention::new("set", NeuronSite::Post, neurons.collect(), operation)?;
+            let change = states
+                .activations
+                .f_to_kind(Kind::Double)?
+                .f_narrow(1, 0, few)?
+                .f_rsub_scalar(2.0)?;
+            let w_out = model
+                .w_out(0)?
+                .f_narrow(1, 0, few)?
+                .f_to_kind(Kind::Double)?;
+            let resid = states.resid.f_add(&change.f_matmul(&w_out.f_tr()?)?)?;
+            let expected = in_f64(&model, &resid, model.w_u())?;
+            let scorer = Scorer::new(&model, &words, 64)?;
+            let found = scorer.score(std::slice::from_ref(&request), &[set])?;
+            let what = format!("{d_vocab} tokens, spread {spread}, {few} neurons");
+            close(
+                found[0][0].ln_probs[0],
+                expected.f_double_value(&[4, tokens[5]])?,
+                &what,
+            );
+            let p = expected.f_get(5)?.f_exp()?;
+            let begins = p.f_slice(0, 2, None, 2)?.f_sum(Kind::Double)?;
+            let expected = begins.f_double_value(&[])?.ln();
+            close(found[0][0].after.ln_begins, expected, &what);
+        }
+    }
+    Ok(())
+}
+
+/// The kernel and the tensor engine, against forwards in which the neuron is replaced, whose logits are summed up in f64.
+#[test]
+fn ablations_are_measured_as_in_f64() -> Outcome<()> {
+    for (d_vocab, spread) in CASES {
+        let model = random_model(d_vocab, spread, Kind::Float, |_| ())?;
+        let sample = Sample::new(
+            random_tokens(2, 7, d_vocab),
+            &[0],
+            usize::try_from(d_vocab)?,
+        )?;
+        let frequencies = TokenFrequencies::new(zipf(usize::try_from(d_vocab)?))?;
+        for sums in [ExactSums::Kernel, ExactSums::Tensor] {
+            let plan = Plan {
+                neurons: vec![0, 1],
+                sequences: vec![0, 1],
+                dose: Dose::Mean,
+                semantics: Semantics::corrected(),
+                variants: Variants::default(),
+                ranks: false,
+                engine: EngineOptions {
+                    engine: Engine::Exact,
+                    exact: sums,
+                    ..EngineOptions::default()
+                },
+                batch: 2,
+                memory_budget: 64 << 20,
+            };
+            let check = self_check(&model, &sample, &frequencies, plan)?;
+            let what = format!("{d_vocab} tokens, spread {spread}, {sums:?}: {check:?}");
+            close(check.worst(), 0.0, &what);
+        }
+    }
+    Ok(())
+}
+
+/// Scaled rows and scaled neurons, and the null space that they are scaled in.
+#[test]
+fn scaling_is_measured_as_in_f64() -> Outcome<()> {
+    for (d_vocab, spread) in CASES {
+        let tokens = usize::try_from(d_vocab)?;
+        let (model, q) = (
+            random_model(d_vocab, spread, Kind::Float, |_| ())?,
+            zipf(tokens),
+        );
+        let options = NullSpaceOptions {
+            top_k_percent: 1.0,
+            keep: Keep::Rank(10),
+            centred: true,
+            folded: true,
+        };
+        let space = NullSpace::find(&model, &q, tokens, options)?;
+
+        // What the frequencies point at, by plain sums over the vocabulary.
+        let ln = model.ln_final();
+        let mean_q = q.iter().map(|q| q.ln()).sum::<f64>() / tokens as f64;
+        let log_q: Vec<f64> = q.iter().map(|q| q.ln() - mean_q).collect();
+        let w_u = model.w_u().f_to_kind(Kind::Double)?;
+        let direction = Tensor::f_from_slice(&log_q)?
+            .f_unsqueeze(0)?
+            .f_matmul(&w_u)?;
+        let direction = direction.f_mul(&ln.weight.f_to_kind(Kind::Double)?)?;
+        let direction = direction.f_sub(&direction.f_mean(Kind::Double)?)?;
+        let part = direction.f_matmul(&space.space().projector()?)?;
+        let norm2 = |t: &Tensor| t.f_square()?.f_sum(Kind::Double)?.f_double_value(&[]);
+        let share = norm2(&part)? / norm2(&direction)?;
+        close(space.unigram_share(&q)?, share, "the unigram direction");
+
+        let rare = RareTokens::below_quantile(&q, tokens, 0.25)?;
+        let strengths = rare.strengths(ScalingLaw::Constant, 0.0)?;
+        let changes = [
+            ("rows", space.row_change(rare.ids(), &strengths, None)?),
+            ("neurons", space.neuron_change(&model, &[0, 3], None)?),
+        ]
+        .map(|(name, change)| NamedChange {
+            name: name.to_owned(),
+            change,
+        });
+        let sequences = random_tokens(1, 7, d_vocab);
+        let sample = Sample::new(sequences.clone(), &[0], tokens)?;
+        let plan = ScalingPlan {
+            sequences: vec![0],
+            factors: vec![1.5],
+            rare: rare.ids().to_vec(),
+            common: space.common().to_vec(),
+            batch: 1,
+            memory_budget: 64 << 20,
+        };
+        let effects = measure_scaling(&model, &sample, &changes, &plan, &|_| ())?;
+        let states = last_layer_states(&model, &[&sequences[0]])?.remove(0);
+        let clean = in_f64(&model, &states.resid, model.w_u())?;
+        let rows = 3..6i64;
+        for (c, NamedChange { name, change }) in changes.iter().enumerate() {
+            let scaled = scaled(&model, change, &states.resid, &states.activations)?;
+            for (of_model, ln_probs) in [("clean", &clean), ("scaled", &scaled)] {
+                let mut loss = 0.0;
+                for row in rows.clone() {
+                    loss -= ln_probs.f_double_value(&[row, sequences[0][row as usize + 1]])?;
+                }
+                let of_rows = ln_probs.f_narrow(0, rows.start, rows.end - rows.start)?;
+                let p = of_rows.f_exp()?;
+                let sum = |t: Tensor| t.f_sum(Kind::Double)?.f_double_value(&[]);
+                let ids: Vec<i64> = rare.ids().iter().map(|&id| i64::from(id)).collect();
+                let mass = sum(p.f_index_select(1, &Tensor::f_from_slice(&ids)?)?)?;
+                let entropy = -sum(p.f_mul(&of_rows)?)?;
+                for (measure, expected) in [
+                    (ScalingMeasure::Loss, loss),
+                    (ScalingMeasure::RareMass, mass),
+                    (ScalingMeasure::Entropy, entropy),
+                ] {
+                    let found = match of_model {
+                        "clean" => effects.clean(TargetGroup::All, measure)[0],
+                        _ => effects.scaled(c, 0, TargetGroup::All, measure)[0],
+                    };
+                    let what = format!("{d_vocab} tokens, spread {spread}, {of_model} {name}");
+                    // Sums over three rows.
+                    close(found.sum / 3.0, expected / 3.0, &what);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Log-probabilities with a change at factor 1.5, in f64.
+fn scaled(
+    model: &NeoxModel,
+    change: &WeightChange,
+    resid: &Tensor,
+    activations: &Tensor,
+) -> Outcome<Tensor> {
+    match change.target() {
+        neuron_ablate::Target::UnembeddingRows(_) => {
+            in_f64(model, resid, &change.apply(model.w_u(), 1.5)?)
+        }
+        neuron_ablate::Target::OutputColumns(_) => {
+            let w_out = model.w_out(0)?;
+            let moved = change
+                .apply(w_out, 1.5)?
+                .f_sub(&w_out.f_to_kind(Kind::Double)?)?;
+            let added = activations
+                .f_to_kind(Kind::Double)?
+                .f_matmul(&moved.f_tr()?)?;
+            in_f64(model, &resid.f_add(&added)?, model.w_u())
+        }
+    }
+}
+
+/// What a forward says of the tokens that follow, and the mean activations.
+#[test]
+fn losses_of_a_forward_are_those_of_f64() -> Outcome<()> {
+    for (d_vocab, spread) in CASES {
+        for dtype in [Kind::Float, Kind::BFloat16, Kind::Half] {
+            let model = random_model(d_vocab, spread, dtype, |_| ())?;
+            let tokens = random_tokens(2, 6, d_vocab);
+            let batch = Tensor::f_from_slice(&tokens.concat())?.f_view([2, 6])?;
+            let logits = model.forward(&batch, None, &mut NoHooks)?;
+            let found = next_token_ln_probs(&logits, &batch)?;
+            assert_eq!((found.size(), found.kind()), (vec![2, 5], Kind::Double));
+            let expected = logits
+                .f_to_device(Device::Cpu)?
+                .f_log_softmax(-1, Kind::Double)?;
+            for (b, pos) in (0..2).flat_map(|b| (0..5).map(move |pos| (b, pos))) {
+                let target = tokens[b as usize][pos as usize + 1];
+                let expected = expected.f_double_value(&[b, pos, target])?;
+                let what = format!("{d_vocab} tokens, spread {spread}, {dtype:?}");
+                close(found.f_double_value(&[b, pos])?, expected, &what);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Positions that hold BOS do not count where they are asked not to, packed ones included, and nothing else is left out.
+#[test]
+fn mean_activations_leave_out_bos_wherever_it_is() -> Outcome<()> {
+    let model = random_model(4096, 0.7, Kind::BFloat16, |_| ())?;
+    let mut packed = random_tokens(3, 12, 4096);
+    (packed[0][0], packed[0][5], packed[1][11]) = (0, 0, 0);
+    let sample = Sample::new(packed.clone(), &[0], 4096)?;
+    for over in [MeanOver::AllPositions, MeanOver::NotBos] {
+        let found = mean_activations(&model, &sample, over, 2, &|_, _| ())?;
+        let (mut sums, mut count) = (vec![0.0; D_MLP as usize], 0.0);
+        for tokens in &packed {
+            let states = last_layer_states(&model, &[tokens])?.remove(0);
+            let all: Vec<f32> = Vec::try_from(&states.activations.f_contiguous()?.f_view(-1)?)?;
+            for (token, of_token) in tokens.iter().zip(all.chunks(D_MLP as usize)) {
+                if over == MeanOver::AllPositions || *token != 0 {
+                    count += 1.0;
+                    sums.iter_mut()
+                        .zip(of_token)
+                        .for_each(|(sum, &value)| *sum += f64::from(value));
+                }
+            }
+        }
+        assert_eq!(count, if over == MeanOver::NotBos { 33.0 } else { 36.0 });
+        for (found, sum) in found.iter().zip(&sums) {
+            assert!((found - sum / count).abs() < 1e-3 * (1e-2 + found.abs()));
+        }
+    }
+    Ok(())
+}
