@@ -15,6 +15,7 @@
 )]
 
 mod checkpoints;
+mod memory;
 mod seeds;
 mod texts;
 

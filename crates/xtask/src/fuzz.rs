@@ -22,8 +22,7 @@ pub(crate) struct FuzzArgs {
 /// The package of the targets, from the root.
 const FOLDER: &str = "crates/fuzz";
 
-/// A reader may hold this much, take this much at once (more would be a size believed before its bytes are there), and
-/// take this long.
+/// What a reader may hold, take at once (more would be a size believed before its bytes are there), and how many seconds it has.
 const LIMITS: [&str; 3] = ["-rss_limit_mb=2048", "-malloc_limit_mb=256", "-timeout=10"];
 
 pub(crate) fn fuzz(args: &FuzzArgs) -> anyhow::Result<()> {
