@@ -44,6 +44,26 @@ fn read(target: &Target, bytes: &[u8]) -> bool {
     sound
 }
 
+/// What once ended a program, by target.
+const FOUND: &[(&str, &[u8])] = &[
+    // 4 GB, the header says, of a file that ends with it.
+    (
+        "counts",
+        b"\0\x93NUMPY\x01\x00\x3c\x00{'descr': '<i8','fortran_order': False,'shape':(536870912,)}",
+    ),
+    (
+        "tokens",
+        b"\0\x93NUMPY\x01\x00\x3c\x00{'descr': '<i8','fortran_order': False,'shape':(9,99999999)}",
+    ),
+];
+
+#[test]
+fn what_was_found_stays_mended() {
+    for (name, bytes) in FOUND {
+        read(fuzz::target(name).unwrap(), bytes);
+    }
+}
+
 #[test]
 fn readers_stand_damaged_input() {
     for target in TARGETS {

@@ -10,7 +10,16 @@ use serde_json::Value;
 const ARROWS: &[(&str, &[&str])] = &[
     ("file-kind", &[]),
     ("input-files", &["file-kind"]),
-    ("fuzz", &["longtail-corpus", "neox-core"]),
+    (
+        "fuzz",
+        &[
+            "input-files",
+            "job-inputs",
+            "job-kit",
+            "longtail-corpus",
+            "neox-core",
+        ],
+    ),
     (
         "job-inputs",
         &[

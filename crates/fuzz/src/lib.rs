@@ -15,6 +15,7 @@
 )]
 
 mod checkpoints;
+mod inputs;
 mod memory;
 mod seeds;
 mod texts;
@@ -79,6 +80,26 @@ pub const TARGETS: &[Target] = &[
         name: "lexicon",
         read: texts::lexicon,
         seeds: seeds::lexicon,
+    },
+    Target {
+        name: "words",
+        read: inputs::words,
+        seeds: seeds::words,
+    },
+    Target {
+        name: "tokens",
+        read: inputs::tokens,
+        seeds: seeds::tokens,
+    },
+    Target {
+        name: "neurons",
+        read: inputs::neurons,
+        seeds: seeds::neurons,
+    },
+    Target {
+        name: "yaml",
+        read: inputs::yaml,
+        seeds: seeds::yaml,
     },
 ];
 

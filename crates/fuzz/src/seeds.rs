@@ -9,7 +9,10 @@ use std::{
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, UInt32Array};
 
-use crate::texts::{CORPUS_NAMES, COUNT_NAMES};
+use crate::{
+    inputs::{NEURON_NAMES, TOKEN_NAMES, WORD_NAMES},
+    texts::{CORPUS_NAMES, COUNT_NAMES},
+};
 
 /// A file of the repository.
 fn data(path: &str) -> Vec<u8> {
@@ -150,4 +153,82 @@ pub(crate) fn lexicon() -> Vec<Vec<u8>> {
         format!("whaleship\0{small}\0{dictionary}").into_bytes(),
         real,
     ]
+}
+
+pub(crate) fn words() -> Vec<Vec<u8>> {
+    let csv = "word,context\nwhale,\"There she \"\"blows\"\", the \"\nwhale,\nship,A \n";
+    let words = Arc::new(StringArray::from(vec!["whale", "ship"]));
+    let contexts = Arc::new(StringArray::from(vec![Some("There she blows, the "), None]));
+    let columns: Vec<(&str, ArrayRef)> = vec![("word", words), ("context", contexts)];
+    let seeds: &[(&str, &[u8])] = &[
+        ("a.csv", csv.as_bytes()),
+        ("a.tsv", &csv.replace(',', "\t").into_bytes()),
+        ("a.csv", "\u{feff}word \r\nwhale\r\n".as_bytes()),
+        ("a.parquet", &parquet(columns.clone())),
+        ("a.feather", &feather(columns)),
+        ("a.jsonl", b"{\"word\": \"whale\", \"context\": \"the \"}\n{\"word\": \"ship\", \"context\": null}\n"),
+        ("a.csv.gz", &gzip(csv.as_bytes())),
+    ];
+    let seeds = seeds.iter();
+    seeds
+        .map(|(name, bytes)| under(&WORD_NAMES, name, bytes))
+        .collect()
+}
+
+pub(crate) fn tokens() -> Vec<Vec<u8>> {
+    let values: Vec<u8> = (0..12i32).flat_map(i32::to_le_bytes).collect();
+    let seeds: &[(&str, &[u8])] = &[
+        ("a.npy", &npy("<i4", "False", "(3, 4)", &values)),
+        ("a.npy", &npy("<i4", "True", "(3, 4)", &values)),
+        ("a.npy", &npy("<u2", "False", "(4, 6)", &values)),
+        ("a.json", b"[[0, 5, 7], [1, 2]]"),
+        (
+            "a.json",
+            br#"{"model": "step4000", "tokens": [[0, 42, 2958], [326, 659]]}"#,
+        ),
+    ];
+    let seeds = seeds.iter();
+    seeds
+        .map(|(name, bytes)| under(&TOKEN_NAMES, name, bytes))
+        .collect()
+}
+
+pub(crate) fn neurons() -> Vec<Vec<u8>> {
+    let seeds: &[(&str, &[u8])] = &[
+        (
+            "a.csv",
+            b"step,top_neurons,med_effect\n1000,\"[\"\"3.193\"\", \"\"3.105\"\"]\",0.5\n4000,\"['3.19']\",0.25\n",
+        ),
+        ("a.yaml", b"- step: 1000\n  neurons: [\"3.10\", '3.8']\n- {step: 4000, neurons: []}\n"),
+        ("a.json", br#"[{"step": 4000, "neurons": ["3.193", "3.8"]}]"#),
+    ];
+    let seeds = seeds.iter();
+    seeds
+        .map(|(name, bytes)| under(&NEURON_NAMES, name, bytes))
+        .collect()
+}
+
+pub(crate) fn yaml() -> Vec<Vec<u8>> {
+    let plain =
+        "seed: 1\nshare: 0.5\nname: null\ndir: null\nlist: []\npart: {on: false, any: null}\n";
+    let anchors = "seed: &s 7\nshare: 2\nname: !!str 8\ndir: \"*.jsonl\"\nlist: [*s, *s]\npart: {on: true, any: [*s]}\n";
+    [
+        ("", plain),
+        ("seed=7\ndir=~/x #2\npart.any={a: 1}\n~name", plain),
+        (
+            "list=[1, 2]\nname=@a%b&c!d\npart.on=true\nshare=1e300",
+            plain,
+        ),
+        ("", anchors),
+    ]
+    .map(|(overrides, file)| format!("{overrides}\0{file}").into_bytes())
+    .to_vec()
+}
+
+fn feather(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
+    let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
+    let mut writer = arrow::ipc::writer::FileWriter::try_new(Vec::new(), &batch.schema())
+        .expect("a writer to memory");
+    writer.write(&batch).expect("a batch of its schema");
+    writer.into_inner().expect("nothing to fail at")
 }

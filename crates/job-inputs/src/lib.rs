@@ -11,4 +11,4 @@ pub use config::{
     mebibytes,
 };
 pub use neurons::neuron_rows;
-pub use read::{Loaded, Vocabulary, read_sample, source};
+pub use read::{Loaded, Vocabulary, read_sample, read_tokens, source};
