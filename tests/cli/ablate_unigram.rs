@@ -5,6 +5,10 @@
     reason = "test helpers fail the test"
 )]
 
+mod examples;
+#[path = "../neox-core/local_hub/mod.rs"]
+mod local_hub;
+
 use std::{
     collections::HashMap,
     fs,
@@ -125,6 +129,125 @@ fn matches_golden(golden: &str, overrides: &[&str], tolerance: f64) {
             worst <= tolerance,
             "{}: off by {worst:.1e}, allowed {tolerance:.0e}",
             field.name()
+        );
+    }
+}
+
+/// GPT-NeoX with the vocabulary of Pythia and next to no neurons, as the hub serves it.
+fn pythia(dir: &Path) -> local_hub::Revisions {
+    const STEPS: [&str; 7] = [
+        "main",
+        "step0",
+        "step1",
+        "step512",
+        "step1000",
+        "step3000",
+        "step143000",
+    ];
+    let config = serde_json::json!({
+        "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox",
+        "bos_token_id": 0, "eos_token_id": 0, "vocab_size": 50304,
+        "hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1,
+        "hidden_act": "gelu", "layer_norm_eps": 1e-5, "max_position_embeddings": 2048,
+        "rotary_pct": 0.25, "rotary_emb_base": 10000,
+        "tie_word_embeddings": false, "use_parallel_residual": true,
+    });
+    let tokenizer = root().join("examples/data/pythia/tokenizer.json");
+    let revisions = STEPS.iter().zip(1u32..).map(|(revision, seed)| {
+        // `main` is the last step, as on the hub.
+        let seed = if *revision == "main" { 7 } else { seed };
+        let folder = dir.join(revision);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        fs::write(folder.join("model.safetensors"), weights(seed)).unwrap();
+        let files = ["config.json", "model.safetensors"]
+            .map(|name| (name.to_owned(), folder.join(name)))
+            .into_iter()
+            .chain([("tokenizer.json".to_owned(), tokenizer.clone())]);
+        ((*revision).to_owned(), files.collect())
+    });
+    revisions.collect()
+}
+
+/// Small random float32 weights of the shapes of [`pythia`], as safetensors.
+fn weights(seed: u32) -> Vec<u8> {
+    let layer = "gpt_neox.layers.0";
+    let tensors: Vec<(String, Vec<usize>)> = [
+        ("gpt_neox.embed_in.weight", vec![50304, 16]),
+        ("input_layernorm.weight", vec![16]),
+        ("input_layernorm.bias", vec![16]),
+        ("post_attention_layernorm.weight", vec![16]),
+        ("post_attention_layernorm.bias", vec![16]),
+        ("attention.query_key_value.weight", vec![48, 16]),
+        ("attention.query_key_value.bias", vec![48]),
+        ("attention.dense.weight", vec![16, 16]),
+        ("attention.dense.bias", vec![16]),
+        ("mlp.dense_h_to_4h.weight", vec![8, 16]),
+        ("mlp.dense_h_to_4h.bias", vec![8]),
+        ("mlp.dense_4h_to_h.weight", vec![16, 8]),
+        ("mlp.dense_4h_to_h.bias", vec![16]),
+        ("gpt_neox.final_layer_norm.weight", vec![16]),
+        ("gpt_neox.final_layer_norm.bias", vec![16]),
+        ("embed_out.weight", vec![50304, 16]),
+    ]
+    .into_iter()
+    .map(
+        |(name, shape)| match name.contains("embed_") || name.contains("final") {
+            true => (name.to_owned(), shape),
+            false => (format!("{layer}.{name}"), shape),
+        },
+    )
+    .collect();
+    let mut header = serde_json::Map::new();
+    let mut end = 0;
+    for (name, shape) in tensors {
+        let begin = end;
+        end += 4 * shape.iter().product::<usize>();
+        let entry =
+            serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, end]});
+        header.insert(name, entry);
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    let mut state = seed;
+    for _ in 0..end / 4 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let value = f64::from(state) / f64::from(u32::MAX) - 0.5;
+        bytes.extend((value as f32).to_le_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn examples_run_as_printed() {
+    let dir = TempDir::new().unwrap();
+    let repo = "models/EleutherAI/pythia-70m-deduped";
+    let hub = local_hub::LocalHub::start([(repo, pythia(dir.path()))]);
+    let text = fs::read_to_string(root().join("examples/data/corpus/held-out.jsonl")).unwrap();
+    let few: Vec<&str> = text.lines().take(6).collect();
+    let work = examples::Work::new(env!("CARGO_BIN_EXE_ablate-unigram"))
+        .hub(&hub.endpoint)
+        .put("my-text.jsonl", few.join("\n"))
+        .put("outputs/analyze-unigram/selection.csv", examples::SELECTION);
+    work.run();
+    // The audit of the README is of the repository that it names.
+    let audit = fs::read_to_string(work.path("outputs/pythia-70m/audit.json")).unwrap();
+    let audit: serde_json::Value = serde_json::from_str(&audit).unwrap();
+    let rows: Vec<&str> = audit
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["revision"].as_str().unwrap())
+        .collect();
+    assert_eq!(rows, ["step0", "step1", "step512"]);
+    let asked = hub.take_log();
+    for revision in rows {
+        assert!(
+            asked
+                .iter()
+                .any(|request| request.path.contains(&local_hub::commit_of(revision))),
+            "the hub was not asked for {revision}"
         );
     }
 }

@@ -1,14 +1,18 @@
 //! The program from outside: its files, its errors.
 
+mod examples;
+
 use std::{
     collections::HashMap,
     error::Error,
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
-use job_kit::TableReader;
+use arrow::array::{ArrayRef, BooleanArray, Float32Array, Int32Array, RecordBatch};
+use job_kit::{Format, TableReader, TableWriter};
 use serde_json::Value;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -99,6 +103,80 @@ fn one_row(path: &Path) -> Result<HashMap<String, String>, Box<dyn Error>> {
         }
     }
     Ok(header.split(',').map(str::to_owned).zip(cells).collect())
+}
+
+/// What ablate-unigram writes of 24 neurons, three sequences of six positions: the columns that an analysis reads.
+fn ablation(dir: &Path) -> Result<(), Box<dyn Error>> {
+    let places: Vec<(i32, i32, i32)> = (0..24)
+        .flat_map(|neuron| (0..18).map(move |row| (neuron, row / 6, row % 6)))
+        .collect();
+    let ints = |value: &dyn Fn(i32, i32, i32) -> i32| -> ArrayRef {
+        let values = places
+            .iter()
+            .map(|&(neuron, batch, pos)| value(neuron, batch, pos));
+        Arc::new(Int32Array::from_iter_values(values))
+    };
+    let floats = |value: &dyn Fn(f32, f32) -> f32| -> ArrayRef {
+        let values = places
+            .iter()
+            .map(|&(neuron, batch, pos)| value(neuron as f32, (batch * 6 + pos) as f32));
+        Arc::new(Float32Array::from_iter_values(values))
+    };
+    let rare = places.iter().map(|place| Some(place.2 % 2 == 0));
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("layer", ints(&|_, _, _| 3)),
+        ("neuron", ints(&|neuron, _, _| neuron)),
+        ("batch", ints(&|_, batch, _| batch)),
+        ("pos", ints(&|_, _, pos| pos)),
+        ("token_id", ints(&|_, batch, pos| 500 * pos + batch)),
+        ("target_id", ints(&|_, batch, pos| 500 * pos + batch)),
+        ("in_band", Arc::new(rare.collect::<BooleanArray>())),
+        ("activation", floats(&|neuron, row| (neuron * row).sin())),
+        ("loss", floats(&|_, row| 5.0 + row.sin())),
+        (
+            "loss_post_ablation",
+            floats(&|neuron, row| {
+                5.0 + row.sin() + 0.01 * (12.0 - neuron) + 0.001 * (neuron + row).cos()
+            }),
+        ),
+        (
+            "loss_post_ablation_with_frozen_unigram",
+            floats(&|neuron, row| 5.0 + row.sin() + 0.005 * (12.0 - neuron)),
+        ),
+        (
+            "kl_divergence_before",
+            floats(&|_, row| 1.0 + 0.1 * row.cos()),
+        ),
+        (
+            "kl_divergence_after",
+            floats(&|neuron, row| 1.0 + 0.1 * row.cos() + 0.01 * (neuron - 12.0)),
+        ),
+    ];
+    let batch = RecordBatch::try_from_iter(columns)?;
+    fs::create_dir_all(dir)?;
+    let mut table = TableWriter::create(
+        dir.join("positions.parquet"),
+        batch.schema(),
+        Format::Parquet,
+    )?;
+    table.write(&batch)?;
+    table.finish()?;
+    let run = serde_json::json!({
+        "job": "ablate-unigram",
+        "config": {"semantics": {"band_token": "target"}},
+        "notes": {"band": {"min_frequency": 2e-6, "max_frequency": 2e-4}},
+    });
+    Ok(fs::write(dir.join("run.json"), run.to_string())?)
+}
+
+#[test]
+fn examples_run_as_printed() -> Outcome {
+    let work = examples::Work::new(env!("CARGO_BIN_EXE_analyze-unigram"));
+    for folder in ["ablate-unigram", "sweep/step512", "sweep/step4000"] {
+        ablation(&work.path("outputs").join(folder))?;
+    }
+    work.run();
+    Ok(())
 }
 
 #[test]

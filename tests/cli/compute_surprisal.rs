@@ -1,6 +1,8 @@
 //! `compute-surprisal` as a user runs it, on the bundled model.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod examples;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -149,6 +151,11 @@ fn csv(path: &Path) -> Vec<Vec<String>> {
         .lines()
         .map(|line| line.split(',').map(str::to_owned).collect())
         .collect()
+}
+
+#[test]
+fn examples_run_as_printed() {
+    examples::Work::new(env!("CARGO_BIN_EXE_compute-surprisal")).run();
 }
 
 #[test]

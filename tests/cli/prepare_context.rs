@@ -1,6 +1,8 @@
 //! `prepare-context` from the command line, on the bundled texts and on wrong input.
 #![expect(clippy::unwrap_used, reason = "test helpers fail the test")]
 
+mod examples;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -42,6 +44,17 @@ fn table(path: impl AsRef<Path>) -> RecordBatch {
 
 fn read_json(path: impl AsRef<Path>) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn examples_run_as_printed() {
+    examples::Work::new(env!("CARGO_BIN_EXE_prepare-context"))
+        .after("select-longtail")
+        .put(
+            "outputs/select-longtail/words.csv",
+            "word\nwhale\nharpoon\ntreasury\n",
+        )
+        .run();
 }
 
 /// `tests/golden/tiny-neox/contexts.json`: the Python package, through the files and keys that a user has.

@@ -1,6 +1,8 @@
 //! The binary `scale-neuron`, from YAML to files.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod examples;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -37,6 +39,13 @@ fn scale(out: &Path, overrides: &[&str]) -> Command {
 
 fn record(dir: &Path) -> serde_json::Value {
     serde_json::from_slice(&fs::read(dir.join("run.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn examples_run_as_printed() {
+    examples::Work::new(env!("CARGO_BIN_EXE_scale-neuron"))
+        .put("outputs/analyze-unigram/selection.csv", examples::SELECTION)
+        .run();
 }
 
 #[test]

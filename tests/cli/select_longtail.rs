@@ -1,6 +1,8 @@
 //! `select-longtail` from the command line, on the bundled tokenizers, counts and texts, and on wrong input.
 #![expect(clippy::unwrap_used, reason = "test helpers fail the test")]
 
+mod examples;
+
 use std::{
     collections::HashMap,
     fs,
@@ -66,6 +68,11 @@ fn strings(batch: &RecordBatch, name: &str) -> Vec<String> {
 }
 
 const TINY: [&str; 2] = ["tokenizer=tiny-neox", "frequency=tiny-neox"];
+
+#[test]
+fn examples_run_as_printed() {
+    examples::Work::new(env!("CARGO_BIN_EXE_select-longtail")).run();
+}
 
 #[test]
 fn pythia_words_come_with_their_provenance_and_a_picture() {

@@ -11,6 +11,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("file-kind", &[]),
     ("input-files", &["file-kind"]),
     (
+        "fuzz",
+        &[
+            "input-files",
+            "job-inputs",
+            "job-kit",
+            "longtail-corpus",
+            "neox-core",
+        ],
+    ),
+    (
         "job-inputs",
         &[
             "input-files",
@@ -35,7 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// The crates that may use libtorch, and with them every binary that is not listed below.
-const LIBTORCH_CRATES: &[&str] = &["job-inputs", "neox-core", "neuron-ablate"];
+const LIBTORCH_CRATES: &[&str] = &["fuzz", "job-inputs", "neox-core", "neuron-ablate"];
 
 /// Binaries that start without libtorch.
 const LIGHT_BINS: &[&str] = &["analyze-unigram", "prepare-context", "select-longtail"];

@@ -20,19 +20,26 @@ Examples (from the root of the repository):
       all neurons of the bundled model, ten sequences of the bundled corpus
   ablate-unigram ablation=quick output.dir=outputs/first-look
       32 neurons, two sequences
-  ablate-unigram semantics=liu2025 band.lower=elbow band.upper=20 output.dir=outputs/liu2025
+  ablate-unigram semantics=liu2025 band.lower=elbow band.upper=20 \\
+    output.dir=outputs/liu2025
       as the Python package of Liu et al. 2025 reads it
-  ablate-unigram model.path=examples/data/tiny-neox 'model.steps=[512, 1000, 4000]' output.dir=outputs/sweep
+  ablate-unigram model.path=examples/data/tiny-neox \\
+    'model.steps=[512, 1000, 4000]' output.dir=outputs/sweep
       several checkpoints, each in a folder of its own; finished ones are kept
-  ablate-unigram sets=doubling sets.neurons.file=outputs/analyze-unigram/selection.csv output.dir=outputs/sets
+  ablate-unigram sets=doubling output.dir=outputs/sets \\
+    sets.neurons.file=outputs/analyze-unigram/selection.csv
       besides, the selected neurons switched off together, 1, 2, 4, ... at once, against control sets
-  ablate-unigram sets=doubling 'sets.neurons.list=[\"3.193\", \"3.105\", \"3.19\"]' 'sets.doses=[mean, {scale: 0.5}, {scale: 2}]' output.dir=outputs/doses
+  ablate-unigram sets=doubling output.dir=outputs/doses \\
+    'sets.neurons.list=[\"3.193\", \"3.105\", \"3.19\"]' \\
+    'sets.doses=[mean, {scale: 0.5}, {scale: 2}]'
       and at several doses
-  ablate-unigram --audit model.path=examples/data/tiny-neox output.dir=outputs/sweep
+  ablate-unigram --audit model.path=examples/data/tiny-neox \\
+    output.dir=outputs/sweep
       are the checkpoints there, finite, and all different?
   ablate-unigram --self-check corpus.rows=0..50
       does the closed form agree with the model itself?
-  ablate-unigram model=pythia-70m frequency=pythia model.revision=step3000 --print-config
+  ablate-unigram model=pythia-70m frequency=pythia \\
+    model.revision=step3000 --print-config
       what a run on Pythia would use, and where each value comes from";
 
 /// Mean-ablate the neurons of the last MLP layer of a language model

@@ -23,11 +23,14 @@ const EXAMPLES: &str = "\
 Examples (from the root of the repository):
   analyze-unigram
       the neurons that help long-tail targets most, from the tables in outputs/ablate-unigram
-  analyze-unigram selection.heuristic=kl selection.effect=suppress output.dir=outputs/away
+  analyze-unigram selection.heuristic=kl selection.effect=suppress \\
+    output.dir=outputs/away
       the neurons that push away from the unigram distribution
-  analyze-unigram input.path=outputs/sweep input.steps=all output.dir=outputs/sweep-analysis
+  analyze-unigram input.path=outputs/sweep input.steps=all \\
+    output.dir=outputs/sweep-analysis
       every checkpoint of a sweep, and how stable the selection is
-  analyze-unigram selection=liu2025 frequency=tiny-neox output.dir=outputs/as-liu2025
+  analyze-unigram selection=liu2025 frequency=tiny-neox \\
+    output.dir=outputs/as-liu2025
       as the Python package of Liu et al. 2025 selects, rows filed anew by their input token
   analyze-unigram --compare outputs/analyze-unigram outputs/as-liu2025
       what changes between two selections, and why";

@@ -25,11 +25,14 @@ Examples (from the root of the repository):
       bundled words and model: base, zero, mean, scaled and control sets at every bundled step
   compute-surprisal 'steps=[512, 4000]' output.dir=outputs/two-steps
       two checkpoints; run it again with more steps and only those are computed
-  compute-surprisal interventions=liu2025 reading=liu2025 output.dir=outputs/liu2025
+  compute-surprisal interventions=liu2025 reading=liu2025 \\
+    output.dir=outputs/liu2025
       as the Python package of Liu et al. 2025: first piece, set before the activation function
-  compute-surprisal words.bos_only=true unit=bits output.dir=outputs/no-context
+  compute-surprisal words.bos_only=true unit=bits \\
+    output.dir=outputs/no-context
       words after nothing but the beginning-of-sequence token, in bits
-  compute-surprisal neurons.file=outputs/analyze-unigram/suppress.csv neurons.missing_step=4000 --print-config
+  compute-surprisal neurons.missing_step=4000 --print-config \\
+    neurons.file=outputs/analyze-unigram/suppress.csv
       what a run with selected neurons would use, and where each value comes from";
 
 /// Surprisal of words under interventions on neurons, across checkpoints

@@ -17,11 +17,14 @@ Examples (from the root of the repository):
       contexts of three words in the bundled held-out text
   select-longtail && prepare-context
       contexts of the rare words that select-longtail has found
-  prepare-context 'words.list=[whale]' contexts.choice=topk contexts.per_word=5 corpus=train output.dir=outputs/whale
+  prepare-context 'words.list=[whale]' contexts.choice=topk \\
+    contexts.per_word=5 corpus=train output.dir=outputs/whale
       the five most frequent contexts of a word in another text
-  prepare-context 'words.list=[whale]' corpus=train exclude=held-out output.dir=outputs/apart
+  prepare-context 'words.list=[whale]' corpus=train exclude=held-out \\
+    output.dir=outputs/apart
       no contexts from documents whose text is also in the held-out corpus
-  prepare-context 'words.list=[whale]' contexts.reading=liu2025 contexts.choice=topk output.dir=outputs/liu2025
+  prepare-context 'words.list=[whale]' contexts.reading=liu2025 \\
+    contexts.choice=topk output.dir=outputs/liu2025
       as the Python package of Liu et al. 2025: words split at white space";
 
 /// Find contexts of words in a corpus: the text of a sentence up to where the word occurs

@@ -22,7 +22,8 @@ Examples (from the root of the repository):
       the neurons that analyze-unigram selected
   scale-neuron scaling=liu2025 output.dir=outputs/scale-liu2025
       null space, rare tokens and scaling laws as in the Python package of Liu et al. 2025
-  scale-neuron 'checkpoint={scaled: neurons, dtype: f32}' scaling.factor=3
+  scale-neuron 'checkpoint={scaled: neurons, dtype: f32}' \\
+    scaling.factor=3
       write the changed weights to output.dir/checkpoint, for Hugging Face transformers and for our other jobs";
 
 /// Scale rare tokens, or neurons, along the null space of common tokens

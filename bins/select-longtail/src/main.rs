@@ -17,13 +17,18 @@ const EXAMPLES: &str = "\
 Examples (from the root of the repository):
   select-longtail --plot
       rare English words of Pythia's tokenizer, by its counts over the Pile
-  select-longtail band.upper=rank:20000 words.case=lower_only output.dir=outputs/rarer
+  select-longtail band.upper=rank:20000 words.case=lower_only \\
+    output.dir=outputs/rarer
       another band, and no names
-  select-longtail tokenizer=tiny-neox frequency=tiny-neox corpus=train output.dir=outputs/tiny
+  select-longtail tokenizer=tiny-neox frequency=tiny-neox corpus=train \\
+    output.dir=outputs/tiny
       words of the bundled model; counted as words in its training text, words of several pieces included
-  select-longtail tokenizer=tiny-neox frequency.counts=null corpus=train 'corpus.document_token=<|endoftext|>' output.dir=outputs/counted
+  select-longtail tokenizer=tiny-neox frequency.counts=null \\
+    corpus=train 'corpus.document_token=<|endoftext|>' \\
+    output.dir=outputs/counted
       counts the tokens of the text first, and keeps them as counts.parquet for `frequency.counts`
-  select-longtail band_reading=liu2025 lexicon=none output.dir=outputs/liu2025
+  select-longtail band_reading=liu2025 lexicon=none \\
+    output.dir=outputs/liu2025
       the band as the Python package of Liu et al. 2025 finds it, all pieces that start a word";
 
 /// Find the long-tail band of a vocabulary, and the rare words in it

@@ -12,5 +12,5 @@ pub use config::{
     mebibytes,
 };
 pub use neurons::neuron_rows;
-pub use read::{Loaded, Vocabulary, read_sample, source};
+pub use read::{Loaded, Vocabulary, read_sample, read_tokens, source};
 pub use tokens::{Ends, TokenName, Tokens};

@@ -313,7 +313,10 @@ pub fn read_sample(
 }
 
 /// Token ids, sequence by position, from `.npy` or JSON (an array of arrays, alone or under `tokens`).
-fn read_tokens(path: &Path) -> anyhow::Result<Vec<Vec<i64>>> {
+///
+/// # Errors
+/// If the file cannot be read, or holds something else.
+pub fn read_tokens(path: &Path) -> anyhow::Result<Vec<Vec<i64>>> {
     #[derive(Deserialize)]
     struct Tokens {
         tokens: Vec<Vec<i64>>,

@@ -8,6 +8,7 @@ mod compare;
 mod cuda;
 mod demo;
 mod doctor;
+mod fuzz;
 mod install;
 mod libtorch;
 mod python;
@@ -40,6 +41,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Time our programs and PyTorch on the same work, in turn, and compare their values
     Compare(compare::CompareArgs),
+    /// Run the readers of files under libFuzzer, looking for input that makes them fail
+    Fuzz(fuzz::FuzzArgs),
     /// Show what a build would use: tools, libtorch, GPU, disk
     Doctor,
 }
@@ -62,6 +65,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Lint => checks::lint(),
         Command::Bench(args) => bench::bench(args),
         Command::Compare(args) => compare::compare(args),
+        Command::Fuzz(args) => fuzz::fuzz(args),
         Command::Doctor => doctor::doctor(),
     }
 }

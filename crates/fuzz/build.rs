@@ -1,4 +1,4 @@
-//! Lets the fuzz targets find libtorch without `LD_LIBRARY_PATH`.
+//! Lets this crate's own tests, doctests and examples find libtorch without `LD_LIBRARY_PATH`.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -1,0 +1,3 @@
+//! libFuzzer on `config`.
+#![no_main]
+fuzz::target!("config");

@@ -1,0 +1,3 @@
+//! libFuzzer on `contexts`.
+#![no_main]
+fuzz::target!("contexts");

@@ -1,0 +1,3 @@
+//! libFuzzer on `corpus`.
+#![no_main]
+fuzz::target!("corpus");

@@ -1,0 +1,3 @@
+//! libFuzzer on `counts`.
+#![no_main]
+fuzz::target!("counts");

@@ -1,0 +1,3 @@
+//! libFuzzer on `index`.
+#![no_main]
+fuzz::target!("index");

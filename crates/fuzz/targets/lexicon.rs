@@ -1,0 +1,3 @@
+//! libFuzzer on `lexicon`.
+#![no_main]
+fuzz::target!("lexicon");

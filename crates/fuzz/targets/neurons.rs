@@ -1,0 +1,3 @@
+//! libFuzzer on `neurons`.
+#![no_main]
+fuzz::target!("neurons");

@@ -1,0 +1,3 @@
+//! libFuzzer on `pickle`.
+#![no_main]
+fuzz::target!("pickle");

@@ -1,0 +1,3 @@
+//! libFuzzer on `safetensors`.
+#![no_main]
+fuzz::target!("safetensors");

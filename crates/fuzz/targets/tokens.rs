@@ -1,0 +1,3 @@
+//! libFuzzer on `tokens`.
+#![no_main]
+fuzz::target!("tokens");

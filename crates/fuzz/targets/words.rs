@@ -1,0 +1,3 @@
+//! libFuzzer on `words`.
+#![no_main]
+fuzz::target!("words");

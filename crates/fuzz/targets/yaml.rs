@@ -1,0 +1,3 @@
+//! libFuzzer on `yaml`.
+#![no_main]
+fuzz::target!("yaml");
