@@ -782,7 +782,12 @@ fn gpt2_is_ablated_and_agrees_with_itself() {
     let model = TempDir::new().unwrap();
     random_gpt2::write(model.path());
     let path = format!("model.path={}", model.path().display());
-    let args = [path.as_str(), "ablation=quick", "corpus.rows=0..10"];
+    let args = [
+        path.as_str(),
+        "ablation=quick",
+        "corpus.rows=0..10",
+        "corpus.context_length=128",
+    ];
     let out = TempDir::new().unwrap();
     let checked = ablate(out.path(), &[&args[..], &["--self-check"]].concat())
         .output()

@@ -851,12 +851,11 @@ fn a_tokenizer_of_another_size_is_refused() {
 #[test]
 fn gpt2_scores_words_under_interventions() {
     let run = Run::new();
-    let model = run.path("gpt2");
+    let model = run.path("step100");
     fs::create_dir(&model).unwrap();
     random_gpt2::write(&model);
     run.ok(&[
         &format!("model.path={}", model.display()),
-        "model.tokenizer=examples/data/tiny-neox/tokenizer.json",
         "neurons.list=['1.3', '1.77', '1.101']",
     ]);
     assert!(run.out("surprisal.parquet").is_file());

@@ -11,8 +11,8 @@ const CONFIG: &str = r#"{
     "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "bos_token_id": 0, "eos_token_id": 0
 }"#;
 
-/// Writes the checkpoint to `dir`, which must exist: embeddings are tied, as in every GPT-2.
-pub fn write(dir: &Path) {
+/// Writes the checkpoint and the tokenizer to `dir`, which must exist: embeddings are tied, as in every GPT-2.
+pub(crate) fn write(dir: &Path) {
     let (d, m) = (D_MODEL, 4 * D_MODEL);
     let mut shapes: Vec<(String, Vec<usize>)> = vec![
         ("wte.weight".into(), vec![D_VOCAB, d]),
@@ -68,4 +68,10 @@ pub fn write(dir: &Path) {
     file.extend(data);
     fs::write(dir.join("model.safetensors"), file).unwrap();
     fs::write(dir.join("config.json"), CONFIG).unwrap();
+    let tokenizer = "../../examples/data/tiny-neox/tokenizer.json";
+    fs::copy(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(tokenizer),
+        dir.join("tokenizer.json"),
+    )
+    .unwrap();
 }
