@@ -781,7 +781,9 @@ fn what_begins_a_text_is_asked_for_where_nothing_says_it() {
         config["bos_token_id"] = serde_json::Value::Null;
     });
     let path = format!("model.path={}", folder.display());
+    let tokenizer = format!("model.tokenizer={TOKENIZER}");
     let args = [
+        &tokenizer,
         "interventions.list=[base]",
         "band=null",
         "frequency=null",
@@ -807,7 +809,9 @@ fn steps_are_found_however_they_are_written() {
     }
     checkpoint(&models, "last", |_| ());
     let path = format!("model.path={}", models.display());
+    let tokenizer = format!("model.tokenizer={TOKENIZER}");
     let args = [
+        &tokenizer,
         "interventions.list=[base]",
         "band=null",
         "frequency=null",

@@ -65,7 +65,7 @@ pub(crate) fn audit(config: &AblateConfig, resolved: &serde_json::Value) -> anyh
     job_kit::print(format!("{text}\nFile: {}\n", path.display()))?;
     match rows.iter().filter(|row| row.is_bad()).count() {
         0 => Ok(()),
-        bad => bail!("{bad} of {} checkpoints are bad", rows.len()),
+        bad => bail!("{bad} of {} checkpoints of {source} are bad", rows.len()),
     }
 }
 
