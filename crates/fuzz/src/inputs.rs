@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use input_files::TableReader;
-use job_kit::ConfigArgs;
+use job_kit::{ConfigArgs, Rule, Rules};
 use serde::{Deserialize, Serialize};
 
 use crate::{file, named};
@@ -72,6 +72,15 @@ struct Config {
     dir: Option<PathBuf>,
     list: Vec<f64>,
     part: Part,
+}
+
+impl Rules for Config {
+    fn rules() -> Vec<Rule> {
+        vec![
+            Rule::one_of(&["name", "dir"]),
+            Rule::belongs("part.any", &["name", "dir"]),
+        ]
+    }
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
