@@ -60,6 +60,8 @@ fn tokenizer(d_vocab: i64) -> Outcome<Text> {
     let text = serde_json::json!({
         "version": "1.0",
         "added_tokens": [],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
         "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "1"},
     });
     let path = dir.path().join("tokenizer.json");
@@ -71,7 +73,7 @@ fn tokenizer(d_vocab: i64) -> Outcome<Text> {
 #[test]
 fn words_are_scored_as_in_f64() -> Outcome<()> {
     for (d_vocab, spread) in CASES {
-        let words = WordVocabulary::new(&tokenizer(d_vocab)?, 0, usize::try_from(d_vocab)?);
+        let words = WordVocabulary::new(&tokenizer(d_vocab)?, 0, usize::try_from(d_vocab)?)?;
         let tokens = random_tokens(1, 8, d_vocab).remove(0);
         let request = WordRequest {
             tokens: tokens.clone(),
@@ -113,7 +115,7 @@ fn words_are_scored_as_in_f64() -> Outcome<()> {
 fn interventions_are_scored_as_in_f64() -> Outcome<()> {
     for (d_vocab, spread) in CASES {
         let model = random_model(d_vocab, spread, Kind::Float, |_| ())?;
-        let words = WordVocabulary::new(&tokenizer(d_vocab)?, 0, usize::try_from(d_vocab)?);
+        let words = WordVocabulary::new(&tokenizer(d_vocab)?, 0, usize::try_from(d_vocab)?)?;
         let tokens = random_tokens(1, 8, d_vocab).remove(0);
         let request = WordRequest {
             tokens: tokens.clone(),
