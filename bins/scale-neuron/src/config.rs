@@ -62,10 +62,11 @@ impl Rules for ScaleConfig {
                 "laws are of rows, and the checkpoint has scaled neurons",
             ),
         ];
-        rules.extend(["band", "scaling.band_reading"].map(|key| {
-            let why = "rare tokens are those of a quantile (`scaling.rare`)";
-            Rule::unused(key, |config, _| config["scaling"]["rare"] != "band", why)
-        }));
+        rules.push(Rule::unused(
+            "band",
+            |config, _| config["scaling"]["rare"] != "band",
+            "rare tokens are those of a quantile (`scaling.rare`)",
+        ));
         rules.extend(Rule::under("model", ModelConfig::rules()));
         rules.extend(Rule::under("corpus", CorpusConfig::rules()));
         rules.extend(Rule::under("band", BandConfig::rules(corrected)));

@@ -69,8 +69,8 @@ pub enum FrozenKl {
 pub enum MeanOver {
     /// Every position, BOS included.
     AllPositions,
-    /// Every position but those that hold BOS, wherever they are: where BOS also ends texts, as in Pythia, its positions between
-    /// packed texts do not count, and a text without BOS loses nothing.
+    /// Every position but the first of each sequence, where BOS stands. Where BOS also ends texts, as in Pythia, those between packed
+    /// texts count.
     NotBos,
 }
 

@@ -104,8 +104,6 @@ pub fn mean_activations(
     let mut sum: Option<Tensor> = None;
     let mut positions = 0usize;
     let mut done = 0;
-    // As jobs put it in front of texts.
-    let bos = model.config().bos_token_id.unwrap_or(0);
     let all: Vec<usize> = (0..sample.sequences().len()).collect();
     for group in same_length_batches(sample, &all, batch) {
         let tokens: Vec<&[i64]> = group
@@ -114,7 +112,7 @@ pub fn mean_activations(
             .collect();
         for (states, tokens) in last_layer_states(model, &tokens)?.iter().zip(&tokens) {
             let counted: Vec<i64> = (0..tokens.len())
-                .filter(|&pos| over == MeanOver::AllPositions || tokens[pos] != bos)
+                .filter(|&pos| over == MeanOver::AllPositions || pos > 0)
                 .map(|pos| pos as i64)
                 .collect();
             positions += counted.len();
