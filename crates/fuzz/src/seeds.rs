@@ -211,7 +211,7 @@ pub(crate) fn neurons() -> Vec<Vec<u8>> {
 pub(crate) fn yaml() -> Vec<Vec<u8>> {
     let plain =
         "seed: 1\nshare: 0.5\nname: null\ndir: null\nlist: []\npart: {on: false, any: null}\n";
-    let anchors = "seed: &s 7\nshare: 2\nname: null\ndir: \"*.jsonl\"\nlist: [*s, *s]\npart: {on: true, any: [*s]}\n";
+    let anchors = "seed: &s 7\nshare: 2\nname: null\ndir: \"*.jsonl\"\nlist: [*s, 1]\npart: {on: true, any: [*s]}\n";
     [
         ("", plain),
         ("seed=7\ndir=~/x #2\npart.any={a: 1}\n~name", plain),

@@ -40,6 +40,9 @@ const REFUSED: [(&str, &str); 9] = [
     ("num_local_experts", "mixtures of experts are not supported"),
 ];
 
+/// The part of the block of a number.
+type OfBlock = fn(usize) -> Part;
+
 /// What one family calls things.
 pub(crate) struct Family {
     /// `model_type` of its configs.
@@ -52,7 +55,7 @@ pub(crate) struct Family {
     /// What precedes the number of a block.
     block: &'static str,
     /// Tensors of each block: their names behind the block's number and its dot.
-    per_block: &'static [(fn(usize) -> Part, &'static str, Stored)],
+    per_block: &'static [(OfBlock, &'static str, Stored)],
     /// Endings of saved tensors that follow from the config: causal masks, rotary frequencies.
     buffers: &'static [&'static str],
 }
