@@ -26,7 +26,7 @@ fn change_stem(group: &str) -> String {
     format!("change-{}", group.replace(' ', "-"))
 }
 
-/// All files that [`write`] may make.
+/// All files that [`write()`] may make.
 pub(crate) fn outputs() -> impl Iterator<Item = String> {
     let changes = [ALL_WORDS, LONG_TAIL_WORDS, COMMON_WORDS].map(change_stem);
     [STEM.to_owned()]
