@@ -16,7 +16,7 @@ use crate::{
 const REPORT: &str = "report.html";
 const PLOTS: &str = "plots";
 
-/// All files that [`write`] may make of these steps.
+/// All files that [`write()`] may make of these steps.
 pub(crate) fn outputs(steps: impl IntoIterator<Item = i64>) -> impl Iterator<Item = String> {
     figures::stems(steps)
         .into_iter()
