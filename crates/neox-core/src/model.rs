@@ -64,7 +64,7 @@ impl Model {
     /// Name, shape and dtype of every tensor are checked before any is copied. The mask and
     /// rotary buffers that old checkpoints carry are recognised and left aside. What wrappers put
     /// before all names (`module.`) is left out, and tied embeddings that are both stored and differ
-    /// are both used: [`NeoxModel::warnings`] says so.
+    /// are both used: [`Model::warnings`] says so.
     ///
     /// # Errors
     /// - [`LoadError`], which names the file, key or tensors at fault
@@ -408,7 +408,7 @@ impl Hooks for FirstNotFinite {
 /// a sum in f32 loses 1e-4 nats, and one in half precision everything.
 ///
 /// # Shapes
-/// - `logits`: `[batch, pos, vocab]`, as [`NeoxModel::forward`] gives them
+/// - `logits`: `[batch, pos, vocab]`, as [`Model::forward`] gives them
 /// - `tokens`: `[batch, pos]`, i64
 /// - returns `[batch, pos - 1]`, f64: position `t` holds `ln p(tokens[t + 1])`; the loss is its negative
 ///
