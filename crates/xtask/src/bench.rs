@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, bail};
-use serde_json::Value;
+use anyhow::bail;
 
 use crate::setup;
-use crate::workspace::{answer, cargo, run};
+use crate::workspace::{cargo, packages, run};
 
 /// Which benchmarks to run.
 #[derive(Debug, clap::Args)]
@@ -38,17 +37,8 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
 
 /// The names of the benchmark targets.
 fn benchmarks() -> anyhow::Result<BTreeSet<String>> {
-    let metadata = answer(&mut cargo([
-        "metadata",
-        "--no-deps",
-        "--format-version",
-        "1",
-    ]))
-    .context("`cargo metadata` failed")?;
-    let metadata: Value =
-        serde_json::from_str(&metadata).context("`cargo metadata` wrote no valid JSON")?;
     let mut found = BTreeSet::new();
-    for package in metadata["packages"].as_array().into_iter().flatten() {
+    for package in packages()? {
         for target in package["targets"].as_array().into_iter().flatten() {
             if target["kind"] == serde_json::json!(["bench"]) {
                 found.extend(target["name"].as_str().map(str::to_owned));

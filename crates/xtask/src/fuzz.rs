@@ -1,10 +1,9 @@
 //! `cargo xtask fuzz`: the readers of files from elsewhere under libFuzzer, one after the other.
 
 use anyhow::{Context, bail};
-use serde_json::Value;
 
 use crate::setup;
-use crate::workspace::{answer, cargo, run};
+use crate::workspace::{answer, cargo, packages, run};
 
 /// Which targets to run, and for how long.
 #[derive(Debug, clap::Args)]
@@ -64,18 +63,10 @@ pub(crate) fn fuzz(args: &FuzzArgs) -> anyhow::Result<()> {
 
 /// The names of the targets, in the order of the manifest.
 fn targets() -> anyhow::Result<Vec<String>> {
-    let metadata = answer(&mut cargo([
-        "metadata",
-        "--no-deps",
-        "--format-version",
-        "1",
-    ]))
-    .context("`cargo metadata` failed")?;
-    let metadata: Value =
-        serde_json::from_str(&metadata).context("`cargo metadata` wrote no valid JSON")?;
-    let packages = metadata["packages"].as_array().into_iter().flatten();
-    let mut packages = packages.filter(|package| package["name"] == "fuzz");
-    let package = packages.next().context("the workspace has no `fuzz`")?;
+    let package = packages()?
+        .into_iter()
+        .find(|package| package["name"] == "fuzz")
+        .context("the workspace has no `fuzz`")?;
     let targets = package["targets"].as_array().into_iter().flatten();
     Ok(targets
         .filter(|target| target["kind"] == serde_json::json!(["bin"]))

@@ -88,6 +88,21 @@ pub(crate) fn answer(command: &mut Command) -> Option<String> {
     output.status.success().then_some(text)
 }
 
+/// The packages of the workspace, as `cargo metadata` describes them.
+pub(crate) fn packages() -> anyhow::Result<Vec<Value>> {
+    let metadata = answer(&mut cargo([
+        "metadata",
+        "--no-deps",
+        "--format-version",
+        "1",
+    ]))
+    .context("`cargo metadata` failed")?;
+    let metadata: Value =
+        serde_json::from_str(&metadata).context("`cargo metadata` wrote no valid JSON")?;
+    let packages = metadata["packages"].as_array();
+    Ok(packages.cloned().unwrap_or_default())
+}
+
 /// A command as one would type it, the program without its folder.
 pub(crate) struct Shown<'a>(pub(crate) &'a Command);
 
