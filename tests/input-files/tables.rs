@@ -1,7 +1,7 @@
 //! One table reader: every format gives the same cells.
 #![expect(clippy::unwrap_used, reason = "test helpers fail the test")]
 
-use std::{fs, fs::File, path::Path, sync::Arc};
+use std::{cell::Cell, fs, fs::File, path::Path, sync::Arc};
 
 use arrow::{
     array::{
@@ -139,6 +139,47 @@ fn every_codec_of_parquet_and_both_kinds_of_arrow() {
     writer.write(&batch()).unwrap();
     writer.finish().unwrap();
     check(&path);
+}
+
+/// Arrow panics on some of these files; every one of its panics has to become an error, and a program has to know that it will.
+#[test]
+fn damaged_arrow_is_an_error() {
+    thread_local! {
+        static CAUGHT: Cell<usize> = const { Cell::new(0) };
+    }
+    let shown = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if input_files::panic_becomes_error() {
+            CAUGHT.set(CAUGHT.get() + 1);
+        } else {
+            shown(panic);
+        }
+    }));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.feather");
+    let mut sound = vec![];
+    let mut writer =
+        arrow::ipc::writer::FileWriter::try_new(&mut sound, &batch().schema()).unwrap();
+    writer.write(&batch()).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    let mut read = 0;
+    for at in 0..sound.len() {
+        if CAUGHT.get() < 3 {
+            let mut damaged = sound.clone();
+            damaged[at] = 0xff;
+            std::fs::write(&path, damaged).unwrap();
+            let rows = TableReader::open(&path)
+                .and_then(|table| table.read(&["step", "word", "context", "view", "large"]));
+            read += usize::from(rows.is_ok());
+        }
+    }
+    assert!(
+        CAUGHT.get() > 0,
+        "none of these files makes arrow panic any more"
+    );
+    assert!(!input_files::panic_becomes_error());
+    assert!(read > 0);
 }
 
 fn texts(path: &Path, column: &str) -> Vec<String> {

@@ -37,5 +37,5 @@ pub use format::{Compression, Format};
 pub use json::{Pairs, read_json};
 pub use npy::{IntegerArray, read_npy};
 pub use open::{Input, Progress, read_text};
-pub use table::{Columns, TableReader};
+pub use table::{Columns, TableReader, panic_becomes_error};
 pub use texts::{TextRow, TextUnit, Texts};

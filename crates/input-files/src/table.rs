@@ -1,6 +1,7 @@
 //! Tables read by column name.
 
 use std::{
+    cell::Cell,
     fs::File,
     io::BufReader,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -588,11 +589,34 @@ impl Columns {
     }
 }
 
+thread_local! {
+    static PANIC_BECOMES_ERROR: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread, now, would become an [`InputError`]: arrow panics on some damaged files. The panic hook of a
+/// program may keep silent about such a one.
+///
+/// # Examples
+/// ```
+/// let shown = std::panic::take_hook();
+/// std::panic::set_hook(Box::new(move |panic| {
+///     if !input_files::panic_becomes_error() {
+///         shown(panic);
+///     }
+/// }));
+/// ```
+pub fn panic_becomes_error() -> bool {
+    PANIC_BECOMES_ERROR.get()
+}
+
 /// Runs a reader of arrow's, which panics on some damaged files where it should return an error.
 fn without_panic<T>(
     next: impl FnOnce() -> Option<Result<T, ArrowError>>,
 ) -> Result<Option<T>, ArrowError> {
-    match catch_unwind(AssertUnwindSafe(next)) {
+    PANIC_BECOMES_ERROR.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(next));
+    PANIC_BECOMES_ERROR.set(false);
+    match outcome {
         Ok(item) => item.transpose(),
         Err(_) => Err(ArrowError::IpcError("the file is damaged".to_owned())),
     }

@@ -455,7 +455,7 @@ fn describe(value: &Value) -> String {
                 || {
                     number
                         .to_f64()
-                        .map_or_else(|| "a number".to_owned(), |n| format!("the number {n}"))
+                        .map_or_else(|| "a number".to_owned(), |n| format!("the number {n:?}"))
                 },
                 |n| format!("the number {n}"),
             ),

@@ -1,9 +1,9 @@
 //! How a program ends: its error on stderr, and an exit code.
 
-use std::{error::Error, fmt, io, process::ExitCode};
+use std::{error::Error, fmt, io, panic, process::ExitCode};
 
 use clap::Parser;
-use input_files::InputError;
+use input_files::{InputError, panic_becomes_error};
 
 use crate::{config::ConfigError, output::OutputError, stdio::tell, table::TableError};
 
@@ -68,6 +68,12 @@ impl Error for Hinted {
 /// }
 /// ```
 pub fn main<C: Parser>(run: impl FnOnce(&C) -> anyhow::Result<()>) -> ExitCode {
+    let shown = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if !panic_becomes_error() {
+            shown(panic);
+        }
+    }));
     match C::try_parse() {
         Ok(cli) => exit(run(&cli)),
         Err(usage) => {
