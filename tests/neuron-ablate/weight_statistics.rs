@@ -3,9 +3,10 @@
 
 use std::path::PathBuf;
 
-use neox_core::{LoadOptions, NeoxModel};
+use neox_core::{LoadOptions, NeoxModel, Norm};
 use neuron_ablate::{
-    AblateError, NullDirections, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics,
+    AblateError, NullDirections, Readout, TokenBand, TokenFrequencies, UnembeddingMoments,
+    WeightStatistics,
 };
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
@@ -75,8 +76,7 @@ impl Case {
 
     fn moments(&self, null: NullDirections) -> Result<UnembeddingMoments, AblateError> {
         UnembeddingMoments::new(
-            &matrix(&self.w_u),
-            &Tensor::from_slice(&self.gamma),
+            readout(&self.w_u, &self.gamma),
             &self.frequencies(),
             &self.bands(),
             null,
@@ -107,6 +107,17 @@ impl Case {
             })
             .collect()
     }
+}
+
+fn readout(w_u: &[Vec<f64>], gamma: &[f64]) -> Readout {
+    let weight = Tensor::from_slice(gamma);
+    let norm = Norm {
+        bias: weight.zeros_like(),
+        weight,
+        eps: 1e-5,
+        centres: true,
+    };
+    Readout::new(&matrix(w_u), &norm).unwrap()
 }
 
 fn matrix(rows: &[Vec<f64>]) -> Tensor {
@@ -314,8 +325,7 @@ fn what_does_not_fit_is_refused() {
     ));
     let other = TokenFrequencies::new(vec![0.25; 4]).unwrap();
     let refused = UnembeddingMoments::new(
-        &matrix(&case.w_u),
-        &Tensor::from_slice(&case.gamma),
+        readout(&case.w_u, &case.gamma),
         &other,
         &[],
         NullDirections::default(),

@@ -11,32 +11,29 @@
 //! clean l = g / s + b,   ablated l' = (g + D u) / s' + b
 //! ```
 //!
-//! so that no product with `W_U` is needed per (row, neuron). This is LayerNorm, before the unembedding and before the last MLP; other
-//! models are refused.
+//! so that no product with `W_U` is needed per (row, neuron). With RMSNorm nothing is subtracted and beta is 0.
 
-use neox_core::NeoxModel;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
-    AblateError,
+    AblateError, Readout,
     product::product,
-    states::closed_forms_hold,
+    readout::{NormScale, see},
     vectors::{Vectors, on_host},
 };
 
-/// Final LayerNorm and unembedding, `W_U` centred over the vocabulary and its rows in a given order.
+/// The readout with `W_U` centred over the vocabulary and its rows in a given order.
 #[derive(Debug)]
 pub struct Unembedding {
+    readout: Readout,
     w_u: Tensor,
-    gamma: Tensor,
-    eps: f64,
     b: Vec<f32>,
 }
 
-/// Vectors of the residual stream, centred, and what final LayerNorm and `W_U` make of them before scaling.
+/// Vectors of the residual stream as the final norm sees them, and what norm and `W_U` make of them before scaling.
 #[derive(Debug)]
 pub struct Projected {
-    /// The vectors minus their means, `[vector, d_model]`, f64.
+    /// What the norm sees of the vectors (LayerNorm: the vectors minus their means), `[vector, d_model]`, f64.
     pub centred: Tensor,
     /// `gamma * centred`, `[vector, d_model]`, f32.
     pub scaled: Tensor,
@@ -46,37 +43,17 @@ pub struct Projected {
     pub logits: Vectors,
 }
 
-/// The scale of the final LayerNorm as a function of the squared norm of the centred residual.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LayerNormScale {
-    d_model: f64,
-    eps: f64,
-}
-
-impl LayerNormScale {
-    /// `sqrt(norm2 / d_model + eps)`.
-    pub fn at(self, norm2: f64) -> f64 {
-        (norm2 / self.d_model + self.eps).sqrt()
-    }
-}
-
 impl Unembedding {
-    /// Takes the final LayerNorm and `W_U` of `model` to `device`, with the rows of `W_U` in `order` (token ids).
+    /// Takes a readout to `device`, with the rows of `W_U` in `order` (token ids).
     ///
     /// # Errors
-    /// - [`AblateError::Architecture`] if the closed form does not hold for the model
     /// - [`AblateError::Torch`] if libtorch fails
-    pub fn new(model: &NeoxModel, order: &[u32], device: Device) -> Result<Self, AblateError> {
-        closed_forms_hold(model)?;
+    pub fn new(readout: Readout, order: &[u32], device: Device) -> Result<Self, AblateError> {
         let there = |t: &Tensor, kind| t.f_to_device(device)?.f_to_kind(kind);
-        let ln = model.ln_final();
-        let (gamma, beta) = (
-            there(&ln.weight, Kind::Double)?,
-            there(&ln.bias, Kind::Float)?,
-        );
+        let beta = there(readout.beta(), Kind::Float)?;
         let order: Vec<i64> = order.iter().map(|&t| i64::from(t)).collect();
         let order = Tensor::f_from_slice(&order)?.f_to_device(device)?;
-        let mut w_u = there(model.w_u(), Kind::Float)?.f_index_select(0, &order)?;
+        let mut w_u = there(readout.w_u(), Kind::Float)?.f_index_select(0, &order)?;
         // In tiles and in place: `W_U` is the largest thing here.
         let (d_vocab, d_model) = w_u.size2()?;
         let mut sum = Tensor::f_zeros([d_model], (Kind::Double, device))?;
@@ -86,12 +63,7 @@ impl Unembedding {
         let mean = sum.f_div_scalar(d_vocab as f64)?.f_to_kind(Kind::Float)?;
         let _ = w_u.f_sub_(&mean)?;
         let b = Vec::try_from(&w_u.f_mv(&beta)?.f_to_device(Device::Cpu)?)?;
-        Ok(Self {
-            w_u,
-            gamma,
-            eps: ln.eps,
-            b,
-        })
+        Ok(Self { readout, w_u, b })
     }
 
     /// `b = W_U beta`, `[d_vocab]`, in the order of the vocabulary layout.
@@ -104,16 +76,18 @@ impl Unembedding {
         &self.w_u
     }
 
-    /// The scale of the final LayerNorm.
-    pub fn scale(&self) -> LayerNormScale {
-        LayerNormScale {
-            d_model: self.w_u.size()[1] as f64,
-            eps: self.eps,
-        }
+    /// The readout itself, `W_U` as the model holds it.
+    pub fn readout(&self) -> &Readout {
+        &self.readout
     }
 
-    /// Centres `vectors` (`[vector, d_model]`: rows of the residual stream, or output weights of neurons) and sends
-    /// them through gamma and `W_U`.
+    /// The scale of the final norm.
+    pub fn scale(&self) -> NormScale {
+        self.readout.scale()
+    }
+
+    /// Sends what the norm sees of `vectors` (`[vector, d_model]`: rows of the residual stream, or output weights of neurons)
+    /// through gamma and `W_U`.
     ///
     /// # Errors
     /// - [`AblateError::Torch`] if libtorch fails
@@ -125,12 +99,11 @@ impl Unembedding {
     /// would go on spinning beside the product.
     pub(crate) fn project_rows(&self, mut vectors: Vec<f64>) -> Result<Projected, TchError> {
         let d_model = self.w_u.size2()?.1;
-        let gamma = on_host(&self.gamma)?;
+        let gamma = on_host(self.readout.gamma())?;
         let mut scaled = Vec::with_capacity(vectors.len());
         let mut norm2 = Vec::new();
         for x in vectors.chunks_mut(d_model as usize) {
-            let mean = x.iter().sum::<f64>() / d_model as f64;
-            x.iter_mut().for_each(|x| *x -= mean);
+            see(self.readout.centres(), x);
             norm2.push(x.iter().map(|x| x * x).sum());
             scaled.extend(x.iter().zip(&gamma).map(|(x, gamma)| (x * gamma) as f32));
         }
@@ -151,6 +124,7 @@ impl Unembedding {
     /// # Errors
     /// - [`AblateError::Torch`] if libtorch fails
     pub(crate) fn scaled(&self, centred: &Tensor) -> Result<Tensor, AblateError> {
-        Ok(centred.f_mul(&self.gamma)?.f_to_kind(Kind::Float)?)
+        let gamma = self.readout.gamma().f_to_device(centred.device())?;
+        Ok(centred.f_mul(&gamma)?.f_to_kind(Kind::Float)?)
     }
 }

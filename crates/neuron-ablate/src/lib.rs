@@ -16,6 +16,7 @@ mod null_space;
 mod outcome;
 mod pairs;
 mod product;
+mod readout;
 mod sample;
 mod scaling;
 mod scoring;
@@ -43,6 +44,7 @@ pub use interventions::{
 };
 pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace, output_norms};
 pub use outcome::Measures;
+pub use readout::{NormScale, Readout};
 pub use sample::{FIRST_POSITION, Row, RowCounts, Sample};
 pub use scaling::{RareTokens, ScalingError, ScalingLaw, Target, WeightChange};
 pub use scoring::{ScoreError, Scorer, WordScore};

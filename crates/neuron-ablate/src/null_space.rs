@@ -8,13 +8,14 @@ use neox_core::NeoxModel;
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::{
     AblateError,
     error::distinct,
+    readout::{Readout, host},
     scaling::{ScalingError, Target, WeightChange},
-    states::{closed_forms_hold, last_layer},
+    states::{last_layer, writes_directly},
 };
 
 /// Which directions count as spanned by common tokens.
@@ -36,8 +37,8 @@ pub struct NullSpaceOptions {
     pub keep: Keep,
     /// Whether `W_U` is centred over the vocabulary first, so that adding a constant to all logits plays no part.
     pub centred: bool,
-    /// Whether `gamma` of the final LayerNorm is folded into `W_U` and its rows are centred over d_model: the space then lies
-    /// in the residual stream that neurons write to. Otherwise it lies behind the LayerNorm, and `gamma` is ignored for neurons.
+    /// Whether the final norm is folded into `W_U` (`gamma`, and for LayerNorm the centring over d_model): the space then lies
+    /// in the residual stream that neurons write to. Otherwise it lies behind the norm, and `gamma` is ignored for neurons.
     pub folded: bool,
 }
 
@@ -57,7 +58,7 @@ pub struct NullSpace {
     variance: f64,
     /// `W_U` as the options say, `[d_vocab, d_model]`, f64 on the CPU.
     seen: Tensor,
-    gamma: Tensor,
+    readout: Readout,
     space: Subspace,
 }
 
@@ -89,7 +90,7 @@ impl NullSpace {
     /// `frequencies` is `[d_vocab]`; ids from `n_tokens` on are padding rows, which are never common.
     ///
     /// # Errors
-    /// - [`AblateError::Architecture`] if the final norm is no LayerNorm
+    /// - [`AblateError::Architecture`] for a norm behind the MLPs
     /// - [`ScalingError::Vocabulary`] if there is not one frequency per row of `W_U`
     /// - [`ScalingError::Setting`] for a percentage, threshold or rank out of its range
     /// - [`ScalingError::NoNullSpace`] if common tokens span everything
@@ -107,7 +108,7 @@ impl NullSpace {
             centred,
             folded,
         } = options;
-        closed_forms_hold(model)?;
+        writes_directly(model)?;
         let d_vocab = model.config().vocab_size as usize;
         if frequencies.len() != d_vocab {
             return Err(ScalingError::Vocabulary {
@@ -120,8 +121,8 @@ impl NullSpace {
             d_vocab,
             top_k_percent,
         )?;
-        let gamma = host(&model.ln_final().weight)?;
-        let seen = seen(model, &gamma, centred, folded)?; // [d_vocab, d_model]
+        let readout = Readout::of_model(model)?;
+        let seen = seen(&readout, centred, folded)?; // [d_vocab, d_model]
         let ids: Vec<i64> = common.iter().map(|&id| i64::from(id)).collect();
         let rows = seen.f_index_select(0, &Tensor::f_from_slice(&ids)?)?; // [k, d_model]
         let d_model = rows.size()[1] as usize;
@@ -129,13 +130,13 @@ impl NullSpace {
         let (_, singular, v) = rows.f_svd(common.len() >= d_model, true)?; // v: [d_model, d_model], by column
         let singular: Vec<f64> = Vec::try_from(&singular)?;
         let (rank, variance) = kept(&singular, keep)?;
-        // Centring over d_model leaves the direction of ones without any token: LayerNorm removes it, so it is no room.
-        let room = d_model - usize::from(folded);
+        // What the norm does not see is no room: LayerNorm leaves the direction of ones without any token.
+        let room = room(&readout, folded);
         if rank >= room {
             return Err(ScalingError::NoNullSpace { rank, room });
         }
         let beyond = v.f_tr()?.f_slice(0, rank as i64, None, 1)?;
-        let basis = match folded {
+        let basis = match room < d_model {
             false => beyond,
             true => without_ones(&beyond, room - rank)?,
         };
@@ -145,7 +146,7 @@ impl NullSpace {
             rank,
             variance,
             seen,
-            gamma,
+            readout,
             space: Subspace { basis },
         })
     }
@@ -177,12 +178,11 @@ impl NullSpace {
 
     /// Expected share of a random vector: dimension over the dimensions that there are.
     pub fn chance(&self) -> f64 {
-        self.space.dimension() as f64
-            / (self.gamma.size()[0] as usize - usize::from(self.options.folded)) as f64
+        self.space.dimension() as f64 / room(&self.readout, self.options.folded) as f64
     }
 
     /// Share of the squared norm of each neuron's output weights in the last MLP layer that lies in the null space, `[d_mlp]`;
-    /// 0 for a neuron without output weights. Folded, output weights count minus their mean over d_model, as LayerNorm sees them.
+    /// 0 for a neuron without output weights. Folded, output weights count as the final norm sees them (LayerNorm: minus their mean over d_model).
     ///
     /// # Errors
     /// - [`ScalingError::Torch`] if libtorch fails
@@ -241,7 +241,7 @@ impl NullSpace {
     /// # Errors
     /// - [`ScalingError::Torch`] if libtorch fails
     pub fn random(&self, seed: u64, draw: u64) -> Result<Subspace, ScalingError> {
-        let (dimension, d_model) = (self.space.dimension(), self.gamma.size()[0] as usize);
+        let (dimension, d_model) = (self.space.dimension(), self.seen.size()[1] as usize);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(draw);
         // Box-Muller; 1 - u is above 0.
@@ -251,7 +251,7 @@ impl NullSpace {
         let mut vectors =
             Tensor::f_from_slice(&values)?.f_view([dimension as i64, d_model as i64])?;
         if self.options.folded {
-            vectors = minus_mean(&vectors, -1)?;
+            vectors = self.readout.seen(&vectors)?;
         }
         let (q, _) = Tensor::f_linalg_qr(&vectors.f_tr()?, "reduced")?; // [d_model, dimension]
         Ok(Subspace {
@@ -279,7 +279,7 @@ impl NullSpace {
         let strengths = Tensor::f_from_slice(strengths)?.f_unsqueeze(1)?; // [row, 1]
         let mut change = self.part(&rows, instead)?.f_mul(&strengths)?;
         if self.options.folded {
-            change = change.f_div(&self.gamma)?;
+            change = change.f_div(self.readout.gamma())?;
         }
         Ok(WeightChange::new(
             Target::UnembeddingRows(ids.to_vec()),
@@ -324,7 +324,7 @@ impl NullSpace {
     fn output_weights(&self, model: &NeoxModel) -> Result<Tensor, ScalingError> {
         let weights = host(model.w_out(last_layer(model)).map_err(AblateError::from)?)?.f_tr()?;
         match self.options.folded {
-            true => minus_mean(&weights, -1),
+            true => Ok(self.readout.seen(&weights)?),
             false => Ok(weights),
         }
     }
@@ -360,24 +360,28 @@ pub fn output_norms(model: &NeoxModel) -> Result<Vec<f64>, ScalingError> {
 }
 
 /// `W_U` as the options say.
-fn seen(
-    model: &NeoxModel,
-    gamma: &Tensor,
-    centred: bool,
-    folded: bool,
-) -> Result<Tensor, ScalingError> {
-    let mut rows = host(model.w_u())?;
+fn seen(readout: &Readout, centred: bool, folded: bool) -> Result<Tensor, ScalingError> {
+    let mut rows = host(readout.w_u())?;
     if centred {
         rows = minus_mean(&rows, 0)?;
     }
     if folded {
+        let gamma = readout.gamma();
         let least = gamma.f_abs()?.f_min()?.f_double_value(&[])?;
         if least < 1e-6 {
             return Err(ScalingError::Folded { least });
         }
-        rows = minus_mean(&rows.f_mul(gamma)?, -1)?;
+        rows = readout.seen(&rows.f_mul(gamma)?)?;
     }
     Ok(rows)
+}
+
+/// Number of dimensions in which rows can lie.
+fn room(readout: &Readout, folded: bool) -> usize {
+    match folded {
+        true => readout.dimensions(),
+        false => readout.gamma().size()[0] as usize,
+    }
 }
 
 /// The `percent` of `d_vocab` tokens that are most frequent; among equals the lower id comes first.
@@ -450,10 +454,6 @@ fn without_ones(rows: &Tensor, dimension: usize) -> Result<Tensor, ScalingError>
     Ok(v.f_tr()?
         .f_slice(0, 0, dimension as i64, 1)?
         .f_contiguous()?)
-}
-
-fn host(tensor: &Tensor) -> Result<Tensor, ScalingError> {
-    Ok(tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)
 }
 
 fn minus_mean(tensor: &Tensor, dim: i64) -> Result<Tensor, ScalingError> {

@@ -8,10 +8,10 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::{
     AblateError, Direction, Measures, OutsideBand, Row, Semantics, TokenBand, TokenFrequencies,
     Variant, Variants,
-    closed_form::LayerNormScale,
     frequency::Axis,
     kernel::{Base, Cell, Sums, Tilt, TiltSite, VocabLayout},
     outcome::Linear,
+    readout::NormScale,
     series::{Errors, Move, RowCell, SeriesBlock, SeriesCell, Spread, moved},
     vectors::{Vectors, dot, on_host},
 };
@@ -45,7 +45,7 @@ pub(crate) struct RowLogits {
 #[derive(Debug)]
 pub(crate) struct RowTerms<'r> {
     rows: &'r [Row],
-    scale: LayerNormScale,
+    scale: NormScale,
     /// `|x_c|^2`, `[row]`.
     norm2: Vec<f64>,
     /// `g` at the target, `[row]`.
@@ -315,7 +315,7 @@ impl Pairs {
         &self,
         rows: &'r [Row],
         norm2: Vec<f64>,
-        scale: LayerNormScale,
+        scale: NormScale,
         logits: &RowLogits,
         // By the same means as the ablated ones, so that their rounding drops out of differences.
         sums: &[Vec<Sums>],
@@ -581,7 +581,7 @@ impl RowLogits {
     pub(crate) fn new(
         g: Vectors,
         norm2: &[f64],
-        scale: LayerNormScale,
+        scale: NormScale,
         b: &[f32],
     ) -> Result<Self, TchError> {
         let s: Vec<f64> = norm2.iter().map(|&norm2| scale.at(norm2)).collect();

@@ -26,8 +26,8 @@ use crate::AblateError;
 use crate::interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronSite, activate,
 };
-use crate::states::closed_forms_hold;
 use crate::word_request::{WordRequest, WordStart, WordVocabulary};
+use crate::{Readout, states::writes_directly};
 use batch::{BRANCHED_ROW, Batch, Place, RowTexts};
 
 /// Why words were not scored.
@@ -110,6 +110,7 @@ pub struct Scorer<'m> {
     /// `W_U` in f32, `[d_vocab, d_model]`; the model's own memory where that is f32.
     w_u: Tensor,
     eos: i64,
+    readout: Readout,
     /// `gamma` in f32, `[d_model]`.
     gamma: Tensor,
     /// `W_U beta` in f32, `[1, d_vocab]`.
@@ -154,7 +155,6 @@ impl<'m> Scorer<'m> {
         words: &WordVocabulary,
         batch_tokens: usize,
     ) -> Result<Self, ScoreError> {
-        closed_forms_hold(model)?;
         let d_vocab = model.config().vocab_size;
         if words.begins.len() as i64 != d_vocab || !(0..d_vocab).contains(&words.eos) {
             return Err(ScoreError::Vocabulary {
@@ -187,6 +187,7 @@ impl<'m> Scorer<'m> {
             w_u,
             eos: words.eos,
             gamma: ln.weight.f_to_kind(Kind::Float)?,
+            readout: Readout::of_model(model).map_err(ScoreError::Architecture)?,
             b,
             batch_tokens: batch_tokens.max(1),
             rows_at_once,
@@ -262,9 +263,11 @@ impl Scorer<'_> {
         self.model.config().num_hidden_layers - 1
     }
 
-    /// Whether an intervention is read off the shared forward.
+    /// Whether an intervention is read off the shared forward: one that changes nothing, or only neurons of the last layer that
+    /// write to the residual stream themselves.
     fn is_shared(&self, intervention: &Intervention) -> bool {
-        intervention.only_in(self.last_layer())
+        intervention.neurons().is_empty()
+            || writes_directly(self.model).is_ok() && intervention.only_in(self.last_layer())
     }
 
     /// Each distinct text that is not the beginning of another, in batches of similar length.
@@ -446,7 +449,7 @@ impl Scorer<'_> {
     /// Rows of the residual stream, centred, and their image in the vocabulary.
     fn project(&self, resid: &Tensor) -> Result<Projected, TchError> {
         let x = resid.f_to_kind(Kind::Float)?;
-        let x_c = x.f_sub(&x.f_mean_dim(-1, true, Kind::Float)?)?;
+        let x_c = self.readout.seen(&x)?;
         let g = x_c.f_mul(&self.gamma)?.f_matmul(&self.w_u.f_tr()?)?;
         let inverse_scale = self.inverse_scale(&x_c)?;
         Ok(Projected {

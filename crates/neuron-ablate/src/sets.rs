@@ -381,7 +381,7 @@ impl<'l> OfList<'l> {
             let logits = projected.logits.tensor().shallow_clone();
             (projected.centred, Some((logits, dots)))
         } else {
-            let centred = weights.f_sub(&weights.f_mean_dim(-1, true, Kind::Double)?)?;
+            let centred = sweep.unembedding.readout().seen(&weights)?;
             (centred.f_to_device(sweep.unembedding.w_u().device())?, None)
         };
         Ok(Self {

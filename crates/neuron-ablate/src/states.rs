@@ -1,6 +1,6 @@
 //! What one forward leaves at the last block: the residual stream and the activations of its MLP.
 
-use neox_core::{Hooks, NeoxModel, NormKind, Residual, Site};
+use neox_core::{Hooks, NeoxModel, Residual, Site};
 use tch::{Kind, TchError, Tensor};
 
 use crate::{AblateError, MeanOver, Sample};
@@ -70,20 +70,17 @@ pub(crate) fn last_layer(model: &NeoxModel) -> usize {
     model.config().num_hidden_layers - 1
 }
 
-/// Refuses a model in which a neuron of the last layer does not simply add its output weights to what a LayerNorm reads.
+/// Refuses a model in which the output weights of a neuron are not what it adds to the residual stream.
 ///
 /// # Errors
-/// - [`AblateError::Architecture`] for RMSNorm, and for a norm behind the MLP
-pub(crate) fn closed_forms_hold(model: &NeoxModel) -> Result<(), AblateError> {
-    let config = model.config();
-    let what = match (config.norm, config.residual) {
-        (_, Residual::NormAfter) => "a norm behind its MLPs",
-        (NormKind::RmsNorm, _) => "RMSNorm before its unembedding",
-        _ => return Ok(()),
-    };
+/// - [`AblateError::Architecture`] for a norm behind the MLP
+pub(crate) fn writes_directly(model: &NeoxModel) -> Result<(), AblateError> {
+    if model.config().residual != Residual::NormAfter {
+        return Ok(());
+    }
     Err(AblateError::Architecture {
-        family: config.model_type(),
-        what,
+        family: model.config().model_type(),
+        what: "a norm behind its MLPs",
     })
 }
 

@@ -14,8 +14,11 @@ use crate::{
     engine::{Engines, FEWEST_DIRECTIONS},
     error::distinct,
     pairs::{Block, Dots, Pairs, RowLogits},
+    readout::Readout,
     series::Spread,
-    states::{last_layer, last_layer_states, mean_activations, same_length_batches},
+    states::{
+        last_layer, last_layer_states, mean_activations, same_length_batches, writes_directly,
+    },
     vectors::{dot, on_host},
 };
 
@@ -174,7 +177,9 @@ impl<'a> Sweep<'a> {
         distinct("sequence", &plan.sequences)?;
         let pairs = Pairs::new(frequencies, bands, &plan.semantics, plan.variants)?;
         let device = plan.engine.device(model.device());
-        let unembedding = Unembedding::new(model, pairs.layout().order(), device)?;
+        writes_directly(model)?;
+        let unembedding =
+            Unembedding::new(Readout::of_model(model)?, pairs.layout().order(), device)?;
         let engines = Engines::new(
             &pairs,
             unembedding.w_u(),

@@ -1,7 +1,7 @@
 //! What scaled weights do to predictions on real text: gain on rare targets against cost on common ones.
 //!
 //! Every change and every factor is read off one forward per sequence. Scaled rows of `W_U` move logits in proportion to
-//! `s - 1`; scaled output weights move the residual stream in proportion to it, so that only the scale of the final LayerNorm
+//! `s - 1`; scaled output weights move the residual stream in proportion to it, so that only the scale of the final norm
 //! is computed anew:
 //!
 //! ```text
@@ -16,8 +16,9 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
     AblateError, Row, RowCounts, Sample,
-    closed_form::{LayerNormScale, Projected, Unembedding},
+    closed_form::{Projected, Unembedding},
     error::distinct,
+    readout::{NormScale, Readout},
     scaling::{ScalingError, Target, WeightChange},
     states::{LastLayerStates, last_layer_states, same_length_batches},
 };
@@ -245,17 +246,7 @@ pub fn measure_scaling(
     let vocabulary = Vocabulary {
         rare: mask(&plan.rare, d_vocab)?,
         common: mask(&plan.common, d_vocab)?,
-        unembedding: Unembedding::new(model, &order, Device::Cpu)?,
-        gamma: model
-            .ln_final()
-            .weight
-            .f_to_device(tch::Device::Cpu)?
-            .f_to_kind(Kind::Double)?,
-        beta: model
-            .ln_final()
-            .bias
-            .f_to_device(tch::Device::Cpu)?
-            .f_to_kind(Kind::Double)?,
+        unembedding: Unembedding::new(Readout::of_model(model)?, &order, Device::Cpu)?,
     };
     let empty = vec![Sums::default(); plan.sequences.len()];
     let mut effects = ScalingEffects {
@@ -325,8 +316,6 @@ struct Vocabulary {
     rare: Vec<f64>,
     common: Vec<f64>,
     unembedding: Unembedding,
-    gamma: Tensor,
-    beta: Tensor,
 }
 
 impl Vocabulary {
@@ -344,7 +333,7 @@ impl Vocabulary {
 struct Block<'b> {
     vocabulary: &'b Vocabulary,
     rows: &'b [Row],
-    scale: LayerNormScale,
+    scale: NormScale,
     resid: Projected,
     /// Activations, `[row, d_mlp]`, f64.
     activations: Tensor,
@@ -364,7 +353,7 @@ struct Predictions<'b> {
 enum Moved {
     /// `u`, `[row][d_vocab]`.
     Rows(Vec<f32>),
-    /// The residual stream moves, and with it the scale of the final LayerNorm: `cross = x_c . Delta_c`, `[row]`.
+    /// The residual stream moves, and with it the scale of the final norm: `cross = x_c . Delta_c`, `[row]`.
     Residual { delta: Projected, cross: Vec<f64> },
 }
 
@@ -450,9 +439,8 @@ impl<'b> Block<'b> {
                     .resid
                     .centred
                     .f_div(&Tensor::f_from_slice(&scales)?.f_unsqueeze(1)?)?;
-                let normed = normed
-                    .f_mul(&self.vocabulary.gamma)?
-                    .f_add(&self.vocabulary.beta)?; // [row, d_model]
+                let readout = self.vocabulary.unembedding.readout();
+                let normed = normed.f_mul(readout.gamma())?.f_add(readout.beta())?; // [row, d_model]
                 let of_ids = normed
                     .f_matmul(&change.per_unit().f_tr()?)?
                     .f_to_kind(Kind::Float)?; // [row, id]

@@ -12,7 +12,8 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::{
     AblateError, Direction, TokenBand, TokenFrequencies,
     product::{Matrix, add_host_product, product},
-    states::{closed_forms_hold, last_layer},
+    readout::{Readout, host, see},
+    states::{last_layer, writes_directly},
     vectors::on_host,
 };
 
@@ -26,8 +27,8 @@ const ROUNDING: f64 = 1e-13;
 
 /// How many of the least singular directions of the unembedding count as its null space.
 ///
-/// The vocabulary does not see the direction of ones (LayerNorm removes it), which therefore is none of them: there are
-/// `d_model - 1` in all.
+/// With LayerNorm the vocabulary does not see the direction of ones, which therefore is none of them: there are `d_model - 1` in
+/// all. With RMSNorm there are `d_model`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NullDirections {
@@ -45,21 +46,20 @@ impl Default for NullDirections {
 }
 
 impl NullDirections {
-    /// The number of directions in a model of this width.
+    /// The number of directions in a model of this width, of which its final norm sees `room` (`Readout::dimensions`).
     ///
     /// # Errors
-    /// - [`AblateError::Setting`] for a share outside (0, 1], or a count that is 0 or above `d_model - 1`
+    /// - [`AblateError::Setting`] for a share outside (0, 1], or a count that is 0 or above `room`
     ///
     /// # Examples
     /// ```
     /// use neuron_ablate::NullDirections;
-    /// assert_eq!(NullDirections::default().resolve(512)?, 26);
-    /// assert_eq!(NullDirections::Share(1.0).resolve(512)?, 511);
-    /// assert!(NullDirections::Count(512).resolve(512).is_err());
+    /// assert_eq!(NullDirections::default().resolve(512, 511)?, 26);
+    /// assert_eq!(NullDirections::Share(1.0).resolve(512, 511)?, 511);
+    /// assert!(NullDirections::Count(512).resolve(512, 511).is_err());
     /// # Ok::<(), neuron_ablate::AblateError>(())
     /// ```
-    pub fn resolve(self, d_model: usize) -> Result<usize, AblateError> {
-        let room = d_model.saturating_sub(1);
+    pub fn resolve(self, d_model: usize, room: usize) -> Result<usize, AblateError> {
         let refuse = |value: f64, expected: String| AblateError::Setting {
             name: "null_directions",
             value,
@@ -76,7 +76,7 @@ impl NullDirections {
             Self::Count(count) if (1..=room).contains(&count) => Ok(count),
             Self::Count(count) => Err(refuse(
                 count as f64,
-                format!("a count from 1 to {room}, one less than the width of the model"),
+                format!("a count from 1 to {room}, the directions that the final norm sees"),
             )),
         }
     }
@@ -84,8 +84,8 @@ impl NullDirections {
 
 /// What the weights say about one neuron.
 ///
-/// A value is `None` where it is not defined: for output weights that are constant over d_model, which LayerNorm removes, and for
-/// correlations of a logit vector that is constant.
+/// A value is `None` where it is not defined: for output weights of which the final norm sees nothing (LayerNorm: those that are
+/// constant over d_model), and for correlations of a logit vector that is constant.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightStatistics {
     /// `|w_n|`, as stored.
@@ -100,17 +100,18 @@ pub struct WeightStatistics {
     pub band_cosines: Vec<Option<f64>>,
 }
 
-/// The unembedding behind the final LayerNorm, reduced to what statistics of neurons need.
+/// The unembedding behind the final norm, reduced to what statistics of neurons need.
 ///
-/// Its rows are `r_v = gamma * (W_U[v] - mean over the vocabulary)`, minus their mean over d_model, so that the logit vector of a neuron
-/// is `u_n[v] = r_v . w_n`. Padding rows of the vocabulary count, as they do in the softmax.
+/// Its rows are `r_v = gamma * (W_U[v] - mean over the vocabulary)`, for LayerNorm minus their mean over d_model, so that the logit
+/// vector of a neuron is `u_n[v] = r_v . w_n`. Padding rows of the vocabulary count, as they do in the softmax.
 #[derive(Debug)]
 pub struct UnembeddingMoments {
+    readout: Readout,
     /// Covariance of the rows at length one, `[d_model, d_model]`, f64.
     cosines: Tensor,
     /// The least singular directions, `[d_model, null]`, f64.
     null: Tensor,
-    /// Singular values but that of the direction of ones, descending.
+    /// Singular values, for LayerNorm but that of the direction of ones, descending.
     singular: Vec<f64>,
     all: GroupMoments,
     bands: Vec<GroupMoments>,
@@ -144,10 +145,9 @@ struct RowSums {
 }
 
 impl UnembeddingMoments {
-    /// Reads the final LayerNorm and `W_U` of a model.
+    /// Reads the final norm and `W_U` of a model.
     ///
     /// # Errors
-    /// - [`AblateError::Architecture`] if the model has another norm there
     /// - as [`UnembeddingMoments::new`]
     pub fn of_model(
         model: &NeoxModel,
@@ -155,41 +155,31 @@ impl UnembeddingMoments {
         bands: &[TokenBand],
         null: NullDirections,
     ) -> Result<Self, AblateError> {
-        closed_forms_hold(model)?;
-        Self::new(
-            model.w_u(),
-            &model.ln_final().weight,
-            frequencies,
-            bands,
-            null,
-        )
+        Self::new(Readout::of_model(model)?, frequencies, bands, null)
     }
 
-    /// Reads an unembedding, of any dtype and on any device, in tiles; the arithmetic is f64 on the CPU.
+    /// Reads the unembedding in tiles; the arithmetic is f64 on the CPU.
     ///
     /// The null space is spanned by the eigenvectors of `sum r_v r_v^T` with the least eigenvalues: the right singular vectors of the
     /// unembedding, without decomposing anything of the size of the vocabulary.
-    ///
-    /// # Shapes
-    /// - `w_u`: `[d_vocab, d_model]`; `gamma`: `[d_model]`
     ///
     /// # Cost
     /// About `4 d_vocab d_model^2` operations, and four matrices `[d_model, d_model]` in f64, plus one for each band.
     ///
     /// # Errors
-    /// - [`AblateError::Vocabulary`] if there is not one frequency per row of `w_u`
+    /// - [`AblateError::Vocabulary`] if there is not one frequency per row of `W_U`
     /// - [`AblateError::Band`] if a band is of another vocabulary
     /// - [`AblateError::Setting`] if `null` does not fit the width
     /// - [`AblateError::FlatDirection`] if all tokens, or all of a band, are equally frequent
     /// - [`AblateError::NotFiniteWeights`] if the unembedding holds a value that is not a number
     /// - [`AblateError::Torch`] if libtorch fails
     pub fn new(
-        w_u: &Tensor,
-        gamma: &Tensor,
+        readout: Readout,
         frequencies: &TokenFrequencies,
         bands: &[TokenBand],
         null: NullDirections,
     ) -> Result<Self, AblateError> {
+        let w_u = readout.w_u();
         let (d_vocab, d_model) = w_u.size2()?;
         if frequencies.q().len() != d_vocab as usize {
             return Err(AblateError::Vocabulary {
@@ -206,7 +196,7 @@ impl UnembeddingMoments {
                 ),
             });
         }
-        let null = null.resolve(d_model as usize)? as i64;
+        let null = null.resolve(d_model as usize, readout.dimensions())? as i64;
         let d = d_model as usize;
         let group = |direction, mask| -> Result<GroupSums<'_>, AblateError> {
             Ok(GroupSums {
@@ -231,7 +221,8 @@ impl UnembeddingMoments {
             }
         }
         mean.iter_mut().for_each(|mean| *mean /= d_vocab as f64);
-        let gamma = on_host(gamma)?;
+        let gamma = on_host(readout.gamma())?;
+        let centres = readout.centres();
         let mut cosines = RowSums::new(d);
         let mut unit = Vec::new();
         for start in starts() {
@@ -239,7 +230,7 @@ impl UnembeddingMoments {
             unit.resize(rows.len(), 0.0);
             rows.par_chunks_mut(d)
                 .zip(unit.par_chunks_mut(d))
-                .for_each(|(row, unit)| seen_by_layer_norm(row, &mean, &gamma, unit));
+                .for_each(|(row, unit)| folded(row, &mean, &gamma, centres, unit));
             cosines.add(&unit);
             for group in [&mut all].into_iter().chain(&mut of_bands) {
                 group.add(&rows, start as usize);
@@ -249,14 +240,15 @@ impl UnembeddingMoments {
         let total = gram.f_trace()?.f_double_value(&[])?;
         if !total.is_finite() {
             return Err(AblateError::NotFiniteWeights {
-                what: "the unembedding or the final LayerNorm",
+                what: "the unembedding or the final norm",
             });
         }
         let cosines = cosines
             .centred()?
             .f_div_scalar((d_vocab - 1).max(1) as f64)?;
-        let (null, singular) = least_directions(&gram, total, null)?;
+        let (null, singular) = least_directions(&gram, total, null, &readout)?;
         Ok(Self {
+            readout,
             cosines,
             null,
             singular,
@@ -278,7 +270,7 @@ impl UnembeddingMoments {
         self.null_directions() as f64 / self.singular.len().max(1) as f64
     }
 
-    /// Singular values of the unembedding as LayerNorm feeds it, descending, `[d_model - 1]`: the last
+    /// Singular values of the unembedding as the final norm feeds it, descending, one for each direction that it sees: the last
     /// [`null_directions`](Self::null_directions) of them are those of the null space. Exact to about 1e-8 of the largest.
     pub fn singular_values(&self) -> &[f64] {
         &self.singular
@@ -288,6 +280,7 @@ impl UnembeddingMoments {
     ///
     /// # Errors
     /// - [`AblateError::NoSuchNeuron`] for a neuron past the layer
+    /// - [`AblateError::Architecture`] for a norm behind the MLP
     /// - as [`UnembeddingMoments::statistics`]
     ///
     /// # Examples
@@ -313,6 +306,7 @@ impl UnembeddingMoments {
         model: &NeoxModel,
         neurons: &[usize],
     ) -> Result<Vec<WeightStatistics>, AblateError> {
+        writes_directly(model)?;
         let w_out = model.w_out(last_layer(model))?; // [d_model, d_mlp]
         let d_mlp = w_out.size()[1] as usize;
         if let Some(&neuron) = neurons.iter().find(|&&n| n >= d_mlp) {
@@ -331,7 +325,7 @@ impl UnembeddingMoments {
 
     /// Statistics of vectors that are added to the residual stream, `[vector, d_model]`: output weights of neurons.
     ///
-    /// With `w` minus its mean over d_model, as LayerNorm sees it (and as TransformerLens stores it):
+    /// With `w` as the final norm sees it (LayerNorm: minus its mean over d_model, as TransformerLens stores it):
     ///
     /// ```text
     /// logit_var   = Var_v( r_v . w / (|r_v| |w|) )    divided by d_vocab - 1
@@ -348,7 +342,7 @@ impl UnembeddingMoments {
     /// - [`AblateError::Torch`] if libtorch fails, for instance for vectors of another length
     pub fn statistics(&self, vectors: &Tensor) -> Result<Vec<WeightStatistics>, AblateError> {
         let vectors = host(vectors)?;
-        let w = minus_mean(&vectors)?;
+        let w = self.readout.seen(&vectors)?;
         let [raw, norm2, var, null] = [
             squared(&vectors)?,
             squared(&w)?,
@@ -474,18 +468,23 @@ impl GroupMoments {
 }
 
 /// Orthonormal columns for the `count` least eigenvalues of `gram`, and the roots of all eigenvalues, descending; the direction of ones,
-/// of eigenvalue 0, is left out of both.
-fn least_directions(gram: &Tensor, trace: f64, count: i64) -> Result<(Tensor, Vec<f64>), TchError> {
+/// which a LayerNorm does not see, is left out of both.
+fn least_directions(
+    gram: &Tensor,
+    trace: f64,
+    count: i64,
+    readout: &Readout,
+) -> Result<(Tensor, Vec<f64>), TchError> {
     let d_model = gram.size()[0];
     // Lifted above all others, so that it mixes with no other direction of eigenvalue 0.
-    let ones = Tensor::f_full(
-        [d_model, d_model],
-        (2.0 * trace + 1.0) / d_model as f64,
-        (Kind::Double, Device::Cpu),
-    )?;
+    let lift = match readout.centres() {
+        true => (2.0 * trace + 1.0) / d_model as f64,
+        false => 0.0,
+    };
+    let ones = Tensor::f_full([d_model, d_model], lift, (Kind::Double, Device::Cpu))?;
     let (values, vectors) = gram.f_add(&ones)?.f_linalg_eigh("L")?; // ascending
     let values: Vec<f64> = Vec::try_from(&values)?;
-    let singular = values[..values.len() - 1]
+    let singular = values[..readout.dimensions()]
         .iter()
         .rev()
         .map(|v| v.max(0.0).sqrt())
@@ -493,23 +492,13 @@ fn least_directions(gram: &Tensor, trace: f64, count: i64) -> Result<(Tensor, Ve
     Ok((vectors.f_narrow(1, 0, count)?.f_contiguous()?, singular))
 }
 
-fn host(tensor: &Tensor) -> Result<Tensor, TchError> {
-    tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)
-}
-
-/// Each row minus its mean.
-fn minus_mean(rows: &Tensor) -> Result<Tensor, TchError> {
-    rows.f_sub(&rows.f_mean_dim(-1, true, Kind::Double)?)
-}
-
-/// Turns a row of `W_U` into what the final LayerNorm makes of it, `gamma * (row - mean)` minus its own mean; `unit` is that at length
-/// one. A row that is zero has no direction and stays zero.
-fn seen_by_layer_norm(row: &mut [f64], mean: &[f64], gamma: &[f64], unit: &mut [f64]) {
+/// Folds the final norm into a row of `W_U`: `gamma * (row - mean)`, and of that what the norm sees; `unit` is that at length one. A
+/// row that is zero has no direction and stays zero.
+fn folded(row: &mut [f64], mean: &[f64], gamma: &[f64], centres: bool, unit: &mut [f64]) {
     for (r, (mean, gamma)) in row.iter_mut().zip(mean.iter().zip(gamma)) {
         *r = (*r - mean) * gamma;
     }
-    let own = row.iter().sum::<f64>() / row.len() as f64;
-    row.iter_mut().for_each(|r| *r -= own);
+    see(centres, row);
     let norm = row.iter().map(|r| r * r).sum::<f64>().sqrt();
     let norm = norm.max(f64::MIN_POSITIVE);
     unit.iter_mut()
