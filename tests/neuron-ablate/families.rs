@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use neox_core::{LoadOptions, Model};
 use neuron_ablate::{
-    Dose, Engine, EngineOptions, ExactSums, Plan, Sample, Semantics, Sweep, TokenFrequencies,
-    Variant, Variants, self_check,
+    Dose, Engine, EngineOptions, ExactSums, Intervention, InterventionHooks, NeuronId, NeuronSite,
+    Operation, Plan, Sample, Scorer, Semantics, Sweep, TokenFrequencies, Variant, Variants,
+    WordRequest, WordStart, WordVocabulary, self_check,
 };
 use tch::{Kind, Tensor};
 
@@ -146,6 +147,73 @@ fn ablation_matches_f64_in_every_family() -> Outcome<()> {
                 ..exact
             },
         )?;
+    }
+    Ok(())
+}
+
+/// Interventions on neurons of the last and of another layer, against forwards with hooks.
+#[test]
+fn words_match_hooked_forwards_in_every_family() -> Outcome<()> {
+    for family in std::fs::read_dir(families())? {
+        let dir = family?.path();
+        let model = Model::load(&dir, &LoadOptions::default())?;
+        let config = model.config();
+        let (last, d_vocab) = (config.num_hidden_layers - 1, config.vocab_size as usize);
+        let words = WordVocabulary::without_words(0, d_vocab);
+        let golden: HashMap<String, Tensor> =
+            Tensor::read_safetensors(dir.join("expected.safetensors"))?
+                .into_iter()
+                .collect();
+        let tokens: Vec<Vec<i64>> = Vec::try_from(&golden["tokens"])?;
+        let request = |tokens: &[i64], word| WordRequest {
+            tokens: tokens.to_vec(),
+            word,
+            start: WordStart::Space,
+        };
+        let requests = [
+            request(&tokens[0][..12], 10..12),
+            request(&tokens[0][..10], 7..10),
+            request(&tokens[1], 39..40),
+        ];
+        let neurons = |layer| [3, 9].map(|index| NeuronId { layer, index }).to_vec();
+        let interventions = [
+            Intervention::base(),
+            Intervention::new(
+                "last",
+                NeuronSite::Post,
+                neurons(last),
+                Operation::Scale(-3.0),
+            )?,
+            Intervention::new(
+                "first",
+                NeuronSite::Post,
+                neurons(0),
+                Operation::Scale(-3.0),
+            )?,
+        ];
+        let scores = Scorer::new(&model, &words, 4096)?
+            .without_boundaries()
+            .score(&requests, &interventions)?;
+        for (request, scores) in requests.iter().zip(&scores) {
+            let tokens = Tensor::from_slice(&request.tokens).f_view([1, -1])?;
+            for (intervention, score) in interventions.iter().zip(scores) {
+                let mut hooks = InterventionHooks::new(intervention);
+                let logits = model.forward(&tokens, None, &mut hooks)?;
+                let ln_probs = logits.f_log_softmax(-1, Kind::Double)?;
+                for (piece, ln_prob) in request.word.clone().zip(&score.ln_probs) {
+                    let at = [0, piece as i64 - 1, request.tokens[piece]];
+                    let off = (ln_prob - ln_probs.f_double_value(&at)?).abs();
+                    assert!(
+                        off < 2e-5,
+                        "{}, {}: off by {off:.1e}",
+                        dir.display(),
+                        intervention.name()
+                    );
+                }
+            }
+            let moved = |i: usize| (scores[i].ln_probs[0] - scores[0].ln_probs[0]).abs();
+            assert!(moved(1) > 1e-4 && moved(2) > 1e-4, "{}", dir.display());
+        }
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Null space and scaling, against the Python package of Liu et al. (2025) and against checkpoints that were really changed.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use neox_core::{LoadOptions, NeoxModel, NoHooks, Part, save_with, stored_tensor};
@@ -199,13 +199,13 @@ fn random_directions_have_the_size_of_what_they_stand_for() {
 }
 
 /// A checkpoint with a change written into it, in f32.
-fn written(change: &WeightChange, part: Part, factor: f64) -> tempfile::TempDir {
+fn written(from: &Path, change: &WeightChange, part: Part, factor: f64) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let weights = change
-        .apply(&stored_tensor(&checkpoint(), part).unwrap(), factor)
+        .apply(&stored_tensor(from, part).unwrap(), factor)
         .unwrap();
     save_with(
-        &checkpoint(),
+        from,
         dir.path(),
         &BTreeMap::from([(part, weights)]),
         Some(Kind::Float),
@@ -268,14 +268,46 @@ fn explicit(
 
 #[test]
 fn measures_are_those_of_a_checkpoint_with_changed_weights() {
-    let (model, frequencies) = (model(&checkpoint()), frequencies());
     let tokens: Vec<Vec<i64>> =
         serde_json::from_value(golden("ablation-inputs.json")["tokens"].clone()).unwrap();
+    check_scaling(&checkpoint(), &tokens, &frequencies(), N_TOKENS, W_OUT);
+}
+
+/// RMSNorm, a gated MLP, grouped key/value heads.
+#[test]
+fn measures_of_llama_are_those_of_a_checkpoint_with_changed_weights() {
+    let dir = PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/golden/families/llama-gqa"
+    ));
+    let golden: HashMap<String, Tensor> =
+        Tensor::read_safetensors(dir.join("expected.safetensors"))
+            .unwrap()
+            .into_iter()
+            .collect();
+    let tokens: Vec<Vec<i64>> = Vec::try_from(&golden["tokens"]).unwrap();
+    let counts: Vec<f64> =
+        Vec::try_from(&golden["counts"].f_to_kind(Kind::Double).unwrap()).unwrap();
+    let sum: f64 = counts.iter().map(|c| c + 1.0).sum();
+    let frequencies: Vec<f64> = counts.iter().map(|c| (c + 1.0) / sum).collect();
+    let last = Part::MlpOut(model(&dir).config().num_hidden_layers - 1);
+    check_scaling(&dir, &tokens, &frequencies, counts.len(), last);
+}
+
+fn check_scaling(
+    dir: &Path,
+    tokens: &[Vec<i64>],
+    frequencies: &[f64],
+    n_tokens: usize,
+    w_out: Part,
+) {
+    let model = model(dir);
+    let d_vocab = frequencies.len();
     let sequence = tokens[0][..40].to_vec();
     let sample = Sample::new(
         vec![tokens[1][..40].to_vec(), sequence.clone()],
         &[0],
-        D_VOCAB,
+        d_vocab,
     )
     .unwrap();
     assert!(
@@ -283,8 +315,8 @@ fn measures_are_those_of_a_checkpoint_with_changed_weights() {
         "the position filter would leave rows out"
     );
     for options in [LIU2025, FOLDED] {
-        let space = NullSpace::find(&model, &frequencies, N_TOKENS, options).unwrap();
-        let rare = RareTokens::below_quantile(&frequencies, D_VOCAB, 0.25).unwrap();
+        let space = NullSpace::find(&model, frequencies, n_tokens, options).unwrap();
+        let rare = RareTokens::below_quantile(frequencies, d_vocab, 0.25).unwrap();
         let rows = space
             .row_change(
                 rare.ids(),
@@ -292,7 +324,7 @@ fn measures_are_those_of_a_checkpoint_with_changed_weights() {
                 None,
             )
             .unwrap();
-        let neurons = space.neuron_change(&model, &[245, 19, 8], None).unwrap();
+        let neurons = space.neuron_change(&model, &[45, 19, 8], None).unwrap();
         let changes = [
             NamedChange {
                 name: "rows".into(),
@@ -310,18 +342,18 @@ fn measures_are_those_of_a_checkpoint_with_changed_weights() {
             rare: rare.ids().to_vec(),
             common: space.common().to_vec(),
             batch: 2,
-            memory_budget: 24 * D_VOCAB * 10,
+            memory_budget: 24 * d_vocab * 10,
         };
         let effects = measure_scaling(&model, &sample, &changes, &plan, &|_| {}).unwrap();
         assert_eq!(effects.rows_in(TargetGroup::All), 36);
         let parts = [TargetGroup::Rare, TargetGroup::Common, TargetGroup::Between]
             .map(|group| effects.rows_in(group));
         assert_eq!(parts.iter().sum::<usize>(), 36);
-        for (c, (change, name)) in changes.iter().zip([W_U, W_OUT]).enumerate() {
-            let dir = written(&change.change, name, 4.0);
+        for (c, (change, name)) in changes.iter().zip([W_U, w_out]).enumerate() {
+            let changed = written(dir, &change.change, name, 4.0);
             let expected = explicit(
                 &model,
-                &self::model(dir.path()),
+                &self::model(changed.path()),
                 &sequence,
                 3..39,
                 rare.ids(),

@@ -13,9 +13,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
-/// An unembedding with its final LayerNorm, and vectors of output weights, `[row][d_model]`.
+/// An unembedding with its final norm, and vectors of output weights, `[row][d_model]`.
 #[derive(Clone)]
 struct Case {
+    /// LayerNorm, or RMSNorm.
+    centres: bool,
     w_u: Vec<Vec<f64>>,
     gamma: Vec<f64>,
     w_out: Vec<Vec<f64>>,
@@ -36,6 +38,7 @@ impl Case {
         let (w_u, w_out, gamma) = (rows(d_vocab), rows(neurons), rows(1).remove(0));
         let norm: f64 = (1..=d_vocab).map(|r| 1.0 / r as f64).sum();
         Self {
+            centres: true,
             w_u,
             gamma,
             w_out,
@@ -56,6 +59,7 @@ impl Case {
         counts.resize(w_u.len(), 0.0);
         let sum: f64 = counts.iter().map(|c| c + 1.0).sum();
         let case = Self {
+            centres: true,
             w_u,
             gamma: Vec::try_from(&model.ln_final().weight.f_to_kind(Kind::Double).unwrap())
                 .unwrap(),
@@ -64,6 +68,25 @@ impl Case {
             band: (1000..4079).step_by(3).collect(),
         };
         (case, model)
+    }
+
+    fn readout(&self) -> Readout {
+        let weight = Tensor::from_slice(&self.gamma);
+        let norm = Norm {
+            bias: weight.zeros_like(),
+            weight,
+            eps: 1e-5,
+            centres: self.centres,
+        };
+        Readout::new(&matrix(&self.w_u), &norm).unwrap()
+    }
+
+    /// What the norm sees of a vector.
+    fn seen(&self, x: &[f64]) -> Vec<f64> {
+        match self.centres {
+            true => centred(x),
+            false => x.to_vec(),
+        }
     }
 
     fn frequencies(&self) -> TokenFrequencies {
@@ -75,12 +98,7 @@ impl Case {
     }
 
     fn moments(&self, null: NullDirections) -> Result<UnembeddingMoments, AblateError> {
-        UnembeddingMoments::new(
-            readout(&self.w_u, &self.gamma),
-            &self.frequencies(),
-            &self.bands(),
-            null,
-        )
+        UnembeddingMoments::new(self.readout(), &self.frequencies(), &self.bands(), null)
     }
 
     fn statistics(&self, null: NullDirections) -> Vec<WeightStatistics> {
@@ -90,7 +108,7 @@ impl Case {
             .unwrap()
     }
 
-    /// Rows of the unembedding as LayerNorm feeds it: centred over the vocabulary, times gamma, centred over d_model.
+    /// Rows of the unembedding as the norm feeds it: centred over the vocabulary, times gamma, for LayerNorm centred over d_model.
     fn rows(&self) -> Vec<Vec<f64>> {
         let (v, d) = (self.w_u.len() as f64, self.gamma.len());
         let mean: Vec<f64> = (0..d)
@@ -99,7 +117,7 @@ impl Case {
         self.w_u
             .iter()
             .map(|r| {
-                centred(
+                self.seen(
                     &(0..d)
                         .map(|i| (r[i] - mean[i]) * self.gamma[i])
                         .collect::<Vec<_>>(),
@@ -107,17 +125,6 @@ impl Case {
             })
             .collect()
     }
-}
-
-fn readout(w_u: &[Vec<f64>], gamma: &[f64]) -> Readout {
-    let weight = Tensor::from_slice(gamma);
-    let norm = Norm {
-        bias: weight.zeros_like(),
-        weight,
-        eps: 1e-5,
-        centres: true,
-    };
-    Readout::new(&matrix(w_u), &norm).unwrap()
 }
 
 fn matrix(rows: &[Vec<f64>]) -> Tensor {
@@ -164,14 +171,15 @@ fn by_definition(case: &Case, null: usize) -> Vec<WeightStatistics> {
     let rows = case.rows();
     let (_, _, v) = matrix(&rows).f_svd(true, true).unwrap(); // [d_model, d_model], by column
     let v = rows_of(&v.f_tr().unwrap());
-    // The last singular vector is the direction of ones.
-    let least = &v[v.len() - 1 - null..v.len() - 1];
+    // With LayerNorm the last singular vector is the direction of ones.
+    let room = v.len() - usize::from(case.centres);
+    let least = &v[room - null..room];
     let log_q: Vec<f64> = case.q.iter().map(|q| q.ln()).collect();
     let in_band = |x: &[f64]| -> Vec<f64> { case.band.iter().map(|&t| x[t as usize]).collect() };
     case.w_out
         .iter()
         .map(|raw| {
-            let w = centred(raw);
+            let w = case.seen(raw);
             let u: Vec<f64> = rows.iter().map(|r| dot(r, &w)).collect();
             let cosines: Vec<f64> = rows
                 .iter()
@@ -245,11 +253,14 @@ fn random_weights_agree_with_the_definitions() {
         let mut case = Case::random(d_vocab, d_model, 7, d_vocab as u64);
         // Padding rows are often all the same.
         case.w_u[d_vocab - 1] = case.w_u[d_vocab - 2].clone();
-        agree(
-            &case.statistics(NullDirections::Count(null)),
-            &by_definition(&case, null),
-            1e-9,
-        );
+        for centres in [true, false] {
+            case.centres = centres;
+            agree(
+                &case.statistics(NullDirections::Count(null)),
+                &by_definition(&case, null),
+                1e-9,
+            );
+        }
     }
 }
 
@@ -324,12 +335,7 @@ fn what_does_not_fit_is_refused() {
         Err(AblateError::NotFiniteWeights { .. })
     ));
     let other = TokenFrequencies::new(vec![0.25; 4]).unwrap();
-    let refused = UnembeddingMoments::new(
-        readout(&case.w_u, &case.gamma),
-        &other,
-        &[],
-        NullDirections::default(),
-    );
+    let refused = UnembeddingMoments::new(case.readout(), &other, &[], NullDirections::default());
     assert!(matches!(refused, Err(AblateError::Vocabulary { .. })));
 }
 
