@@ -34,6 +34,10 @@ impl Block {
         })
     }
 
+    pub(crate) fn norm_after_mlp(&self) -> Option<&Norm> {
+        (self.residual == Residual::NormAfter).then_some(&self.mlp_norm)
+    }
+
     /// # Shapes
     /// - `x`: residual stream, `[batch, pos, d_model]`; returns the same, or `[1, row, d_model]` for
     ///   `rows`, places in `[batch * pos]`

@@ -142,6 +142,14 @@ impl Model {
         Ok(&self.block(layer)?.mlp.w_out)
     }
 
+    /// The norm that a layer's MLP writes through to the residual stream, in a model that norms behind its branches.
+    ///
+    /// # Errors
+    /// - [`ForwardError::Layer`] if there is no such layer
+    pub fn norm_after_mlp(&self, layer: usize) -> Result<Option<&Norm>, ForwardError> {
+        Ok(self.block(layer)?.norm_after_mlp())
+    }
+
     /// Output bias of a layer's MLP, `[d_model]`, if it has one.
     ///
     /// # Errors

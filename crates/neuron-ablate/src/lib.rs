@@ -12,6 +12,7 @@ mod error;
 mod frequency;
 mod interventions;
 pub mod kernel;
+mod mlp_write;
 mod null_space;
 mod outcome;
 mod pairs;

@@ -105,7 +105,7 @@ pub(crate) struct Dots {
 
 impl Dots {
     /// Those of `sum factor vector`.
-    pub(crate) fn sum(factors: &[f64], of_vectors: &[Self]) -> Self {
+    pub(crate) fn sum<'d>(factors: &[f64], of_vectors: impl IntoIterator<Item = &'d Self>) -> Self {
         let mut sum = Self::default();
         for (factor, dots) in factors.iter().zip(of_vectors) {
             sum.q.resize(dots.q.len(), 0.0);

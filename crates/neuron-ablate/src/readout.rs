@@ -30,17 +30,26 @@ use crate::AblateError;
 #[derive(Debug)]
 pub struct Readout {
     w_u: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    centres: bool,
-    scale: NormScale,
+    norm: NormTerms,
+}
+
+/// A norm in f64 on the CPU: `gamma * x_c / s + beta`.
+#[derive(Debug)]
+pub(crate) struct NormTerms {
+    /// `[d_model]`
+    pub(crate) gamma: Tensor,
+    /// `[d_model]`
+    pub(crate) beta: Tensor,
+    /// Whether the mean over d_model is removed.
+    pub(crate) centres: bool,
+    pub(crate) scale: NormScale,
 }
 
 /// The scale of the final norm as a function of the squared norm of what it sees.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormScale {
-    d_model: f64,
-    eps: f64,
+    pub(crate) d_model: f64,
+    pub(crate) eps: f64,
 }
 
 impl NormScale {
@@ -65,17 +74,11 @@ impl Readout {
     /// - `w_u`: `[d_vocab, d_model]`
     ///
     /// # Errors
-    /// - [`AblateError::Torch`] if libtorch fails, for instance for a matrix of another shape
+    /// - [`AblateError::Torch`] if libtorch fails
     pub fn new(w_u: &Tensor, norm: &Norm) -> Result<Self, AblateError> {
         Ok(Self {
-            scale: NormScale {
-                d_model: w_u.size2()?.1 as f64,
-                eps: norm.eps,
-            },
             w_u: w_u.shallow_clone(),
-            gamma: host(&norm.weight)?,
-            beta: host(&norm.bias)?,
-            centres: norm.centres,
+            norm: NormTerms::new(norm)?,
         })
     }
 
@@ -86,27 +89,27 @@ impl Readout {
 
     /// `gamma`, `[d_model]`, f64 on the CPU.
     pub fn gamma(&self) -> &Tensor {
-        &self.gamma
+        &self.norm.gamma
     }
 
     /// `beta`, `[d_model]`, f64 on the CPU; zeros for RMSNorm.
     pub fn beta(&self) -> &Tensor {
-        &self.beta
+        &self.norm.beta
     }
 
     /// The scale of the norm.
     pub fn scale(&self) -> NormScale {
-        self.scale
+        self.norm.scale
     }
 
     /// Whether the norm removes the mean over d_model: LayerNorm does, RMSNorm does not.
     pub fn centres(&self) -> bool {
-        self.centres
+        self.norm.centres
     }
 
     /// Number of directions of the residual stream that the norm sees: all but the direction of ones for LayerNorm, all for RMSNorm.
     pub fn dimensions(&self) -> usize {
-        self.scale.d_model as usize - usize::from(self.centres)
+        self.norm.scale.d_model as usize - usize::from(self.norm.centres)
     }
 
     /// What the norm sees of vectors, `[..., d_model]`; dtype and device stay.
@@ -114,6 +117,25 @@ impl Readout {
     /// # Errors
     /// - if libtorch fails
     pub fn seen(&self, vectors: &Tensor) -> Result<Tensor, TchError> {
+        self.norm.seen(vectors)
+    }
+}
+
+impl NormTerms {
+    pub(crate) fn new(norm: &Norm) -> Result<Self, TchError> {
+        Ok(Self {
+            scale: NormScale {
+                d_model: norm.weight.numel() as f64,
+                eps: norm.eps,
+            },
+            gamma: host(&norm.weight)?,
+            beta: host(&norm.bias)?,
+            centres: norm.centres,
+        })
+    }
+
+    /// What the norm sees of vectors, `[..., d_model]`; dtype and device stay.
+    pub(crate) fn seen(&self, vectors: &Tensor) -> Result<Tensor, TchError> {
         match self.centres {
             true => vectors.f_sub(&vectors.f_mean_dim(-1, true, vectors.f_kind()?)?),
             false => Ok(vectors.shallow_clone()),

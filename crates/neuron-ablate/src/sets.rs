@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::{
     AblateError, Dose, Row, Sweep,
@@ -11,7 +11,6 @@ use crate::{
     engine::{Engine, EngineOptions, Engines, Prepared},
     error::distinct,
     pairs::{Block, Dots, RowLogits, RowTerms},
-    states::last_layer,
     sweep::{Tick, blocks, chunk_by_sequence},
     vectors::{Vectors, on_host},
 };
@@ -195,13 +194,7 @@ impl Sweep<'_> {
         progress: &(dyn Fn(Tick) + Sync),
     ) -> Result<Vec<SetEffects>, AblateError> {
         distinct("dose", doses)?;
-        let w_out = self
-            .model
-            .w_out(last_layer(self.model))?
-            .f_tr()?
-            .f_to_kind(Kind::Double)?
-            .f_to_device(Device::Cpu)?; // [d_mlp, d_model]
-        let d_mlp = w_out.size()[0] as usize;
+        let d_mlp = self.write.w_out().size()[0] as usize;
         for list in lists {
             if let Some(&neuron) = list.ranked.iter().find(|&&n| n >= d_mlp) {
                 return Err(AblateError::NoSuchNeuron {
@@ -241,7 +234,13 @@ impl Sweep<'_> {
             let prepared = engines.prepare(&logits)?;
             let sums = prepared.sums();
             let terms = self.pairs.rows(rows, of_rows.norm2, scale, &logits, sums)?;
+            let m_c = self
+                .write
+                .norm()
+                .map(|norm| norm.m_c(&activations))
+                .transpose()?;
             let of_rows = OfRows {
+                m_c,
                 rows,
                 targets: self.pairs.target_places(rows)?,
                 terms,
@@ -252,7 +251,7 @@ impl Sweep<'_> {
             let mut first = 0;
             for list in lists {
                 let sets = list.sizes.len() * doses.len();
-                let of_list = OfList::new(self, list, mean, &w_out, vectors / 4)?;
+                let of_list = OfList::new(self, list, mean, vectors / 4)?;
                 let at_once = (vectors.min(most) / 4 / sets.max(1)).max(1);
                 for range in blocks(rows.len(), at_once) {
                     let changes = Changes::new(self, &of_list, &of_rows, range, doses)?;
@@ -347,6 +346,8 @@ struct OfRows<'r> {
     centred: Tensor,
     /// `[row, d_mlp]`
     activations: Tensor,
+    /// What a norm behind the MLP sees of its output, `[row, d_model]`, f64.
+    m_c: Option<Tensor>,
     /// `[row]`
     targets: Tensor,
 }
@@ -357,7 +358,7 @@ struct OfList<'l> {
     ids: Tensor,
     /// `[neuron]`
     mean: Vec<f64>,
-    /// `w_c`, `[neuron, d_model]`, f64.
+    /// What the final norm sees of the output weights, or the norm behind the MLP if there is one: `[neuron, d_model]`, f64.
     centred: Tensor,
     /// `u`, `[neuron, d_vocab]`, with its dot products; without it changes go through `W_U` themselves.
     logits: Option<(Tensor, Vec<Dots>)>,
@@ -369,13 +370,15 @@ impl<'l> OfList<'l> {
         sweep: &Sweep<'_>,
         list: &'l NestedSets,
         mean: &[f64],
-        w_out: &Tensor,
         limit: usize,
     ) -> Result<Self, AblateError> {
         let ids: Vec<i64> = list.ranked.iter().map(|&n| n as i64).collect();
         let ids = Tensor::f_from_slice(&ids)?;
-        let weights = w_out.f_index_select(0, &ids)?;
-        let (centred, logits) = if list.ranked.len() <= limit {
+        let of_list = |of_all: &Tensor| of_all.f_index_select(0, &ids);
+        let weights = of_list(sweep.write.directions())?;
+        let (centred, logits) = if let Some(norm) = sweep.write.norm() {
+            (of_list(norm.w_c())?, None)
+        } else if list.ranked.len() <= limit {
             let projected = sweep.unembedding.project(&weights)?;
             let dots = sweep.pairs.dots(&projected.logits)?;
             let logits = projected.logits.tensor().shallow_clone();
@@ -460,6 +463,14 @@ impl Changes {
         };
         let sizes = &of_list.list.sizes;
         let delta = of_sets(&along(&factors, &of_list.centred, sizes)?)?;
+        let delta = match (sweep.write.norm(), &of_rows.m_c) {
+            (Some(norm), Some(m_c)) => {
+                let change = norm.change(&m_c.f_narrow(0, start, n_rows)?, &delta)?;
+                let seen = sweep.unembedding.readout().seen(&change)?;
+                seen.f_to_device(of_rows.centred.device())?
+            }
+            _ => delta,
+        };
         let x = of_rows.centred.f_narrow(0, start, n_rows)?.f_unsqueeze(1)?;
         let cross = on_host(
             &delta

@@ -4,22 +4,21 @@ use std::{cell::RefCell, collections::HashMap, ops::Range};
 
 use neox_core::NeoxModel;
 use rayon::prelude::*;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::{
     AblateError, BandToken, Direction, Dose, EngineOptions, EngineReport, Measures, NeuronEffects,
     Row, RowCounts, Sample, Semantics, TokenBand, TokenFrequencies, Variant, Variants,
     closed_form::{Projected, Unembedding},
     effects::EffectSums,
-    engine::{Engines, FEWEST_DIRECTIONS},
+    engine::{Engine, Engines, FEWEST_DIRECTIONS, Measured, NotFinite, Prepared},
     error::distinct,
+    mlp_write::{MlpWrite, NormBehindMlp},
     pairs::{Block, Dots, Pairs, RowLogits},
     readout::Readout,
     series::Spread,
-    states::{
-        last_layer, last_layer_states, mean_activations, same_length_batches, writes_directly,
-    },
-    vectors::{dot, on_host},
+    states::{last_layer_states, mean_activations, same_length_batches},
+    vectors::{Vectors, dot, on_host},
 };
 
 /// What to ablate, where, and how to read it.
@@ -117,6 +116,7 @@ pub struct Sweep<'a> {
     pub(crate) sample: &'a Sample,
     pub(crate) plan: Plan,
     pub(crate) unembedding: Unembedding,
+    pub(crate) write: MlpWrite,
     pub(crate) pairs: Pairs,
     engines: Engines,
     /// Residual stream and activations at the rows of a sequence, as far as they fit: sets and single neurons share a forward.
@@ -135,6 +135,170 @@ struct OfNeurons {
     centred: Vec<f64>,
     dots: Vec<Dots>,
     spreads: Vec<Spread>,
+}
+
+/// What is measured of a block besides.
+#[derive(Clone, Copy)]
+struct Wanted<'w, 'l> {
+    prepared: &'w Prepared<'l>,
+    /// Places of the rows' targets, `[row]`.
+    targets: &'w Tensor,
+    ranks: bool,
+}
+
+/// Rows of a model with a norm behind its MLPs, in which a neuron moves the residual stream along another direction at each row.
+struct BehindNorm<'n> {
+    norm: &'n NormBehindMlp,
+    /// `m_c`, `[row][d_model]`.
+    m_c: Vec<f64>,
+    /// `|m_c|^2`, `[row]`.
+    m2: Vec<f64>,
+    /// `gamma * m_c`, as the final norm sees it.
+    projected: Projected,
+    dots: Vec<Dots>,
+    /// At the target, `[row]`.
+    at_target: Vec<f64>,
+    /// `x_c`, `[row, d_model]`.
+    x_c: Tensor,
+}
+
+impl<'n> BehindNorm<'n> {
+    fn new(
+        sweep: &Sweep<'_>,
+        norm: &'n NormBehindMlp,
+        m_c: &Tensor,
+        x_c: Tensor,
+        targets: &Tensor,
+    ) -> Result<Self, AblateError> {
+        let projected = sweep.unembedding.project(&norm.direction(m_c)?)?;
+        Ok(Self {
+            norm,
+            m2: on_host(&m_c.f_square()?.f_sum_dim_intlist(-1, false, Kind::Double)?)?,
+            m_c: on_host(m_c)?,
+            dots: sweep.pairs.dots(&projected.logits)?,
+            at_target: projected.logits.each_at(targets)?,
+            projected,
+            x_c,
+        })
+    }
+
+    /// As [`Sweep::measure`], row by row; `job` has the activations' changes as `change`, and what belongs to the neurons' own directions.
+    fn measure(
+        &self,
+        sweep: &Sweep<'_>,
+        neurons: &[usize],
+        job: &Block<'_>,
+        directions: &Projected,
+        wanted: Wanted<'_, '_>,
+        progress: &(dyn Fn(Tick) + Sync),
+    ) -> Result<Result<(Measured, Vec<u32>), NotFinite>, AblateError> {
+        let (n_rows, per_pair) = (job.at.len(), sweep.pairs.per_pair());
+        let d_model = self.m_c.len() / n_rows;
+        let ids: Vec<i64> = neurons.iter().map(|&n| n as i64).collect();
+        let w_c = self
+            .norm
+            .w_c()
+            .f_index_select(0, &Tensor::f_from_slice(&ids)?)?;
+        let w_c = on_host(&w_c)?;
+        let w2: Vec<f64> = w_c.chunks(d_model).map(|w| dot(w, w)).collect();
+        let cross = products(&w_c, &self.m_c, d_model); // [neuron][row]
+        let mut all = Measured {
+            values: vec![0.0; neurons.len() * n_rows * per_pair],
+            bounds: vec![0.0; neurons.len() * n_rows],
+        };
+        let mut ranks = vec![
+            0;
+            if wanted.ranks {
+                neurons.len() * n_rows
+            } else {
+                0
+            }
+        ];
+        let ones = vec![1.0; neurons.len()];
+        for row in 0..n_rows {
+            let pairs = (0..neurons.len()).map(|n| n * n_rows + row);
+            let factors: Vec<(f64, f64)> = pairs
+                .clone()
+                .zip(&w2)
+                .map(|(pair, &w2)| {
+                    self.norm
+                        .factors(job.change[pair], self.m2[row], cross[pair], w2)
+                })
+                .collect();
+            let (e, c): (Vec<f64>, Vec<f64>) = factors.iter().copied().unzip();
+            let moved = self.moved(sweep, row, &e, &c, directions)?;
+            let target = wanted.targets.f_narrow(0, row as i64, 1)?;
+            let of_row = Block {
+                rows: job.rows,
+                at: job.at.start + row..job.at.start + row + 1,
+                change: &ones,
+                norm2: &moved.norm2,
+                u_dots: &job
+                    .u_dots
+                    .iter()
+                    .zip(&factors)
+                    .map(|(u, (e, c))| Dots::sum(&[*e, *c], [&self.dots[row], u]))
+                    .collect::<Vec<_>>(),
+                u_at: &pairs
+                    .clone()
+                    .zip(&factors)
+                    .map(|(pair, (e, c))| e * self.at_target[row] + c * job.u_at[pair])
+                    .collect::<Vec<_>>(),
+                cross: &on_host(&moved.centred.f_mv(&self.x_c.f_get(row as i64)?)?)?,
+                spreads: &[],
+            };
+            let wanted = Wanted {
+                targets: &target,
+                ..wanted
+            };
+            let (measured, of_ranks) = match sweep.measure(&of_row, &moved, wanted, progress)? {
+                Ok(measured) => measured,
+                Err(at) => return Ok(Err(NotFinite { row, ..at })),
+            };
+            for (n, pair) in pairs.enumerate() {
+                let values = &measured.values[n * per_pair..(n + 1) * per_pair];
+                all.values[pair * per_pair..(pair + 1) * per_pair].copy_from_slice(values);
+                if let Some(&rank) = of_ranks.get(n) {
+                    ranks[pair] = rank;
+                }
+            }
+        }
+        Ok(Ok((all, ranks)))
+    }
+
+    /// `e (gamma * m_c) + c (gamma * w_c)` at a row, for each neuron, and what norm and `W_U` make of it.
+    fn moved(
+        &self,
+        sweep: &Sweep<'_>,
+        row: usize,
+        e: &[f64],
+        c: &[f64],
+        directions: &Projected,
+    ) -> Result<Projected, AblateError> {
+        let of_row = |t: &Tensor| t.f_narrow(0, row as i64, 1);
+        let sum = |along: &Tensor, own: &Tensor| {
+            let column = |factors: &[f64]| {
+                Tensor::f_from_slice(factors)?
+                    .f_unsqueeze(1)?
+                    .f_to_kind(own.f_kind()?)?
+                    .f_to_device(own.device())
+            };
+            own.f_mul(&column(c)?)?
+                .f_add(&of_row(along)?.f_mul(&column(e)?)?)
+        };
+        let centred = sum(&self.projected.centred, &directions.centred)?;
+        let logits = sum(self.projected.logits.tensor(), directions.logits.tensor())?;
+        Ok(Projected {
+            norm2: on_host(
+                &centred
+                    .f_square()?
+                    .f_sum_dim_intlist(-1, false, Kind::Double)?,
+            )?,
+            scaled: sweep.unembedding.scaled(&centred)?,
+            logits: Vectors::new(&logits)?,
+            centred,
+        })
+    }
 }
 
 impl<'a> Sweep<'a> {
@@ -177,13 +341,20 @@ impl<'a> Sweep<'a> {
         distinct("sequence", &plan.sequences)?;
         let pairs = Pairs::new(frequencies, bands, &plan.semantics, plan.variants)?;
         let device = plan.engine.device(model.device());
-        writes_directly(model)?;
+        let write = MlpWrite::of_last_layer(model)?;
         let unembedding =
             Unembedding::new(Readout::of_model(model)?, pairs.layout().order(), device)?;
         let engines = Engines::new(
             &pairs,
             unembedding.w_u(),
-            plan.engine,
+            match write.norm() {
+                // Every pair has a direction of its own: nothing that moments could share.
+                Some(_) => EngineOptions {
+                    engine: Engine::Exact,
+                    ..plan.engine
+                },
+                None => plan.engine,
+            },
             plan.neurons.len(),
             plan.memory_budget / 4,
         )?;
@@ -192,6 +363,7 @@ impl<'a> Sweep<'a> {
             sample,
             plan,
             unembedding,
+            write,
             pairs,
             engines,
             states: RefCell::default(),
@@ -271,10 +443,14 @@ impl<'a> Sweep<'a> {
             plan.batch,
             &|more, done| progress(Tick::Sequences { more, done }),
         )?;
-        let w_out = on_host(&self.model.w_out(last_layer(self.model))?.f_tr()?)?; // [d_mlp][d_model]
+        let w_out_norms = on_host(&self.write.w_out().f_norm_scalaropt_dim(
+            2.0,
+            [-1i64],
+            false,
+        )?)?;
+        let directions = on_host(self.write.directions())?; // [d_mlp][d_model]
         let d_model = self.model.config().hidden_size as usize;
-        let w_out = |neuron: usize| &w_out[neuron * d_model..(neuron + 1) * d_model];
-        let norm = |w: &[f64]| w.iter().map(|w| w * w).sum::<f64>().sqrt();
+        let direction = |neuron: usize| &directions[neuron * d_model..(neuron + 1) * d_model];
         let empty = EffectSums::new(
             plan.sequences.len(),
             self.variants().len(),
@@ -286,7 +462,7 @@ impl<'a> Sweep<'a> {
             .map(|&neuron| NeuronEffects {
                 neuron,
                 mean_activation: mean[neuron],
-                w_out_norm: norm(w_out(neuron)),
+                w_out_norm: w_out_norms[neuron],
                 effects: empty.clone(),
             })
             .collect();
@@ -296,6 +472,11 @@ impl<'a> Sweep<'a> {
         let mut kept: Vec<Option<OfNeurons>> = Vec::new();
         for rows in chunk_by_sequence(&all_rows, rows_at_once) {
             let (resid, activations) = self.states(rows)?;
+            let m_c = self
+                .write
+                .norm()
+                .map(|norm| norm.m_c(&activations))
+                .transpose()?;
             let activations = on_host(&activations)?; // [row][d_mlp]
             let Projected {
                 centred,
@@ -303,12 +484,17 @@ impl<'a> Sweep<'a> {
                 logits,
                 ..
             } = self.unembedding.project(&resid)?;
-            let centred = on_host(&centred)?;
+            let x_c = centred;
+            let centred = on_host(&x_c)?;
             let scale = self.unembedding.scale();
             let row_logits = RowLogits::new(logits, &norm2, scale, self.unembedding.b())?;
             let prepared = self.engines.prepare(&row_logits)?;
             let row_terms = pairs.rows(rows, norm2, scale, &row_logits, prepared.sums())?;
             let targets = pairs.target_places(rows)?;
+            let behind_norm = match (self.write.norm(), &m_c) {
+                (Some(norm), Some(m_c)) => Some(BehindNorm::new(self, norm, m_c, x_c, &targets)?),
+                _ => None,
+            };
             let in_band: Vec<bool> = rows.iter().map(|row| self.in_band(row)).collect();
             let slots: Vec<usize> = rows
                 .iter()
@@ -326,7 +512,7 @@ impl<'a> Sweep<'a> {
                 let of_neurons = match kept[number].take() {
                     Some(of_neurons) => of_neurons,
                     None => {
-                        let weights = in_block.iter().flat_map(|&n| w_out(n)).copied();
+                        let weights = in_block.iter().flat_map(|&n| direction(n)).copied();
                         let projected = self.unembedding.project_rows(weights.collect())?;
                         let dots = pairs.dots(&projected.logits)?;
                         let spreads = self.engines.spreads(&projected.logits)?;
@@ -368,10 +554,18 @@ impl<'a> Sweep<'a> {
                     cross: &cross,
                     spreads,
                 };
-                let measured = self
-                    .engines
-                    .measure(pairs, &job, &prepared, projected, progress)?;
-                let measured = measured.map_err(|at| {
+                let wanted = Wanted {
+                    prepared: &prepared,
+                    targets: &targets,
+                    ranks: plan.ranks,
+                };
+                let measured = match &behind_norm {
+                    Some(rows) => {
+                        rows.measure(self, in_block, &job, projected, wanted, progress)?
+                    }
+                    None => self.measure(&job, projected, wanted, progress)?,
+                };
+                let (measured, ablated_ranks) = measured.map_err(|at| {
                     let Row { sequence, pos, .. } = rows[at.row];
                     AblateError::NotFinite {
                         neuron: in_block[at.direction],
@@ -379,17 +573,9 @@ impl<'a> Sweep<'a> {
                         pos,
                     }
                 })?;
-                let ranks = |of: Option<&Projected>| {
-                    let (engines, wanted) = (&self.engines, plan.ranks);
-                    match wanted {
-                        true => engines.ranks(pairs, &job, &prepared, of, &targets),
-                        false => Ok(Vec::new()),
-                    }
-                };
-                if number == 0 {
-                    clean_ranks = ranks(None)?;
+                if number == 0 && plan.ranks {
+                    clean_ranks = self.engines.ranks(pairs, &job, &prepared, None, &targets)?;
                 }
-                let ablated_ranks = ranks(Some(projected))?;
                 let block = PairBlock {
                     ranks: plan.ranks.then_some(Ranks {
                         clean: &clean_ranks,
@@ -418,6 +604,29 @@ impl<'a> Sweep<'a> {
             rows: counts,
             engine: self.engines.report(),
         })
+    }
+
+    /// Measures and ranks of a block.
+    fn measure(
+        &self,
+        job: &Block<'_>,
+        directions: &Projected,
+        wanted: Wanted<'_, '_>,
+        progress: &(dyn Fn(Tick) + Sync),
+    ) -> Result<Result<(Measured, Vec<u32>), NotFinite>, AblateError> {
+        let Wanted {
+            prepared, targets, ..
+        } = wanted;
+        let engines = &self.engines;
+        let measured = match engines.measure(&self.pairs, job, prepared, directions, progress)? {
+            Ok(measured) => measured,
+            Err(at) => return Ok(Err(at)),
+        };
+        let ranks = match wanted.ranks {
+            true => engines.ranks(&self.pairs, job, prepared, Some(directions), targets)?,
+            false => Vec::new(),
+        };
+        Ok(Ok((measured, ranks)))
     }
 
     /// Rows and neurons at once, and whether the neurons' vectors are all kept while the rows change.

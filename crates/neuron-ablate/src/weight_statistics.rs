@@ -11,9 +11,9 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
     AblateError, Direction, TokenBand, TokenFrequencies,
+    mlp_write::MlpWrite,
     product::{Matrix, add_host_product, product},
     readout::{Readout, host, see},
-    states::{last_layer, writes_directly},
     vectors::on_host,
 };
 
@@ -278,9 +278,11 @@ impl UnembeddingMoments {
 
     /// Statistics of neurons of the last MLP layer, in the order of `neurons`.
     ///
+    /// In a model with a norm behind its MLPs (OLMo 2) they are those of `gamma * w`, with the norm's `gamma`: the direction that a
+    /// neuron writes along.
+    ///
     /// # Errors
     /// - [`AblateError::NoSuchNeuron`] for a neuron past the layer
-    /// - [`AblateError::Architecture`] for a norm behind the MLP
     /// - as [`UnembeddingMoments::statistics`]
     ///
     /// # Examples
@@ -306,9 +308,8 @@ impl UnembeddingMoments {
         model: &NeoxModel,
         neurons: &[usize],
     ) -> Result<Vec<WeightStatistics>, AblateError> {
-        writes_directly(model)?;
-        let w_out = model.w_out(last_layer(model))?; // [d_model, d_mlp]
-        let d_mlp = w_out.size()[1] as usize;
+        let write = MlpWrite::of_last_layer(model)?;
+        let d_mlp = write.directions().size()[0] as usize;
         if let Some(&neuron) = neurons.iter().find(|&&n| n >= d_mlp) {
             return Err(AblateError::NoSuchNeuron {
                 neuron,
@@ -317,8 +318,8 @@ impl UnembeddingMoments {
         }
         let ids: Vec<i64> = neurons.iter().map(|&n| n as i64).collect();
         self.statistics(
-            &host(w_out)?
-                .f_tr()?
+            &write
+                .directions()
                 .f_index_select(0, &Tensor::f_from_slice(&ids)?)?,
         )
     }
