@@ -270,16 +270,44 @@ fn explicit(
 fn measures_are_those_of_a_checkpoint_with_changed_weights() {
     let tokens: Vec<Vec<i64>> =
         serde_json::from_value(golden("ablation-inputs.json")["tokens"].clone()).unwrap();
-    check_scaling(&checkpoint(), &tokens, &frequencies(), N_TOKENS, W_OUT);
+    check_scaling(
+        &checkpoint(),
+        &tokens,
+        &frequencies(),
+        N_TOKENS,
+        Some(W_OUT),
+    );
 }
 
 /// RMSNorm, a gated MLP, grouped key/value heads.
 #[test]
 fn measures_of_llama_are_those_of_a_checkpoint_with_changed_weights() {
-    let dir = PathBuf::from(concat!(
+    let dir = families().join("llama-gqa");
+    let last = Part::MlpOut(model(&dir).config().num_hidden_layers - 1);
+    check_family(&dir, Some(last));
+}
+
+/// A norm behind the MLP: rows of the unembedding can be scaled, neurons are refused.
+#[test]
+fn measures_of_olmo2_are_those_of_a_checkpoint_with_changed_rows() {
+    let dir = families().join("olmo2");
+    check_family(&dir, None);
+    let model = model(&dir);
+    let q = vec![1.0 / 384.0; 384];
+    let space = NullSpace::find(&model, &q, 384, FOLDED).unwrap();
+    assert!(space.neuron_shares(&model).unwrap().len() > 9);
+    let refused = space.neuron_change(&model, &[9], None).unwrap_err();
+    assert!(refused.to_string().contains("a norm behind its MLPs"));
+}
+
+fn families() -> PathBuf {
+    PathBuf::from(concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/../../tests/golden/families/llama-gqa"
-    ));
+        "/../../tests/golden/families"
+    ))
+}
+
+fn check_family(dir: &Path, w_out: Option<Part>) {
     let golden: HashMap<String, Tensor> =
         Tensor::read_safetensors(dir.join("expected.safetensors"))
             .unwrap()
@@ -290,8 +318,7 @@ fn measures_of_llama_are_those_of_a_checkpoint_with_changed_weights() {
         Vec::try_from(&golden["counts"].f_to_kind(Kind::Double).unwrap()).unwrap();
     let sum: f64 = counts.iter().map(|c| c + 1.0).sum();
     let frequencies: Vec<f64> = counts.iter().map(|c| (c + 1.0) / sum).collect();
-    let last = Part::MlpOut(model(&dir).config().num_hidden_layers - 1);
-    check_scaling(&dir, &tokens, &frequencies, counts.len(), last);
+    check_scaling(dir, &tokens, &frequencies, counts.len(), w_out);
 }
 
 fn check_scaling(
@@ -299,7 +326,7 @@ fn check_scaling(
     tokens: &[Vec<i64>],
     frequencies: &[f64],
     n_tokens: usize,
-    w_out: Part,
+    w_out: Option<Part>,
 ) {
     let model = model(dir);
     let d_vocab = frequencies.len();
@@ -324,17 +351,14 @@ fn check_scaling(
                 None,
             )
             .unwrap();
-        let neurons = space.neuron_change(&model, &[45, 19, 8], None).unwrap();
-        let changes = [
-            NamedChange {
-                name: "rows".into(),
-                change: rows,
-            },
-            NamedChange {
-                name: "neurons".into(),
-                change: neurons,
-            },
-        ];
+        let mut changes = vec![NamedChange {
+            name: "rows".into(),
+            change: rows,
+        }];
+        changes.extend(w_out.map(|_| NamedChange {
+            name: "neurons".into(),
+            change: space.neuron_change(&model, &[45, 19, 8], None).unwrap(),
+        }));
         let factors = vec![1.0, 4.0];
         let plan = ScalingPlan {
             sequences: vec![1],
@@ -349,7 +373,11 @@ fn check_scaling(
         let parts = [TargetGroup::Rare, TargetGroup::Common, TargetGroup::Between]
             .map(|group| effects.rows_in(group));
         assert_eq!(parts.iter().sum::<usize>(), 36);
-        for (c, (change, name)) in changes.iter().zip([W_U, w_out]).enumerate() {
+        for (c, (change, name)) in changes
+            .iter()
+            .zip([Some(W_U), w_out].into_iter().flatten())
+            .enumerate()
+        {
             let changed = written(dir, &change.change, name, 4.0);
             let expected = explicit(
                 &model,

@@ -72,9 +72,9 @@ pub enum AblateError {
         /// What is wrong.
         what: String,
     },
-    /// The closed forms do not hold in this model.
+    /// What is asked for has no closed form in this model.
     #[error(
-        "a model of family `{family}` has {what}, for which ablation, word scoring and scaling have no formulas yet"
+        "a model of family `{family}` has {what}: the output weights of its neurons cannot be scaled by a factor (rows of the unembedding can)"
     )]
     Architecture {
         /// Its `model_type`.

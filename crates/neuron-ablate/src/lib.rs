@@ -1,4 +1,4 @@
-//! Ablation of last-layer MLP neurons of GPT-NeoX: total and direct effects, KL, causal mediation.
+//! Ablation of last-layer MLP neurons of language models (`neox-core` lists the families): total and direct effects, KL, causal mediation.
 //!
 //! One forward per sequence gives the residual stream; everything after it is a closed form (see
 //! [`closed_form`]), so that an ablated vocabulary of logits costs a few operations per entry. Nothing

@@ -17,6 +17,7 @@ use crate::{
     AblateError,
     readout::{NormTerms, host},
     states::last_layer,
+    vectors::on_host,
 };
 
 /// The output weights of the last MLP, and the norm behind it if there is one.
@@ -69,6 +70,11 @@ impl MlpWrite {
     /// Output weights as stored, `[d_mlp, d_model]`, f64 on the CPU.
     pub(crate) fn w_out(&self) -> &Tensor {
         &self.w_out
+    }
+
+    /// `|w|` of each neuron's output weights as stored, `[d_mlp]`.
+    pub(crate) fn norms(&self) -> Result<Vec<f64>, TchError> {
+        on_host(&self.w_out.f_norm_scalaropt_dim(2.0, [-1i64], false)?)
     }
 
     /// The direction of the residual stream that each neuron writes along: its output weights, or `gamma * w_c`; `[d_mlp, d_model]`, f64

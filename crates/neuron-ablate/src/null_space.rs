@@ -13,9 +13,10 @@ use tch::{Kind, Tensor};
 use crate::{
     AblateError,
     error::distinct,
+    mlp_write::MlpWrite,
     readout::{Readout, host},
     scaling::{ScalingError, Target, WeightChange},
-    states::{last_layer, writes_directly},
+    states::writes_directly,
 };
 
 /// Which directions count as spanned by common tokens.
@@ -90,7 +91,6 @@ impl NullSpace {
     /// `frequencies` is `[d_vocab]`; ids from `n_tokens` on are padding rows, which are never common.
     ///
     /// # Errors
-    /// - [`AblateError::Architecture`] for a norm behind the MLPs
     /// - [`ScalingError::Vocabulary`] if there is not one frequency per row of `W_U`
     /// - [`ScalingError::Setting`] for a percentage, threshold or rank out of its range
     /// - [`ScalingError::NoNullSpace`] if common tokens span everything
@@ -108,7 +108,6 @@ impl NullSpace {
             centred,
             folded,
         } = options;
-        writes_directly(model)?;
         let d_vocab = model.config().vocab_size as usize;
         if frequencies.len() != d_vocab {
             return Err(ScalingError::Vocabulary {
@@ -183,6 +182,7 @@ impl NullSpace {
 
     /// Share of the squared norm of each neuron's output weights in the last MLP layer that lies in the null space, `[d_mlp]`;
     /// 0 for a neuron without output weights. Folded, output weights count as the final norm sees them (LayerNorm: minus their mean over d_model).
+    /// Behind a norm (OLMo 2) they count times its `gamma`.
     ///
     /// # Errors
     /// - [`ScalingError::Torch`] if libtorch fails
@@ -291,6 +291,7 @@ impl NullSpace {
     /// `P w`, to be multiplied by `s - 1`. `instead` as in [`NullSpace::row_change`].
     ///
     /// # Errors
+    /// - [`AblateError::Architecture`] for a norm behind the MLP (OLMo 2), whose output is no longer linear in the weights
     /// - [`AblateError::NoSuchNeuron`] for a neuron past the layer
     /// - [`AblateError::Repeated`] for a neuron that stands twice
     /// - [`ScalingError::Torch`] if libtorch fails
@@ -300,6 +301,7 @@ impl NullSpace {
         neurons: &[usize],
         instead: Option<&Subspace>,
     ) -> Result<WeightChange, ScalingError> {
+        writes_directly(model)?;
         let d_mlp = model.config().intermediate_size as usize;
         if let Some(&neuron) = neurons.iter().find(|&&n| n >= d_mlp) {
             return Err(AblateError::NoSuchNeuron {
@@ -320,9 +322,9 @@ impl NullSpace {
         ))
     }
 
-    /// Output weights of the last MLP layer as the space sees them, `[d_mlp, d_model]`, f64.
+    /// The directions that neurons of the last MLP layer write along, as the space sees them, `[d_mlp, d_model]`, f64.
     fn output_weights(&self, model: &NeoxModel) -> Result<Tensor, ScalingError> {
-        let weights = host(model.w_out(last_layer(model)).map_err(AblateError::from)?)?.f_tr()?;
+        let weights = MlpWrite::of_last_layer(model)?.directions().shallow_clone();
         match self.options.folded {
             true => Ok(self.readout.seen(&weights)?),
             false => Ok(weights),
@@ -347,16 +349,12 @@ impl NullSpace {
     }
 }
 
-/// Norms of the output weights of the last MLP layer, `[d_mlp]`.
+/// Norms of the output weights of the last MLP layer, as stored, `[d_mlp]`.
 ///
 /// # Errors
 /// - [`ScalingError::Torch`] if libtorch fails
 pub fn output_norms(model: &NeoxModel) -> Result<Vec<f64>, ScalingError> {
-    let weights = host(model.w_out(last_layer(model)).map_err(AblateError::from)?)?.f_tr()?;
-    Ok(squared_norms(&weights)?
-        .into_iter()
-        .map(f64::sqrt)
-        .collect())
+    Ok(MlpWrite::of_last_layer(model)?.norms()?)
 }
 
 /// `W_U` as the options say.

@@ -20,7 +20,7 @@ use crate::{
     error::distinct,
     readout::{NormScale, Readout},
     scaling::{ScalingError, Target, WeightChange},
-    states::{LastLayerStates, last_layer_states, same_length_batches},
+    states::{LastLayerStates, last_layer_states, same_length_batches, writes_directly},
 };
 
 /// What is measured of each row, in nats but for masses and hits.
@@ -229,6 +229,7 @@ impl Sums {
 /// # Errors
 /// - [`AblateError::NoSuchSequence`], [`AblateError::Empty`] if the plan names no rows
 /// - [`AblateError::Repeated`] for a sequence or factor that stands twice
+/// - [`AblateError::Architecture`] for a change of neurons behind a norm (OLMo 2)
 /// - [`AblateError::NotFiniteClean`] if the model itself gives no numbers
 /// - [`ScalingError::NotFinite`] if a factor is so large that logits overflow
 /// - [`ScalingError::Torch`] if libtorch fails
@@ -241,6 +242,11 @@ pub fn measure_scaling(
 ) -> Result<ScalingEffects, ScalingError> {
     let d_vocab = model.config().vocab_size as usize;
     distinct("factor", &plan.factors)?;
+    let scales_neurons =
+        |change: &NamedChange| matches!(change.change.target(), Target::OutputColumns(_));
+    if changes.iter().any(scales_neurons) {
+        writes_directly(model)?;
+    }
     let (all_rows, rows) = sample.rows(&plan.sequences)?;
     let order: Vec<u32> = (0..d_vocab as u32).collect();
     let vocabulary = Vocabulary {
