@@ -55,6 +55,8 @@ const FOUND: &[(&str, &[u8])] = &[
         "tokens",
         b"\0\x93NUMPY\x01\x00\x3c\x00{'descr': '<i8','fortran_order': False,'shape':(9,99999999)}",
     ),
+    // A footer of 400 MB.
+    ("words", b"\x03ARROW1\0\0\xd8\x25\x00\x18ARROW1"),
 ];
 
 #[test]

@@ -182,6 +182,53 @@ fn damaged_arrow_is_an_error() {
     assert!(read > 0);
 }
 
+/// Sizes are checked before there is room made for them.
+#[test]
+fn sizes_that_an_arrow_file_cannot_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.feather");
+    let options = arrow::ipc::writer::IpcWriteOptions::default()
+        .try_with_compression(Some(arrow::ipc::CompressionType::LZ4_FRAME))
+        .unwrap();
+    let mut sound = vec![];
+    let mut writer = arrow::ipc::writer::FileWriter::try_new_with_options(
+        &mut sound,
+        &batch().schema(),
+        options,
+    )
+    .unwrap();
+    writer.write(&batch()).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    fs::write(&path, &sound).unwrap();
+    check(&path);
+
+    let trailer = sound.len() - 10;
+    let footer_len = i32::from_le_bytes(sound[trailer..trailer + 4].try_into().unwrap());
+    let footer = trailer - usize::try_from(footer_len).unwrap();
+    let (start, body) = {
+        let footer = arrow::ipc::root_as_footer(&sound[footer..trailer]).unwrap();
+        let block = *footer.recordBatches().unwrap().iter().next().unwrap();
+        let start = usize::try_from(block.offset()).unwrap();
+        let head = usize::try_from(block.metaDataLength()).unwrap();
+        (start + head, block.bodyLength())
+    };
+    // Where the block says its length, and where a buffer says that it is not compressed.
+    let claims = (footer..trailer).find(|&at| sound[at..].starts_with(&body.to_le_bytes()));
+    let compressed = (start..footer).find(|&at| sound[at..].starts_with(&[0xff; 8]));
+    for (at, size, what) in [
+        (trailer, 4, "a footer has 1073741824 bytes"),
+        (claims.unwrap(), 8, "a block has"),
+        (compressed.unwrap(), 8, "a compressed buffer has"),
+    ] {
+        let mut damaged = sound.clone();
+        damaged[at..at + size].copy_from_slice(&(1i64 << 30).to_le_bytes()[..size]);
+        fs::write(&path, damaged).unwrap();
+        let error = TableReader::open(&path).unwrap_err().to_string();
+        assert!(error.contains(what), "no `{what}` in: {error}");
+    }
+}
+
 fn texts(path: &Path, column: &str) -> Vec<String> {
     let path = Arc::new(path.to_owned());
     let mut texts = Texts::open(&path, column, TextUnit::Line, &Progress::default()).unwrap();

@@ -20,7 +20,7 @@ use file_kind::FileKind;
 use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 
 use crate::{
-    Format, Input, InputError, delimited::Delimited, error::place, json, lines::Lines,
+    Format, Input, InputError, arrow_sizes, delimited::Delimited, error::place, json, lines::Lines,
     open::head_of,
 };
 
@@ -88,6 +88,8 @@ impl TableReader {
                 (builder.schema().clone(), Kind::Parquet { rows })
             }
             (Some(FileKind::Arrow), _) => {
+                arrow_sizes::check(&mut open(&path)?)
+                    .map_err(|err| InputError::invalid(&path, ARROW, err))?;
                 let reader = BufReader::new(open(&path)?);
                 let reader = without_panic(|| Some(FileReader::try_new(reader, None)));
                 (
