@@ -69,8 +69,8 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
     let resolved = compose::<AblateConfig>("ablate-unigram", &cli.config)?;
-    if cli.config.print_config {
-        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
+    if let Some(shown) = resolved.shown(&cli.config)? {
+        return Ok(job_kit::print(shown)?);
     }
     match (cli.audit, cli.self_check) {
         (true, _) => checks::audit(&resolved.config, resolved.value()),

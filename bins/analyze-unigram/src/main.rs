@@ -61,8 +61,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         return Ok(job_kit::print(compare::compare(first, second)?)?);
     }
     let resolved = compose::<AnalyzeConfig>("analyze-unigram", &cli.config)?;
-    if cli.config.print_config {
-        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
+    if let Some(shown) = resolved.shown(&cli.config)? {
+        return Ok(job_kit::print(shown)?);
     }
     job::run(&resolved.config, resolved.value())
 }

@@ -57,8 +57,8 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
     let resolved = compose::<SurprisalConfig>("compute-surprisal", &cli.config)?;
-    if cli.config.print_config {
-        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
+    if let Some(shown) = resolved.shown(&cli.config)? {
+        return Ok(job_kit::print(shown)?);
     }
     job::run(&resolved.config, resolved.value())
 }

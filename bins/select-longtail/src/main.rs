@@ -59,8 +59,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         args.overrides.push("output.plot=true".into());
     }
     let resolved = compose::<SelectConfig>("select-longtail", &args)?;
-    if args.print_config {
-        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
+    if let Some(shown) = resolved.shown(&args)? {
+        return Ok(job_kit::print(shown)?);
     }
     job::run(&resolved.config, resolved.value())
 }
