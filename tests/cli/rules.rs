@@ -84,7 +84,7 @@ impl Job {
                 overrides: typed.iter().map(|&text| text.to_owned()).collect(),
                 config,
                 config_dir: self.configs.clone(),
-                print_config: false,
+                ..ConfigArgs::default()
             },
         )
     }

@@ -160,10 +160,8 @@ impl Configs {
 
     fn args(&self) -> ConfigArgs {
         ConfigArgs {
-            overrides: vec![],
-            config: None,
             config_dir: self.0.path().to_owned(),
-            print_config: false,
+            ..ConfigArgs::default()
         }
     }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 /// What each crate may use of ours. A binary may use every crate but `xtask`.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("batch-runs", &["job-kit"]),
     ("file-kind", &[]),
     ("input-files", &["file-kind"]),
     (
@@ -52,7 +53,7 @@ const LIGHT_BINS: &[&str] = &["analyze-unigram", "prepare-context", "select-long
 
 /// Command lines, layered configs and catch-all errors stay at the top.
 const JOB_LIBRARIES: &[&str] = &["anyhow", "clap", "figment"];
-const JOB_CRATES: &[&str] = &["job-inputs", "job-kit", "xtask"];
+const JOB_CRATES: &[&str] = &["batch-runs", "job-inputs", "job-kit", "xtask"];
 
 /// A workspace member.
 struct Member {

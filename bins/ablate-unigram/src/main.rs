@@ -9,10 +9,14 @@ mod tables;
 
 use std::process::ExitCode;
 
+use batch_runs::BatchArgs;
 use clap::Parser;
-use job_kit::{ConfigArgs, Verbosity, compose};
+use job_kit::Verbosity;
 
 use crate::config::AblateConfig;
+
+const JOB: &str = "ablate-unigram";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const EXAMPLES: &str = "\
 Examples (from the root of the repository):
@@ -51,12 +55,12 @@ Examples (from the root of the repository):
 #[command(version, after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
-    config: ConfigArgs,
+    batch: BatchArgs,
     /// Check the checkpoints of `model.steps` (by default all that there are), write audit.json, and stop
-    #[arg(long, conflicts_with = "self_check")]
+    #[arg(long, conflicts_with_all = ["self_check", "multirun"])]
     audit: bool,
     /// Compare the closed form with forwards of the ablated model on a few neurons, and stop
-    #[arg(long)]
+    #[arg(long, conflicts_with = "multirun")]
     self_check: bool,
     #[command(flatten)]
     verbosity: Verbosity,
@@ -68,15 +72,13 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
-    let resolved = compose::<AblateConfig>("ablate-unigram", &cli.config)?;
-    if cli.config.print_config {
-        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
-    }
-    match (cli.audit, cli.self_check) {
-        (true, _) => checks::audit(&resolved.config, resolved.value()),
-        (_, true) => checks::self_check(&resolved.config, resolved.value()),
-        _ => job::run(&resolved.config, resolved.value()),
-    }
+    batch_runs::run::<AblateConfig>(JOB, VERSION, &cli.batch, cli.verbosity, |resolved| {
+        match (cli.audit, cli.self_check) {
+            (true, _) => checks::audit(&resolved.config, resolved.value()),
+            (_, true) => checks::self_check(&resolved.config, resolved.value()),
+            _ => job::run(&resolved.config, resolved.value()),
+        }
+    })
 }
 
 #[cfg(test)]
@@ -85,9 +87,7 @@ mod rules;
 
 #[cfg(test)]
 mod tests {
-    use crate::{config::AblateConfig, rules};
-
-    const JOB: &str = "ablate-unigram";
+    use crate::{JOB, config::AblateConfig, rules};
 
     #[test]
     fn later_keys_displace_earlier_ones() {

@@ -14,10 +14,14 @@ mod tables;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use batch_runs::BatchArgs;
 use clap::Parser;
-use job_kit::{ConfigArgs, Verbosity, compose};
+use job_kit::Verbosity;
 
 use crate::config::AnalyzeConfig;
+
+const JOB: &str = "analyze-unigram";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const EXAMPLES: &str = "\
 Examples (from the root of the repository):
@@ -43,9 +47,9 @@ Examples (from the root of the repository):
 #[command(version, after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
-    config: ConfigArgs,
+    batch: BatchArgs,
     /// Say what differs between two analyses, from the folders that they wrote, and stop
-    #[arg(long, num_args = 2, value_names = ["DIR", "DIR"])]
+    #[arg(long, conflicts_with = "multirun", num_args = 2, value_names = ["DIR", "DIR"])]
     compare: Option<Vec<PathBuf>>,
     #[command(flatten)]
     verbosity: Verbosity,
@@ -60,11 +64,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     if let Some([first, second]) = cli.compare.as_deref() {
         return Ok(job_kit::print(compare::compare(first, second)?)?);
     }
-    let resolved = compose::<AnalyzeConfig>("analyze-unigram", &cli.config)?;
-    if cli.config.print_config {
-        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
-    }
-    job::run(&resolved.config, resolved.value())
+    batch_runs::run::<AnalyzeConfig>(JOB, VERSION, &cli.batch, cli.verbosity, |resolved| {
+        job::run(&resolved.config, resolved.value())
+    })
 }
 
 #[cfg(test)]
@@ -73,9 +75,7 @@ mod rules;
 
 #[cfg(test)]
 mod tests {
-    use crate::{config::AnalyzeConfig, rules};
-
-    const JOB: &str = "analyze-unigram";
+    use crate::{JOB, config::AnalyzeConfig, rules};
 
     #[test]
     fn later_keys_displace_earlier_ones() {

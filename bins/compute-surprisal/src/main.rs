@@ -14,10 +14,14 @@ mod words;
 
 use std::process::ExitCode;
 
+use batch_runs::BatchArgs;
 use clap::Parser;
-use job_kit::{ConfigArgs, Verbosity, compose};
+use job_kit::Verbosity;
 
 use crate::config::SurprisalConfig;
+
+const JOB: &str = "compute-surprisal";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const EXAMPLES: &str = "\
 Examples (from the root of the repository):
@@ -45,7 +49,7 @@ Examples (from the root of the repository):
 #[command(version, after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
-    config: ConfigArgs,
+    batch: BatchArgs,
     #[command(flatten)]
     verbosity: Verbosity,
 }
@@ -56,11 +60,9 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
-    let resolved = compose::<SurprisalConfig>("compute-surprisal", &cli.config)?;
-    if cli.config.print_config {
-        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
-    }
-    job::run(&resolved.config, resolved.value())
+    batch_runs::run::<SurprisalConfig>(JOB, VERSION, &cli.batch, cli.verbosity, |resolved| {
+        job::run(&resolved.config, resolved.value())
+    })
 }
 
 #[cfg(test)]
@@ -69,9 +71,7 @@ mod rules;
 
 #[cfg(test)]
 mod tests {
-    use crate::{config::SurprisalConfig, rules};
-
-    const JOB: &str = "compute-surprisal";
+    use crate::{JOB, config::SurprisalConfig, rules};
 
     #[test]
     fn later_keys_displace_earlier_ones() {

@@ -6,10 +6,14 @@ mod tables;
 
 use std::process::ExitCode;
 
+use batch_runs::BatchArgs;
 use clap::Parser;
-use job_kit::{ConfigArgs, Verbosity, compose};
+use job_kit::Verbosity;
 
 use crate::config::PrepareConfig;
+
+const JOB: &str = "prepare-context";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const EXAMPLES: &str = "\
 Examples (from the root of the repository):
@@ -36,7 +40,7 @@ Examples (from the root of the repository):
 #[command(version, after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
-    config: ConfigArgs,
+    batch: BatchArgs,
     #[command(flatten)]
     verbosity: Verbosity,
 }
@@ -47,11 +51,9 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
-    let resolved = compose::<PrepareConfig>("prepare-context", &cli.config)?;
-    if cli.config.print_config {
-        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
-    }
-    job::run(&resolved.config, resolved.value())
+    batch_runs::run::<PrepareConfig>(JOB, VERSION, &cli.batch, cli.verbosity, |resolved| {
+        job::run(&resolved.config, resolved.value())
+    })
 }
 
 #[cfg(test)]
@@ -60,9 +62,7 @@ mod rules;
 
 #[cfg(test)]
 mod tests {
-    use crate::{config::PrepareConfig, rules};
-
-    const JOB: &str = "prepare-context";
+    use crate::{JOB, config::PrepareConfig, rules};
 
     #[test]
     fn later_keys_displace_earlier_ones() {

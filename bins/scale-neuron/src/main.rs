@@ -9,10 +9,14 @@ mod tables;
 
 use std::process::ExitCode;
 
+use batch_runs::BatchArgs;
 use clap::Parser;
-use job_kit::{ConfigArgs, Verbosity, compose};
+use job_kit::Verbosity;
 
 use crate::config::ScaleConfig;
+
+const JOB: &str = "scale-neuron";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const EXAMPLES: &str = "\
 Examples (from the root of the repository):
@@ -35,7 +39,7 @@ Examples (from the root of the repository):
 #[command(version, after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
-    config: ConfigArgs,
+    batch: BatchArgs,
     #[command(flatten)]
     verbosity: Verbosity,
 }
@@ -46,11 +50,9 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
-    let resolved = compose::<ScaleConfig>("scale-neuron", &cli.config)?;
-    if cli.config.print_config {
-        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
-    }
-    job::run(&resolved.config, resolved.value())
+    batch_runs::run::<ScaleConfig>(JOB, VERSION, &cli.batch, cli.verbosity, |resolved| {
+        job::run(&resolved.config, resolved.value())
+    })
 }
 
 #[cfg(test)]
@@ -59,9 +61,7 @@ mod rules;
 
 #[cfg(test)]
 mod tests {
-    use crate::{config::ScaleConfig, rules};
-
-    const JOB: &str = "scale-neuron";
+    use crate::{JOB, config::ScaleConfig, rules};
 
     #[test]
     fn later_keys_displace_earlier_ones() {

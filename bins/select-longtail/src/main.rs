@@ -8,10 +8,14 @@ mod tables;
 
 use std::process::ExitCode;
 
+use batch_runs::BatchArgs;
 use clap::Parser;
-use job_kit::{ConfigArgs, Verbosity, compose};
+use job_kit::Verbosity;
 
 use crate::config::SelectConfig;
+
+const JOB: &str = "select-longtail";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const EXAMPLES: &str = "\
 Examples (from the root of the repository):
@@ -29,7 +33,10 @@ Examples (from the root of the repository):
       counts the tokens of the text first, and keeps them as counts.parquet for `frequency.counts`
   select-longtail band_reading=liu2025 lexicon=none \\
     output.dir=outputs/liu2025
-      the band as the Python package of Liu et al. 2025 finds it, all pieces that start a word";
+      the band as the Python package of Liu et al. 2025 finds it, all pieces that start a word
+  select-longtail -m tokenizer=tiny-neox frequency=tiny-neox \\
+    words.min_length=3,4,5 words.case=keep,lower sweep.dir=outputs/words
+      a sweep: six jobs in outputs/words/0 to 5; again with more values, it runs those that are new";
 
 /// Find the long-tail band of a vocabulary, and the rare words in it
 ///
@@ -40,7 +47,7 @@ Examples (from the root of the repository):
 #[command(version, after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
-    config: ConfigArgs,
+    batch: BatchArgs,
     #[command(flatten)]
     verbosity: Verbosity,
     /// Draw the rank-frequency curve with fit, band and elbow (rank-frequency.svg and .png); same as `output.plot=true`
@@ -54,15 +61,13 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
-    let mut args = cli.config.clone();
+    let mut args = cli.batch.clone();
     if cli.plot {
-        args.overrides.push("output.plot=true".into());
+        args.config.overrides.push("output.plot=true".into());
     }
-    let resolved = compose::<SelectConfig>("select-longtail", &args)?;
-    if args.print_config {
-        return Ok(job_kit::print(resolved.to_yaml_with_origins())?);
-    }
-    job::run(&resolved.config, resolved.value())
+    batch_runs::run::<SelectConfig>(JOB, VERSION, &args, cli.verbosity, |resolved| {
+        job::run(&resolved.config, resolved.value())
+    })
 }
 
 #[cfg(test)]
@@ -71,9 +76,7 @@ mod rules;
 
 #[cfg(test)]
 mod tests {
-    use crate::{config::SelectConfig, rules};
-
-    const JOB: &str = "select-longtail";
+    use crate::{JOB, config::SelectConfig, rules};
 
     #[test]
     fn later_keys_displace_earlier_ones() {

@@ -103,7 +103,7 @@ pub(crate) fn yaml(input: &[u8]) -> bool {
         overrides: overrides.lines().map(str::to_owned).collect(),
         config: Some(start.clone()),
         config_dir: start.with_file_name(""),
-        print_config: false,
+        ..ConfigArgs::default()
     };
     let Ok(resolved) = job_kit::compose::<Config>("job", &args) else {
         return false;

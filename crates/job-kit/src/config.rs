@@ -20,8 +20,10 @@
 //!
 //! Keys that exclude each other, belong to others or are not used are told by the [`Rules`] of a configuration.
 
+mod defaults;
 mod error;
 mod file;
+mod interpolation;
 mod layers;
 mod lists;
 mod origins;
@@ -34,17 +36,21 @@ use std::path::{Path, PathBuf};
 use figment::{error::Kind, value::Value};
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
+use self::{
+    defaults::Defaults,
+    layers::Composed,
+    origins::{find_unknown, untag, with_interpolations, yaml_with_origins},
+    overrides::{Action, Override},
+};
 pub use self::{
     error::{ConfigError, Origin},
     rules::{Rule, Rules, When},
     values::{Paths, Span},
 };
-use self::{
-    layers::Composed,
-    origins::{find_unknown, untag, yaml_with_origins},
-    overrides::{Action, Override},
-};
 use crate::nearest::nearest;
+
+/// The key of what is said of a sweep of jobs.
+const SWEEP: &str = "sweep";
 
 /// The command-line arguments that configure a job; flatten them into its parser.
 ///
@@ -74,6 +80,49 @@ pub struct ConfigArgs {
     /// Print the resolved configuration with the origin of each value, and stop
     #[arg(long)]
     pub print_config: bool,
+    /// Print the configuration as YAML, and stop
+    #[arg(long, value_name = "WHAT")]
+    pub cfg: Option<Shown>,
+    /// With `--cfg job`: only this key and what is below it
+    #[arg(short, long, value_name = "KEY", requires = "cfg")]
+    pub package: Option<String>,
+    /// With `--cfg job`: with the values of interpolations
+    #[arg(long, requires = "cfg")]
+    pub resolve: bool,
+    /// Print which config files are laid over each other (`defaults`), or who names them (`defaults-tree`), and stop
+    #[arg(long, value_name = "WHAT")]
+    pub info: Option<Info>,
+}
+
+impl Default for ConfigArgs {
+    fn default() -> Self {
+        Self {
+            overrides: vec![],
+            config: None,
+            config_dir: "configs".into(),
+            print_config: false,
+            cfg: None,
+            package: None,
+            resolve: false,
+            info: None,
+        }
+    }
+}
+
+/// What `--cfg` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Shown {
+    /// The configuration of the job.
+    Job,
+}
+
+/// What `--info` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Info {
+    /// The files, in the order in which they are laid over each other.
+    Defaults,
+    /// The `defaults` lists, each entry below the file that has it.
+    DefaultsTree,
 }
 
 /// A configuration with its provenance.
@@ -83,6 +132,11 @@ pub struct Resolved<T> {
     pub config: T,
     value: serde_json::Value,
     yaml: String,
+    /// As it is written, values resolved.
+    tree: serde_yaml::Value,
+    /// The same with its interpolations.
+    raw: serde_yaml::Value,
+    defaults: Defaults,
 }
 
 impl<T> Resolved<T> {
@@ -96,6 +150,73 @@ impl<T> Resolved<T> {
     /// The text is itself a config file: saved, it reproduces the run with `--config`.
     pub fn to_yaml_with_origins(&self) -> &str {
         &self.yaml
+    }
+
+    /// The resolved configuration as YAML; saved, it reproduces the run with `--config`, whatever becomes of the files it came from.
+    pub fn to_yaml(&self) -> &serde_yaml::Value {
+        &self.tree
+    }
+
+    /// What the command line asks to be shown in place of a run: `--print-config`, `--cfg`, `--info`.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoSuchKey`] for `--package` of a key that is not there.
+    pub fn shown(&self, args: &ConfigArgs) -> Result<Option<String>, ConfigError> {
+        if let Some(info) = args.info {
+            return Ok(Some(self.defaults.show(info)));
+        }
+        if args.cfg.is_none() {
+            return Ok(args.print_config.then(|| self.yaml.clone()));
+        }
+        let mut part = match args.resolve {
+            true => &self.tree,
+            false => &self.raw,
+        };
+        for name in args.package.iter().flat_map(|key| key.split('.')) {
+            let inner = match part {
+                serde_yaml::Value::Sequence(items) => {
+                    name.parse().ok().and_then(|i: usize| items.get(i))
+                }
+                other => other.get(name),
+            };
+            part = inner.ok_or_else(|| ConfigError::NoSuchKey {
+                key: args.package.clone().unwrap_or_default(),
+                known: match part {
+                    serde_yaml::Value::Mapping(pairs) => {
+                        let keys = pairs.keys().filter_map(serde_yaml::Value::as_str);
+                        keys.map(str::to_owned).collect()
+                    }
+                    _ => vec![],
+                },
+            })?;
+        }
+        Ok(serde_yaml::to_string(part).ok())
+    }
+}
+
+/// The values of the configuration of `job` before it is read as such: what files and the command line say, interpolations resolved,
+/// and the key `sweep`, which belongs to no job.
+///
+/// # Errors
+/// A [`ConfigError`] for what is wrong with files, `defaults`, overrides and interpolations.
+pub fn compose_values(job: &str, args: &ConfigArgs) -> Result<serde_json::Value, ConfigError> {
+    let overrides = Override::parse_all(&args.overrides)?;
+    let mut composed = layers::stack(&start_file(job, args), &args.config_dir, &overrides)?;
+    interpolation::resolve(&mut composed, job, &overrides)?;
+    serde_json::to_value(&composed.tree).map_err(|err| refused(job, err.to_string()))
+}
+
+/// The names of the choices of a group, `model` or `model/tokenizer`, sorted; none if there is no such group.
+pub fn group_choices(config_dir: &Path, group: &str) -> Vec<String> {
+    file::choices(&config_dir.join(group))
+}
+
+fn refused(job: &str, message: String) -> ConfigError {
+    ConfigError::Invalid {
+        key: job.to_owned(),
+        found: "read".into(),
+        message,
+        origin: Origin::Default,
     }
 }
 
@@ -122,9 +243,8 @@ impl<T> Resolved<T> {
 /// std::fs::write(dir.path().join("job.yaml"), "seed: 1")?;
 /// let args = job_kit::ConfigArgs {
 ///     overrides: vec!["seed=7".into()],
-///     config: None,
 ///     config_dir: dir.path().into(),
-///     print_config: false,
+///     ..job_kit::ConfigArgs::default()
 /// };
 /// let resolved = job_kit::compose::<Config>("job", &args)?;
 /// assert_eq!(resolved.config.seed, 7);
@@ -135,11 +255,7 @@ pub fn compose<T: DeserializeOwned + Serialize + Rules>(
     job: &str,
     args: &ConfigArgs,
 ) -> Result<Resolved<T>, ConfigError> {
-    let overrides = args
-        .overrides
-        .iter()
-        .map(|text| Override::parse(text))
-        .collect::<Result<Vec<_>, _>>()?;
+    let overrides = Override::parse_all(&args.overrides)?;
     let start = start_file(job, args);
     let mut composed = layers::stack(&start, &args.config_dir, &overrides)?;
     let rules: Vec<Rule> = T::rules()
@@ -147,17 +263,16 @@ pub fn compose<T: DeserializeOwned + Serialize + Rules>(
         .flat_map(|rule| rule.each(&composed))
         .collect();
     rules::displace(&mut composed, &rules)?;
+    // What a sweep is, belongs to no job.
+    composed.remove(SWEEP);
+    let raw_tree = composed.tree.clone();
+    interpolation::resolve(&mut composed, job, &overrides)?;
     let mut config: T = deserialize(&mut composed, &overrides, job)?;
     if expand_home::<T>(&mut composed)? {
         config = deserialize(&mut composed, &overrides, job)?;
     }
 
-    let refuse = |message: String| ConfigError::Invalid {
-        key: job.to_owned(),
-        found: "read".into(),
-        message,
-        origin: Origin::Default,
-    };
+    let refuse = |message: String| refused(job, message);
     let as_json = |config: &T| serde_json::to_value(config).map_err(|err| refuse(err.to_string()));
     let mut value = as_json(&config)?;
     if let Some((path, known)) = find_unknown(&composed.tree, &value) {
@@ -192,11 +307,14 @@ pub fn compose<T: DeserializeOwned + Serialize + Rules>(
         (config, value) = (other, other_value);
     }
     let yaml = serde_yaml::to_value(&config).map_err(|err| refuse(err.to_string()))?;
-    let yaml = yaml_with_origins(&untag(yaml), &composed);
+    let tree = untag(yaml);
     Ok(Resolved {
         config,
         value,
-        yaml,
+        yaml: yaml_with_origins(&tree, &composed),
+        raw: with_interpolations(&tree, &raw_tree),
+        tree,
+        defaults: composed.defaults,
     })
 }
 
@@ -304,6 +422,12 @@ fn deserialize<T: DeserializeOwned>(
         // `output.dir=2026` on the command line means the text, where a text is wanted.
         let text =
             matches!(&error.kind, Kind::InvalidType(_, expected) if expected.contains("string"));
+        if let Some(interpolated) = composed.interpolated.get(&error.path).cloned()
+            && text
+            && composed.set_text(&error.path, &interpolated)
+        {
+            continue;
+        }
         match typed(overrides, &error.path) {
             Some(o) if text && composed.set_text(&error.path, &o.raw) => {}
             _ => return Err(explain::<T>(composed, error, overrides, job)),

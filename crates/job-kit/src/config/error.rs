@@ -78,6 +78,54 @@ pub enum ConfigError {
         /// The entry, as YAML.
         entry: String,
     },
+    /// `override group: choice` of a group that no `defaults` list names.
+    #[error("`defaults` of `{}` override the group `{group}`, which no `defaults` name", path.display())]
+    NothingToOverride {
+        /// The group.
+        group: String,
+        /// The file.
+        path: PathBuf,
+        /// A group that may have been meant.
+        nearest: Option<String>,
+    },
+    /// A choice that is left to the user (`???`) was not made.
+    #[error("nothing is chosen of the group `{group}`, which `{}` leaves open", path.display())]
+    NoChoice {
+        /// The group.
+        group: String,
+        /// The file.
+        path: PathBuf,
+        /// The choices there are.
+        available: Vec<String>,
+    },
+    /// Choices that depend on each other have no end.
+    #[error("the choices in the `defaults` of `{}` depend on each other without end", path.display())]
+    Unsettled {
+        /// The file that was started from.
+        path: PathBuf,
+    },
+    /// An interpolation has no value.
+    #[error("`{text}` in `{key}` has no value: {why} ({origin})")]
+    Interpolation {
+        /// The key, with dots.
+        key: String,
+        /// The value as written.
+        text: String,
+        /// What is wrong.
+        why: String,
+        /// A key that may have been meant.
+        nearest: Option<String>,
+        /// Where it is set.
+        origin: Origin,
+    },
+    /// A key that was asked for is not in the configuration.
+    #[error("the configuration has no key `{key}`")]
+    NoSuchKey {
+        /// The key, with dots.
+        key: String,
+        /// The keys known beside it.
+        known: Vec<String>,
+    },
     /// Files name each other in a circle.
     #[error("`defaults` go round in a circle: {}", files.iter().map(|f| format!("`{}`", f.display())).collect::<Vec<_>>().join(" -> "))]
     Circle {
@@ -240,7 +288,26 @@ impl Hint for ConfigError {
                 vec![did_you_mean(nearest), one_of("choices", available)]
             }
             Self::Defaults { .. } => {
-                vec![Some("an entry is `group: choice`, `group: null`, the name of a file beside, or `_self_`".to_owned())]
+                vec![Some("an entry is `group: choice`, `group: null`, `optional group: choice`, `override group: choice`, the name of a file beside, or `_self_`".to_owned())]
+            }
+            Self::NothingToOverride { nearest, .. } => vec![
+                did_you_mean(nearest.as_deref()),
+                Some("leave `override` out to add the group".to_owned()),
+            ],
+            Self::NoChoice {
+                group, available, ..
+            } => vec![
+                Some(format!("add `{group}=CHOICE` to the command line")),
+                one_of("choices", available),
+            ],
+            Self::Interpolation { nearest, .. } => vec![
+                did_you_mean(nearest.as_deref()),
+                Some("write `\\${` for a text that holds `${`".to_owned()),
+            ],
+            Self::NoSuchKey { key, known } => {
+                let name = key.rsplit('.').next().unwrap_or(key);
+                let nearest = nearest(name, known.iter().map(String::as_str));
+                vec![did_you_mean(nearest).or_else(|| one_of("keys there", known))]
             }
             Self::Override { .. } => {
                 vec![Some(
@@ -282,6 +349,7 @@ impl Hint for ConfigError {
             | Self::Yaml { .. }
             | Self::NotAMapping { .. }
             | Self::Circle { .. }
+            | Self::Unsettled { .. }
             | Self::Repeated { .. }
             | Self::Invalid { .. } => vec![],
         };

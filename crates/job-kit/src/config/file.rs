@@ -10,6 +10,8 @@ use crate::nearest::nearest;
 /// A parsed config file.
 #[derive(Debug)]
 pub(super) struct ConfigFile {
+    /// Where its keys stand, if its first comment says so: `# @package _global_`.
+    pub(super) package: Option<String>,
     pub(super) defaults: Vec<Entry>,
     pub(super) values: Dict,
 }
@@ -19,12 +21,24 @@ pub(super) struct ConfigFile {
 pub(super) enum Entry {
     /// The keys of the file itself.
     Own,
-    /// Another file in the same folder.
-    File(String),
-    /// `group: choice`; no choice leaves the group out.
+    /// Another file in the same folder, `name` or `name@package`.
+    File {
+        name: String,
+        package: Option<String>,
+    },
+    /// `group: choice`, `group@package: [choice, choice]`; no choice leaves the group out.
     Group {
         group: String,
-        choice: Option<String>,
+        package: Option<String>,
+        choices: Vec<String>,
+        /// `optional group: choice`: a file that is not there is left out.
+        optional: bool,
+    },
+    /// `override group: choice`: the choice of a group that another entry names.
+    Override {
+        group: String,
+        package: Option<String>,
+        choices: Vec<String>,
     },
 }
 
@@ -77,7 +91,11 @@ impl ConfigFile {
             Some(other) => return Err(bad_entry(&other, path)),
         };
         match to_dict_value(&serde_yaml::Value::Mapping(mapping)) {
-            Ok(Value::Dict(_, values)) => Ok(Self { defaults, values }),
+            Ok(Value::Dict(_, values)) => Ok(Self {
+                package: package_of(text),
+                defaults,
+                values,
+            }),
             Ok(_) => Err(ConfigError::NotAMapping {
                 path: path.to_owned(),
                 found: "a value",
@@ -92,27 +110,68 @@ impl ConfigFile {
 
 impl Entry {
     fn read(entry: &serde_yaml::Value, path: &Path) -> Result<Self, ConfigError> {
+        use serde_yaml::Value;
+        let bad = || bad_entry(entry, path);
+        let text = |value: &Value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        };
+        let with_package = |name: &str| match name.split_once('@') {
+            Some((name, package)) => (name.to_owned(), Some(package.to_owned())),
+            None => (name.to_owned(), None),
+        };
         match entry {
-            serde_yaml::Value::String(name) if name == "_self_" => Ok(Self::Own),
-            serde_yaml::Value::String(name) => Ok(Self::File(name.clone())),
-            serde_yaml::Value::Mapping(pair) if pair.len() == 1 => match pair.iter().next() {
-                Some((serde_yaml::Value::String(group), choice)) => {
-                    let choice = match choice {
-                        serde_yaml::Value::Null => None,
-                        serde_yaml::Value::String(choice) => Some(choice.clone()),
-                        serde_yaml::Value::Number(choice) => Some(choice.to_string()),
-                        _ => return Err(bad_entry(entry, path)),
-                    };
-                    Ok(Self::Group {
-                        group: group.clone(),
-                        choice,
-                    })
+            Value::String(name) if name == "_self_" => Ok(Self::Own),
+            Value::String(name) => {
+                let (name, package) = with_package(name);
+                Ok(Self::File { name, package })
+            }
+            Value::Mapping(pair) if pair.len() == 1 => {
+                let Some((Value::String(key), choice)) = pair.iter().next() else {
+                    return Err(bad());
+                };
+                let choices = match choice {
+                    Value::Null => vec![],
+                    Value::Sequence(items) => items
+                        .iter()
+                        .map(text)
+                        .collect::<Option<_>>()
+                        .ok_or_else(bad)?,
+                    one => vec![text(one).ok_or_else(bad)?],
+                };
+                let mut words: Vec<&str> = key.split_whitespace().collect();
+                let (group, package) = with_package(words.pop().ok_or_else(bad)?);
+                match &words[..] {
+                    ["override"] => Ok(Self::Override {
+                        group,
+                        package,
+                        choices,
+                    }),
+                    [] | ["optional"] => Ok(Self::Group {
+                        group,
+                        package,
+                        choices,
+                        optional: !words.is_empty(),
+                    }),
+                    _ => Err(bad()),
                 }
-                _ => Err(bad_entry(entry, path)),
-            },
-            _ => Err(bad_entry(entry, path)),
+            }
+            _ => Err(bad()),
         }
     }
+}
+
+/// The package in a comment at the top of a file: `# @package _global_`.
+fn package_of(text: &str) -> Option<String> {
+    let comments = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| line.is_empty() || line.starts_with('#'));
+    comments
+        .filter_map(|line| line.trim_start_matches('#').trim().strip_prefix("@package"))
+        .map(|package| package.trim().to_owned())
+        .next()
 }
 
 fn bad_entry(entry: &serde_yaml::Value, path: &Path) -> ConfigError {

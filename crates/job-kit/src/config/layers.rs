@@ -1,16 +1,13 @@
 //! Config files and overrides laid over each other, and what each layer holds.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use figment::value::{Dict, Value};
 
 use super::{
     ConfigError, Origin,
-    file::{ConfigFile, Entry, choices},
-    in_folder, is_path,
+    defaults::{self, Defaults},
+    interpolation::plain,
     overrides::{Action, Override, lay_over, nest},
 };
 
@@ -20,16 +17,15 @@ pub(super) struct Layer {
     pub(super) origin: Origin,
     /// Whether the user wrote it: the command line, or a file outside the folder of configs.
     pub(super) own: bool,
-    /// The group whose choice on the command line brought the file in.
-    chosen: Option<Vec<String>>,
-    values: Dict,
+    /// The key whose choice on the command line brought the file in.
+    pub(super) chosen: Option<Vec<String>>,
+    pub(super) values: Dict,
 }
 
 impl Layer {
     /// The value at `path`, unless it is null.
     fn value(&self, path: &[String]) -> Option<&Value> {
-        let (first, rest) = path.split_first()?;
-        get(self.values.get(first)?, rest).filter(|value| !matches!(value, Value::Empty(..)))
+        look(&self.values, path).filter(|value| !matches!(value, Value::Empty(..)))
     }
 
     /// Whether the user set the key at `path` in it, or chose what sets it by that key.
@@ -52,6 +48,10 @@ pub(super) struct Composed {
     pub(super) notes: Vec<String>,
     /// Keys that gave way to another, and its layer.
     pub(super) displaced: BTreeMap<String, usize>,
+    /// Values that were interpolated whole, as texts.
+    pub(super) interpolated: BTreeMap<Vec<String>, String>,
+    /// How the `defaults` lists were followed.
+    pub(super) defaults: Defaults,
 }
 
 /// The keys of a dotted name.
@@ -59,7 +59,12 @@ pub(super) fn path_of(key: &str) -> Vec<String> {
     key.split('.').map(str::to_owned).collect()
 }
 
-fn get<'v>(value: &'v Value, path: &[String]) -> Option<&'v Value> {
+fn look<'v>(dict: &'v Dict, path: &[String]) -> Option<&'v Value> {
+    let (first, rest) = path.split_first()?;
+    get(dict.get(first)?, rest)
+}
+
+pub(super) fn get<'v>(value: &'v Value, path: &[String]) -> Option<&'v Value> {
     path.iter().try_fold(value, |value, key| match value {
         Value::Dict(_, dict) => dict.get(key),
         Value::Array(_, items) => items.get(key.parse::<usize>().ok()?),
@@ -120,20 +125,13 @@ impl Composed {
             .map_or(Origin::Default, |path| self.origin_of(path))
     }
 
-    /// Where the value at `path` comes from: the highest layer that has it.
+    /// Where the value at `path` comes from: the highest layer that has it, or that has the interpolation which gave what is around it.
     fn origin_of(&self, path: &[String]) -> Origin {
-        let (first, rest) = match path.split_first() {
-            Some(parts) => parts,
-            None => return Origin::Default,
-        };
-        self.layers
-            .iter()
+        (1..=path.len())
             .rev()
-            .find(|layer| {
-                layer
-                    .values
-                    .get(first)
-                    .is_some_and(|value| get(value, rest).is_some())
+            .find_map(|depth| {
+                let has = |layer: &&Layer| look(&layer.values, &path[..depth]).is_some();
+                self.layers.iter().rev().find(has)
             })
             .map_or(Origin::Default, |layer| layer.origin.clone())
     }
@@ -142,13 +140,10 @@ impl Composed {
     /// line, with `~key`.
     pub(super) fn lost(&self, key: &str) -> usize {
         let path = path_of(key);
-        let null = self.layers.iter().rposition(|layer| {
-            let value = layer.values.get(&path[0]);
-            matches!(
-                value.and_then(|v| get(v, &path[1..])),
-                Some(Value::Empty(..))
-            )
-        });
+        let null = self
+            .layers
+            .iter()
+            .rposition(|layer| matches!(look(&layer.values, &path), Some(Value::Empty(..))));
         let displaced = self.displaced.get(key).copied();
         displaced.or(null).unwrap_or(self.layers.len() - 1)
     }
@@ -209,6 +204,13 @@ impl Composed {
         found
     }
 
+    /// Takes a key out, if it is there.
+    pub(super) fn remove(&mut self, key: &str) {
+        if let Value::Dict(_, dict) = &mut self.tree {
+            remove(dict, &path_of(key));
+        }
+    }
+
     /// Takes a key out, saying why.
     pub(super) fn leave_out(&mut self, key: &str, why: &str) {
         let path = path_of(key);
@@ -218,9 +220,7 @@ impl Composed {
                     let layer = &self.layers[place];
                     (layer.origin.clone(), layer.users(&path))
                 });
-        if let Value::Dict(_, dict) = &mut self.tree {
-            remove(dict, &path);
-        }
+        self.remove(key);
         let note = format!("`{key}` ({origin}) is left out: {why}");
         if own {
             tracing::warn!("{note}");
@@ -244,6 +244,23 @@ impl Composed {
     /// The value at a place, to be changed.
     pub(super) fn slot(&mut self, path: &[String]) -> Option<&mut Value> {
         slot(&mut self.tree, path)
+    }
+
+    /// All keys that have values, with dots.
+    pub(super) fn keys(&self) -> Vec<String> {
+        fn collect(value: &Value, at: &mut Vec<String>, keys: &mut Vec<String>) {
+            if let Value::Dict(_, dict) = value {
+                for (key, inner) in dict {
+                    at.push(key.clone());
+                    keys.push(at.join("."));
+                    collect(inner, at, keys);
+                    at.pop();
+                }
+            }
+        }
+        let mut keys = vec![];
+        collect(&self.tree, &mut vec![], &mut keys);
+        keys
     }
 
     /// A key of the same name at another place.
@@ -281,60 +298,41 @@ pub(super) fn stack(
     folder: &Path,
     overrides: &[Override],
 ) -> Result<Composed, ConfigError> {
-    let mut stack = Stack {
-        folder,
-        layers: vec![],
-        open: vec![],
-        chosen: BTreeMap::new(),
-        named: BTreeSet::new(),
-        waiting: VecDeque::new(),
-    };
-    for o in overrides {
-        if let Some(choice) = choice(o) {
-            stack.chosen.insert(o.path.join("/"), choice);
-        }
-    }
     if !start.exists() && start.starts_with(folder) && !folder.is_dir() {
         return Err(ConfigError::NoFolder {
             path: folder.to_owned(),
         });
     }
-    stack.file(start, &[], None, None)?;
-
-    // A group that no `defaults` names can still be chosen on the command line; a key that is no group takes any text.
-    for o in overrides {
-        let group = o.path.join("/");
-        if let Some(Some(name)) = choice(o)
-            && !stack.named.contains(&group)
-            && folder.join(&group).is_dir()
-            && stack.choice_file(&group, &name).is_file()
-        {
-            stack.waiting.push_back((o.path.clone(), name));
-            stack.named.insert(group);
-        }
-    }
-    while let Some((group, choice)) = stack.waiting.pop_front() {
-        stack.group(&group, &choice, &Origin::CommandLine, Some(&group))?;
-    }
-    let Stack {
-        mut layers, named, ..
-    } = stack;
+    let (mut layers, defaults) = defaults::follow(start, folder, overrides)?;
     let mut tree = Dict::new();
     for layer in &layers {
         lay_over(&mut tree, layer.values.clone());
     }
+    let refuse = |o: &Override, text: String, reason: String| ConfigError::Override {
+        text: text.replace("{}", &o.key()),
+        reason,
+    };
     let mut typed = Dict::new();
     for o in overrides {
-        match &o.action {
-            Action::Set(_)
-                if named.contains(&o.path.join("/")) && matches!(choice(o), Some(Some(_))) => {}
-            Action::Set(value) => {
-                let values = dict(nest(&o.path, value.clone()));
-                lay_over(&mut typed, values.clone());
-                lay_over(&mut tree, values);
-            }
-            Action::Remove => {}
+        let Action::Set(value) = &o.action else {
+            continue;
+        };
+        let before = match defaults.group(o) {
+            Some(group) => group.offered.first().map(|choice| format!("`{choice}`")),
+            None => look(&tree, &o.path)
+                .filter(|value| !matches!(value, Value::Empty(..)))
+                .map(super::describe),
+        };
+        if let (true, Some(before)) = (o.adds, before) {
+            let reason = format!("it is there already, as {before}; write `++` to replace it");
+            return Err(refuse(o, format!("+{{}}={}", o.raw), reason));
         }
+        if defaults.chooses(o) {
+            continue;
+        }
+        let values = dict(nest(&o.path, value.clone()));
+        lay_over(&mut typed, values.clone());
+        lay_over(&mut tree, values);
     }
     layers.push(Layer {
         origin: Origin::CommandLine,
@@ -342,39 +340,38 @@ pub(super) fn stack(
         chosen: None,
         values: typed,
     });
-    for o in overrides
-        .iter()
-        .filter(|o| matches!(o.action, Action::Remove))
-    {
-        if !remove(&mut tree, &o.path) && !named.contains(&o.path.join("/")) {
-            return Err(ConfigError::Override {
-                text: format!("~{}", o.key()),
-                reason: "there is no such key".to_owned(),
-            });
+    for o in overrides {
+        let Action::Remove(only) = &o.action else {
+            continue;
+        };
+        let found = match defaults.group(o) {
+            Some(group) => Some(group.offered.join(", ")),
+            None => look(&tree, &o.path).map(plain),
+        };
+        let Some(found) = found else {
+            let reason = "there is no such key".to_owned();
+            return Err(refuse(o, "~{}".to_owned(), reason));
+        };
+        if only.as_ref().is_some_and(|only| plain(only) != found) {
+            let reason = format!("its value is `{found}`");
+            return Err(refuse(o, format!("~{{}}={}", o.raw), reason));
         }
+        remove(&mut tree, &o.path);
     }
     Ok(Composed {
         tree: tree.into(),
         layers,
         notes: vec![],
         displaced: BTreeMap::new(),
+        interpolated: BTreeMap::new(),
+        defaults,
     })
 }
 
-fn dict(value: Value) -> Dict {
+pub(super) fn dict(value: Value) -> Dict {
     match value {
         Value::Dict(_, dict) => dict,
         _ => Dict::new(),
-    }
-}
-
-/// The choice that an override makes, should its key be a group: a name, or none.
-fn choice(o: &Override) -> Option<Option<String>> {
-    match &o.action {
-        Action::Remove | Action::Set(Value::Empty(..)) => Some(None),
-        Action::Set(Value::String(_, name)) => Some(Some(name.clone())),
-        Action::Set(Value::Num(..) | Value::Bool(..)) => Some(Some(o.raw.trim().to_owned())),
-        Action::Set(_) => None,
     }
 }
 
@@ -386,127 +383,5 @@ fn remove(dict: &mut Dict, path: &[String]) -> bool {
             Some(Value::Dict(_, inner)) => remove(inner, rest),
             _ => false,
         },
-    }
-}
-
-struct Stack<'a> {
-    folder: &'a Path,
-    layers: Vec<Layer>,
-    /// Files being read, each named by the one before.
-    open: Vec<PathBuf>,
-    /// What the command line chooses, by group.
-    chosen: BTreeMap<String, Option<String>>,
-    /// Groups that some `defaults` list names.
-    named: BTreeSet<String>,
-    /// Choices of the command line that are still to be laid over the files.
-    waiting: VecDeque<(Vec<String>, String)>,
-}
-
-impl Stack<'_> {
-    /// Adds a file, whose keys stand under `group`, with its defaults.
-    fn file(
-        &mut self,
-        path: &Path,
-        group: &[String],
-        named_in: Option<&Path>,
-        chosen: Option<&[String]>,
-    ) -> Result<(), ConfigError> {
-        if self.open.iter().any(|open| open == path) {
-            self.open.push(path.to_owned());
-            return Err(ConfigError::Circle {
-                files: std::mem::take(&mut self.open),
-            });
-        }
-        let ConfigFile {
-            mut defaults,
-            values,
-        } = ConfigFile::read(path, named_in)?;
-        if !defaults.iter().any(|entry| matches!(entry, Entry::Own)) {
-            defaults.push(Entry::Own);
-        }
-        self.open.push(path.to_owned());
-        for entry in defaults {
-            match entry {
-                Entry::Own => {
-                    self.layers.push(Layer {
-                        origin: Origin::File(path.to_owned()),
-                        own: !path.starts_with(self.folder),
-                        chosen: chosen.map(<[String]>::to_vec),
-                        values: dict(nest(group, values.clone().into())),
-                    });
-                }
-                Entry::File(name) => {
-                    let (group, name) = match name.strip_prefix('/') {
-                        Some(name) => (&[][..], name.to_owned()),
-                        None => (group, name),
-                    };
-                    let file = self.choice_file(&group.join("/"), &name);
-                    self.file(&file, group, Some(path), chosen)?;
-                }
-                Entry::Group {
-                    group: name,
-                    choice,
-                } => {
-                    let inner: Vec<String> = match name.strip_prefix('/') {
-                        Some(name) => name.split('/').map(str::to_owned).collect(),
-                        None => group
-                            .iter()
-                            .cloned()
-                            .chain(name.split('/').map(str::to_owned))
-                            .collect(),
-                    };
-                    let key = inner.join("/");
-                    self.named.insert(key.clone());
-                    match (self.chosen.get(&key), choice) {
-                        // What was typed lies over all files.
-                        (Some(Some(choice)), _) => {
-                            self.waiting.push_back((inner, choice.clone()));
-                        }
-                        (Some(None), _) | (None, None) => {}
-                        (None, Some(choice)) => {
-                            let origin = Origin::File(path.to_owned());
-                            self.group(&inner, &choice, &origin, chosen)?;
-                        }
-                    }
-                }
-            }
-        }
-        self.open.pop();
-        Ok(())
-    }
-
-    /// Adds the file of a group's choice.
-    fn group(
-        &mut self,
-        group: &[String],
-        choice: &str,
-        origin: &Origin,
-        chosen: Option<&[String]>,
-    ) -> Result<(), ConfigError> {
-        let name = group.join("/");
-        let file = self.choice_file(&name, choice);
-        if !file.is_file() && !is_path(choice) {
-            let available = choices(&self.folder.join(&name));
-            return Err(ConfigError::UnknownChoice {
-                group: name,
-                choice: choice.to_owned(),
-                origin: origin.clone(),
-                available,
-            });
-        }
-        let named_in = if let Origin::File(path) = origin {
-            Some(path.as_path())
-        } else {
-            None
-        };
-        self.file(&file, group, named_in, chosen)
-    }
-
-    fn choice_file(&self, group: &str, choice: &str) -> PathBuf {
-        if is_path(choice) {
-            PathBuf::from(choice)
-        } else {
-            in_folder(&self.folder.join(group), choice)
-        }
     }
 }

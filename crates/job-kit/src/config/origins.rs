@@ -2,7 +2,7 @@
 
 use figment::value::Value;
 
-use super::{Origin, layers::Composed};
+use super::{Origin, interpolation::escape, layers::Composed};
 
 /// Widest line that still has its comment aligned with the others.
 const COMMENT_COLUMN: usize = 56;
@@ -114,7 +114,32 @@ fn flow(value: &serde_yaml::Value) -> String {
     }
 }
 
-/// Enums that carry a value, which serde_yaml tags (`!share 0.05`), as the mappings that they are read from (`share: 0.05`).
+/// The configuration with the interpolations as they are written.
+pub(super) fn with_interpolations(resolved: &serde_yaml::Value, raw: &Value) -> serde_yaml::Value {
+    match (resolved, raw) {
+        (_, Value::String(_, text)) if text.contains("${") => text.as_str().into(),
+        (serde_yaml::Value::Mapping(pairs), Value::Dict(_, dict)) => pairs
+            .iter()
+            .map(|(key, value)| {
+                let raw = key.as_str().and_then(|key| dict.get(key));
+                let value = raw.map_or(value.clone(), |raw| with_interpolations(value, raw));
+                (key.clone(), value)
+            })
+            .collect::<serde_yaml::Mapping>()
+            .into(),
+        (serde_yaml::Value::Sequence(items), Value::Array(_, raw)) if items.len() == raw.len() => {
+            let items = items.iter().zip(raw);
+            items
+                .map(|(value, raw)| with_interpolations(value, raw))
+                .collect::<Vec<_>>()
+                .into()
+        }
+        _ => resolved.clone(),
+    }
+}
+
+/// Enums that carry a value, which serde_yaml tags (`!share 0.05`), as the mappings that they are read from (`share: 0.05`);
+/// and texts so that they are read as they are.
 pub(super) fn untag(value: serde_yaml::Value) -> serde_yaml::Value {
     use serde_yaml::Value;
     match value {
@@ -134,6 +159,7 @@ pub(super) fn untag(value: serde_yaml::Value) -> serde_yaml::Value {
                 .map(|(key, value)| (key, untag(value)))
                 .collect(),
         ),
+        Value::String(text) => Value::String(escape(&text)),
         other => other,
     }
 }

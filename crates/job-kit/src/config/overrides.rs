@@ -9,6 +9,8 @@ use super::{ConfigError, file::to_dict_value};
 pub(super) struct Override {
     pub(super) path: Vec<String>,
     pub(super) action: Action,
+    /// Whether it was written `+key=value`: the key must not have a value yet.
+    pub(super) adds: bool,
     /// The value as typed.
     pub(super) raw: String,
     /// Why a value that opens like a YAML list, mapping or quoted text is none.
@@ -18,37 +20,46 @@ pub(super) struct Override {
 #[derive(Debug, Clone)]
 pub(super) enum Action {
     Set(Value),
-    Remove,
+    /// With a value, only if the key has it.
+    Remove(Option<Value>),
 }
 
 impl Override {
-    /// Takes `key.sub=value` or `~key.sub` apart; `+key=value` is read like `key=value`.
+    pub(super) fn parse_all(texts: &[String]) -> Result<Vec<Self>, ConfigError> {
+        texts.iter().map(|text| Self::parse(text)).collect()
+    }
+
+    /// Takes `key.sub=value`, `+key=value` (a new key), `++key=value` (new or not), `~key` or `~key=value` apart.
     pub(super) fn parse(text: &str) -> Result<Self, ConfigError> {
         let refuse = |reason: &str| ConfigError::Override {
             text: text.to_owned(),
             reason: reason.to_owned(),
         };
+        let (removes, rest) = match text.strip_prefix('~') {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let (key, raw) = match rest.split_once('=') {
+            Some((key, raw)) => (key, Some(raw)),
+            None if removes => (rest, None),
+            None => return Err(refuse("it has no `=`")),
+        };
+        if raw.is_some_and(|raw| raw.trim().is_empty()) {
+            return Err(refuse(
+                "it has no value after `=` (write `null` to unset the key)",
+            ));
+        }
         let mut no_yaml = None;
-        let (key, action, raw) = if let Some(key) = text.strip_prefix('~') {
-            (key, Action::Remove, "")
-        } else {
-            let (key, raw) = text
-                .split_once('=')
-                .ok_or_else(|| refuse("it has no `=`"))?;
-            if raw.trim().is_empty() {
-                return Err(refuse(
-                    "it has no value after `=` (write `null` to unset the key)",
-                ));
-            }
-            let value = value(raw).unwrap_or_else(|reason| {
+        let value = raw.map(|raw| {
+            value(raw).unwrap_or_else(|reason| {
                 no_yaml = Some(reason);
                 raw.into()
-            });
-            (
-                key.strip_prefix('+').unwrap_or(key),
-                Action::Set(value),
-                raw,
-            )
+            })
+        });
+        let (key, adds) = match (removes, key.strip_prefix("++"), key.strip_prefix('+')) {
+            (true, ..) | (_, None, None) => (key, false),
+            (_, Some(key), _) => (key, false),
+            (_, None, Some(key)) => (key, true),
         };
         let path: Vec<String> = key.trim().split(['.', '/']).map(str::to_owned).collect();
         if path
@@ -57,12 +68,33 @@ impl Override {
         {
             return Err(refuse("a key is names joined by dots"));
         }
+        let action = match (removes, value) {
+            (false, Some(value)) => Action::Set(value),
+            (_, value) => Action::Remove(value),
+        };
         Ok(Self {
             path,
             action,
-            raw: raw.to_owned(),
+            adds,
+            raw: raw.unwrap_or_default().to_owned(),
             no_yaml,
         })
+    }
+
+    /// The choices that it makes, should its key be a group: none, one, or several in their order.
+    pub(super) fn choices(&self) -> Option<Vec<String>> {
+        match &self.action {
+            Action::Remove(_) | Action::Set(Value::Empty(..)) => Some(vec![]),
+            Action::Set(Value::String(_, name)) => Some(vec![name.clone()]),
+            Action::Set(Value::Num(..) | Value::Bool(..)) => Some(vec![self.raw.trim().to_owned()]),
+            Action::Set(Value::Array(_, items)) => {
+                let names = items.iter().map(|item| item.as_str().map(str::to_owned));
+                names
+                    .collect::<Option<_>>()
+                    .filter(|names: &Vec<_>| !names.is_empty())
+            }
+            Action::Set(_) => None,
+        }
     }
 
     /// The key, with dots.
@@ -76,7 +108,7 @@ impl Override {
 ///
 /// # Errors
 /// Why a text that opens like YAML is none.
-fn value(raw: &str) -> Result<Value, String> {
+pub(super) fn value(raw: &str) -> Result<Value, String> {
     let text = raw.trim();
     if text.starts_with(['[', '{', '"', '\'']) {
         if !closes_at_end(text) {

@@ -1,0 +1,110 @@
+//! One configuration, or a sweep over many: which jobs there are, what each is, and a launcher that runs those still to be done.
+//!
+//! A binary hands its arguments to [`run`]. Without `--multirun` that composes the configuration and calls the job; with it, values such
+//! as `seed=1,2,3` are taken apart, every combination is composed and frozen in a folder of its own, and each runs as a process of the
+//! same program. What has finished is not run again.
+//!
+//! It knows no job, and computes nothing.
+
+mod identity;
+mod launch;
+mod manifest;
+mod sweep;
+mod values;
+
+use std::num::NonZeroUsize;
+
+use job_kit::{ConfigArgs, Resolved, Rules, Verbosity, compose};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The arguments of a job that can be swept; flatten them into its parser.
+///
+/// # Examples
+/// ```
+/// use clap::Parser;
+///
+/// #[derive(Parser)]
+/// struct Cli {
+///     #[command(flatten)]
+///     batch: batch_runs::BatchArgs,
+/// }
+/// let cli = Cli::parse_from(["job", "-m", "seed=1,2", "--jobs", "2"]);
+/// assert!(cli.batch.multirun);
+/// assert_eq!(cli.batch.config.overrides, ["seed=1,2"]);
+/// ```
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct BatchArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Run a job for every combination of the values `key=a,b`, in folders of their own in `sweep.dir`; finished ones are kept
+    #[arg(short, long, conflicts_with_all = ["cfg", "info", "print_config"])]
+    pub multirun: bool,
+    /// With `-m`: show the jobs, and run none
+    #[arg(long, requires = "multirun")]
+    pub dry_run: bool,
+    /// With `-m`: run only those jobs of `sweep.dir` again that have failed or were interrupted, as they were composed then
+    #[arg(long, value_name = "WHICH", requires = "multirun")]
+    pub retry: Option<Retry>,
+    /// With `-m`: start no further job after one has failed
+    #[arg(long, requires = "multirun")]
+    pub fail_fast: bool,
+    /// With `-m`: how many jobs run at once, sharing the cores [default: 1]
+    #[arg(short, long, value_name = "N", requires = "multirun")]
+    pub jobs: Option<NonZeroUsize>,
+}
+
+/// What `--retry` runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Retry {
+    /// Jobs that have failed or were interrupted.
+    Failed,
+}
+
+/// The whole of a binary after its command line: shows the configuration, runs the job, or runs a sweep of it.
+///
+/// `job` is the name of the program's job and of its configuration, `version` that of its crate.
+///
+/// # Errors
+/// [`job_kit::ConfigError`] for a configuration or sweep that is refused, before anything runs; what the job says; and for a sweep, if
+/// not all of its jobs have finished.
+///
+/// # Examples
+/// ```no_run
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)]
+/// # struct Config {}
+/// # impl job_kit::Rules for Config {}
+/// #[derive(clap::Parser)]
+/// struct Cli {
+///     #[command(flatten)]
+///     batch: batch_runs::BatchArgs,
+///     #[command(flatten)]
+///     verbosity: job_kit::Verbosity,
+/// }
+///
+/// fn main() -> std::process::ExitCode {
+///     job_kit::main(|cli: &Cli| {
+///         cli.verbosity.init();
+///         batch_runs::run::<Config>("job", "0.1.0", &cli.batch, cli.verbosity, |resolved| {
+///             Ok(job_kit::print(format!("{}\n", resolved.value()))?)
+///         })
+///     })
+/// }
+/// ```
+pub fn run<T: DeserializeOwned + Serialize + Rules>(
+    job: &str,
+    version: &str,
+    args: &BatchArgs,
+    verbosity: Verbosity,
+    one: impl FnOnce(&Resolved<T>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if args.multirun {
+        return sweep::run::<T>(job, version, args, verbosity);
+    }
+    let resolved = compose::<T>(job, &args.config)?;
+    match resolved.shown(&args.config)? {
+        Some(shown) => Ok(job_kit::print(shown)?),
+        None => one(&resolved),
+    }
+}

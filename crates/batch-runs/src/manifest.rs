@@ -1,0 +1,178 @@
+//! `manifest.json`: the jobs of a sweep, and what became of each.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use job_kit::{WithHint, write_file};
+use serde::{Deserialize, Serialize};
+
+pub(crate) const MANIFEST: &str = "manifest.json";
+pub(crate) const CONFIG: &str = "config.yaml";
+pub(crate) const OVERRIDES: &str = "overrides.yaml";
+pub(crate) const LOG: &str = "job.log";
+const RUN_RECORD: &str = "run.json";
+
+/// The jobs of a sweep.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) job: String,
+    pub(crate) version: String,
+    pub(crate) jobs: Vec<Entry>,
+    #[serde(skip)]
+    pub(crate) folder: PathBuf,
+}
+
+/// One job; its number is the name of its folder.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) number: usize,
+    pub(crate) id: String,
+    pub(crate) overrides: Vec<String>,
+    pub(crate) state: State,
+    pub(crate) started: Option<String>,
+    pub(crate) seconds: Option<f64>,
+    pub(crate) host: Option<String>,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) error: Option<String>,
+    pub(crate) attempts: u32,
+    /// Whether it has left a `run.json`.
+    pub(crate) run_record: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    Pending,
+    Running,
+    Finished,
+    Failed,
+    Interrupted,
+}
+
+impl State {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+impl Manifest {
+    /// Reads the manifest of a folder, if it has one, and what has become of its jobs since it was written.
+    ///
+    /// # Errors
+    /// A manifest that cannot be read, or is of another job.
+    pub(crate) fn read(folder: &Path, job: &str) -> anyhow::Result<Option<Self>> {
+        let path = folder.join(MANIFEST);
+        let json = match fs::read(&path) {
+            Ok(json) => json,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(error).with_context(|| format!("failed to read `{}`", path.display()));
+            }
+        };
+        let mut manifest: Self = serde_json::from_slice(&json)
+            .with_context(|| format!("`{}` is no manifest of a sweep", path.display()))
+            .hint("move the folder away, or choose another with `sweep.dir=...`")?;
+        if manifest.job != job {
+            return Err(anyhow::anyhow!(
+                "sweep folder `{}` belongs to {}, not to {job}",
+                folder.display(),
+                manifest.job
+            ))
+            .hint("choose another folder with `sweep.dir=...`");
+        }
+        manifest.folder = folder.to_owned();
+        for i in 0..manifest.jobs.len() {
+            let folder = manifest.job_folder(i);
+            let record = folder.join(RUN_RECORD).is_file();
+            let entry = &mut manifest.jobs[i];
+            match entry.state {
+                // A launcher that was killed could not say so.
+                State::Running | State::Pending | State::Interrupted if record => {
+                    entry.state = State::Finished;
+                    entry.run_record = true;
+                }
+                State::Running => entry.state = State::Interrupted,
+                // Somebody has removed the results.
+                State::Finished if (entry.run_record && !record) || !folder.is_dir() => {
+                    entry.state = State::Pending;
+                }
+                _ => {}
+            }
+        }
+        Ok(Some(manifest))
+    }
+
+    pub(crate) fn job_folder(&self, i: usize) -> PathBuf {
+        self.folder.join(self.jobs[i].number.to_string())
+    }
+
+    /// Whether a job that has ended left a record of its run.
+    pub(crate) fn has_record(&self, i: usize) -> bool {
+        self.job_folder(i).join(RUN_RECORD).is_file()
+    }
+
+    /// The place of the job with an identity, which is added if there is none.
+    pub(crate) fn place(&mut self, id: String, overrides: Vec<String>) -> usize {
+        if let Some(i) = self.jobs.iter().position(|entry| entry.id == id) {
+            return i;
+        }
+        let number = self.jobs.iter().map(|entry| entry.number + 1).max();
+        self.jobs.push(Entry {
+            number: number.unwrap_or(0),
+            id,
+            overrides,
+            state: State::Pending,
+            started: None,
+            seconds: None,
+            host: None,
+            exit_code: None,
+            error: None,
+            attempts: 0,
+            run_record: false,
+        });
+        self.jobs.len() - 1
+    }
+
+    /// # Errors
+    /// If the file cannot be written.
+    pub(crate) fn write(&self) -> anyhow::Result<()> {
+        let mut json = serde_json::to_vec_pretty(self)?;
+        json.push(b'\n');
+        Ok(write_file(self.folder.join(MANIFEST), json)?)
+    }
+}
+
+/// Makes a folder and keeps other launchers out of it while the file lives.
+///
+/// # Errors
+/// If the folder cannot be made, or another launcher is at work in it.
+pub(crate) fn lock(folder: &Path) -> anyhow::Result<File> {
+    let failed = || format!("sweep folder `{}` cannot be written to", folder.display());
+    fs::create_dir_all(folder).with_context(failed)?;
+    let lock = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join(".lock"))
+        .with_context(failed)?;
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => bail!(
+            "another program runs the jobs of `{}`: wait for it, or choose another folder with `sweep.dir=...`",
+            folder.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            tracing::debug!("`{}` cannot be locked: {error}", folder.display());
+        }
+        Ok(()) => {}
+    }
+    Ok(lock)
+}
