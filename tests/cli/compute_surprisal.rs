@@ -532,6 +532,55 @@ fn words_are_the_same_in_every_format() {
     }
 }
 
+/// A context that says what stood between it and its word is scored as it stood; one that does not is joined by `words.join`.
+#[test]
+fn nothing_is_put_into_contexts_that_say_what_stood_before_the_word() {
+    let run = Run::new();
+    let scores = |name: &str, text: &str, args: &[&str]| {
+        fs::write(run.path(name), text).unwrap();
+        fs::remove_dir_all(run.path("out")).unwrap_or_default();
+        run.ok(&[
+            &[
+                &format!("words.path={}", run.path(name).display()),
+                "steps=4000",
+                "words.min_context=1",
+                "interventions.list=[base]",
+            ],
+            args,
+        ]
+        .concat());
+        let values: Vec<f64> = rows(&run.out("surprisal.parquet"))
+            .iter()
+            .map(|row| row.4)
+            .collect();
+        (values, run.record())
+    };
+    let plain =
+        "word,context\nwhale,\"I saw a \"\"\"\nworn,He wore a well-\nworn,His old coat was\n";
+    let (spaced, record) = scores("plain.csv", plain, &[]);
+    assert_eq!(record["counts"]["contexts_without_a_separator"], 3);
+    let (as_is, _) = scores("plain.csv", plain, &["words.join=as-is"]);
+    let apart = |a: f64, b: f64| (a - b).abs() > 0.1;
+    assert!((0..3).all(|i| apart(spaced[i], as_is[i])), "{spaced:?}");
+    let exact = [as_is[0], as_is[1], spaced[2]];
+    let csv = "word,context,separator\nwhale,\"I saw a \"\"\",\nworn,He wore a well-,\nworn,His old coat was,\" \"\n";
+    let json = r#"{"whale": [{"context": "I saw a \"", "separator": ""}],
+        "worn": [{"context": "He wore a well-", "separator": ""}, {"context": "His old coat was"}]}"#;
+    for (name, text, without) in [("exact.csv", csv, 0), ("exact.json", json, 1)] {
+        let (values, record) = scores(name, text, &[]);
+        assert_eq!(values, exact, "{name}");
+        assert_eq!(record["counts"]["contexts_without_a_separator"], without);
+    }
+    let (values, record) = scores("exact.csv", csv, &["words.join=as-is"]);
+    assert_eq!(values, exact);
+    assert!(
+        record["warnings"]
+            .to_string()
+            .contains("`words.join` is not used"),
+        "{record}"
+    );
+}
+
 #[test]
 fn what_a_run_does_not_write_again_goes_and_wide_tables_name_their_unit() {
     let run = Run::new();

@@ -163,8 +163,9 @@ pub(crate) struct WordsConfig {
     /// Contexts beyond this number are not used.
     #[serde(default)]
     pub(crate) max_context: Option<usize>,
+    /// How contexts that do not say it are joined with their word (`space`). Those with a `separator` have that between them.
     #[serde(default)]
-    pub(crate) join: Join,
+    pub(crate) join: Option<Join>,
     /// Whether the beginning-of-sequence token stands before the context.
     #[serde(default = "default_true")]
     pub(crate) bos: bool,

@@ -87,7 +87,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
             pairs: words
                 .pairs
                 .iter()
-                .map(|pair| (pair.word.clone(), pair.context.clone()))
+                .map(|pair| (pair.word.clone(), pair.before()))
                 .collect(),
             neurons,
         },
@@ -221,7 +221,7 @@ fn identity(
         "tokenizer": sha256_file(&tokens.path)?.0,
         "bos and eos": [ends.bos, ends.eos],
         "model.word_start": &config.model.word_start,
-        "words": [format!("{:?}", words.join), words.bos.to_string(), words.bos_only.to_string()],
+        "words": [words.bos, words.bos_only],
         "reading": &config.reading,
         "interventions.site": &config.interventions.site,
         "interventions.mean_over": &config.interventions.mean_over,

@@ -33,7 +33,7 @@ pub(crate) const FORMS: [&str; 4] = [
 /// What the rows of a run go by in the parts.
 #[derive(Debug)]
 pub(crate) struct Keys {
-    /// Word and context of each pair.
+    /// Word of each pair, and all text before it.
     pub(crate) pairs: Vec<(String, String)>,
     /// The neurons of each step as text; none where no intervention needs any.
     pub(crate) neurons: BTreeMap<u64, String>,

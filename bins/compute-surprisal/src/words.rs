@@ -8,7 +8,7 @@ use input_files::{Format, Pairs, TableReader, read_json, read_text};
 use job_inputs::Vocabulary;
 use job_kit::RunRecord;
 use neox_core::Text;
-use neuron_ablate::{WordRequest, WordStart};
+use neuron_ablate::{Join, WordRequest, WordStart};
 use serde::{Deserialize, de::IgnoredAny};
 
 use crate::config::{Reading, SurprisalConfig, WordsConfig};
@@ -21,6 +21,15 @@ pub(crate) struct Pair {
     pub(crate) context_id: u32,
     /// `BOS_ONLY` where the word stands alone.
     pub(crate) context: String,
+    /// What is put between context and word.
+    pub(crate) separator: String,
+}
+
+impl Pair {
+    /// All text before the word.
+    pub(crate) fn before(&self) -> String {
+        format!("{}{}", self.context, self.separator)
+    }
 }
 
 pub(crate) const BOS_ONLY: &str = "BOS_ONLY";
@@ -39,11 +48,15 @@ pub(crate) struct Words {
     pub(crate) groups: Vec<String>,
 }
 
+/// A context as a file has it.
 #[derive(Debug, Deserialize)]
-struct JsonContext {
+struct FileContext {
     /// May be null, but not absent.
     #[serde(deserialize_with = "Option::deserialize")]
     context: Option<String>,
+    /// What stood between context and word; none where the file does not say it.
+    #[serde(default)]
+    separator: Option<String>,
 }
 
 /// Reads the words, and counts what is left out.
@@ -55,12 +68,14 @@ pub(crate) fn read(config: &WordsConfig, record: &mut RunRecord) -> anyhow::Resu
     record.count("words_in_file", by_word.len() as u64);
     let mut pairs = Vec::new();
     let (mut too_few, mut unused) = (Vec::new(), 0);
+    let mut joined = 0u64;
     for (word, contexts) in by_word {
         if config.bos_only {
             pairs.push(Pair {
                 word,
                 context_id: 0,
                 context: BOS_ONLY.into(),
+                separator: String::new(),
             });
             continue;
         }
@@ -73,13 +88,23 @@ pub(crate) fn read(config: &WordsConfig, record: &mut RunRecord) -> anyhow::Resu
             .unwrap_or(contexts.len())
             .min(contexts.len());
         unused += contexts.len() - used;
-        for (context_id, context) in (0u32..).zip(contexts.into_iter().take(used)) {
+        for (context_id, (context, separator)) in (0u32..).zip(contexts.into_iter().take(used)) {
+            joined += u64::from(separator.is_none());
+            let join = config.join.unwrap_or_default();
             pairs.push(Pair {
+                separator: separator.unwrap_or_else(|| join.separator(&context, &word).into()),
                 word: word.clone(),
                 context_id,
                 context,
             });
         }
+    }
+    record.count("contexts_without_a_separator", joined);
+    if joined == 0 && config.join.is_some() && !config.bos_only {
+        record.warn(format!(
+            "`words.join` is not used: every context of `{}` says what stands between it and its word (`separator`)",
+            path.display()
+        ));
     }
     record.count("words_left_out_for_too_few_contexts", too_few.len() as u64);
     record.count("contexts_left_out_beyond_max_context", unused as u64);
@@ -102,18 +127,24 @@ pub(crate) fn read(config: &WordsConfig, record: &mut RunRecord) -> anyhow::Resu
     Ok(pairs)
 }
 
+/// Contexts with their separators, by word.
+type ByWord = BTreeMap<String, Vec<(String, Option<String>)>>;
+
 /// Contexts by word, words in alphabetical order, contexts in that of the file.
 ///
 /// White space around a word is no part of it; that around a context is. An empty context is none.
-fn contexts(path: &Path, record: &mut RunRecord) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+fn contexts(path: &Path, record: &mut RunRecord) -> anyhow::Result<ByWord> {
     let (mut repeated, mut without) = (0u64, 0u64);
-    let mut by_word: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut add = |word: &str, context: Option<String>| {
+    let mut by_word = ByWord::new();
+    let mut add = |word: &str, context: Option<FileContext>| {
         let word = word.trim();
         if word.is_empty() {
             bail!("a word is empty");
         }
-        let context = context.filter(|context| !context.is_empty());
+        let context = context.and_then(|found| {
+            let context = found.context.filter(|context| !context.is_empty())?;
+            Some((context, found.separator))
+        });
         without += u64::from(context.is_none());
         by_word.entry(word.to_owned()).or_default().extend(context);
         Ok(())
@@ -126,28 +157,33 @@ fn contexts(path: &Path, record: &mut RunRecord) -> anyhow::Result<BTreeMap<Stri
                 if contexts.is_empty() {
                     add(&word, None)?;
                 }
-                for JsonContext { context } in contexts {
-                    add(&word, context)?;
+                for context in contexts {
+                    add(&word, Some(context))?;
                 }
             }
         }
         None => {
             let table = TableReader::open(path)?;
-            let has_context = table.has("context");
-            let names: &[&str] = if has_context {
-                &["word", "context"]
-            } else {
-                &["word"]
-            };
-            for columns in table.batches(names)? {
+            let (has_context, has_separator) = (table.has("context"), table.has("separator"));
+            let names: Vec<&str> = [
+                ("word", true),
+                ("context", has_context),
+                ("separator", has_context && has_separator),
+            ]
+            .into_iter()
+            .filter_map(|(name, there)| there.then_some(name))
+            .collect();
+            for columns in table.batches(&names)? {
                 let columns = columns?;
-                let contexts = if has_context {
-                    columns.opt_text("context")?
-                } else {
-                    vec![None; columns.rows()]
+                let text = |name: &str| match names.contains(&name) {
+                    true => columns.opt_text(name),
+                    false => Ok(vec![None; columns.rows()]),
                 };
-                for (word, context) in columns.text("word")?.into_iter().zip(contexts) {
-                    add(&word, context)?;
+                let rows = columns.text("word")?.into_iter().zip(text("context")?);
+                for ((word, context), separator) in rows.zip(text("separator")?) {
+                    // Where there is the column, an empty cell is nothing between context and word.
+                    let separator = separator.or(has_separator.then(String::new));
+                    add(&word, Some(FileContext { context, separator }))?;
                 }
             }
         }
@@ -164,7 +200,7 @@ fn contexts(path: &Path, record: &mut RunRecord) -> anyhow::Result<BTreeMap<Stri
 }
 
 /// The words of a JSON object from word to contexts; none where the file is a table, JSON Lines included.
-fn words_by_key(path: &Path) -> anyhow::Result<Option<Pairs<Vec<JsonContext>>>> {
+fn words_by_key(path: &Path) -> anyhow::Result<Option<Pairs<Vec<FileContext>>>> {
     if !matches!(Format::of(path), Some((Format::Json, _))) {
         return Ok(None);
     }
@@ -191,18 +227,15 @@ pub(crate) fn requests(
     let (mut cut, mut merged, mut inside) = (0u64, 0u64, 0u64);
     let mut requests = Vec::with_capacity(pairs.len());
     for pair in pairs {
-        let context = if config.words.bos_only {
-            ""
-        } else {
-            &pair.context
-        };
+        let alone = config.words.bos_only;
+        let context = if alone { "" } else { &pair.context };
         let (request, has_bos) = match config.reading {
             Reading::Corrected => {
                 let has_bos = config.words.bos || config.words.bos_only;
                 let before = has_bos.then_some(bos);
-                let join = config.words.join;
+                let context = if alone { String::new() } else { pair.before() };
                 (
-                    WordRequest::joint(text, before, context, &pair.word, join),
+                    WordRequest::joint(text, before, &context, &pair.word, Join::AsIs),
                     has_bos,
                 )
             }

@@ -44,6 +44,12 @@ pub(crate) fn context_table(found: &FoundContexts) -> Result<RecordBatch, ArrowE
                 rows.iter().map(|(_, _, context)| &context.text),
             )),
         ),
+        (
+            "separator",
+            Arc::new(StringArray::from_iter_values(
+                rows.iter().map(|(_, _, context)| context.separator),
+            )),
+        ),
         ("document", offset(|context| context.document)),
         (
             "file",

@@ -62,6 +62,16 @@ pub enum ContextReading {
     Liu2025,
 }
 
+impl ContextReading {
+    /// What stands between a context and its word, beyond what the context ends with.
+    pub fn separator(self) -> &'static str {
+        match self {
+            Self::Corrected => "",
+            Self::Liu2025 => " ",
+        }
+    }
+}
+
 /// How contexts are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContextOptions {
@@ -95,6 +105,9 @@ impl Default for ContextOptions {
 pub struct Context {
     /// The text from the start of the sentence up to the word.
     pub text: String,
+    /// What stood between that and the word and is not in `text`: nothing, as `text` is byte-exact, but a space where words were joined
+    /// ([`ContextReading::Liu2025`]).
+    pub separator: &'static str,
     /// Row of the document in the corpus.
     pub document: usize,
     /// The file it is from.
@@ -209,6 +222,7 @@ where
             };
             contexts.push(Context {
                 text: origin.text.clone(),
+                separator: options.reading.separator(),
                 document: at.document,
                 file: origin.file.clone(),
                 row: origin.row,
@@ -560,12 +574,15 @@ impl Search<'_> {
     }
 }
 
-/// The Python package's shape: word to list of `{context, word_in_context_stats: {count, frequency, log_freq_per_million}}`.
+/// The Python package's shape: word to list of `{context, word_in_context_stats: {count, frequency, log_freq_per_million}}`; for byte-exact
+/// contexts also a `separator`, what to put between context and word: nothing. Without one, readers of this shape put a space.
 impl Serialize for FoundContexts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Entry<'a> {
             context: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            separator: Option<&'static str>,
             word_in_context_stats: Stats,
         }
         #[derive(Serialize)]
@@ -578,6 +595,7 @@ impl Serialize for FoundContexts {
         for word in &self.words {
             let entries = word.contexts.iter().map(|context| Entry {
                 context: &context.text,
+                separator: context.separator.is_empty().then_some(""),
                 word_in_context_stats: Stats {
                     count: context.count,
                     frequency: context.frequency,

@@ -58,17 +58,23 @@ pub enum Join {
 }
 
 impl Join {
-    /// Context and word as one text, and the byte at which the word begins.
+    /// What is put between context and word.
     #[must_use]
-    pub fn text(self, context: &str, word: &str) -> (String, usize) {
+    pub fn separator(self, context: &str, word: &str) -> &'static str {
         let spaced = context.is_empty()
             || context.ends_with(char::is_whitespace)
             || word.starts_with(char::is_whitespace);
-        let gap = if self == Self::AsIs || spaced {
+        if self == Self::AsIs || spaced {
             ""
         } else {
             " "
-        };
+        }
+    }
+
+    /// Context and word as one text, and the byte at which the word begins.
+    #[must_use]
+    pub fn text(self, context: &str, word: &str) -> (String, usize) {
+        let gap = self.separator(context, word);
         (format!("{context}{gap}{word}"), context.len() + gap.len())
     }
 }
