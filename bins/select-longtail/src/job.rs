@@ -148,6 +148,10 @@ fn summary(band: &Band, found: &LongTailWords) -> String {
         (left_out.not_whole, "are cut by the tokenizer"),
         (left_out.not_in_lexicon, "are not in the lexicon"),
         (left_out.merged, "are merged with another spelling"),
+        (
+            left_out.with_other_spellings_outside_band,
+            "are outside the band together with their other spellings",
+        ),
     ] {
         if count > 0 {
             text += &format!("  {count:>6} {why}\n");
