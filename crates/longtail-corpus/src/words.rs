@@ -32,14 +32,17 @@ pub struct WordOptions {
     pub min_length: usize,
     /// What to do with upper case.
     pub case: CasePolicy,
+    /// How many words that are more frequent than the band to take as well, evenly spread over their ranks.
+    pub common: usize,
 }
 
 impl Default for WordOptions {
-    /// Three letters or more, as spelled.
+    /// Three letters or more, as spelled; none above the band.
     fn default() -> Self {
         Self {
             min_length: 3,
             case: CasePolicy::default(),
+            common: 0,
         }
     }
 }
@@ -141,7 +144,7 @@ impl WordCounts {
     }
 }
 
-/// A rare word.
+/// A rare word, or a common one to compare with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LongTailWord {
     /// The word.
@@ -154,6 +157,8 @@ pub struct LongTailWord {
     pub per_million: f64,
     /// Zipf scale: log10 of the occurrences per billion.
     pub zipf: f64,
+    /// Whether it is a word of the band; else it is above it.
+    pub in_band: bool,
 }
 
 /// Candidates that are no words, by the first test they fail.
@@ -180,7 +185,7 @@ pub struct LeftOut {
 /// The words of a band.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LongTailWords {
-    /// From the rarest on; words of one frequency in alphabetical order.
+    /// From the rarest on, words of one frequency in alphabetical order; those of the band first.
     pub words: Vec<LongTailWord>,
     /// Tokens of the band, and words of several pieces in the band, that were looked at.
     pub candidates: usize,
@@ -197,6 +202,9 @@ pub struct LongTailWords {
 /// With [`CasePolicy::Lower`] the frequencies of all spellings of a word are added up before they are compared with the bounds: those of its
 /// tokens, or, for a word none of whose spellings is a token, those of its spellings in the corpus. A word is admitted if one of its
 /// spellings is.
+///
+/// With [`WordOptions::common`], words join them that are more frequent than the band: by the counts of the corpus where there is one, else by
+/// their tokens.
 ///
 /// # Errors
 /// - [`TokenizeError::Encode`] if the tokenizer fails on a word
@@ -240,38 +248,15 @@ pub fn long_tail_words(
             left_out.not_word_initial += 1;
         }
     }
+    // Words of the band, and those above it.
     let mut found: Vec<(String, Vec<u32>, u64, f64)> = Vec::new();
+    let mut above: Vec<(String, Vec<u32>, u64, f64)> = Vec::new();
     for (word, ids) in &tokens {
         let sum = ids.iter().map(|&id| frequencies.q()[id as usize]).sum();
         let is_rare = match ids.as_slice() {
             [id] => in_band.contains(id),
             _ => inside(sum),
         };
-        if !is_rare {
-            let spellings = ids.iter().filter(|&id| in_band.contains(id)).count();
-            candidates += spellings;
-            left_out.with_other_spellings_outside_band += spellings;
-            continue;
-        }
-        candidates += ids.len();
-        let mut admitted = 0;
-        for &id in ids {
-            let Some(as_spelled) = pieces.word(id) else {
-                continue;
-            };
-            if !left_out.admits(as_spelled, lexicon, options) {
-                continue;
-            }
-            if encode(as_spelled)? == [id] {
-                admitted += 1;
-            } else {
-                left_out.not_whole += 1;
-            }
-        }
-        if admitted == 0 {
-            continue;
-        }
-        left_out.merged += admitted - 1;
         let (count, frequency) = match corpus {
             Some(counts) => (counts.get(word), counts.frequency(counts.get(word))),
             None => (
@@ -281,41 +266,96 @@ pub fn long_tail_words(
                 sum,
             ),
         };
+        // Why words above the band are none is not counted: they are no candidates.
+        let mut uncounted = LeftOut::default();
+        let reasons = if is_rare {
+            candidates += ids.len();
+            &mut left_out
+        } else {
+            let spellings = ids.iter().filter(|&id| in_band.contains(id)).count();
+            candidates += spellings;
+            left_out.with_other_spellings_outside_band += spellings;
+            if options.common == 0 || frequency <= band.max_frequency {
+                continue;
+            }
+            &mut uncounted
+        };
+        let mut admitted = 0;
+        for &id in ids {
+            let Some(as_spelled) = pieces.word(id) else {
+                continue;
+            };
+            if !reasons.admits(as_spelled, lexicon, options) {
+                continue;
+            }
+            if encode(as_spelled)? == [id] {
+                admitted += 1;
+            } else {
+                reasons.not_whole += 1;
+            }
+        }
+        if admitted == 0 {
+            continue;
+        }
+        reasons.merged += admitted - 1;
         let pieces = match ids.as_slice() {
             [id] if options.case != CasePolicy::Lower => vec![*id],
             _ => encode(word)?,
         };
-        found.push((word.clone(), pieces, count, frequency));
+        let list = if is_rare { &mut found } else { &mut above };
+        list.push((word.clone(), pieces, count, frequency));
     }
     if let Some(counts) = corpus {
-        let rare = |&(_, &count): &(&String, &u64)| inside(counts.frequency(count));
-        for (word, &count) in counts.counts.iter().filter(rare) {
-            let ids = encode(word)?;
-            if ids.len() < 2 || tokens.contains_key(word) {
+        for (word, &count) in &counts.counts {
+            let frequency = counts.frequency(count);
+            let is_rare = inside(frequency);
+            let is_common = options.common > 0 && frequency > band.max_frequency;
+            if !(is_rare || is_common) || tokens.contains_key(word) {
                 continue; // a token: the band has decided
             }
+            let ids = encode(word)?;
+            if ids.len() < 2 {
+                continue;
+            }
+            let mut uncounted = LeftOut::default();
             let spellings = counts.spellings_of(word);
-            candidates += spellings.len();
+            let (reasons, list) = if is_rare {
+                candidates += spellings.len();
+                (&mut left_out, &mut found)
+            } else {
+                (&mut uncounted, &mut above)
+            };
             let mut admitted = 0;
             for as_spelled in spellings {
-                admitted += usize::from(left_out.admits(as_spelled, lexicon, options));
+                admitted += usize::from(reasons.admits(as_spelled, lexicon, options));
             }
             if admitted > 0 {
-                left_out.merged += admitted - 1;
-                found.push((word.clone(), ids, count, counts.frequency(count)));
+                reasons.merged += admitted - 1;
+                list.push((word.clone(), ids, count, frequency));
             }
         }
     }
-    found.sort_unstable_by(|a, b| a.3.total_cmp(&b.3).then_with(|| a.0.cmp(&b.0)));
+    let from_the_rarest = |words: &mut Vec<(String, Vec<u32>, u64, f64)>| {
+        words.sort_unstable_by(|a, b| a.3.total_cmp(&b.3).then_with(|| a.0.cmp(&b.0)));
+    };
+    from_the_rarest(&mut found);
+    from_the_rarest(&mut above);
+    let n = options.common.min(above.len());
+    let common = (0..n).map(|i| above[i * above.len() / n].clone());
     let words = found
         .into_iter()
-        .map(|(word, token_ids, count, frequency)| LongTailWord {
-            word,
-            token_ids,
-            count,
-            per_million: frequency * 1e6,
-            zipf: (frequency * 1e9).log10(),
-        })
+        .map(|word| (word, true))
+        .chain(common.map(|word| (word, false)))
+        .map(
+            |((word, token_ids, count, frequency), in_band)| LongTailWord {
+                word,
+                token_ids,
+                count,
+                per_million: frequency * 1e6,
+                zipf: (frequency * 1e9).log10(),
+                in_band,
+            },
+        )
         .collect();
     Ok(LongTailWords {
         words,
