@@ -581,6 +581,101 @@ fn nothing_is_put_into_contexts_that_say_what_stood_before_the_word() {
     );
 }
 
+/// Words are rare by their own frequency, whatever their tokens; groups by tokens have a name of their own.
+#[test]
+fn words_are_grouped_by_the_frequency_of_the_word() {
+    let run = Run::new();
+    fs::write(
+        run.path("words.json"),
+        r#"{"Congress": [{"context": "I am glad to report to the", "zipf": 5.5}], "whale": [{"context": "There she blows, the white", "zipf": 4.2}],
+            "constitution": [{"context": "We hold these truths and the", "zipf": 4.9}, {"context": "Under the"}], "lonely": [{"context": "only one"}]}"#,
+    )
+    .unwrap();
+    let small = [
+        "steps=4000",
+        "words.min_context=1",
+        "interventions.list=[base, zero]",
+    ];
+    // Group, its mean Zipf value and its number of words, under `base`.
+    let groups = |more: &[&str]| -> Vec<[String; 3]> {
+        run.ok(&[&small[..], more].concat());
+        let rows = csv(&run.out("summary.csv"));
+        let column = |name: &str| rows[0].iter().position(|h| h == name).unwrap();
+        let (by, names) = (
+            column("intervention"),
+            ["group", "zipf_mean", "words"].map(column),
+        );
+        let base = rows.iter().filter(|row| row[by] == "base");
+        base.map(|row| names.map(|i| row[i].clone())).collect()
+    };
+    let expected = |rows: &[[&str; 3]]| -> Vec<[String; 3]> {
+        rows.iter().map(|row| row.map(String::from)).collect()
+    };
+    assert_eq!(
+        groups(&[]),
+        expected(&[
+            ["Zipf 4 to 5", "4.550000000000001", "2"],
+            ["Zipf 5 to 6", "5.5", "1"],
+            ["no frequency", "", "1"]
+        ])
+    );
+    let record = run.record();
+    assert_eq!(record["notes"]["groups"]["by"], "word-frequency");
+    assert_eq!(record["notes"]["groups"]["words"]["Zipf 4 to 5"], 2);
+    assert_eq!(record["counts"]["words_without_a_frequency"], 1);
+    assert!(run.out("surprisal-by-frequency.svg").exists());
+    assert!(run.out("change-by-frequency.svg").exists());
+    let names = |rows: Vec<[String; 3]>| -> Vec<String> {
+        rows.into_iter().map(|[name, ..]| name).collect()
+    };
+    assert_eq!(
+        names(groups(&["groups.zipf=[4.5, 5]"])),
+        [
+            "Zipf below 4.5",
+            "Zipf 4.5 to 5",
+            "Zipf 5 and above",
+            "no frequency"
+        ]
+    );
+    assert_eq!(
+        names(groups(&["groups.quantiles=2"])),
+        [
+            "part 1 of 2 (Zipf 4.20 to 4.20)",
+            "part 2 of 2 (Zipf 4.90 to 5.50)",
+            "no frequency"
+        ]
+    );
+    let table = run.path("norms.csv");
+    fs::write(&table, "word,SUBTLEX\ncongress,2.5\nlonely,3.5\n").unwrap();
+    let table = format!("groups.table={}", table.display());
+    assert_eq!(
+        names(groups(&[&table, "groups.column=SUBTLEX"])),
+        ["Zipf 2 to 3", "Zipf 3 to 4", "no frequency"]
+    );
+    assert_eq!(
+        names(groups(&["groups.by=token-band"])),
+        ["long-tail tokens", "common tokens"]
+    );
+    assert_eq!(names(groups(&["groups.by=none"])), ["all words"]);
+    for (args, said) in [
+        (["groups.zipf=[5, 3]", "unit=nats"], "in ascending order"),
+        (["groups.quantiles=1", "unit=nats"], "expected 2 to 12"),
+        (
+            ["groups.by=token-band", "groups.quantiles=2"],
+            "not grouped by their frequency",
+        ),
+        (["groups.by=token-band", "band=null"], "there is no band"),
+    ] {
+        let error = run.error(&[&small[..], &args].concat());
+        assert!(error.contains(said), "{args:?}: {error}");
+    }
+    fs::write(run.path("words.json"), WORDS).unwrap();
+    for args in ["groups.by=word-frequency", "groups.quantiles=2"] {
+        let error = run.error(&[&small[..], &[args]].concat());
+        assert!(error.contains("no word has a frequency"), "{error}");
+    }
+}
+
 #[test]
 fn what_a_run_does_not_write_again_goes_and_wide_tables_name_their_unit() {
     let run = Run::new();
@@ -595,7 +690,7 @@ fn what_a_run_does_not_write_again_goes_and_wide_tables_name_their_unit() {
     .concat());
     for name in [
         "wide/zero.csv",
-        "change-long-tail-words.svg",
+        "change-long-tail-tokens.svg",
         "wide/base.csv",
     ] {
         assert!(run.out(name).exists(), "{name}");
@@ -610,8 +705,8 @@ fn what_a_run_does_not_write_again_goes_and_wide_tables_name_their_unit() {
     run.ok(&[&small[..], &["interventions.list=[base]", "unit=bits"]].concat());
     for name in [
         "wide/zero.csv",
-        "change-long-tail-words.svg",
-        "change-common-words.png",
+        "change-long-tail-tokens.svg",
+        "change-common-tokens.png",
     ] {
         assert!(!run.out(name).exists(), "{name}");
     }

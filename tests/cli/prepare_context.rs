@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::UInt64Type;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Float64Type, UInt64Type};
 use assert_cmd::Command;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
@@ -194,6 +194,35 @@ fn contexts_say_what_stood_between_them_and_the_word() {
             "{first}"
         );
     }
+}
+
+/// The frequency of a word, as select-longtail writes it, goes with its contexts.
+#[test]
+fn frequencies_of_words_are_carried_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = folder.path().join("words.csv");
+    fs::write(&words, "word,zipf\nwhale,4.25\n harpoon ,\n").unwrap();
+    let out = folder.path().join("run");
+    let path = format!("words.path={}", words.display());
+    prepare(&out, &[&path]).assert().success();
+    let contexts = table(out.join("contexts.parquet"));
+    let zipf = contexts.column_by_name("zipf").unwrap();
+    let zipf = zipf.as_primitive::<Float64Type>();
+    let of = contexts.column_by_name("word").unwrap();
+    let of = of.as_string::<i32>();
+    assert!(contexts.num_rows() > 10);
+    for row in 0..contexts.num_rows() {
+        let known = zipf.is_valid(row).then(|| zipf.value(row));
+        assert_eq!(known, (of.value(row) == "whale").then_some(4.25));
+    }
+    let by_word = read_json(out.join("contexts.json"));
+    assert_eq!(by_word["whale"][0]["zipf"], 4.25);
+    assert!(by_word["whale"][0]["document"].is_u64());
+    assert!(by_word["harpoon"][0].get("zipf").is_none());
+    assert_eq!(
+        read_json(out.join("run.json"))["counts"]["words_with_a_frequency"],
+        1
+    );
 }
 
 #[test]

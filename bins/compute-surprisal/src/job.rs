@@ -12,6 +12,7 @@ use surprisal_metrics::{MetricError, WordForm};
 
 use crate::checkpoints::{Checkpoints, Loaded};
 use crate::config::{Reading, SurprisalConfig};
+use crate::groups;
 use crate::interventions::Sources;
 use crate::neurons::{self, NeuronSets};
 use crate::results;
@@ -61,7 +62,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     let pairs = words::read(&config.words, &mut record)?;
     let max = usize::try_from(model.max_position_embeddings)?;
     let requests = words::requests(&pairs, config, text, ends.bos, max, &mut record)?;
-    let words = words::group(pairs, &requests, config, text, d_vocab, &mut record)?;
+    let words = groups::group(pairs, &requests, config, text, d_vocab, &mut record)?;
 
     let sets = neurons::read(&config.neurons, &mut record)?;
     let neurons = neurons_by_step(config, &sets, &steps, &mut record)?;

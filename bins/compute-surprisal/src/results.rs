@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array,
+    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    UInt32Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use job_kit::{Format, OutputDir, RunRecord, TableWriter};
@@ -90,7 +91,7 @@ pub(crate) fn write(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Resu
         true => acquisition(inputs, record)?,
         false => Vec::new(),
     };
-    figures::write(inputs.config, inputs.out, &lines, &learned, record)?;
+    figures::write(inputs, &lines, &learned, record)?;
     Ok(summary::text(&lines, inputs.config.unit))
 }
 
@@ -129,7 +130,9 @@ fn schema(unit: &str) -> SchemaRef {
         Field::new("step", DataType::Int64, false),
         Field::new("intervention", DataType::Utf8, false),
         Field::new("group", DataType::Utf8, false),
+        Field::new("long_tail_token", DataType::Boolean, true),
         Field::new("word", DataType::Utf8, false),
+        Field::new("zipf", DataType::Float64, true),
         Field::new("context_id", DataType::UInt32, false),
         Field::new("start", DataType::Utf8, false),
         Field::new("pieces", DataType::Int32, false),
@@ -155,9 +158,15 @@ fn batch(
             rows.iter()
                 .map(|r| &words.groups[words.group[r.pair as usize]]),
         )),
+        Arc::new(
+            rows.iter()
+                .map(|r| Some(words.long_tail.as_ref()?[r.pair as usize]))
+                .collect::<BooleanArray>(),
+        ),
         Arc::new(StringArray::from_iter_values(
             rows.iter().map(|r| &pair(r).word),
         )),
+        Arc::new(rows.iter().map(|r| pair(r).zipf).collect::<Float64Array>()),
         Arc::new(UInt32Array::from_iter_values(
             rows.iter().map(|r| pair(r).context_id),
         )),

@@ -136,6 +136,8 @@ impl Context {
 pub struct WordContexts {
     /// The word.
     pub word: String,
+    /// Its frequency on the Zipf scale, for a caller that knows it to fill in; none as found.
+    pub zipf: Option<f64>,
     /// Occurrences with enough words before them.
     pub occurrences: u64,
     /// The contexts kept, in the order of choice; none if the word does not occur so.
@@ -234,6 +236,7 @@ where
         }
         found.words.push(WordContexts {
             word: word.clone(),
+            zipf: None,
             occurrences,
             contexts,
         });
@@ -575,7 +578,8 @@ impl Search<'_> {
 }
 
 /// The Python package's shape: word to list of `{context, word_in_context_stats: {count, frequency, log_freq_per_million}}`; for byte-exact
-/// contexts also a `separator`, what to put between context and word: nothing. Without one, readers of this shape put a space.
+/// contexts also a `separator`, what to put between context and word (nothing; without one, readers of this shape put a space), the row of its
+/// `document` and the `zipf` value of the word, where it is known.
 impl Serialize for FoundContexts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
@@ -583,6 +587,10 @@ impl Serialize for FoundContexts {
             context: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             separator: Option<&'static str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            document: Option<usize>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            zipf: Option<f64>,
             word_in_context_stats: Stats,
         }
         #[derive(Serialize)]
@@ -596,6 +604,8 @@ impl Serialize for FoundContexts {
             let entries = word.contexts.iter().map(|context| Entry {
                 context: &context.text,
                 separator: context.separator.is_empty().then_some(""),
+                document: context.separator.is_empty().then_some(context.document),
+                zipf: word.zipf.filter(|_| context.separator.is_empty()),
                 word_in_context_stats: Stats {
                     count: context.count,
                     frequency: context.frequency,
