@@ -676,6 +676,91 @@ fn words_are_grouped_by_the_frequency_of_the_word() {
     }
 }
 
+/// `surprisal.parquet` is what a mixed model takes: a row per word and context, with what may explain its surprisal.
+#[test]
+fn the_table_has_the_covariates_of_a_mixed_model() {
+    let run = Run::new();
+    fs::write(
+        run.path("words.json"),
+        r#"{"whale": [{"context": "There she blows, the white ", "separator": "", "zipf": 4.2, "document": 7}],
+            "Congress": [{"context": "report to the", "document": "b.txt"}], "Call": [{"context": "LOOMINGS\n", "separator": ""}]}"#,
+    )
+    .unwrap();
+    let list = "interventions.list=[base, {scaled: 2.0}, {matched: {like: mean, draws: 2}}]";
+    let table = |more: &[&str]| {
+        run.ok(&[&["steps=4000", "words.min_context=1", list], more].concat());
+        let file = File::open(run.out("surprisal.parquet")).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
+        arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap()
+    };
+    let found = table(&[]);
+    // Every column as text, a null as nothing.
+    let cells = |table: &arrow::array::RecordBatch, name: &str| -> Vec<String> {
+        let column = table
+            .column_by_name(name)
+            .unwrap_or_else(|| panic!("no column `{name}`"));
+        let column = arrow::compute::cast(column, &arrow::datatypes::DataType::Utf8).unwrap();
+        let column = column.as_string::<i32>();
+        column
+            .iter()
+            .map(|cell| cell.unwrap_or_default().to_owned())
+            .collect()
+    };
+    let numbers = |table: &arrow::array::RecordBatch, name: &str| -> Vec<Option<f64>> {
+        cells(table, name)
+            .iter()
+            .map(|cell| cell.parse().ok())
+            .collect()
+    };
+    let of_base = |name: &str| cells(&found, name)[..3].to_vec();
+    assert_eq!(of_base("word"), ["Call", "Congress", "whale"]);
+    assert_eq!(of_base("zipf"), ["", "", "4.2"]);
+    assert_eq!(of_base("document"), ["", "b.txt", "7"]);
+    assert_eq!(of_base("position"), ["1", "3", "5"]);
+    assert_eq!(of_base("start"), ["line", "space", "space"]);
+    assert_eq!(of_base("model"), ["examples/data/tiny-neox"; 3]);
+    assert_eq!(of_base("seed"), ["42"; 3]);
+    assert_eq!(of_base("neurons"), ["none"; 3]);
+    let last = |name: &str| cells(&found, name)[11].clone();
+    assert_eq!(
+        ["intervention", "operation", "neurons", "draw", "dose"].map(last),
+        ["matched-mean-1", "mean", "matched", "1", ""]
+    );
+    assert_eq!(cells(&found, "dose")[3], "2.0");
+    let column = |name: &str| numbers(&found, name);
+    let (corrected, uncorrected) = (column("corrected_nats"), column("uncorrected_nats"));
+    let (base, change) = (column("base_nats"), column("change_nats"));
+    let (boundary, entropy) = (column("boundary_nats"), column("base_entropy_nats"));
+    for row in 0..found.num_rows() {
+        let [c, u, base, change, boundary, entropy] = [
+            &corrected,
+            &uncorrected,
+            &base,
+            &change,
+            &boundary,
+            &entropy,
+        ]
+        .map(|v| v[row].unwrap());
+        assert_eq!(base, corrected[row % 3].unwrap());
+        assert!((base + change - c).abs() < 1e-9 && (u + boundary - c).abs() < 1e-9);
+        assert!((0.0..4096f64.ln()).contains(&entropy));
+    }
+    // Another boundary changes the corrected forms alone.
+    let error = run.error(&[
+        "steps=4000",
+        "words.min_context=1",
+        list,
+        "boundary=space-punctuation-newline",
+    ]);
+    assert!(error.contains("other settings (boundary)"), "{error}");
+    fs::remove_dir_all(run.path("out")).unwrap();
+    let wider = table(&["boundary=space-punctuation-newline"]);
+    assert_eq!(numbers(&wider, "uncorrected_nats"), uncorrected);
+    let after = numbers(&wider, "boundary_nats");
+    assert!((0..12).all(|row| after[row] != boundary[row]), "{after:?}");
+}
+
 #[test]
 fn what_a_run_does_not_write_again_goes_and_wide_tables_name_their_unit() {
     let run = Run::new();

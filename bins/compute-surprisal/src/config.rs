@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use job_inputs::{CorpusConfig, FrequencyConfig, ModelConfig};
 use job_kit::{Rule, Rules};
 use longtail_corpus::{BandReading, Bound};
-use neuron_ablate::{Join, MeanOver, NeuronSite};
+use neuron_ablate::{Join, MeanOver, NeuronSite, WordBoundary};
 use serde::{Deserialize, Serialize};
 use surprisal_metrics::{Unit, WordForm};
 
@@ -25,6 +25,9 @@ pub(crate) struct SurprisalConfig {
     /// Which surprisal the figure, the summary and the wide tables show.
     #[serde(default)]
     pub(crate) form: Option<WordForm>,
+    /// What ends a word, for the corrected forms.
+    #[serde(default)]
+    pub(crate) boundary: WordBoundary,
     #[serde(default)]
     pub(crate) unit: Unit,
     #[serde(default)]
@@ -109,6 +112,11 @@ impl Rules for SurprisalConfig {
             let why = "`reading=liu2025` takes context and word as they are, with no token before";
             Rule::unused(key, |config, _| config["reading"] == "liu2025", why)
         }));
+        rules.push(Rule::unused(
+            "boundary",
+            |config, _| config["reading"] == "liu2025",
+            "`reading=liu2025` looks at no boundary",
+        ));
         let of_neurons = ["neurons.file", "neurons.list", "interventions.site"];
         rules.extend(of_neurons.map(|key| {
             let why = "no intervention of `interventions.list` changes a neuron";

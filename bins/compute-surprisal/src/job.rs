@@ -51,7 +51,9 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     let text = &tokens.text;
     let ends = Ends::find(&config.model, &model, Some(&tokens), &mut record)?;
     let vocabulary = match config.reading {
-        Reading::Corrected => WordVocabulary::new(text, ends.eos, d_vocab).with_context(|| {
+        Reading::Corrected => WordVocabulary::new(text, ends.eos, d_vocab)
+            .and_then(|words| words.with_boundary(text, config.boundary))
+            .with_context(|| {
             format!(
                 "tokenizer `{}`: set `model.word_start` to what such a piece begins with, or `reading=liu2025`, which needs none",
                 tokens.path.display()
@@ -151,6 +153,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
             out: &out,
             store: &store,
             words: &words,
+            requests: &requests,
             steps: &steps,
             chance_nats_per_piece: (d_vocab as f64).ln(),
         },
@@ -224,6 +227,7 @@ fn identity(
         "model.word_start": &config.model.word_start,
         "words": [words.bos, words.bos_only],
         "reading": &config.reading,
+        "boundary": &config.boundary,
         "interventions.site": &config.interventions.site,
         "interventions.mean_over": &config.interventions.mean_over,
         "corpus": corpus.map(|hash| serde_json::json!([hash, config.corpus.rows, config.corpus.context_length])),
@@ -375,6 +379,7 @@ impl Job<'_> {
             intervention: intervention.to_owned(),
             start: request.start.name().to_owned(),
             pieces: i32::try_from(request.word.len())?,
+            entropy_nats: score.entropy_nats,
             nats,
         })
     }
