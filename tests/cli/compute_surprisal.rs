@@ -532,6 +532,235 @@ fn words_are_the_same_in_every_format() {
     }
 }
 
+/// A context that says what stood between it and its word is scored as it stood; one that does not is joined by `words.join`.
+#[test]
+fn nothing_is_put_into_contexts_that_say_what_stood_before_the_word() {
+    let run = Run::new();
+    let scores = |name: &str, text: &str, args: &[&str]| {
+        fs::write(run.path(name), text).unwrap();
+        fs::remove_dir_all(run.path("out")).unwrap_or_default();
+        run.ok(&[
+            &[
+                &format!("words.path={}", run.path(name).display()),
+                "steps=4000",
+                "words.min_context=1",
+                "interventions.list=[base]",
+            ],
+            args,
+        ]
+        .concat());
+        let values: Vec<f64> = rows(&run.out("surprisal.parquet"))
+            .iter()
+            .map(|row| row.4)
+            .collect();
+        (values, run.record())
+    };
+    let plain =
+        "word,context\nwhale,\"I saw a \"\"\"\nworn,He wore a well-\nworn,His old coat was\n";
+    let (spaced, record) = scores("plain.csv", plain, &[]);
+    assert_eq!(record["counts"]["contexts_without_a_separator"], 3);
+    let (as_is, _) = scores("plain.csv", plain, &["words.join=as-is"]);
+    let apart = |a: f64, b: f64| (a - b).abs() > 0.1;
+    assert!((0..3).all(|i| apart(spaced[i], as_is[i])), "{spaced:?}");
+    let exact = [as_is[0], as_is[1], spaced[2]];
+    let csv = "word,context,separator\nwhale,\"I saw a \"\"\",\nworn,He wore a well-,\nworn,His old coat was,\" \"\n";
+    let json = r#"{"whale": [{"context": "I saw a \"", "separator": ""}],
+        "worn": [{"context": "He wore a well-", "separator": ""}, {"context": "His old coat was"}]}"#;
+    for (name, text, without) in [("exact.csv", csv, 0), ("exact.json", json, 1)] {
+        let (values, record) = scores(name, text, &[]);
+        assert_eq!(values, exact, "{name}");
+        assert_eq!(record["counts"]["contexts_without_a_separator"], without);
+    }
+    let (values, record) = scores("exact.csv", csv, &["words.join=as-is"]);
+    assert_eq!(values, exact);
+    assert!(
+        record["warnings"]
+            .to_string()
+            .contains("`words.join` is not used"),
+        "{record}"
+    );
+}
+
+/// Words are rare by their own frequency, whatever their tokens; groups by tokens have a name of their own.
+#[test]
+fn words_are_grouped_by_the_frequency_of_the_word() {
+    let run = Run::new();
+    fs::write(
+        run.path("words.json"),
+        r#"{"Congress": [{"context": "I am glad to report to the", "zipf": 5.5}], "whale": [{"context": "There she blows, the white", "zipf": 4.2}],
+            "constitution": [{"context": "We hold these truths and the", "zipf": 4.9}, {"context": "Under the"}], "lonely": [{"context": "only one"}]}"#,
+    )
+    .unwrap();
+    let small = [
+        "steps=4000",
+        "words.min_context=1",
+        "interventions.list=[base, zero]",
+    ];
+    // Group, its mean Zipf value and its number of words, under `base`.
+    let groups = |more: &[&str]| -> Vec<[String; 3]> {
+        run.ok(&[&small[..], more].concat());
+        let rows = csv(&run.out("summary.csv"));
+        let column = |name: &str| rows[0].iter().position(|h| h == name).unwrap();
+        let (by, names) = (
+            column("intervention"),
+            ["group", "zipf_mean", "words"].map(column),
+        );
+        let base = rows.iter().filter(|row| row[by] == "base");
+        base.map(|row| names.map(|i| row[i].clone())).collect()
+    };
+    let expected = |rows: &[[&str; 3]]| -> Vec<[String; 3]> {
+        rows.iter().map(|row| row.map(String::from)).collect()
+    };
+    assert_eq!(
+        groups(&[]),
+        expected(&[
+            ["Zipf 4 to 5", "4.550000000000001", "2"],
+            ["Zipf 5 to 6", "5.5", "1"],
+            ["no frequency", "", "1"]
+        ])
+    );
+    let record = run.record();
+    assert_eq!(record["notes"]["groups"]["by"], "word-frequency");
+    assert_eq!(record["notes"]["groups"]["words"]["Zipf 4 to 5"], 2);
+    assert_eq!(record["counts"]["words_without_a_frequency"], 1);
+    assert!(run.out("surprisal-by-frequency.svg").exists());
+    assert!(run.out("change-by-frequency.svg").exists());
+    let names = |rows: Vec<[String; 3]>| -> Vec<String> {
+        rows.into_iter().map(|[name, ..]| name).collect()
+    };
+    assert_eq!(
+        names(groups(&["groups.zipf=[4.5, 5]"])),
+        [
+            "Zipf below 4.5",
+            "Zipf 4.5 to 5",
+            "Zipf 5 and above",
+            "no frequency"
+        ]
+    );
+    assert_eq!(
+        names(groups(&["groups.quantiles=2"])),
+        [
+            "part 1 of 2 (Zipf 4.20 to 4.20)",
+            "part 2 of 2 (Zipf 4.90 to 5.50)",
+            "no frequency"
+        ]
+    );
+    let table = run.path("norms.csv");
+    fs::write(&table, "word,SUBTLEX\ncongress,2.5\nlonely,3.5\n").unwrap();
+    let table = format!("groups.table={}", table.display());
+    assert_eq!(
+        names(groups(&[&table, "groups.column=SUBTLEX"])),
+        ["Zipf 2 to 3", "Zipf 3 to 4", "no frequency"]
+    );
+    assert_eq!(
+        names(groups(&["groups.by=token-band"])),
+        ["long-tail tokens", "common tokens"]
+    );
+    assert_eq!(names(groups(&["groups.by=none"])), ["all words"]);
+    for (args, said) in [
+        (["groups.zipf=[5, 3]", "unit=nats"], "in ascending order"),
+        (["groups.quantiles=1", "unit=nats"], "expected 2 to 12"),
+        (
+            ["groups.by=token-band", "groups.quantiles=2"],
+            "not grouped by their frequency",
+        ),
+        (["groups.by=token-band", "band=null"], "there is no band"),
+    ] {
+        let error = run.error(&[&small[..], &args].concat());
+        assert!(error.contains(said), "{args:?}: {error}");
+    }
+    fs::write(run.path("words.json"), WORDS).unwrap();
+    for args in ["groups.by=word-frequency", "groups.quantiles=2"] {
+        let error = run.error(&[&small[..], &[args]].concat());
+        assert!(error.contains("no word has a frequency"), "{error}");
+    }
+}
+
+/// `surprisal.parquet` is what a mixed model takes: a row per word and context, with what may explain its surprisal.
+#[test]
+fn the_table_has_the_covariates_of_a_mixed_model() {
+    let run = Run::new();
+    fs::write(
+        run.path("words.json"),
+        r#"{"whale": [{"context": "There she blows, the white ", "separator": "", "zipf": 4.2, "document": 7}],
+            "Congress": [{"context": "report to the", "document": "b.txt"}], "Call": [{"context": "LOOMINGS\n", "separator": ""}]}"#,
+    )
+    .unwrap();
+    let list = "interventions.list=[base, {scaled: 2.0}, {matched: {like: mean, draws: 2}}]";
+    let table = |more: &[&str]| {
+        run.ok(&[&["steps=4000", "words.min_context=1", list], more].concat());
+        let file = File::open(run.out("surprisal.parquet")).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
+        arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap()
+    };
+    let found = table(&[]);
+    // Every column as text, a null as nothing.
+    let cells = |table: &arrow::array::RecordBatch, name: &str| -> Vec<String> {
+        let column = table
+            .column_by_name(name)
+            .unwrap_or_else(|| panic!("no column `{name}`"));
+        let column = arrow::compute::cast(column, &arrow::datatypes::DataType::Utf8).unwrap();
+        let column = column.as_string::<i32>();
+        column
+            .iter()
+            .map(|cell| cell.unwrap_or_default().to_owned())
+            .collect()
+    };
+    let numbers = |table: &arrow::array::RecordBatch, name: &str| -> Vec<Option<f64>> {
+        cells(table, name)
+            .iter()
+            .map(|cell| cell.parse().ok())
+            .collect()
+    };
+    let of_base = |name: &str| cells(&found, name)[..3].to_vec();
+    assert_eq!(of_base("word"), ["Call", "Congress", "whale"]);
+    assert_eq!(of_base("zipf"), ["", "", "4.2"]);
+    assert_eq!(of_base("document"), ["", "b.txt", "7"]);
+    assert_eq!(of_base("position"), ["1", "3", "5"]);
+    assert_eq!(of_base("start"), ["line", "space", "space"]);
+    assert_eq!(of_base("model"), ["examples/data/tiny-neox"; 3]);
+    assert_eq!(of_base("seed"), ["42"; 3]);
+    assert_eq!(of_base("neurons"), ["none"; 3]);
+    let last = |name: &str| cells(&found, name)[11].clone();
+    assert_eq!(
+        ["intervention", "operation", "neurons", "draw", "dose"].map(last),
+        ["matched-mean-1", "mean", "matched", "1", ""]
+    );
+    assert_eq!(cells(&found, "dose")[3], "2.0");
+    let column = |name: &str| numbers(&found, name);
+    let (corrected, uncorrected) = (column("corrected_nats"), column("uncorrected_nats"));
+    let (base, change) = (column("base_nats"), column("change_nats"));
+    let (boundary, entropy) = (column("boundary_nats"), column("base_entropy_nats"));
+    for row in 0..found.num_rows() {
+        let [c, u, base, change, boundary, entropy] = [
+            &corrected,
+            &uncorrected,
+            &base,
+            &change,
+            &boundary,
+            &entropy,
+        ]
+        .map(|v| v[row].unwrap());
+        assert_eq!(base, corrected[row % 3].unwrap());
+        assert!((base + change - c).abs() < 1e-9 && (u + boundary - c).abs() < 1e-9);
+        assert!((0.0..4096f64.ln()).contains(&entropy));
+    }
+    // Another boundary changes the corrected forms alone.
+    let error = run.error(&[
+        "steps=4000",
+        "words.min_context=1",
+        list,
+        "boundary=space-punctuation-newline",
+    ]);
+    assert!(error.contains("other settings (boundary)"), "{error}");
+    fs::remove_dir_all(run.path("out")).unwrap();
+    let wider = table(&["boundary=space-punctuation-newline"]);
+    assert_eq!(numbers(&wider, "uncorrected_nats"), uncorrected);
+    let after = numbers(&wider, "boundary_nats");
+    assert!((0..12).all(|row| after[row] != boundary[row]), "{after:?}");
+}
+
 #[test]
 fn what_a_run_does_not_write_again_goes_and_wide_tables_name_their_unit() {
     let run = Run::new();
@@ -546,7 +775,7 @@ fn what_a_run_does_not_write_again_goes_and_wide_tables_name_their_unit() {
     .concat());
     for name in [
         "wide/zero.csv",
-        "change-long-tail-words.svg",
+        "change-long-tail-tokens.svg",
         "wide/base.csv",
     ] {
         assert!(run.out(name).exists(), "{name}");
@@ -561,8 +790,8 @@ fn what_a_run_does_not_write_again_goes_and_wide_tables_name_their_unit() {
     run.ok(&[&small[..], &["interventions.list=[base]", "unit=bits"]].concat());
     for name in [
         "wide/zero.csv",
-        "change-long-tail-words.svg",
-        "change-common-words.png",
+        "change-long-tail-tokens.svg",
+        "change-common-tokens.png",
     ] {
         assert!(!run.out(name).exists(), "{name}");
     }

@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::UInt64Type;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Float64Type, UInt64Type};
 use assert_cmd::Command;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
@@ -146,11 +146,83 @@ fn contexts_point_into_their_documents() {
     let by_word = read_json(out.join("contexts.json"));
     assert_eq!(by_word.as_object().unwrap().len(), 4);
     assert_eq!(by_word["nonexistentword"], json!([]));
+    assert_eq!(by_word["whale"][0]["separator"], "");
     let words = table(out.join("words.parquet"));
     assert_eq!(words.num_rows(), 4);
     let run = read_json(out.join("run.json"));
     assert_eq!(run["counts"]["words_without_context"], 1);
     assert_eq!(run["counts"]["documents_searched"], 600);
+}
+
+/// What stood before the word is the context with its separator: nothing between for byte-exact contexts, a space where words were joined.
+#[test]
+fn contexts_say_what_stood_between_them_and_the_word() {
+    const TEXT: &str = "He said to all of us \"whale and we wore a well-worn coat.";
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = folder.path().join("text.txt");
+    fs::write(&corpus, TEXT).unwrap();
+    for (reading, words) in [
+        ("corrected", "words.list=[whale, worn]"),
+        ("liu2025", "words.list=['\"whale', well-worn]"),
+    ] {
+        let out = folder.path().join(reading);
+        prepare(
+            &out,
+            &[
+                words,
+                &format!("corpus.path={}", corpus.display()),
+                &format!("contexts.reading={reading}"),
+            ],
+        )
+        .assert()
+        .success();
+        let contexts = table(out.join("contexts.parquet"));
+        let text = |name: &str, row: usize| {
+            let column = contexts.column_by_name(name).unwrap();
+            column.as_string::<i32>().value(row).to_owned()
+        };
+        assert_eq!(contexts.num_rows(), 2);
+        for row in 0..2 {
+            let found = ["context", "separator", "word"].map(|name| text(name, row));
+            assert!(TEXT.starts_with(&found.concat()), "{found:?}");
+        }
+        // The reading `liu2025` keeps the Python package's shape.
+        let first = &read_json(out.join("contexts.json"))[text("word", 0)][0];
+        assert_eq!(
+            first.get("separator").is_some(),
+            reading == "corrected",
+            "{first}"
+        );
+    }
+}
+
+/// The frequency of a word, as select-longtail writes it, goes with its contexts.
+#[test]
+fn frequencies_of_words_are_carried_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = folder.path().join("words.csv");
+    fs::write(&words, "word,zipf\nwhale,4.25\n harpoon ,\n").unwrap();
+    let out = folder.path().join("run");
+    let path = format!("words.path={}", words.display());
+    prepare(&out, &[&path]).assert().success();
+    let contexts = table(out.join("contexts.parquet"));
+    let zipf = contexts.column_by_name("zipf").unwrap();
+    let zipf = zipf.as_primitive::<Float64Type>();
+    let of = contexts.column_by_name("word").unwrap();
+    let of = of.as_string::<i32>();
+    assert!(contexts.num_rows() > 10);
+    for row in 0..contexts.num_rows() {
+        let known = zipf.is_valid(row).then(|| zipf.value(row));
+        assert_eq!(known, (of.value(row) == "whale").then_some(4.25));
+    }
+    let by_word = read_json(out.join("contexts.json"));
+    assert_eq!(by_word["whale"][0]["zipf"], 4.25);
+    assert!(by_word["whale"][0]["document"].is_u64());
+    assert!(by_word["harpoon"][0].get("zipf").is_none());
+    assert_eq!(
+        read_json(out.join("run.json"))["counts"]["words_with_a_frequency"],
+        1
+    );
 }
 
 #[test]

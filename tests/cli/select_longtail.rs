@@ -74,6 +74,53 @@ fn examples_run_as_printed() {
     examples::Work::new(env!("CARGO_BIN_EXE_select-longtail")).run();
 }
 
+/// Common words come from the same run: above the band by the counts of words, spread over their ranks.
+#[test]
+fn common_words_are_chosen_by_the_same_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = |name: &str, common: &str| {
+        let out = folder.path().join(name);
+        let printed = select(&out, &[TINY[0], TINY[1], "corpus=train", common])
+            .assert()
+            .success();
+        let printed = String::from_utf8(printed.get_output().stdout.clone()).unwrap();
+        let table = table(out.join("words.parquet"));
+        let zipf = table.column_by_name("zipf").unwrap();
+        let in_band = table.column_by_name("in_band").unwrap();
+        let rows: Vec<(String, f64, bool)> = strings(&table, "word")
+            .into_iter()
+            .zip(zipf.as_primitive::<Float64Type>().values())
+            .zip(in_band.as_boolean().values().iter())
+            .map(|((word, &zipf), in_band)| (word, zipf, in_band))
+            .collect();
+        (rows, json(out.join("run.json")), printed)
+    };
+    let (alone, _, _) = words("alone", "words.common=0");
+    let (both, run, printed) = words("both", "words.common=50");
+    assert_eq!(both[..alone.len()], alone);
+    let common = &both[alone.len()..];
+    assert_eq!(common.len(), 50);
+    assert_eq!(run["counts"]["words_above_the_band"], 50);
+    assert_eq!(run["counts"]["words"], alone.len());
+    let max = run["notes"]["band"]["max_frequency"].as_f64().unwrap();
+    let edge = (max * 1e9).log10();
+    assert!(
+        common
+            .iter()
+            .all(|(_, zipf, in_band)| *zipf > edge && !in_band)
+    );
+    let spread = common[49].1 - common[0].1;
+    assert!(spread > 1.0, "Zipf values over {spread}");
+    assert!(printed.contains("Words above the band"), "{printed}");
+    let (all, run, _) = words("all", "words.common=100000");
+    assert!(all.len() - alone.len() > 200);
+    assert!(
+        run["warnings"]
+            .to_string()
+            .contains("`words.common` is 100000, but only")
+    );
+}
+
 #[test]
 fn pythia_words_come_with_their_provenance_and_a_picture() {
     let folder = tempfile::tempdir().unwrap();
@@ -105,7 +152,7 @@ fn pythia_words_come_with_their_provenance_and_a_picture() {
     let mut lines = csv.lines();
     assert_eq!(
         lines.next().unwrap(),
-        "word,token_ids,pieces,count,per_million,zipf"
+        "word,token_ids,pieces,count,per_million,zipf,in_band"
     );
     let from_csv: Vec<&str> = lines.map(|line| line.split(',').next().unwrap()).collect();
     assert_eq!(from_csv, strings(&words, "word"));

@@ -133,11 +133,23 @@ fn case_policies_differ_as_stated() {
             .chain(&lower_only.words)
             .all(|w| w.word == w.word.to_lowercase())
     );
-    assert_eq!(keep.words.len(), lower.words.len() + lower.left_out.merged);
+    let left_out = lower.left_out;
     assert_eq!(
-        keep.words.iter().map(|w| w.count).sum::<u64>(),
-        lower.words.iter().map(|w| w.count).sum::<u64>()
+        lower.candidates,
+        lower.words.len()
+            + left_out.not_word_initial
+            + left_out.not_letters
+            + left_out.too_short
+            + left_out.not_whole
+            + left_out.not_in_lexicon
+            + left_out.merged
+            + left_out.with_other_spellings_outside_band
     );
+    assert!(left_out.with_other_spellings_outside_band > 100);
+    // Spellings are added up before the band is tested: that ` THAT` is rare makes no rare word of `that`.
+    let has = |found: &LongTailWords, word: &str| found.words.iter().any(|w| w.word == word);
+    assert!(has(&keep, "THAT") && !has(&lower, "that"));
+    assert!(has(&lower, "whale"));
     assert!(lower_only.words.len() < lower.words.len() && lower_only.left_out.upper_case > 0);
 }
 
@@ -188,6 +200,60 @@ fn words_of_several_pieces_come_from_corpus_counts() {
             word.word
         );
     }
+}
+
+/// As above, of words of several pieces.
+#[test]
+fn spellings_in_a_corpus_are_added_up_before_the_band_is_tested() {
+    let tokenizer = load_tokenizer(format!("{DATA}/tiny-neox/tokenizer.json")).unwrap();
+    let frequencies = Frequencies::add_one(
+        &TokenCounts::read(format!("{DATA}/tiny-neox/train-unigrams.npy"), 4096).unwrap(),
+    );
+    let band = long_tail()
+        .resolve(&frequencies, n_tokens(&tokenizer))
+        .unwrap();
+    // One spelling of `zymurgy` is as frequent as a word of the band, the three together are not.
+    let text = "zymurgy ZYMURGY Zymurgy ".repeat(15)
+        + &"quokka Quokka ".repeat(3)
+        + &"of the ".repeat(50_000);
+    let document = Document {
+        index: 0,
+        file: Arc::new(PathBuf::new()),
+        row: 0,
+        text,
+    };
+    let counts = WordCounts::count(std::iter::once(Ok::<_, CorpusError>(document))).unwrap();
+    let words = |case| {
+        let found = long_tail_words(
+            &band,
+            &frequencies,
+            &tokenizer,
+            &WordPieces::new(&tokenizer, None).unwrap(),
+            Some(&Lexicon::from_words(["zymurgy", "quokka"])),
+            Some(&counts),
+            WordOptions {
+                case,
+                ..WordOptions::default()
+            },
+        )
+        .unwrap();
+        let words = found.words.into_iter().map(|w| (w.word, w.count));
+        words.collect::<Vec<_>>()
+    };
+    let list = |words: &[(&str, u64)]| -> Vec<(String, u64)> {
+        words.iter().map(|&(word, n)| (word.into(), n)).collect()
+    };
+    assert_eq!(
+        words(CasePolicy::Keep),
+        list(&[
+            ("Quokka", 3),
+            ("quokka", 3),
+            ("ZYMURGY", 15),
+            ("Zymurgy", 15),
+            ("zymurgy", 15)
+        ])
+    );
+    assert_eq!(words(CasePolicy::Lower), list(&[("quokka", 6)]));
 }
 
 #[test]

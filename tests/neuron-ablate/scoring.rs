@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use neox_core::{LoadOptions, NeoxModel, NoHooks, Text};
 use neuron_ablate::{
     Intervention, InterventionError, InterventionHooks, Join, NeuronId, NeuronSite, Operation,
-    ScoreError, Scorer, WordRequest, WordScore, WordStart, WordVocabulary,
+    ScoreError, Scorer, WordBoundary, WordRequest, WordScore, WordStart, WordVocabulary,
 };
 use surprisal_metrics::{MetricError, WordForm};
 use tch::{Kind, Tensor};
@@ -362,6 +362,14 @@ fn pieces_come_from_joint_tokenization() {
     let quoted = request("He said \"", "whale", Join::AsIs);
     assert_eq!(quoted.start, WordStart::Inside);
     assert!(pieces(&quoted).ends_with("whale"));
+    for break_ in ["\n", "\n\n", "\r\n"] {
+        let line = request(&format!("Loomings{break_}"), "Whale", Join::AsIs);
+        assert_eq!(line.start, WordStart::Line, "{break_:?}");
+    }
+    assert_eq!(
+        request("Loomings\n ", "Whale", Join::AsIs).start,
+        WordStart::Space
+    );
     let first = request("", "Whale", Join::Space);
     assert_eq!(
         (first.start, first.word.start, pieces(&first).as_str()),
@@ -377,6 +385,84 @@ fn pieces_come_from_joint_tokenization() {
         WordRequest::joint(&tiny.text, Some(EOS), "the", "", Join::Space),
         Err(neuron_ablate::RequestError::NoPiece { .. })
     ));
+}
+
+/// Boundaries and the entropy where a word begins, against sums over the model's own probabilities.
+#[test]
+fn boundaries_and_entropies_are_sums_over_the_next_token() {
+    let tiny = Tiny::load();
+    let all = |text: &str, word| {
+        WordRequest::joint(&tiny.text, Some(EOS), text, word, Join::AsIs).unwrap()
+    };
+    let requests = [
+        all("They hunted the ", "whale"),
+        all("Loomings\n", "Call"),
+        all("He said, \"", "Call"),
+    ];
+    let active = [
+        Intervention::base(),
+        at_post("zero", &[3, 17], Operation::Set(vec![0.0; 2])),
+    ];
+    let next = |tokens: &[i64]| -> Vec<f64> {
+        let tokens_tensor = Tensor::from_slice(tokens).view([1, -1]);
+        let logits = tiny
+            .model
+            .forward(&tokens_tensor, None, &mut NoHooks)
+            .unwrap();
+        let last = logits
+            .select(1, tokens.len() as i64 - 1)
+            .to_kind(Kind::Double);
+        Vec::try_from(last.softmax(-1, Kind::Double).view(-1)).unwrap()
+    };
+    let text_of = |id: usize| tiny.text.decode(&[id as i64]).unwrap();
+    let mass = |p: &[f64], counts: &dyn Fn(&str) -> bool| -> f64 {
+        let with = (0..p.len()).filter(|&id| id as i64 != EOS && counts(&text_of(id)));
+        with.map(|id| p[id]).sum()
+    };
+    let spaced = |text: &str| text.starts_with(' ');
+    let ends = |text: &str| {
+        spaced(text)
+            || text
+                .starts_with(|c: char| c == '\n' || c.is_ascii_punctuation() || "“”‘’—".contains(c))
+    };
+    for boundary in [WordBoundary::Space, WordBoundary::SpacePunctuationNewline] {
+        let words = WordVocabulary::new(&tiny.text, EOS, 4096)
+            .unwrap()
+            .with_boundary(&tiny.text, boundary)
+            .unwrap();
+        let scorer = Scorer::new(&tiny.model, &words, 4096).unwrap();
+        let scores = scorer.score(&requests, &active).unwrap();
+        for (request, scores) in requests.iter().zip(&scores) {
+            let before = next(&request.tokens[..request.word.start]);
+            let after = next(&request.tokens[..request.word.end]);
+            let entropy: f64 = before.iter().map(|p| -p * p.ln()).sum();
+            let close = |a: f64, b: f64, what: &str| {
+                assert!(
+                    (a - b).abs() < 2e-4,
+                    "{what} {:?} {boundary:?}: {a} and {b}",
+                    request.start
+                );
+            };
+            close(scores[0].entropy_nats.unwrap(), entropy, "entropy");
+            assert_eq!(scores[1].entropy_nats, None);
+            let (expected, counts): (_, &dyn Fn(&str) -> bool) = match boundary {
+                WordBoundary::Space => (mass(&before, &spaced), &spaced),
+                WordBoundary::SpacePunctuationNewline => (mass(&before, &ends), &ends),
+            };
+            let expected = match request.start {
+                WordStart::Space => expected,
+                WordStart::Line => mass(&before, &|text| !spaced(text)),
+                _ => 1.0,
+            };
+            close(scores[0].before.ln_begins, expected.ln(), "before");
+            close(
+                scores[0].after.ln_begins,
+                mass(&after, counts).ln(),
+                "after",
+            );
+        }
+        assert_eq!(requests[1].start, WordStart::Line);
+    }
 }
 
 /// A text longer than the model reads goes through in windows; the score of a late word is that of
@@ -468,6 +554,7 @@ fn impossible_requests_are_errors() {
         ln_probs: vec![],
         before: missing_boundary(),
         after: missing_boundary(),
+        entropy_nats: None,
     };
     assert!(matches!(
         no_pieces.surprisal_nats(WordForm::Corrected),

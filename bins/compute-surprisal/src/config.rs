@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use job_inputs::{CorpusConfig, FrequencyConfig, ModelConfig};
 use job_kit::{Rule, Rules};
 use longtail_corpus::{BandReading, Bound};
-use neuron_ablate::{Join, MeanOver, NeuronSite};
+use neuron_ablate::{Join, MeanOver, NeuronSite, WordBoundary};
 use serde::{Deserialize, Serialize};
 use surprisal_metrics::{Unit, WordForm};
 
@@ -25,6 +25,9 @@ pub(crate) struct SurprisalConfig {
     /// Which surprisal the figure, the summary and the wide tables show.
     #[serde(default)]
     pub(crate) form: Option<WordForm>,
+    /// What ends a word, for the corrected forms.
+    #[serde(default)]
+    pub(crate) boundary: WordBoundary,
     #[serde(default)]
     pub(crate) unit: Unit,
     #[serde(default)]
@@ -32,7 +35,10 @@ pub(crate) struct SurprisalConfig {
     pub(crate) interventions: InterventionsConfig,
     /// Text over which mean activations are taken.
     pub(crate) corpus: CorpusConfig,
-    /// Tells long-tail words from common ones; without it all words are one group.
+    /// What the groups of words go by.
+    #[serde(default)]
+    pub(crate) groups: GroupsConfig,
+    /// With a band, words with a long-tail token are told from others.
     #[serde(default)]
     pub(crate) frequency: Option<FrequencyConfig>,
     #[serde(default)]
@@ -84,6 +90,14 @@ impl Rules for SurprisalConfig {
                 "a band needs token counts (`frequency.counts`)",
             ),
         ];
+        rules.push(Rule::one_of(&["groups.zipf", "groups.quantiles"]));
+        rules.push(Rule::belongs("groups.column", &["groups.table"]));
+        rules.extend(["groups.zipf", "groups.quantiles"].map(|key| {
+            let why = "`groups.by` says that words are not grouped by their frequency";
+            let when: job_kit::config::When =
+                |config, _| matches!(config["groups"]["by"].as_str(), Some("token-band" | "none"));
+            Rule::unused(key, when, why)
+        }));
         let alone = [
             "words.min_context",
             "words.max_context",
@@ -98,6 +112,11 @@ impl Rules for SurprisalConfig {
             let why = "`reading=liu2025` takes context and word as they are, with no token before";
             Rule::unused(key, |config, _| config["reading"] == "liu2025", why)
         }));
+        rules.push(Rule::unused(
+            "boundary",
+            |config, _| config["reading"] == "liu2025",
+            "`reading=liu2025` looks at no boundary",
+        ));
         let of_neurons = ["neurons.file", "neurons.list", "interventions.site"];
         rules.extend(of_neurons.map(|key| {
             let why = "no intervention of `interventions.list` changes a neuron";
@@ -163,8 +182,9 @@ pub(crate) struct WordsConfig {
     /// Contexts beyond this number are not used.
     #[serde(default)]
     pub(crate) max_context: Option<usize>,
+    /// How contexts that do not say it are joined with their word (`space`). Those with a `separator` have that between them.
     #[serde(default)]
-    pub(crate) join: Join,
+    pub(crate) join: Option<Join>,
     /// Whether the beginning-of-sequence token stands before the context.
     #[serde(default = "default_true")]
     pub(crate) bos: bool,
@@ -212,7 +232,54 @@ pub(crate) struct InterventionsConfig {
     pub(crate) mean_over: MeanOver,
 }
 
-/// Bounds of the long-tail band: a word with a piece in it is a long-tail word.
+/// Groups of words that are reported apart.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GroupsConfig {
+    #[serde(default)]
+    pub(crate) by: GroupBy,
+    /// Frequencies of words on the Zipf scale: a table with the columns `word` and `zipf`, instead of those that come with the contexts.
+    #[serde(default)]
+    pub(crate) table: Option<PathBuf>,
+    /// Another name of the second column.
+    #[serde(default = "default_zipf")]
+    pub(crate) column: String,
+    /// Bounds of the groups; whole Zipf values if none are set.
+    #[serde(default)]
+    pub(crate) zipf: Option<Vec<f64>>,
+    /// Or so many groups of about as many words.
+    #[serde(default)]
+    pub(crate) quantiles: Option<usize>,
+}
+
+impl Default for GroupsConfig {
+    fn default() -> Self {
+        Self {
+            by: GroupBy::default(),
+            table: None,
+            column: default_zipf(),
+            zipf: None,
+            quantiles: None,
+        }
+    }
+}
+
+/// What groups of words go by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum GroupBy {
+    /// The frequency of the word where it is known of any, else the band of its tokens where there is one.
+    #[default]
+    Auto,
+    /// The frequency of the word.
+    WordFrequency,
+    /// Whether a piece of it is in the band: says something of its tokens, not of the word.
+    TokenBand,
+    /// One group.
+    None,
+}
+
+/// Bounds of the long-tail band of tokens.
 ///
 /// Unlike in other jobs the reading is a key of the band, as no other choice of a reading concerns this job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -252,6 +319,9 @@ pub(crate) struct OutputConfig {
     pub(crate) chunk: usize,
 }
 
+fn default_zipf() -> String {
+    "zipf".into()
+}
 fn default_seed() -> u64 {
     42
 }

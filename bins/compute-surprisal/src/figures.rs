@@ -1,13 +1,14 @@
 //! The picture and the report.
 
+use job_kit::RunRecord;
 use job_kit::plot::{Axis, Color, Figure, Mark};
 use job_kit::report::{Grid, Report, Section};
-use job_kit::{OutputDir, RunRecord};
-use surprisal_metrics::{Doubt, WordForm};
+use surprisal_metrics::{Doubt, Interval, WordForm};
 
-use crate::config::SurprisalConfig;
+use crate::config::{GroupBy, SurprisalConfig};
+use crate::groups::{ALL_WORDS, COMMON_TOKENS, LONG_TAIL_TOKENS, MOST_GROUPS};
+use crate::results::Inputs;
 use crate::summary::{Acquired, Line};
-use crate::words::{ALL_WORDS, COMMON_WORDS, LONG_TAIL_WORDS};
 
 const COLORS: [Color; 7] = [
     Color::Black,
@@ -22,32 +23,42 @@ const COLORS: [Color; 7] = [
 const STEM: &str = "surprisal";
 const REPORT: &str = "report.html";
 
-fn change_stem(group: &str) -> String {
-    format!("change-{}", group.replace(' ', "-"))
+const BY_FREQUENCY: &str = "surprisal-by-frequency";
+const CHANGE_BY_FREQUENCY: &str = "change-by-frequency";
+
+/// Name of the figure of a group's changes; groups by frequency have numbers, from the rarest words on.
+fn change_stem(by: GroupBy, index: usize, group: &str) -> String {
+    match by {
+        GroupBy::WordFrequency => format!("change-group-{}", index + 1),
+        _ => format!("change-{}", group.replace(' ', "-")),
+    }
 }
 
 /// All files that [`write()`] may make.
 pub(crate) fn outputs() -> impl Iterator<Item = String> {
-    let changes = [ALL_WORDS, LONG_TAIL_WORDS, COMMON_WORDS].map(change_stem);
-    [STEM.to_owned()]
+    let named = [ALL_WORDS, LONG_TAIL_TOKENS, COMMON_TOKENS]
+        .map(|group| change_stem(GroupBy::TokenBand, 0, group));
+    // One more for words whose frequency is not known.
+    let numbered = (0..=MOST_GROUPS).map(|i| change_stem(GroupBy::WordFrequency, i, ""));
+    [STEM, BY_FREQUENCY, CHANGE_BY_FREQUENCY]
+        .map(String::from)
         .into_iter()
-        .chain(changes)
+        .chain(named)
+        .chain(numbered)
         .flat_map(|stem| Figure::outputs(&stem))
         .chain([REPORT.to_owned()])
 }
 
 /// Writes the figures and `report.html`.
 pub(crate) fn write(
-    config: &SurprisalConfig,
-    out: &OutputDir,
+    inputs: &Inputs<'_>,
     lines: &[Line],
     learned: &[Acquired],
     record: &mut RunRecord,
 ) -> anyhow::Result<()> {
-    let (groups, interventions) = (
-        in_order(lines, |l| &l.group),
-        in_order(lines, |l| &l.intervention),
-    );
+    let (config, out, by) = (inputs.config, inputs.out, inputs.words.by);
+    let interventions = in_order(lines, |l| &l.intervention);
+    let groups = &inputs.words.groups;
     let shown = format!("surprisal ({})", config.unit.name());
     let mut report = Report::new("Surprisal of words under interventions")
         .fact(
@@ -62,34 +73,137 @@ pub(crate) fn write(
             format!("{}, {}", form_in_words(config.form()), config.unit.name()),
         )
         .fact("neurons", neurons_in_words(config))
-        .fact("words", config.words.path.display());
+        .fact("words", config.words.path.display())
+        .fact("groups of words", groups_in_words(by));
+
+    if by == GroupBy::WordFrequency {
+        let last = lines.iter().map(|line| line.step).max();
+        let last: Vec<&Line> = lines.iter().filter(|l| Some(l.step) == last).collect();
+        let section = Section::new("Surprisal along word frequency")
+            .text(
+                "The last step. Every word counts once, by the mean over its contexts; a group stands at the mean Zipf value (log10 of the occurrences per billion words) \
+                 of its words, rare ones to the left.",
+            )
+            .saved_figure(
+                &frequency_figure(&last, &interventions, &shown, false),
+                "Mean surprisal of the groups of words.",
+                (out, BY_FREQUENCY),
+                record,
+            )?
+            .saved_figure(
+                &frequency_figure(&last, &interventions, &format!("change of {shown}"), true),
+                "Change against the unchanged model on the same words and contexts.",
+                (out, CHANGE_BY_FREQUENCY),
+                record,
+            )?;
+        report = report.section(section);
+    }
 
     let mut section = Section::new("Surprisal over training").text(
         "Every word counts once, by the mean over its contexts. Bands are 95 % percentile intervals from 1,000 resamples of the words. Step 0 has no place on \
          a logarithmic axis; the table below has it. The draws of a control set are averaged.",
     );
-    let all = surprisal_figure(lines, &groups, &interventions, &shown);
-    section = section.saved_figure(
-        &all,
-        "Mean surprisal; full lines are the first group of words, dashed ones the second.",
-        (out, STEM),
-        record,
-    )?;
-    for group in &groups {
+    let (all, caption) = match by {
+        GroupBy::WordFrequency => (
+            groups_figure(lines, groups, &interventions, &shown),
+            "Mean surprisal of each group of words in the unchanged model, or under the first intervention of the list.",
+        ),
+        _ => (
+            surprisal_figure(lines, groups, &interventions, &shown),
+            "Mean surprisal; full lines are the first group of words, dashed ones the second.",
+        ),
+    };
+    section = section.saved_figure(&all, caption, (out, STEM), record)?;
+    for (index, group) in groups.iter().enumerate() {
         if let Some(figure) = change_figure(lines, group, &interventions, config) {
             section = section.saved_figure(
                 &figure,
                 "Change against the unchanged model on the same words and contexts; below 0 the intervention makes the words more probable.",
-                (out, &change_stem(group)),
+                (out, &change_stem(by, index, group)),
                 record,
             )?;
         }
     }
     report = report.section(section.grid(means_grid(lines, config)));
     if !learned.is_empty() {
-        report = report.section(acquisition_section(learned, &groups, &interventions));
+        report = report.section(acquisition_section(learned, groups, &interventions));
     }
     Ok(out.write(REPORT, report.to_html())?)
+}
+
+fn groups_in_words(by: GroupBy) -> &'static str {
+    match by {
+        GroupBy::WordFrequency => "by the frequency of the word",
+        GroupBy::TokenBand => "by whether a token of the word is in the band",
+        GroupBy::None | GroupBy::Auto => "one",
+    }
+}
+
+/// Means, or changes, of the groups at their mean Zipf values.
+fn frequency_figure(lines: &[&Line], interventions: &[String], y: &str, changes: bool) -> Figure {
+    let title = if changes {
+        "Change against base along word frequency"
+    } else {
+        "Surprisal along word frequency"
+    };
+    let mut figure = Figure::new(
+        title,
+        Axis::linear("frequency of the words (Zipf value)"),
+        Axis::linear(y),
+    );
+    if changes {
+        figure = figure.mark(Mark::horizontal("", 0.0));
+    }
+    for (i, intervention) in interventions.iter().enumerate() {
+        let of: Vec<(f64, f64, Option<Interval>)> = lines
+            .iter()
+            .filter(|l| &l.intervention == intervention)
+            .filter_map(|l| {
+                Some(match changes {
+                    true => (l.zipf?, l.paired?.difference, l.paired?.interval),
+                    false => (l.zipf?, l.mean, l.interval),
+                })
+            })
+            .collect();
+        if of.is_empty() {
+            continue;
+        }
+        let mut mark = Mark::line(intervention, of.iter().map(|(x, y, _)| (*x, *y)))
+            .color(COLORS[i % COLORS.len()])
+            .with_dots();
+        // Interventions share the words, so the bands of their means would lie on one another.
+        if changes || i == 0 {
+            mark = mark.intervals(of.iter().map(|(_, _, i)| i.map(|i| (i.lower, i.upper))));
+        }
+        figure = figure.mark(mark);
+    }
+    figure.size(860, 440)
+}
+
+/// A line for each group of words under the first intervention.
+fn groups_figure(lines: &[Line], groups: &[String], interventions: &[String], y: &str) -> Figure {
+    let mut figure = Figure::new(
+        "Surprisal over training",
+        Axis::log("training step"),
+        Axis::linear(y),
+    );
+    for (g, group) in groups.iter().enumerate() {
+        let of: Vec<&Line> = lines
+            .iter()
+            .filter(|l| &l.group == group && interventions.first() == Some(&l.intervention))
+            .collect();
+        let points = of.iter().map(|l| (l.step as f64, l.mean));
+        let intervals = of.iter().map(|l| l.interval.map(|i| (i.lower, i.upper)));
+        let mut mark = Mark::line(group, points)
+            .color(COLORS[g % COLORS.len()])
+            .with_dots()
+            .intervals(intervals);
+        if g >= COLORS.len() {
+            mark = mark.dashed();
+        }
+        figure = figure.mark(mark);
+    }
+    figure.size(860, 520)
 }
 
 /// Distinct values in the order of their first line.

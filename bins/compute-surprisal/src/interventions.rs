@@ -38,6 +38,19 @@ pub(crate) struct Controls {
     pub(crate) draws: usize,
 }
 
+/// What a named intervention is.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    /// `base`, `zero`, `scaled`, ...
+    pub(crate) operation: String,
+    /// Whose activations change: `none`, `selected`, `random` or `matched`.
+    pub(crate) neurons: &'static str,
+    /// The factor of `scaled`.
+    pub(crate) dose: Option<f64>,
+    /// Of a control set, from 0.
+    pub(crate) draw: Option<u32>,
+}
+
 impl InterventionSpec {
     /// The name in tables; of control sets, without the number of the draw.
     pub(crate) fn name(&self) -> String {
@@ -62,6 +75,37 @@ impl InterventionSpec {
                 .collect(),
             _ => vec![self.name()],
         }
+    }
+
+    /// What each of its names stands for, in columns.
+    pub(crate) fn facts(&self) -> Vec<(String, Facts)> {
+        let (operation, neurons) = match self {
+            Self::Base => (self, "none"),
+            Self::Random(controls) => (&*controls.like, "random"),
+            Self::Matched(controls) => (&*controls.like, "matched"),
+            operation => (operation, "selected"),
+        };
+        let dose = match operation {
+            Self::Scaled(factor) => Some(*factor),
+            _ => None,
+        };
+        let operation = match operation {
+            Self::Scaled(_) => "scaled".to_owned(),
+            other => other.name(),
+        };
+        let is_control = matches!(self, Self::Random(_) | Self::Matched(_));
+        (0u32..)
+            .zip(self.names())
+            .map(|(draw, name)| {
+                let facts = Facts {
+                    operation: operation.clone(),
+                    neurons,
+                    dose,
+                    draw: is_control.then_some(draw),
+                };
+                (name, facts)
+            })
+            .collect()
     }
 
     /// Whether mean activations are needed.

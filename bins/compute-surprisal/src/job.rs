@@ -12,6 +12,7 @@ use surprisal_metrics::{MetricError, WordForm};
 
 use crate::checkpoints::{Checkpoints, Loaded};
 use crate::config::{Reading, SurprisalConfig};
+use crate::groups;
 use crate::interventions::Sources;
 use crate::neurons::{self, NeuronSets};
 use crate::results;
@@ -50,7 +51,9 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     let text = &tokens.text;
     let ends = Ends::find(&config.model, &model, Some(&tokens), &mut record)?;
     let vocabulary = match config.reading {
-        Reading::Corrected => WordVocabulary::new(text, ends.eos, d_vocab).with_context(|| {
+        Reading::Corrected => WordVocabulary::new(text, ends.eos, d_vocab)
+            .and_then(|words| words.with_boundary(text, config.boundary))
+            .with_context(|| {
             format!(
                 "tokenizer `{}`: set `model.word_start` to what such a piece begins with, or `reading=liu2025`, which needs none",
                 tokens.path.display()
@@ -61,7 +64,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     let pairs = words::read(&config.words, &mut record)?;
     let max = usize::try_from(model.max_position_embeddings)?;
     let requests = words::requests(&pairs, config, text, ends.bos, max, &mut record)?;
-    let words = words::group(pairs, &requests, config, text, d_vocab, &mut record)?;
+    let words = groups::group(pairs, &requests, config, text, d_vocab, &mut record)?;
 
     let sets = neurons::read(&config.neurons, &mut record)?;
     let neurons = neurons_by_step(config, &sets, &steps, &mut record)?;
@@ -87,7 +90,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
             pairs: words
                 .pairs
                 .iter()
-                .map(|pair| (pair.word.clone(), pair.context.clone()))
+                .map(|pair| (pair.word.clone(), pair.before()))
                 .collect(),
             neurons,
         },
@@ -150,6 +153,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
             out: &out,
             store: &store,
             words: &words,
+            requests: &requests,
             steps: &steps,
             chance_nats_per_piece: (d_vocab as f64).ln(),
         },
@@ -221,8 +225,9 @@ fn identity(
         "tokenizer": sha256_file(&tokens.path)?.0,
         "bos and eos": [ends.bos, ends.eos],
         "model.word_start": &config.model.word_start,
-        "words": [format!("{:?}", words.join), words.bos.to_string(), words.bos_only.to_string()],
+        "words": [words.bos, words.bos_only],
         "reading": &config.reading,
+        "boundary": &config.boundary,
         "interventions.site": &config.interventions.site,
         "interventions.mean_over": &config.interventions.mean_over,
         "corpus": corpus.map(|hash| serde_json::json!([hash, config.corpus.rows, config.corpus.context_length])),
@@ -374,6 +379,7 @@ impl Job<'_> {
             intervention: intervention.to_owned(),
             start: request.start.name().to_owned(),
             pieces: i32::try_from(request.word.len())?,
+            entropy_nats: score.entropy_nats,
             nats,
         })
     }

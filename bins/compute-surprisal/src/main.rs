@@ -3,6 +3,7 @@
 mod checkpoints;
 mod config;
 mod figures;
+mod groups;
 mod interventions;
 mod job;
 mod neurons;

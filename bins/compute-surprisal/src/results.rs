@@ -1,16 +1,21 @@
 //! The tables of a finished run.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use anyhow::Context;
 use arrow::array::{
-    ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array,
+    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    UInt32Array, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use job_kit::{Format, OutputDir, RunRecord, TableWriter};
+use neuron_ablate::WordRequest;
 use surprisal_metrics::WordForm;
 
-use crate::config::SurprisalConfig;
+use crate::config::{Reading, SurprisalConfig};
 use crate::figures;
+use crate::interventions::{Facts, InterventionSpec};
 use crate::store::{FORMS, Row, Store};
 use crate::summary::{self, Acquired, Line, Step};
 use crate::words::Words;
@@ -25,6 +30,8 @@ pub(crate) struct Inputs<'r> {
     pub(crate) out: &'r OutputDir,
     pub(crate) store: &'r Store,
     pub(crate) words: &'r Words,
+    /// `[pair]`
+    pub(crate) requests: &'r [WordRequest],
     pub(crate) steps: &'r [u64],
     /// Surprisal of a uniform guess over the vocabulary, of which a word takes one for each piece.
     pub(crate) chance_nats_per_piece: f64,
@@ -90,7 +97,7 @@ pub(crate) fn write(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Resu
         true => acquisition(inputs, record)?,
         false => Vec::new(),
     };
-    figures::write(inputs.config, inputs.out, &lines, &learned, record)?;
+    figures::write(inputs, &lines, &learned, record)?;
     Ok(summary::text(&lines, inputs.config.unit))
 }
 
@@ -125,16 +132,34 @@ fn tidy(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Vec<Line>
 }
 
 fn schema(unit: &str) -> SchemaRef {
+    use DataType::{Boolean, Float64, Int32, Int64, UInt32, UInt64, Utf8};
     let mut fields = vec![
-        Field::new("step", DataType::Int64, false),
-        Field::new("intervention", DataType::Utf8, false),
-        Field::new("group", DataType::Utf8, false),
-        Field::new("word", DataType::Utf8, false),
-        Field::new("context_id", DataType::UInt32, false),
-        Field::new("start", DataType::Utf8, false),
-        Field::new("pieces", DataType::Int32, false),
+        Field::new("model", Utf8, false),
+        Field::new("step", Int64, false),
+        Field::new("seed", UInt64, false),
+        Field::new("intervention", Utf8, false),
+        Field::new("operation", Utf8, false),
+        Field::new("neurons", Utf8, false),
+        Field::new("dose", Float64, true),
+        Field::new("draw", UInt32, true),
+        Field::new("group", Utf8, false),
+        Field::new("long_tail_token", Boolean, true),
+        Field::new("word", Utf8, false),
+        Field::new("zipf", Float64, true),
+        Field::new("context_id", UInt32, false),
+        Field::new("document", Utf8, true),
+        Field::new("position", UInt32, false),
+        Field::new("context_tokens", UInt32, false),
+        Field::new("start", Utf8, false),
+        Field::new("pieces", Int32, false),
     ];
-    fields.extend(FORMS.map(|form| Field::new(format!("{form}_{unit}"), DataType::Float64, true)));
+    let of_forms = FORMS.map(str::to_owned).into_iter();
+    let more = ["boundary", "base", "change", "base_entropy"].map(str::to_owned);
+    fields.extend(
+        of_forms
+            .chain(more)
+            .map(|name| Field::new(format!("{name}_{unit}"), Float64, true)),
+    );
     Arc::new(Schema::new(fields))
 }
 
@@ -144,34 +169,101 @@ fn batch(
     step: u64,
     rows: &[Row],
 ) -> anyhow::Result<RecordBatch> {
-    let words = inputs.words;
+    let (config, words) = (inputs.config, inputs.words);
     let pair = |row: &Row| &words.pairs[row.pair as usize];
+    let facts: HashMap<String, Facts> = config
+        .interventions
+        .list
+        .iter()
+        .flat_map(InterventionSpec::facts)
+        .collect();
+    let facts: Vec<&Facts> = rows
+        .iter()
+        .map(|row| {
+            facts
+                .get(&row.intervention)
+                .with_context(|| format!("no intervention is called `{}`", row.intervention))
+        })
+        .collect::<anyhow::Result<_>>()?;
+    let has_bos =
+        config.words.bos_only || (config.words.bos && config.reading == Reading::Corrected);
+    let context_tokens = |row: &Row| {
+        let start = inputs.requests[row.pair as usize].word.start;
+        (start - usize::from(has_bos && start > 0)) as u32
+    };
+    let position = |row: &Row| match config.words.bos_only {
+        true => 0,
+        false => pair(row).context.split_whitespace().count() as u32,
+    };
+    let unit = |nats: Option<f64>| nats.map(|nats| config.unit.from_nats(nats));
+    let mut base: HashMap<u32, (Option<f64>, Option<f64>)> = HashMap::new();
+    for row in rows.iter().filter(|row| row.intervention == "base") {
+        base.insert(row.pair, (inputs.shown(row), row.entropy_nats));
+    }
+    let base_of = |row: &Row| base.get(&row.pair).and_then(|(shown, _)| *shown);
+    let name = config.model.path.as_ref().map_or_else(
+        || config.model.repo.clone().unwrap_or_default(),
+        |path| path.display().to_string(),
+    );
+    let n = rows.len();
     let mut columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from_value(i64::try_from(step)?, rows.len())),
+        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(name, n))),
+        Arc::new(Int64Array::from_value(i64::try_from(step)?, n)),
+        Arc::new(UInt64Array::from_value(config.seed, n)),
+        text(rows, &|r| &r.intervention),
         Arc::new(StringArray::from_iter_values(
-            rows.iter().map(|r| &r.intervention),
+            facts.iter().map(|facts| &facts.operation),
         )),
         Arc::new(StringArray::from_iter_values(
+            facts.iter().map(|facts| facts.neurons),
+        )),
+        number(&facts, &|facts| facts.dose),
+        Arc::new(
+            facts
+                .iter()
+                .map(|facts| facts.draw)
+                .collect::<UInt32Array>(),
+        ),
+        text(rows, &|r| &words.groups[words.group[r.pair as usize]]),
+        Arc::new(
             rows.iter()
-                .map(|r| &words.groups[words.group[r.pair as usize]]),
-        )),
-        Arc::new(StringArray::from_iter_values(
-            rows.iter().map(|r| &pair(r).word),
-        )),
+                .map(|r| Some(words.long_tail.as_ref()?[r.pair as usize]))
+                .collect::<BooleanArray>(),
+        ),
+        text(rows, &|r| &pair(r).word),
+        number(rows, &|r| pair(r).zipf),
         Arc::new(UInt32Array::from_iter_values(
             rows.iter().map(|r| pair(r).context_id),
         )),
-        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.start))),
+        Arc::new(
+            rows.iter()
+                .map(|r| pair(r).document.as_deref())
+                .collect::<StringArray>(),
+        ),
+        Arc::new(UInt32Array::from_iter_values(rows.iter().map(position))),
+        Arc::new(UInt32Array::from_iter_values(
+            rows.iter().map(context_tokens),
+        )),
+        text(rows, &|r| &r.start),
         Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.pieces))),
     ];
-    for form in 0..FORMS.len() {
-        let values: Float64Array = rows
-            .iter()
-            .map(|r| r.nats[form].map(|nats| inputs.config.unit.from_nats(nats)))
-            .collect();
-        columns.push(Arc::new(values));
-    }
+    columns.extend((0..FORMS.len()).map(|form| number(rows, &|r| unit(r.nats[form]))));
+    columns.extend([
+        // What the corrected form adds to the sum of the pieces: B(before) - B(after).
+        number(rows, &|r| unit(Some(r.nats[0]? - r.nats[2]?))),
+        number(rows, &base_of),
+        number(rows, &|r| Some(inputs.shown(r)? - base_of(r)?)),
+        number(rows, &|r| unit(base.get(&r.pair)?.1)),
+    ]);
     Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}
+
+fn text<'r>(rows: &'r [Row], value: &dyn Fn(&'r Row) -> &'r str) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
+}
+
+fn number<T>(rows: &[T], value: &dyn Fn(&T) -> Option<f64>) -> ArrayRef {
+    Arc::new(rows.iter().map(value).collect::<Float64Array>())
 }
 
 fn wide_file(intervention: &str) -> String {

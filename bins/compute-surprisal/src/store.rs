@@ -18,6 +18,8 @@ pub(crate) struct Row {
     pub(crate) intervention: String,
     pub(crate) start: String,
     pub(crate) pieces: i32,
+    /// Entropy where the word begins; none under an intervention.
+    pub(crate) entropy_nats: Option<f64>,
     /// Nats, in the order of [`FORMS`]; none where a form is not defined.
     pub(crate) nats: [Option<f64>; 4],
 }
@@ -30,10 +32,13 @@ pub(crate) const FORMS: [&str; 4] = [
     "first_piece",
 ];
 
+/// Its column.
+const ENTROPY: &str = "entropy";
+
 /// What the rows of a run go by in the parts.
 #[derive(Debug)]
 pub(crate) struct Keys {
-    /// Word and context of each pair.
+    /// Word of each pair, and all text before it.
     pub(crate) pairs: Vec<(String, String)>,
     /// The neurons of each step as text; none where no intervention needs any.
     pub(crate) neurons: BTreeMap<u64, String>,
@@ -183,6 +188,11 @@ impl Store {
             text(rows, &|r| self.neurons(step, &r.intervention)),
             Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.start))),
             Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.pieces))),
+            Arc::new(
+                rows.iter()
+                    .map(|r| r.entropy_nats)
+                    .collect::<Float64Array>(),
+            ),
         ];
         columns.extend((0..FORMS.len()).map(|form| {
             Arc::new(rows.iter().map(|r| r.nats[form]).collect::<Float64Array>())
@@ -212,6 +222,7 @@ impl Store {
                 "neurons",
                 "start",
                 "pieces",
+                ENTROPY,
                 FORMS[0],
                 FORMS[1],
                 FORMS[2],
@@ -221,6 +232,7 @@ impl Store {
             let (word, context) = (columns.text("word")?, columns.text("context")?);
             let (names, neurons) = (columns.text("intervention")?, columns.text("neurons")?);
             let (start, pieces) = (columns.text("start")?, columns.i64("pieces")?);
+            let entropies = columns.opt_f64(ENTROPY)?;
             let forms = FORMS.map(|form| columns.opt_f64(form));
             let [a, b, c, d] = forms;
             let (a, b, c, d) = (a?, b?, c?, d?);
@@ -237,6 +249,7 @@ impl Store {
                         intervention: intervention.clone(),
                         start: start.clone(),
                         pieces: i32::try_from(pieces[i])?,
+                        entropy_nats: entropies[i],
                         nats: [a[i], b[i], c[i], d[i]],
                     };
                     rows.insert((place, pair), row);
@@ -259,6 +272,7 @@ fn schema() -> SchemaRef {
         Field::new("neurons", DataType::Utf8, false),
         Field::new("start", DataType::Utf8, false),
         Field::new("pieces", DataType::Int32, false),
+        Field::new(ENTROPY, DataType::Float64, true),
     ];
     fields.extend(FORMS.map(|form| Field::new(form, DataType::Float64, true)));
     Arc::new(Schema::new(fields))

@@ -20,6 +20,8 @@ pub(crate) struct Line {
     pub(crate) step: u64,
     pub(crate) intervention: String,
     pub(crate) group: String,
+    /// Mean Zipf value of those words of the group that have one.
+    pub(crate) zipf: Option<f64>,
     pub(crate) words: usize,
     /// Pairs without a value, left out.
     pub(crate) undefined: usize,
@@ -122,6 +124,7 @@ impl<'s> Step<'s> {
                     step: self.step,
                     intervention: intervention.clone(),
                     group: name.clone(),
+                    zipf: self.zipf(&members),
                     words: by_word.len(),
                     undefined: members.len() - defined.len(),
                     mean: Group::total(&means)
@@ -143,6 +146,16 @@ impl<'s> Step<'s> {
             *n += 1;
         }
         by_word
+    }
+
+    /// Mean Zipf value of the words of some pairs, every word once.
+    fn zipf(&self, pairs: &[usize]) -> Option<f64> {
+        let values = pairs
+            .iter()
+            .filter_map(|&pair| Some((pair, self.words.pairs[pair].zipf?)));
+        let by_word = self.by_word(values);
+        let sum: f64 = by_word.values().map(|&(sum, n)| sum / f64::from(n)).sum();
+        (!by_word.is_empty()).then(|| sum / by_word.len() as f64)
     }
 
     fn paired(
@@ -188,6 +201,7 @@ pub(crate) fn table(lines: &[Line], unit: Unit) -> anyhow::Result<RecordBatch> {
             false,
         ),
         ("group".to_owned(), text(&|l| l.group.clone()), false),
+        ("zipf_mean".to_owned(), number(&|l| l.zipf), true),
         ("words".to_owned(), count(&|l| Some(l.words as u64)), false),
         (
             "pairs_undefined".to_owned(),
@@ -254,13 +268,14 @@ pub(crate) fn text(lines: &[Line], unit: Unit) -> String {
         .map(|l| l.intervention.len())
         .max()
         .unwrap_or(0);
+    let wide = lines.iter().map(|l| l.group.len()).max().unwrap_or(0);
     for line in lines.iter().filter(|line| line.step == last) {
         let ends = line.interval.map_or("no interval: one word".into(), |i| {
             format!("{:.3} to {:.3}", i.lower, i.upper)
         });
         let _ = write!(
             text,
-            "  {:<16} {:<width$}  {:7.3} ({ends})",
+            "  {:<wide$} {:<width$}  {:7.3} ({ends})",
             line.group, line.intervention, line.mean
         );
         if let Some(paired) = &line.paired {

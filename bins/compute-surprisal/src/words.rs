@@ -1,34 +1,41 @@
-//! Words with their contexts, and which of them are long-tail words.
+//! Words with their contexts, and what the model is asked about them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use input_files::{Format, Pairs, TableReader, read_json, read_text};
-use job_inputs::Vocabulary;
 use job_kit::RunRecord;
 use neox_core::Text;
-use neuron_ablate::{WordRequest, WordStart};
+use neuron_ablate::{Join, WordRequest, WordStart};
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::config::{Reading, SurprisalConfig, WordsConfig};
+use crate::config::{GroupBy, Reading, SurprisalConfig, WordsConfig};
 
 /// A word in a context.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Pair {
     pub(crate) word: String,
     /// Place among the contexts of the word, from 0.
     pub(crate) context_id: u32,
     /// `BOS_ONLY` where the word stands alone.
     pub(crate) context: String,
+    /// What is put between context and word.
+    pub(crate) separator: String,
+    /// Frequency of the word on the Zipf scale, where it is known.
+    pub(crate) zipf: Option<f64>,
+    /// The document that the context is from, as the file names it.
+    pub(crate) document: Option<String>,
+}
+
+impl Pair {
+    /// All text before the word.
+    pub(crate) fn before(&self) -> String {
+        format!("{}{}", self.context, self.separator)
+    }
 }
 
 pub(crate) const BOS_ONLY: &str = "BOS_ONLY";
-
-/// Groups of words: one, or two where there is a band.
-pub(crate) const ALL_WORDS: &str = "all words";
-pub(crate) const LONG_TAIL_WORDS: &str = "long-tail words";
-pub(crate) const COMMON_WORDS: &str = "common words";
 
 /// What the words of a run are.
 #[derive(Debug)]
@@ -37,13 +44,33 @@ pub(crate) struct Words {
     /// `[pair]`: index into `groups`.
     pub(crate) group: Vec<usize>,
     pub(crate) groups: Vec<String>,
+    /// What the groups go by.
+    pub(crate) by: GroupBy,
+    /// `[pair]`: whether the word has a token of the band, where there is one.
+    pub(crate) long_tail: Option<Vec<bool>>,
 }
 
+/// A context as a file has it.
 #[derive(Debug, Deserialize)]
-struct JsonContext {
+struct FileContext {
     /// May be null, but not absent.
     #[serde(deserialize_with = "Option::deserialize")]
     context: Option<String>,
+    /// What stood between context and word; none where the file does not say it.
+    #[serde(default)]
+    separator: Option<String>,
+    #[serde(default)]
+    zipf: Option<f64>,
+    /// A number or a name.
+    #[serde(default)]
+    document: Option<serde_json::Value>,
+}
+
+/// The contexts of a word that are some, and its frequency where one of them says it.
+#[derive(Debug, Default)]
+struct FileWord {
+    contexts: Vec<(String, FileContext)>,
+    zipf: Option<f64>,
 }
 
 /// Reads the words, and counts what is left out.
@@ -55,12 +82,16 @@ pub(crate) fn read(config: &WordsConfig, record: &mut RunRecord) -> anyhow::Resu
     record.count("words_in_file", by_word.len() as u64);
     let mut pairs = Vec::new();
     let (mut too_few, mut unused) = (Vec::new(), 0);
-    for (word, contexts) in by_word {
+    let mut joined = 0u64;
+    for (word, FileWord { contexts, zipf }) in by_word {
         if config.bos_only {
             pairs.push(Pair {
                 word,
                 context_id: 0,
                 context: BOS_ONLY.into(),
+                separator: String::new(),
+                zipf,
+                document: None,
             });
             continue;
         }
@@ -73,13 +104,30 @@ pub(crate) fn read(config: &WordsConfig, record: &mut RunRecord) -> anyhow::Resu
             .unwrap_or(contexts.len())
             .min(contexts.len());
         unused += contexts.len() - used;
-        for (context_id, context) in (0u32..).zip(contexts.into_iter().take(used)) {
+        for (context_id, (context, file)) in (0u32..).zip(contexts.into_iter().take(used)) {
+            joined += u64::from(file.separator.is_none());
+            let join = config.join.unwrap_or_default();
             pairs.push(Pair {
+                separator: file
+                    .separator
+                    .unwrap_or_else(|| join.separator(&context, &word).into()),
                 word: word.clone(),
                 context_id,
                 context,
+                zipf,
+                document: file.document.map(|document| match document {
+                    serde_json::Value::String(name) => name,
+                    other => other.to_string(),
+                }),
             });
         }
+    }
+    record.count("contexts_without_a_separator", joined);
+    if joined == 0 && config.join.is_some() && !config.bos_only {
+        record.warn(format!(
+            "`words.join` is not used: every context of `{}` says what stands between it and its word (`separator`)",
+            path.display()
+        ));
     }
     record.count("words_left_out_for_too_few_contexts", too_few.len() as u64);
     record.count("contexts_left_out_beyond_max_context", unused as u64);
@@ -102,20 +150,34 @@ pub(crate) fn read(config: &WordsConfig, record: &mut RunRecord) -> anyhow::Resu
     Ok(pairs)
 }
 
+type ByWord = BTreeMap<String, FileWord>;
+
 /// Contexts by word, words in alphabetical order, contexts in that of the file.
 ///
 /// White space around a word is no part of it; that around a context is. An empty context is none.
-fn contexts(path: &Path, record: &mut RunRecord) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+fn contexts(path: &Path, record: &mut RunRecord) -> anyhow::Result<ByWord> {
     let (mut repeated, mut without) = (0u64, 0u64);
-    let mut by_word: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut add = |word: &str, context: Option<String>| {
+    let mut by_word = ByWord::new();
+    let mut add = |word: &str, context: Option<FileContext>| {
         let word = word.trim();
         if word.is_empty() {
             bail!("a word is empty");
         }
-        let context = context.filter(|context| !context.is_empty());
-        without += u64::from(context.is_none());
-        by_word.entry(word.to_owned()).or_default().extend(context);
+        let entry = by_word.entry(word.to_owned()).or_default();
+        let mut context = context;
+        if let Some(zipf) = context.as_ref().and_then(|context| context.zipf) {
+            let known = *entry.zipf.get_or_insert(zipf);
+            if !zipf.is_finite() || known != zipf {
+                bail!(
+                    "word `{word}` has the Zipf values {known} and {zipf}, expected one, and a finite one"
+                );
+            }
+        }
+        let text = context.as_mut().and_then(|context| context.context.take());
+        match text.filter(|text| !text.is_empty()).zip(context) {
+            Some(context) => entry.contexts.push(context),
+            None => without += 1,
+        }
         Ok(())
     };
     match words_by_key(path)? {
@@ -126,28 +188,42 @@ fn contexts(path: &Path, record: &mut RunRecord) -> anyhow::Result<BTreeMap<Stri
                 if contexts.is_empty() {
                     add(&word, None)?;
                 }
-                for JsonContext { context } in contexts {
-                    add(&word, context)?;
+                for context in contexts {
+                    add(&word, Some(context))?;
                 }
             }
         }
         None => {
             let table = TableReader::open(path)?;
-            let has_context = table.has("context");
-            let names: &[&str] = if has_context {
-                &["word", "context"]
-            } else {
-                &["word"]
-            };
-            for columns in table.batches(names)? {
+            let has_separator = table.has("separator");
+            let mut names = vec!["word"];
+            if table.has("context") {
+                let more = ["context", "separator", "zipf", "document"];
+                names.extend(more.into_iter().filter(|name| table.has(name)));
+            } else if table.has("zipf") {
+                names.push("zipf");
+            }
+            for columns in table.batches(&names)? {
                 let columns = columns?;
-                let contexts = if has_context {
-                    columns.opt_text("context")?
-                } else {
-                    vec![None; columns.rows()]
+                let text = |name: &str| match names.contains(&name) {
+                    true => columns.opt_text(name),
+                    false => Ok(vec![None; columns.rows()]),
                 };
-                for (word, context) in columns.text("word")?.into_iter().zip(contexts) {
-                    add(&word, context)?;
+                let zipf = match names.contains(&"zipf") {
+                    true => columns.opt_f64("zipf")?,
+                    false => vec![None; columns.rows()],
+                };
+                let rows = columns.text("word")?.into_iter().zip(text("context")?);
+                let rows = rows.zip(text("separator")?).zip(text("document")?);
+                for ((((word, context), separator), document), zipf) in rows.zip(zipf) {
+                    let context = FileContext {
+                        context,
+                        // Where there is the column, an empty cell is nothing between context and word.
+                        separator: separator.or(has_separator.then(String::new)),
+                        zipf,
+                        document: document.map(Into::into),
+                    };
+                    add(&word, Some(context))?;
                 }
             }
         }
@@ -164,7 +240,7 @@ fn contexts(path: &Path, record: &mut RunRecord) -> anyhow::Result<BTreeMap<Stri
 }
 
 /// The words of a JSON object from word to contexts; none where the file is a table, JSON Lines included.
-fn words_by_key(path: &Path) -> anyhow::Result<Option<Pairs<Vec<JsonContext>>>> {
+fn words_by_key(path: &Path) -> anyhow::Result<Option<Pairs<Vec<FileContext>>>> {
     if !matches!(Format::of(path), Some((Format::Json, _))) {
         return Ok(None);
     }
@@ -191,18 +267,15 @@ pub(crate) fn requests(
     let (mut cut, mut merged, mut inside) = (0u64, 0u64, 0u64);
     let mut requests = Vec::with_capacity(pairs.len());
     for pair in pairs {
-        let context = if config.words.bos_only {
-            ""
-        } else {
-            &pair.context
-        };
+        let alone = config.words.bos_only;
+        let context = if alone { "" } else { &pair.context };
         let (request, has_bos) = match config.reading {
             Reading::Corrected => {
                 let has_bos = config.words.bos || config.words.bos_only;
                 let before = has_bos.then_some(bos);
-                let join = config.words.join;
+                let context = if alone { String::new() } else { pair.before() };
                 (
-                    WordRequest::joint(text, before, context, &pair.word, join),
+                    WordRequest::joint(text, before, &context, &pair.word, Join::AsIs),
                     has_bos,
                 )
             }
@@ -234,61 +307,4 @@ pub(crate) fn requests(
     record.count("words_that_share_a_piece_with_their_context", merged);
     record.count("words_that_follow_no_space", inside);
     Ok(requests)
-}
-
-/// Tells long-tail words from common ones by the band of their pieces.
-pub(crate) fn group(
-    pairs: Vec<Pair>,
-    requests: &[WordRequest],
-    config: &SurprisalConfig,
-    text: &Text,
-    d_vocab: usize,
-    record: &mut RunRecord,
-) -> anyhow::Result<Words> {
-    let bounds = config.band.as_ref().and_then(|band| band.bounds());
-    let (Some(frequency), Some(bounds)) = (&config.frequency, bounds) else {
-        return Ok(Words {
-            group: vec![0; pairs.len()],
-            pairs,
-            groups: vec![ALL_WORDS.into()],
-        });
-    };
-    let reading = config
-        .band
-        .as_ref()
-        .map_or_else(Default::default, |band| band.reading);
-    let found = Vocabulary::read(
-        frequency,
-        Some(&bounds),
-        reading,
-        d_vocab,
-        Some(text.n_tokens()),
-        record,
-    )?;
-    let mut in_band = vec![false; d_vocab];
-    for id in found.band.into_iter().flat_map(|band| band.ids) {
-        if let Some(slot) = in_band.get_mut(id as usize) {
-            *slot = true;
-        }
-    }
-    // One word, one group, whatever its pieces in single contexts: those of its first context decide.
-    let mut by_word: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut group = Vec::with_capacity(pairs.len());
-    for (pair, request) in pairs.iter().zip(requests) {
-        let rare = request.tokens[request.word.clone()]
-            .iter()
-            .any(|&id| usize::try_from(id).is_ok_and(|id| in_band.get(id) == Some(&true)));
-        group.push(*by_word.entry(&pair.word).or_insert(usize::from(!rare)));
-    }
-    for (index, name) in ["words_long_tail", "words_common"].into_iter().enumerate() {
-        record.count(
-            name,
-            by_word.values().filter(|g| **g == index).count() as u64,
-        );
-    }
-    Ok(Words {
-        group,
-        pairs,
-        groups: vec![LONG_TAIL_WORDS.into(), COMMON_WORDS.into()],
-    })
 }

@@ -1,11 +1,14 @@
 //! A run from configuration to files.
 
 use std::{
+    collections::HashMap,
     io::Write,
+    path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use anyhow::{Context, bail};
+use input_files::{Format, TableReader};
 use job_kit::{OutputDir, Progress, RunRecord};
 use longtail_corpus::{
     CorpusReader, CorpusSummary, Documents, FoundContexts, KnownTexts, ReadOptions, TextUnit,
@@ -32,7 +35,15 @@ pub(crate) fn run(config: &PrepareConfig, resolved: &serde_json::Value) -> anyho
         Some(corpus) => Some(known_texts(corpus, &mut record)?),
         None => None,
     };
-    let found = search(config, &words, known.as_ref(), &mut record)?;
+    let mut found = search(config, &words, known.as_ref(), &mut record)?;
+    let zipf = zipf_values(&config.words)?;
+    for word in &mut found.words {
+        word.zipf = zipf.get(&word.word).copied();
+    }
+    record.count(
+        "words_with_a_frequency",
+        found.words.iter().filter(|w| w.zipf.is_some()).count() as u64,
+    );
     record.count("words", found.words.len() as u64);
     record.count("words_repeated", found.repeated as u64);
     record.count(
@@ -92,6 +103,27 @@ fn words(config: &WordsConfig, record: &mut RunRecord) -> anyhow::Result<Vec<Str
         record.input(path)?;
     }
     Ok(words)
+}
+
+/// The column `zipf` of the table of words, as select-longtail writes it, by word; nothing where there is none.
+fn zipf_values(config: &WordsConfig) -> anyhow::Result<HashMap<String, f64>> {
+    let table = |path: &&PathBuf| {
+        let format = Format::of(path).map(|(format, _)| format);
+        path.is_file() && format.is_some_and(|format| format != Format::Text)
+    };
+    let Some(path) = config.path.as_ref().filter(table) else {
+        return Ok(HashMap::new());
+    };
+    let table = TableReader::open(path)?;
+    if !(table.has(&config.column) && table.has("zipf")) {
+        return Ok(HashMap::new());
+    }
+    let columns = table.read(&[&config.column, "zipf"])?;
+    let words = columns.text(&config.column)?.into_iter();
+    Ok(words
+        .zip(columns.opt_f64("zipf")?)
+        .filter_map(|(word, zipf)| Some((word.trim().to_owned(), zipf?)))
+        .collect())
 }
 
 /// The texts of the corpus that is to be kept out.

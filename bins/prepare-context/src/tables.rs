@@ -44,6 +44,18 @@ pub(crate) fn context_table(found: &FoundContexts) -> Result<RecordBatch, ArrowE
                 rows.iter().map(|(_, _, context)| &context.text),
             )),
         ),
+        (
+            "separator",
+            Arc::new(StringArray::from_iter_values(
+                rows.iter().map(|(_, _, context)| context.separator),
+            )),
+        ),
+        (
+            "zipf",
+            Arc::new(Float64Array::from_iter(
+                rows.iter().map(|(word, _, _)| word.zipf),
+            )),
+        ),
         ("document", offset(|context| context.document)),
         (
             "file",
@@ -86,6 +98,12 @@ pub(crate) fn word_table(found: &FoundContexts) -> Result<RecordBatch, ArrowErro
             Arc::new(StringArray::from_iter_values(
                 found.words.iter().map(|word| &word.word),
             )) as ArrayRef,
+        ),
+        (
+            "zipf",
+            Arc::new(Float64Array::from_iter(
+                found.words.iter().map(|word| word.zipf),
+            )),
         ),
         (
             "occurrences",

@@ -123,6 +123,9 @@ pub(crate) struct WordsConfig {
     pub(crate) min_length: usize,
     #[serde(default)]
     pub(crate) case: CasePolicy,
+    /// Words above the band to take as well, to compare with.
+    #[serde(default)]
+    pub(crate) common: usize,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -164,6 +167,7 @@ impl SelectConfig {
         WordOptions {
             min_length: self.words.min_length,
             case: self.words.case,
+            common: self.words.common,
         }
     }
 }

@@ -61,10 +61,19 @@ pub(crate) fn run(config: &SelectConfig, resolved: &serde_json::Value) -> anyhow
         corpus.as_ref(),
         config.word_options(),
     )?;
-    record.count("words", words.words.len() as u64);
+    let rare = words.words.iter().filter(|word| word.in_band).count();
+    let common = words.words.len() - rare;
+    record.count("words", rare as u64);
+    record.count("words_above_the_band", common as u64);
     record.count("word_candidates", words.candidates as u64);
     record.note("left_out", serde_json::to_value(words.left_out)?);
-    if words.words.is_empty() {
+    if common < config.words.common {
+        record.warn(format!(
+            "`words.common` is {}, but only {common} words are above the band",
+            config.words.common
+        ));
+    }
+    if rare == 0 {
         record.warn("the band holds no word: widen it, or take another lexicon");
     }
 
@@ -135,11 +144,8 @@ fn summary(band: &Band, found: &LongTailWords) -> String {
         );
     }
     let left_out = found.left_out;
-    text += &format!(
-        "Words: {} of {} candidates\n",
-        found.words.len(),
-        found.candidates
-    );
+    let (rare, common): (Vec<_>, Vec<_>) = found.words.iter().partition(|word| word.in_band);
+    text += &format!("Words: {} of {} candidates\n", rare.len(), found.candidates);
     for (count, why) in [
         (left_out.not_word_initial, "do not start a word"),
         (left_out.not_letters, "are not of letters"),
@@ -148,22 +154,31 @@ fn summary(band: &Band, found: &LongTailWords) -> String {
         (left_out.not_whole, "are cut by the tokenizer"),
         (left_out.not_in_lexicon, "are not in the lexicon"),
         (left_out.merged, "are merged with another spelling"),
+        (
+            left_out.with_other_spellings_outside_band,
+            "are outside the band together with their other spellings",
+        ),
     ] {
         if count > 0 {
             text += &format!("  {count:>6} {why}\n");
         }
     }
-    let shown = |words: &mut dyn Iterator<Item = &longtail_corpus::LongTailWord>| {
+    let shown = |words: &mut dyn Iterator<Item = &&longtail_corpus::LongTailWord>| {
         words
+            .take(8)
             .map(|w| w.word.as_str())
             .collect::<Vec<_>>()
             .join(", ")
     };
-    if !found.words.is_empty() {
-        text += &format!("Rarest: {}\n", shown(&mut found.words.iter().take(8)));
+    if !rare.is_empty() {
+        text += &format!("Rarest: {}\n", shown(&mut rare.iter()));
+        text += &format!("Most frequent: {}\n", shown(&mut rare.iter().rev()));
+    }
+    if !common.is_empty() {
         text += &format!(
-            "Most frequent: {}\n",
-            shown(&mut found.words.iter().rev().take(8))
+            "Words above the band, to compare with: {} ({})\n",
+            common.len(),
+            shown(&mut common.iter().rev())
         );
     }
     text

@@ -27,6 +27,9 @@ Examples (from the root of the repository):
   select-longtail tokenizer=tiny-neox frequency=tiny-neox corpus=train \\
     output.dir=outputs/tiny
       words of the bundled model; counted as words in its training text, words of several pieces included
+  select-longtail tokenizer=tiny-neox frequency=tiny-neox corpus=train \\
+    words.common=200 output.dir=outputs/both
+      200 words above the band with them, to compare with
   select-longtail tokenizer=tiny-neox frequency.counts=null \\
     corpus=train 'corpus.document_token=<|endoftext|>' \\
     output.dir=outputs/counted
@@ -40,7 +43,7 @@ Examples (from the root of the repository):
 
 /// Find the long-tail band of a vocabulary, and the rare words in it
 ///
-/// Writes words.csv and words.parquet (a row per word: pieces, count, occurrences per million, Zipf scale),
+/// Writes words.csv and words.parquet (a row per word: pieces, count, occurrences per million, Zipf scale, whether it is of the band),
 /// tokens.parquet (a row per token of the band) and run.json (configuration, versions, hashes, band, what was left out)
 /// to `output.dir`.
 #[derive(Debug, Parser)]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array},
+    array::{
+        ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
+    },
     datatypes::Schema,
     error::ArrowError,
 };
@@ -50,6 +52,12 @@ pub(crate) fn word_table(
         (
             "zipf",
             Arc::new(Float64Array::from_iter_values(words.iter().map(|w| w.zipf))),
+        ),
+        (
+            "in_band",
+            Arc::new(BooleanArray::from_iter(
+                words.iter().map(|w| Some(w.in_band)),
+            )),
         ),
     ])?;
     with_metadata(&batch, provenance)

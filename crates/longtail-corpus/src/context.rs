@@ -62,6 +62,16 @@ pub enum ContextReading {
     Liu2025,
 }
 
+impl ContextReading {
+    /// What stands between a context and its word, beyond what the context ends with.
+    pub fn separator(self) -> &'static str {
+        match self {
+            Self::Corrected => "",
+            Self::Liu2025 => " ",
+        }
+    }
+}
+
 /// How contexts are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContextOptions {
@@ -95,6 +105,9 @@ impl Default for ContextOptions {
 pub struct Context {
     /// The text from the start of the sentence up to the word.
     pub text: String,
+    /// What stood between that and the word and is not in `text`: nothing, as `text` is byte-exact, but a space where words were joined
+    /// ([`ContextReading::Liu2025`]).
+    pub separator: &'static str,
     /// Row of the document in the corpus.
     pub document: usize,
     /// The file it is from.
@@ -123,6 +136,8 @@ impl Context {
 pub struct WordContexts {
     /// The word.
     pub word: String,
+    /// Its frequency on the Zipf scale, for a caller that knows it to fill in; none as found.
+    pub zipf: Option<f64>,
     /// Occurrences with enough words before them.
     pub occurrences: u64,
     /// The contexts kept, in the order of choice; none if the word does not occur so.
@@ -209,6 +224,7 @@ where
             };
             contexts.push(Context {
                 text: origin.text.clone(),
+                separator: options.reading.separator(),
                 document: at.document,
                 file: origin.file.clone(),
                 row: origin.row,
@@ -220,6 +236,7 @@ where
         }
         found.words.push(WordContexts {
             word: word.clone(),
+            zipf: None,
             occurrences,
             contexts,
         });
@@ -560,12 +577,20 @@ impl Search<'_> {
     }
 }
 
-/// The Python package's shape: word to list of `{context, word_in_context_stats: {count, frequency, log_freq_per_million}}`.
+/// The Python package's shape: word to list of `{context, word_in_context_stats: {count, frequency, log_freq_per_million}}`; for byte-exact
+/// contexts also a `separator`, what to put between context and word (nothing; without one, readers of this shape put a space), the row of its
+/// `document` and the `zipf` value of the word, where it is known.
 impl Serialize for FoundContexts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Entry<'a> {
             context: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            separator: Option<&'static str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            document: Option<usize>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            zipf: Option<f64>,
             word_in_context_stats: Stats,
         }
         #[derive(Serialize)]
@@ -578,6 +603,9 @@ impl Serialize for FoundContexts {
         for word in &self.words {
             let entries = word.contexts.iter().map(|context| Entry {
                 context: &context.text,
+                separator: context.separator.is_empty().then_some(""),
+                document: context.separator.is_empty().then_some(context.document),
+                zipf: word.zipf.filter(|_| context.separator.is_empty()),
                 word_in_context_stats: Stats {
                     count: context.count,
                     frequency: context.frequency,

@@ -1,6 +1,6 @@
 //! From the tokens of a band to words.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use model_conventions::{WordPieces, word_pieces::pieces_in_text};
 use rayon::prelude::*;
@@ -19,7 +19,7 @@ pub enum CasePolicy {
     /// Words as they are spelled: `Whale` and `whale` are two.
     #[default]
     Keep,
-    /// Spellings are merged under the lower-case one, and their counts added.
+    /// Spellings are merged under the lower-case one: their counts are added up, and the band is tested on the sum.
     Lower,
     /// Only words without upper case: no names, no sentence starts.
     LowerOnly,
@@ -32,14 +32,17 @@ pub struct WordOptions {
     pub min_length: usize,
     /// What to do with upper case.
     pub case: CasePolicy,
+    /// How many words that are more frequent than the band to take as well, evenly spread over their ranks.
+    pub common: usize,
 }
 
 impl Default for WordOptions {
-    /// Three letters or more, as spelled.
+    /// Three letters or more, as spelled; none above the band.
     fn default() -> Self {
         Self {
             min_length: 3,
             case: CasePolicy::default(),
+            common: 0,
         }
     }
 }
@@ -49,6 +52,8 @@ impl Default for WordOptions {
 pub struct WordCounts {
     counts: HashMap<String, u64>,
     total: u64,
+    /// The spellings of each word that has others than its own.
+    spellings: HashMap<String, Vec<String>>,
 }
 
 impl WordCounts {
@@ -96,6 +101,28 @@ impl WordCounts {
         }
     }
 
+    /// The same words with their spellings added up under the lower-case one.
+    fn lower_case(&self) -> Self {
+        let mut folded = Self::default();
+        for (word, &times) in &self.counts {
+            let lower = word.to_lowercase();
+            folded.add(&lower, times);
+            folded
+                .spellings
+                .entry(lower)
+                .or_default()
+                .push(word.clone());
+        }
+        folded
+    }
+
+    /// How a word is spelled in the corpus.
+    fn spellings_of<'w>(&'w self, word: &'w String) -> &'w [String] {
+        self.spellings
+            .get(word)
+            .map_or(std::slice::from_ref(word), Vec::as_slice)
+    }
+
     /// Occurrences of a word as spelled.
     pub fn get(&self, word: &str) -> u64 {
         self.counts.get(word).copied().unwrap_or(0)
@@ -117,7 +144,7 @@ impl WordCounts {
     }
 }
 
-/// A rare word.
+/// A rare word, or a common one to compare with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LongTailWord {
     /// The word.
@@ -130,6 +157,8 @@ pub struct LongTailWord {
     pub per_million: f64,
     /// Zipf scale: log10 of the occurrences per billion.
     pub zipf: f64,
+    /// Whether it is a word of the band; else it is above it.
+    pub in_band: bool,
 }
 
 /// Candidates that are no words, by the first test they fail.
@@ -149,12 +178,14 @@ pub struct LeftOut {
     pub not_in_lexicon: usize,
     /// Further spellings that were merged into one word.
     pub merged: usize,
+    /// In the band as spelled, but not together with the other spellings of the word (` THAT` is rare, `that` is not).
+    pub with_other_spellings_outside_band: usize,
 }
 
 /// The words of a band.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LongTailWords {
-    /// From the rarest on; words of one frequency in alphabetical order.
+    /// From the rarest on, words of one frequency in alphabetical order; those of the band first.
     pub words: Vec<LongTailWord>,
     /// Tokens of the band, and words of several pieces in the band, that were looked at.
     pub candidates: usize,
@@ -167,6 +198,13 @@ pub struct LongTailWords {
 /// A token is a word if it begins one (see [`WordPieces`]), is all letters, is long enough, is what the tokenizer makes of a space and that word, and is
 /// in the lexicon. With the word counts of a corpus, words of several pieces join it whose own frequency lies between the band's bounds,
 /// and all counts are of words, not of tokens.
+///
+/// With [`CasePolicy::Lower`] the frequencies of all spellings of a word are added up before they are compared with the bounds: those of its
+/// tokens, or, for a word none of whose spellings is a token, those of its spellings in the corpus. A word is admitted if one of its
+/// spellings is.
+///
+/// With [`WordOptions::common`], words join them that are more frequent than the band: by the counts of the corpus where there is one, else by
+/// their tokens.
 ///
 /// # Errors
 /// - [`TokenizeError::Encode`] if the tokenizer fails on a word
@@ -184,69 +222,140 @@ pub fn long_tail_words(
         pieces_in_text(&tokenizer, word)
             .map_err(|source| TokenizeError::Encode { index: 0, source })
     };
+    let spelling = |word: &str| match options.case {
+        CasePolicy::Lower => word.to_lowercase(),
+        CasePolicy::Keep | CasePolicy::LowerOnly => word.to_owned(),
+    };
+    let inside = |frequency: f64| (band.min_frequency..=band.max_frequency).contains(&frequency);
+    let folded;
+    let corpus = match corpus {
+        Some(counts) if options.case == CasePolicy::Lower => {
+            folded = counts.lower_case();
+            Some(&folded)
+        }
+        counts => counts,
+    };
+    let in_band: HashSet<u32> = band.ids.iter().copied().collect();
     let mut left_out = LeftOut::default();
-    let mut candidates = band.ids.len();
-    let mut found: Vec<(String, Vec<u32>, u64, f64)> = Vec::new();
-    for &id in &band.ids {
-        let Some(word) = pieces.word(id) else {
+    let mut candidates = 0;
+    // The tokens of each word: one, or one for each spelling that counts as the same word.
+    let mut tokens: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for id in (0u32..).take(frequencies.q().len()) {
+        if let Some(word) = pieces.word(id) {
+            tokens.entry(spelling(word)).or_default().push(id);
+        } else if in_band.contains(&id) {
+            candidates += 1;
             left_out.not_word_initial += 1;
-            continue;
+        }
+    }
+    // Words of the band, and those above it.
+    let mut found: Vec<(String, Vec<u32>, u64, f64)> = Vec::new();
+    let mut above: Vec<(String, Vec<u32>, u64, f64)> = Vec::new();
+    for (word, ids) in &tokens {
+        let sum = ids.iter().map(|&id| frequencies.q()[id as usize]).sum();
+        let is_rare = match ids.as_slice() {
+            [id] => in_band.contains(id),
+            _ => inside(sum),
         };
-        if !left_out.admits(word, lexicon, options) {
-            continue;
-        }
-        if encode(word)? != [id] {
-            left_out.not_whole += 1;
-            continue;
-        }
         let (count, frequency) = match corpus {
             Some(counts) => (counts.get(word), counts.frequency(counts.get(word))),
             None => (
-                frequencies.counts()[id as usize],
-                frequencies.q()[id as usize],
+                ids.iter()
+                    .map(|&id| frequencies.counts()[id as usize])
+                    .sum(),
+                sum,
             ),
         };
-        found.push((word.into(), vec![id], count, frequency));
+        // Why words above the band are none is not counted: they are no candidates.
+        let mut uncounted = LeftOut::default();
+        let reasons = if is_rare {
+            candidates += ids.len();
+            &mut left_out
+        } else {
+            let spellings = ids.iter().filter(|&id| in_band.contains(id)).count();
+            candidates += spellings;
+            left_out.with_other_spellings_outside_band += spellings;
+            if options.common == 0 || frequency <= band.max_frequency {
+                continue;
+            }
+            &mut uncounted
+        };
+        let mut admitted = 0;
+        for &id in ids {
+            let Some(as_spelled) = pieces.word(id) else {
+                continue;
+            };
+            if !reasons.admits(as_spelled, lexicon, options) {
+                continue;
+            }
+            if encode(as_spelled)? == [id] {
+                admitted += 1;
+            } else {
+                reasons.not_whole += 1;
+            }
+        }
+        if admitted == 0 {
+            continue;
+        }
+        reasons.merged += admitted - 1;
+        let pieces = match ids.as_slice() {
+            [id] if options.case != CasePolicy::Lower => vec![*id],
+            _ => encode(word)?,
+        };
+        let list = if is_rare { &mut found } else { &mut above };
+        list.push((word.clone(), pieces, count, frequency));
     }
     if let Some(counts) = corpus {
-        let in_band = |&(_, &count): &(&String, &u64)| {
-            (band.min_frequency..=band.max_frequency).contains(&counts.frequency(count))
-        };
-        for (word, &count) in counts.counts.iter().filter(in_band) {
-            let ids = encode(word)?;
-            if ids.len() < 2 {
+        for (word, &count) in &counts.counts {
+            let frequency = counts.frequency(count);
+            let is_rare = inside(frequency);
+            let is_common = options.common > 0 && frequency > band.max_frequency;
+            if !(is_rare || is_common) || tokens.contains_key(word) {
                 continue; // a token: the band has decided
             }
-            candidates += 1;
-            if left_out.admits(word, lexicon, options) {
-                found.push((word.clone(), ids, count, counts.frequency(count)));
+            let ids = encode(word)?;
+            if ids.len() < 2 {
+                continue;
+            }
+            let mut uncounted = LeftOut::default();
+            let spellings = counts.spellings_of(word);
+            let (reasons, list) = if is_rare {
+                candidates += spellings.len();
+                (&mut left_out, &mut found)
+            } else {
+                (&mut uncounted, &mut above)
+            };
+            let mut admitted = 0;
+            for as_spelled in spellings {
+                admitted += usize::from(reasons.admits(as_spelled, lexicon, options));
+            }
+            if admitted > 0 {
+                reasons.merged += admitted - 1;
+                list.push((word.clone(), ids, count, frequency));
             }
         }
     }
-    if options.case == CasePolicy::Lower {
-        let mut merged: BTreeMap<String, (u64, f64)> = BTreeMap::new();
-        let spellings = found.len();
-        for (word, _, count, frequency) in found {
-            let entry = merged.entry(word.to_lowercase()).or_default();
-            entry.0 += count;
-            entry.1 += frequency;
-        }
-        left_out.merged = spellings - merged.len();
-        found = Vec::with_capacity(merged.len());
-        for (word, (count, frequency)) in merged {
-            found.push((word.clone(), encode(&word)?, count, frequency));
-        }
-    }
-    found.sort_unstable_by(|a, b| a.3.total_cmp(&b.3).then_with(|| a.0.cmp(&b.0)));
+    let from_the_rarest = |words: &mut Vec<(String, Vec<u32>, u64, f64)>| {
+        words.sort_unstable_by(|a, b| a.3.total_cmp(&b.3).then_with(|| a.0.cmp(&b.0)));
+    };
+    from_the_rarest(&mut found);
+    from_the_rarest(&mut above);
+    let n = options.common.min(above.len());
+    let common = (0..n).map(|i| above[i * above.len() / n].clone());
     let words = found
         .into_iter()
-        .map(|(word, token_ids, count, frequency)| LongTailWord {
-            word,
-            token_ids,
-            count,
-            per_million: frequency * 1e6,
-            zipf: (frequency * 1e9).log10(),
-        })
+        .map(|word| (word, true))
+        .chain(common.map(|word| (word, false)))
+        .map(
+            |((word, token_ids, count, frequency), in_band)| LongTailWord {
+                word,
+                token_ids,
+                count,
+                per_million: frequency * 1e6,
+                zipf: (frequency * 1e9).log10(),
+                in_band,
+            },
+        )
         .collect();
     Ok(LongTailWords {
         words,

@@ -61,4 +61,4 @@ pub use trade_off::{
 };
 pub use vectors::Vectors;
 pub use weight_statistics::{NullDirections, UnembeddingMoments, WeightStatistics};
-pub use word_request::{Join, RequestError, WordRequest, WordStart, WordVocabulary};
+pub use word_request::{Join, RequestError, WordBoundary, WordRequest, WordStart, WordVocabulary};

@@ -89,6 +89,8 @@ pub struct WordScore {
     pub before: Boundary,
     /// Expected behind its last piece.
     pub after: Boundary,
+    /// Entropy in nats of the next token where the word begins, in the unchanged model; none under an intervention.
+    pub entropy_nats: Option<f64>,
 }
 
 impl WordScore {
@@ -141,6 +143,8 @@ struct RowValues {
     ln_probs: Vec<f64>,
     /// `[row]`: begins, continues, eos.
     boundaries: Vec<[f64; 3]>,
+    /// `[row]`, nats; empty where it is not asked for.
+    entropies: Vec<f64>,
 }
 
 impl<'m> Scorer<'m> {
@@ -346,6 +350,7 @@ impl Scorer<'_> {
             .map(|_| RowValues {
                 ln_probs: Vec::new(),
                 boundaries: Vec::new(),
+                entropies: Vec::new(),
             })
             .collect();
         let mut own = Vec::with_capacity(interventions.len());
@@ -400,7 +405,8 @@ impl Scorer<'_> {
                         .into());
                     }
                 };
-                self.read(logits, &index, &mut values[i])?;
+                let entropy = intervention.neurons().is_empty();
+                self.read(logits, &index, entropy, &mut values[i])?;
             }
         }
         Ok(values)
@@ -504,6 +510,7 @@ impl Scorer<'_> {
         &self,
         mut logits: Tensor,
         index: &Tensor,
+        entropy: bool,
         values: &mut RowValues,
     ) -> Result<(), TchError> {
         let max = logits.f_amax([-1i64].as_slice(), true)?;
@@ -515,15 +522,30 @@ impl Scorer<'_> {
         let row = index.f_floor_divide_scalar(self.model.config().vocab_size)?;
         let ln_probs = |total: &Tensor| targets.f_sub(&total.f_index_select(0, &row)?);
         let eos = logits.f_select(1, self.eos)?.f_to_kind(Kind::Double)?;
+        let shifted = match entropy {
+            true => Some(logits.f_to_kind(Kind::Double)?),
+            false => None,
+        };
         let p = logits.f_exp_()?.f_to_kind(Kind::Double)?;
+        // With z the shifted logits: ln sum e^z - sum e^z z / sum e^z.
+        let mut read_entropies = |total: &Tensor| -> Result<(), TchError> {
+            let Some(z) = &shifted else { return Ok(()) };
+            let weighted = z.f_mul(&p)?.f_sum_dim_intlist(-1, false, Kind::Double)?;
+            let mean = weighted.f_mul(&total.f_neg()?.f_exp()?)?;
+            let found = Vec::<f64>::try_from(&total.f_sub(&mean)?)?;
+            values.entropies.extend(found);
+            Ok(())
+        };
         if !self.boundaries {
             let total = p.f_sum_dim_intlist(-1, false, Kind::Double)?.f_log()?; // [row]
+            read_entropies(&total)?;
             let ln_probs = Vec::<f64>::try_from(&ln_probs(&total)?)?;
             values.ln_probs.extend(ln_probs);
             return Ok(());
         }
         let sums = p.f_matmul(&self.classes)?.f_log()?; // [row, 3]
         let total = sums.f_select(1, 0)?; // [row]
+        read_entropies(&total.f_contiguous()?)?;
         let ln_probs = Vec::<f64>::try_from(&ln_probs(&total)?)?;
         values.ln_probs.extend(ln_probs);
         let boundaries = Tensor::f_stack(&[sums.f_select(1, 1)?, sums.f_select(1, 2)?, eos], 1)?
@@ -657,7 +679,7 @@ impl Place {
                         ln_begins: begins,
                         ln_eos: eos,
                     },
-                    WordStart::Text => Boundary {
+                    WordStart::Text | WordStart::Line => Boundary {
                         ln_begins: continues,
                         ln_eos: eos,
                     },
@@ -678,6 +700,7 @@ impl Place {
                 .collect(),
             before,
             after,
+            entropy_nats: values.entropies.get(self.first_row).copied(),
         }
     }
 }

@@ -70,8 +70,10 @@ pub enum MeanOver {
     /// Every position, BOS included.
     AllPositions,
     /// Every position but the first of each sequence, where BOS stands. Where BOS also ends texts, as in Pythia, those between packed
-    /// texts count.
+    /// texts count, and a sequence that begins without one loses a token of text.
     NotBos,
+    /// Every position whose token neither begins nor ends a text, wherever it stands.
+    NotBosAnywhere,
 }
 
 /// The token of a row whose frequency decides about the band.

@@ -109,7 +109,11 @@ pub fn mean_activations(
             .collect();
         for (states, tokens) in last_layer_states(model, &tokens)?.iter().zip(&tokens) {
             let counted: Vec<i64> = (0..tokens.len())
-                .filter(|&pos| over == MeanOver::AllPositions || pos > 0)
+                .filter(|&pos| match over {
+                    MeanOver::AllPositions => true,
+                    MeanOver::NotBos => pos > 0,
+                    MeanOver::NotBosAnywhere => !sample.is_boundary(tokens[pos]),
+                })
                 .map(|pos| pos as i64)
                 .collect();
             positions += counted.len();

@@ -14,8 +14,10 @@ pub enum WordStart {
     Space,
     /// The beginning of the text: a word begins without a space.
     Text,
-    /// Anything else: an opening quote, or a line break, whose own piece crossed the boundary. The
-    /// corrected forms divide by nothing here.
+    /// The beginning of a line, behind a line break: a word begins without a space there too, so that the corrected forms divide by the same
+    /// mass as at the beginning of a text.
+    Line,
+    /// Anything else: an opening quote or a hyphen. The corrected forms divide by nothing here.
     Inside,
     /// The first piece also holds characters of the context (`un` + `happy` read as `unhappy`):
     /// its surprisal is not the word's alone.
@@ -29,6 +31,7 @@ impl WordStart {
         match self {
             Self::Space => "space",
             Self::Text => "text",
+            Self::Line => "line",
             Self::Inside => "inside",
             Self::Merged => "merged",
         }
@@ -58,17 +61,23 @@ pub enum Join {
 }
 
 impl Join {
-    /// Context and word as one text, and the byte at which the word begins.
+    /// What is put between context and word.
     #[must_use]
-    pub fn text(self, context: &str, word: &str) -> (String, usize) {
+    pub fn separator(self, context: &str, word: &str) -> &'static str {
         let spaced = context.is_empty()
             || context.ends_with(char::is_whitespace)
             || word.starts_with(char::is_whitespace);
-        let gap = if self == Self::AsIs || spaced {
+        if self == Self::AsIs || spaced {
             ""
         } else {
             " "
-        };
+        }
+    }
+
+    /// Context and word as one text, and the byte at which the word begins.
+    #[must_use]
+    pub fn text(self, context: &str, word: &str) -> (String, usize) {
+        let gap = self.separator(context, word);
         (format!("{context}{gap}{word}"), context.len() + gap.len())
     }
 }
@@ -141,6 +150,8 @@ impl WordRequest {
             WordStart::Space
         } else if before.is_empty() {
             WordStart::Text
+        } else if before.ends_with(['\n', '\r']) {
+            WordStart::Line
         } else {
             WordStart::Inside
         };
@@ -257,18 +268,36 @@ impl WordRequest {
     }
 }
 
+/// Whether a character behind a word is not of it: punctuation, a symbol or a line break, and no mark on a letter.
+fn ends_word(c: char) -> bool {
+    let mark = matches!(c, '\u{300}'..='\u{36f}' | '\u{1ab0}'..='\u{1aff}' | '\u{1dc0}'..='\u{1dff}' | '\u{20d0}'..='\u{20ff}' | '\u{fe00}'..='\u{fe0f}');
+    matches!(c, '\n' | '\r')
+        || !(c.is_alphanumeric() || c.is_whitespace() || c.is_control() || mark || c == '\u{fffd}')
+}
+
 /// Whether a word begins with the piece `id` behind `before`.
 fn begins_word(words: &WordPieces, before: Option<i64>, id: i64) -> bool {
     let before = before.and_then(|id| u32::try_from(id).ok());
     u32::try_from(id).is_ok_and(|id| words.begins(before, id))
 }
 
+/// What ends a word, so that its mass belongs to the boundary behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WordBoundary {
+    /// A piece that begins a word, as the tokenizer marks it, or the end of the text: what Pimentel & Meister (2024) count.
+    #[default]
+    Space,
+    /// Those, and pieces whose text begins with punctuation (apostrophes and hyphens included), a symbol or a line break.
+    SpacePunctuationNewline,
+}
+
 /// Which tokens of a vocabulary begin a word.
 #[derive(Debug, Clone)]
 pub struct WordVocabulary {
-    /// `[d_vocab]`: 1 where a token begins a word when one has ended before it.
+    /// `[d_vocab]`: 1 where a token begins a word when one has ended before it, or ends one in another way ([`WordBoundary`]).
     pub(crate) begins: Vec<f32>,
-    /// `[d_vocab]`: 1 where a token is text and does not; rows past the tokenizer and the
+    /// `[d_vocab]`: 1 where a token is text and does not begin a word by a space; rows past the tokenizer and the
     /// end-of-sequence token are neither.
     pub(crate) continues: Vec<f32>,
     pub(crate) eos: i64,
@@ -294,6 +323,29 @@ impl WordVocabulary {
             }
         }
         Ok(vocabulary)
+    }
+
+    /// Counts more pieces as what ends a word.
+    ///
+    /// # Errors
+    /// - [`TextError`] if the tokenizer cannot decode its own tokens
+    pub fn with_boundary(mut self, text: &Text, boundary: WordBoundary) -> Result<Self, TextError> {
+        if boundary == WordBoundary::Space {
+            return Ok(self);
+        }
+        for (id, begins) in self.begins.iter_mut().enumerate() {
+            if self.continues[id] == 0.0 {
+                continue;
+            }
+            // Behind itself: some decoders treat the beginning of a text in their own ways.
+            let id = id as i64;
+            let (alone, twice) = (text.decode(&[id])?, text.decode(&[id, id])?);
+            let inside = twice.strip_prefix(alone.as_str()).unwrap_or(&alone);
+            if inside.chars().next().is_some_and(ends_word) {
+                *begins = 1.0;
+            }
+        }
+        Ok(self)
     }
 
     /// A vocabulary of which no token begins a word, for scores without boundaries

@@ -21,12 +21,13 @@ const OUTPUT: &str = "outputs/demo";
 
 const STEPS: &[Step] = &[
     Step {
-        title: "find the rare words of the vocabulary",
+        title: "find the rare words of the vocabulary, and common ones to compare them with",
         bin: "select-longtail",
         args: &[
             "tokenizer=tiny-neox",
             "frequency=tiny-neox",
             "corpus=train",
+            "words.common=300",
             "output.dir=outputs/demo/select-longtail",
             "output.plot=true",
         ],
@@ -61,7 +62,7 @@ const STEPS: &[Step] = &[
         ],
     },
     Step {
-        title: "measure the words' surprisal with these neurons switched off and scaled, against control sets",
+        title: "measure the surprisal of rare and common words with these neurons switched off and scaled, against control sets",
         bin: "compute-surprisal",
         args: &[
             "words.path=outputs/demo/prepare-context/contexts.json",
