@@ -5,10 +5,11 @@ use std::collections::{BTreeSet, HashMap};
 use anyhow::Context;
 use job_kit::{RunRecord, WithHint};
 use neuron_select::{
-    Coactivation, ControlKind, ControlSet, Curve, CurveIntervals, Grouped, NeuronEffects, NeuronId,
-    RankInterval, Ranked, Ranking, RowFilter, bootstrap_curve, bootstrap_ranks, draw_controls,
+    Coactivation, ControlKind, ControlSet, Curve, CurveIntervals, Grouped, Laws, Measure,
+    NeuronEffects, NeuronId, RankInterval, Ranked, Ranking, RowFilter, SelectError, Verdict,
+    bootstrap_curve, bootstrap_ranks, draw_controls,
 };
-use surprisal_metrics::Interval;
+use surprisal_metrics::{Group, Interval, MIN_GROUPS};
 
 use crate::{config::AnalyzeConfig, input::StepInput};
 
@@ -25,20 +26,24 @@ pub(crate) struct StepAnalysis {
     pub(crate) ranking: Ranking,
     /// Selected neurons, best first, with intervals.
     pub(crate) selected: Vec<Selected>,
-    /// By neuron; empty with a single sequence.
+    /// By neuron; empty with fewer than eight clusters.
     pub(crate) rank_intervals: HashMap<NeuronId, RankInterval>,
     pub(crate) controls: Vec<ControlSet>,
     pub(crate) curves: Vec<StratumCurve>,
     pub(crate) coactivation: Vec<SetCoactivation>,
     pub(crate) band_effects: Vec<SetEffect>,
+    /// Rare minus common rows; empty where the table does not tell them apart.
+    pub(crate) band_contrasts: Vec<SetContrast>,
     /// Norm of the output weights and LogitVar, where the ablation wrote them.
     pub(crate) weights: HashMap<NeuronId, (f64, f64)>,
 }
 
-/// A selected neuron with percentile intervals of its effects over sequences.
+/// A selected neuron with bootstrap-t intervals of its effects over clusters (documents, or sequences).
 #[derive(Debug)]
 pub(crate) struct Selected {
     pub(crate) ranked: Ranked,
+    /// Clusters that have rows.
+    pub(crate) clusters: usize,
     pub(crate) loss_change: Option<Interval>,
     pub(crate) kl_change: Option<Interval>,
     pub(crate) total_effect: Option<Interval>,
@@ -53,6 +58,32 @@ pub(crate) struct StratumCurve {
     pub(crate) influence: Vec<(NeuronId, f64)>,
     pub(crate) curve: Curve,
     pub(crate) intervals: Option<CurveIntervals>,
+    /// Which law the influences follow; none with too few different ones.
+    pub(crate) laws: Option<Laws>,
+}
+
+impl StratumCurve {
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        Some(self.laws.as_ref()?.verdict(self.curve.shape))
+    }
+
+    /// Neurons on the plateau, if the verdict is that there are three regimes.
+    pub(crate) fn plateau_neurons(&self) -> usize {
+        match self.verdict() {
+            Some(Verdict::NoLaw(_)) => self.curve.plateau_neurons(),
+            _ => 0,
+        }
+    }
+}
+
+/// How much larger the total effect of a set is on rare rows than on common ones, nats: the mean over documents (or sequences) that have
+/// rows of both kinds, each of which counts once.
+#[derive(Debug)]
+pub(crate) struct SetContrast {
+    pub(crate) set: SetName,
+    pub(crate) mean: f64,
+    pub(crate) clusters: usize,
+    pub(crate) interval: Option<Interval>,
 }
 
 /// Which set of neurons a value is of.
@@ -87,6 +118,8 @@ pub(crate) struct SetEffect {
     pub(crate) set: SetName,
     pub(crate) rows: RowFilter,
     pub(crate) mean: f64,
+    /// Clusters that have rows.
+    pub(crate) clusters: usize,
     pub(crate) interval: Option<Interval>,
 }
 
@@ -123,9 +156,11 @@ pub(crate) fn analyze(
         let n = unbalanced.len();
         record.warn(format!("step {step}: {n} neurons, {first} among them, have more or fewer rows than the others: is the table whole?"));
     }
-    if grouped.n_sequences_with_rows() < 2 {
+    let clusters = grouped.n_sequences_with_rows();
+    if clusters < MIN_GROUPS {
         record.warn(format!(
-            "step {step}: the rows are of a single sequence, so there are no intervals"
+            "step {step}: the {} rows are of {clusters} documents or sequences, so there are no intervals: they need {MIN_GROUPS} at least (`ablation.sequences`)",
+            config.selection.rows
         ));
     }
     let otherwise = input.strata.frozen_otherwise();
@@ -203,7 +238,9 @@ pub(crate) fn analyze(
             .collect();
     let filters: Vec<RowFilter> = strata.iter().map(|(rows, _)| *rows).collect();
     let coactivation = coactivation(input, &sets, &filters, record)?;
-    let band_effects = band_effects(config, &sets, &strata)?;
+    let names = set_names(&sets, strata[0].1.neurons());
+    let band_effects = band_effects(config, &names, &strata)?;
+    let band_contrasts = band_contrasts(config, &names, &strata)?;
     Ok(StepAnalysis {
         step,
         rows: tally.rows(),
@@ -215,6 +252,7 @@ pub(crate) fn analyze(
         curves,
         coactivation,
         band_effects,
+        band_contrasts,
         weights: input.weights()?,
     })
 }
@@ -225,17 +263,17 @@ fn with_intervals(
     ranked: &Ranked,
 ) -> anyhow::Result<Selected> {
     let floor = config.selection.effect_floor;
-    let interval = |value: &dyn Fn(&NeuronEffects) -> Option<f64>| {
-        grouped.interval(&[ranked.effects.neuron], &config.bootstrap(), |effects| {
-            value(&effects[0])
-        })
-    };
+    let groups = |measure| grouped.groups(&[ranked.effects.neuron], measure);
+    let resamples = config.bootstrap().resample(grouped.n_sequences())?;
+    let (total, direct) = (groups(Measure::TotalEffect), groups(Measure::DirectEffect));
+    let share = resamples.ratio(&direct, &total, floor)?;
     Ok(Selected {
         ranked: *ranked,
-        loss_change: interval(&|e| Some(e.loss_change))?,
-        kl_change: interval(&|e| Some(e.kl_change))?,
-        total_effect: interval(&|e| Some(e.total_effect))?,
-        mediated_share: interval(&|e| e.mediated_share(floor))?,
+        clusters: Group::with_values(&total),
+        loss_change: resamples.mean(&groups(Measure::LossChange))?,
+        kl_change: resamples.mean(&groups(Measure::KlChange))?,
+        total_effect: resamples.mean(&total)?,
+        mediated_share: share.map(Interval::complement),
     })
 }
 
@@ -278,18 +316,20 @@ fn curve(
         .map(|e| (e.neuron, e.total_effect))
         .collect();
     influence.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    let curve = Curve::fit(
-        &influence
-            .iter()
-            .map(|(_, influence)| *influence)
-            .collect::<Vec<_>>(),
-    )?;
+    let values: Vec<f64> = influence.iter().map(|(_, influence)| *influence).collect();
+    let curve = Curve::fit(&values)?;
+    let laws = match Laws::of(&values, config.bootstrap.law_draws, config.seed) {
+        Ok(laws) => Some(laws),
+        Err(SelectError::TooFewPoints { .. }) => None,
+        Err(err) => return Err(err.into()),
+    };
     let intervals = bootstrap_curve(grouped, &curve, &config.curve_bootstrap())?;
     Ok(StratumCurve {
         rows,
         influence,
         curve,
         intervals,
+        laws,
     })
 }
 
@@ -330,43 +370,73 @@ fn coactivation(
     Ok(found)
 }
 
-/// Mean total effect of the selection, of all draws of each kind of control together, and of all neurons.
+/// All neurons, the selection, and all draws of each kind of control together.
+fn set_names(
+    sets: &[(SetName, Option<usize>, &[NeuronId])],
+    all: &[NeuronId],
+) -> Vec<(SetName, Vec<NeuronId>)> {
+    let mut names = vec![(SetName::All, all.to_vec())];
+    for (set, _, neurons) in sets {
+        match names.iter_mut().find(|(name, _)| name == set) {
+            Some((_, all)) => all.extend_from_slice(neurons),
+            None => names.push((*set, neurons.to_vec())),
+        }
+    }
+    names.retain(|(_, neurons)| !neurons.is_empty());
+    names
+}
+
+/// Mean total effect of each set.
 fn band_effects(
     config: &AnalyzeConfig,
-    sets: &[(SetName, Option<usize>, &[NeuronId])],
+    names: &[(SetName, Vec<NeuronId>)],
     strata: &[(RowFilter, Grouped)],
 ) -> anyhow::Result<Vec<SetEffect>> {
     let mut effects = Vec::new();
     for (rows, grouped) in strata {
-        let mut names = vec![(SetName::All, grouped.neurons().to_vec())];
-        for (set, _, neurons) in sets {
-            match names.iter_mut().find(|(name, _)| name == set) {
-                Some((_, all)) => all.extend_from_slice(neurons),
-                None => names.push((*set, neurons.to_vec())),
-            }
-        }
-        let by_neuron: HashMap<NeuronId, f64> = grouped
-            .effects()
-            .iter()
-            .map(|e| (e.neuron, e.total_effect))
-            .collect();
-        for (set, neurons) in names.into_iter().filter(|(_, neurons)| !neurons.is_empty()) {
-            let n = neurons.len() as f64;
-            let mean = neurons
-                .iter()
-                .filter_map(|id| by_neuron.get(id))
-                .sum::<f64>()
-                / n;
-            let interval = grouped.interval(&neurons, &config.bootstrap(), |e| {
-                Some(e.iter().map(|e| e.total_effect).sum::<f64>() / n)
-            })?;
+        for (set, neurons) in names {
+            let groups = grouped.groups(neurons, Measure::TotalEffect);
             effects.push(SetEffect {
-                set,
+                set: *set,
                 rows: *rows,
-                mean,
-                interval,
+                mean: Group::total(&groups).mean().context("a set without rows")?,
+                clusters: Group::with_values(&groups),
+                interval: config.bootstrap().mean(&groups)?,
             });
         }
     }
     Ok(effects)
+}
+
+/// The paired contrast of rare and common rows of each set.
+fn band_contrasts(
+    config: &AnalyzeConfig,
+    names: &[(SetName, Vec<NeuronId>)],
+    strata: &[(RowFilter, Grouped)],
+) -> anyhow::Result<Vec<SetContrast>> {
+    let of = |wanted: RowFilter| strata.iter().find(|(rows, _)| *rows == wanted);
+    let Some(((_, rare), (_, common))) = of(RowFilter::LongTail).zip(of(RowFilter::Common)) else {
+        return Ok(Vec::new());
+    };
+    let mut contrasts = Vec::new();
+    for (set, neurons) in names {
+        let (rare, common) = (
+            rare.groups(neurons, Measure::TotalEffect),
+            common.groups(neurons, Measure::TotalEffect),
+        );
+        let differences: Vec<Group> = rare
+            .into_iter()
+            .zip(common)
+            .filter_map(|(rare, common)| Some(Group::of(&[rare.mean()? - common.mean()?])))
+            .collect();
+        if let Some(mean) = Group::total(&differences).mean() {
+            contrasts.push(SetContrast {
+                set: *set,
+                mean,
+                clusters: differences.len(),
+                interval: config.bootstrap().mean(&differences)?,
+            });
+        }
+    }
+    Ok(contrasts)
 }

@@ -187,6 +187,8 @@ pub(crate) struct BootstrapConfig {
     pub(crate) resamples: usize,
     /// Resamples of the influence curve, each of which is a fit.
     pub(crate) curve_resamples: usize,
+    /// Draws of the parametric bootstrap that tests the laws of the influence curve.
+    pub(crate) law_draws: usize,
     pub(crate) level: f64,
 }
 
@@ -195,6 +197,7 @@ impl Default for BootstrapConfig {
         Self {
             resamples: 1000,
             curve_resamples: 200,
+            law_draws: 499,
             level: 0.95,
         }
     }

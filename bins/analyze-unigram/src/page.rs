@@ -6,6 +6,8 @@ use job_kit::{
     report::{Cell, Grid, Report, Section, number},
 };
 
+use neuron_select::Verdict;
+
 use crate::{
     analysis::{StepAnalysis, StratumCurve, rows_name},
     config::AnalyzeConfig,
@@ -94,10 +96,16 @@ pub(crate) fn write(
             for curve in step
                 .curves
                 .iter()
-                .filter(|curve| curve.curve.plateau_neurons() > 0)
+                .filter(|curve| curve.plateau_neurons() > 0)
             {
                 section = section.text(&plateau(curve));
             }
+        }
+        if step.curves.iter().any(|curve| curve.laws.is_some()) {
+            section = section.grid(law_grid(step));
+        }
+        if !step.band_contrasts.is_empty() {
+            section = section.grid(contrast_grid(step));
         }
         if !step.coactivation.is_empty() {
             section = section.grid(coactivation_grid(step));
@@ -158,7 +166,7 @@ fn curve_grid(step: &StepAnalysis) -> Grid {
         "R²",
         "breaks (rank)",
         "slopes",
-        "preferred",
+        "best line",
     ])
     .caption("Fits of the influence curve, in log-log coordinates");
     for curve in &step.curves {
@@ -189,9 +197,58 @@ fn curve_grid(step: &StepAnalysis) -> Grid {
     grid
 }
 
+/// Whether the values follow a law at all, which the broken line cannot say.
+fn law_grid(step: &StepAnalysis) -> Grid {
+    let mut grid = Grid::new([
+        "rows",
+        "law",
+        "log-likelihood",
+        "goodness of fit, p",
+        "against the likeliest, p",
+        "verdict",
+    ])
+    .caption("Laws of the influences: maximum likelihood of their logarithms, a parametric bootstrap of each law's Kolmogorov-Smirnov distance, and Vuong's test");
+    for curve in &step.curves {
+        let Some(laws) = &curve.laws else { continue };
+        for (i, fit) in laws.fits.iter().enumerate() {
+            let against = laws.vuong.iter().find(|v| v.other == fit.law);
+            grid.row([
+                rows_name(curve.rows).into(),
+                fit.law.name().into(),
+                Cell::Fixed(fit.log_likelihood, 1),
+                Cell::Fixed(fit.goodness_p, 3),
+                against.map_or(Cell::Missing, |v| Cell::Fixed(v.p, 3)),
+                curve
+                    .verdict()
+                    .filter(|_| i == 0)
+                    .map_or("", Verdict::name)
+                    .into(),
+            ]);
+        }
+    }
+    grid
+}
+
+fn contrast_grid(step: &StepAnalysis) -> Grid {
+    let mut grid = Grid::new(["set", "rare minus common", "interval", "documents"])
+        .caption("Total effect on rare rows minus that on common rows, in nats, within each document (or sequence) that has both");
+    for contrast in &step.band_contrasts {
+        grid.row([
+            contrast.set.name().into(),
+            contrast.mean.into(),
+            contrast
+                .interval
+                .map(|i| format!("[{},\u{a0}{}]", number(i.lower, 3), number(i.upper, 3)))
+                .into(),
+            contrast.clusters.into(),
+        ]);
+    }
+    grid
+}
+
 /// The neurons before the first break.
 fn plateau(curve: &StratumCurve) -> String {
-    let names: Vec<String> = curve.influence[..curve.curve.plateau_neurons()]
+    let names: Vec<String> = curve.influence[..curve.plateau_neurons()]
         .iter()
         .map(|(neuron, _)| neuron.to_string())
         .collect();

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use neuron_select::Verdict;
+
 use crate::{
     analysis::{StepAnalysis, StratumCurve},
     config::AnalyzeConfig,
@@ -98,7 +100,8 @@ pub(crate) fn curve_in_words(curve: &StratumCurve) -> String {
             None => format!("{rank:.0}"),
         })
         .collect();
-    let mut words = fit.shape.name().to_owned();
+    let verdict = curve.verdict().map_or("too few values", Verdict::name);
+    let mut words = format!("{verdict}; broken line: {}", fit.shape.name());
     if !breaks.is_empty() {
         words += &format!("; breaks at rank {}", breaks.join(" and "));
     }

@@ -18,7 +18,9 @@ pub(crate) struct Effect {
     pub(crate) clean: f64,
     /// `scaled - clean`.
     pub(crate) difference: f64,
-    /// Its interval over sequences; none where a single one has rows of the group.
+    /// Documents (or sequences) that have rows of the group.
+    pub(crate) clusters: usize,
+    /// Its interval over clusters; none where fewer than eight have rows of the group.
     pub(crate) interval: Option<Interval>,
 }
 
@@ -34,9 +36,11 @@ pub(crate) struct Contrast {
     pub(crate) rows: usize,
     /// Mean over the draws of the controls' own differences.
     pub(crate) of_controls: f64,
-    /// The arm's difference minus that, paired by sequence.
+    /// The arm's difference minus that, paired by cluster.
     pub(crate) excess: f64,
-    /// Its interval over sequences; none where a single one has rows of the group.
+    /// Documents (or sequences) that have rows of the group.
+    pub(crate) clusters: usize,
+    /// Its interval over clusters; none where fewer than eight have rows of the group.
     pub(crate) interval: Option<Interval>,
 }
 
@@ -85,6 +89,7 @@ impl Results {
                             rows,
                             clean,
                             difference: mean_of(&own)?,
+                            clusters: Group::with_values(&own),
                             interval: bootstrap.mean(&own)?,
                         });
                         for control in [
@@ -132,6 +137,7 @@ impl Results {
                                 rows,
                                 of_controls,
                                 excess,
+                                clusters: Group::with_values(&own),
                                 interval,
                             });
                         }

@@ -135,6 +135,11 @@ struct OfNeurons {
 }
 
 impl<'a> Sweep<'a> {
+    /// The text that it runs on.
+    pub fn sample(&self) -> &'a Sample {
+        self.sample
+    }
+
     /// Checks the plan and prepares the vocabulary.
     ///
     /// The first of `bands`, if any, is the long-tail band: it decides about [`PairBlock::in_band`].
@@ -270,8 +275,9 @@ impl<'a> Sweep<'a> {
         let d_model = self.model.config().hidden_size as usize;
         let w_out = |neuron: usize| &w_out[neuron * d_model..(neuron + 1) * d_model];
         let norm = |w: &[f64]| w.iter().map(|w| w * w).sum::<f64>().sqrt();
+        let clusters = self.sample.clusters(&plan.sequences);
         let empty = EffectSums::new(
-            plan.sequences.len(),
+            self.sample.n_clusters(&plan.sequences),
             self.variants().len(),
             self.measures().len(),
         );
@@ -311,7 +317,7 @@ impl<'a> Sweep<'a> {
                     plan.sequences
                         .iter()
                         .position(|s| *s == row.sequence)
-                        .unwrap_or(0)
+                        .map_or(0, |place| clusters[place])
                 })
                 .collect();
             let mut clean_ranks = Vec::new();
@@ -487,7 +493,7 @@ impl Sweep<'_> {
     }
 }
 
-/// Adds a block to the sums of its neurons; `slots` says which sequence of the plan a row belongs to.
+/// Adds a block to the sums of its neurons; `slots` says which cluster a row belongs to.
 fn accumulate(neurons: &mut [NeuronEffects], block: &PairBlock<'_>, slots: &[usize]) {
     let (m, per_row, n_rows) = (
         block.measures,
