@@ -350,6 +350,40 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
     assert_eq!(best.iter().filter(|b| **b).count(), 4);
     assert!(exponents.zip(best).all(|((low, high), best)| best == low.zip(high).is_some_and(|(low, high)| low <= high)));
 
+    // Tests over all neurons, and effects on documents that did not select.
+    let tested = TableReader::open(file("ranking.parquet"))?
+        .read(&["loss_change_p_max_t", "kl_change_p_max_t"])?;
+    for column in ["loss_change_p_max_t", "kl_change_p_max_t"] {
+        let p = tested.f64(column)?;
+        assert_eq!(p.len(), 2 * 256);
+        assert!(p.iter().all(|p| *p > 0.0 && *p <= 1.0));
+    }
+    let fitted = TableReader::open(file("cross_fit.parquet"))?.read(&[
+        "measure",
+        "in_sample",
+        "held_out",
+        "held_out_low",
+        "held_out_high",
+    ])?;
+    let (inside, outside) = (fitted.f64("in_sample")?, fitted.f64("held_out")?);
+    let measures = fitted.text("measure")?;
+    assert_eq!(measures.len(), 2 * 3);
+    for (i, measure) in measures.iter().enumerate() {
+        assert!(fitted.f64("held_out_low")?[i] < outside[i]);
+        // What the neurons were selected by shrinks.
+        if measure == "loss_change" {
+            assert!(outside[i].abs() < inside[i].abs());
+        }
+    }
+    let ranked =
+        TableReader::open(file("band_effects.parquet"))?.read(&["set", "selection_rank_p"])?;
+    let sets = ranked.text("set")?;
+    for (set, p) in sets.iter().zip(ranked.opt_f64("selection_rank_p")?) {
+        let control = ["random", "matched"].contains(&set.as_str());
+        assert_eq!(p.is_some(), control, "{set}");
+        assert!(p.is_none_or(|p| p >= 1.0 / 3.0 && p <= 1.0)); // two draws
+    }
+
     let laws = TableReader::open(file("curves.parquet"))?.read(&[
         "verdict",
         "likeliest_law",

@@ -3,7 +3,11 @@
 
 use std::error::Error;
 
-use neuron_select::{Curve, Law, Laws, Shape, Verdict};
+use neuron_select::{
+    Candidate, ControlKind, Criteria, Curve, Effect, Grouped, Heuristic, Law, Laws, Measure,
+    NeuronId, Row, RowFilter, Shape, Stratum, Tally, Verdict, cross_fit, draw_controls, max_t,
+    rank_p,
+};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -180,7 +184,7 @@ fn the_influence_curve_does_not_see_regimes_in_noise() {
 #[ignore = "slow: `cargo xtask simulate` runs it"]
 fn table_of_verdicts() -> Outcome {
     println!(
-        "Verdicts on influence curves, 1,000 repetitions, 199 draws of the parametric bootstrap:\n"
+        "Verdicts on influence curves, 400 repetitions, 199 draws of the parametric bootstrap:\n"
     );
     println!(
         "| values | neurons | three regimes | power law | lognormal | exponential | cannot be told apart | no law | broken line alone: three regimes |\n|---|---|---|---|---|---|---|---|---|"
@@ -193,7 +197,7 @@ fn table_of_verdicts() -> Outcome {
     ];
     for influence in made {
         for n in [64, 256, 1024] {
-            let shares = verdicts(influence, n, 1000);
+            let shares = verdicts(influence, n, 400);
             let name = match influence {
                 Influence::Of(law) => law.name(),
                 Influence::ThreeRegimes => "three regimes",
@@ -203,5 +207,188 @@ fn table_of_verdicts() -> Outcome {
             assert!(shares[0] <= 0.05 || influence == Influence::ThreeRegimes);
         }
     }
+    Ok(())
+}
+
+/// Changes of the loss of `neurons` neurons in `clusters` clusters of four rows: what all share in a cluster, what is the neuron's own,
+/// and a mean for each neuron.
+fn table(
+    neurons: u32,
+    clusters: i64,
+    mean: impl Fn(&mut ChaCha8Rng) -> f64,
+    rng: &mut ChaCha8Rng,
+) -> Result<(Grouped, Vec<f64>), neuron_select::SelectError> {
+    let shared: Vec<f64> = (0..clusters).map(|_| 0.5 * normal(rng)).collect();
+    let mut tally = Tally::default();
+    let mut means = Vec::new();
+    for neuron in 0..neurons {
+        means.push(mean(rng));
+        for (sequence, shared) in (0..clusters).zip(&shared) {
+            let sign = if neuron % 2 == 0 { 1.0 } else { -1.0 };
+            let value = means[neuron as usize] + sign * shared + normal(rng);
+            for _ in 0..4 {
+                tally.add(&Row {
+                    neuron: NeuronId { layer: 1, neuron },
+                    sequence,
+                    stratum: Stratum::LongTail,
+                    loss_change: value + 0.1 * normal(rng),
+                    frozen_loss_change: 0.0,
+                    kl_change: 0.0,
+                    activation: 0.0,
+                })?;
+            }
+        }
+    }
+    Ok((tally.grouped(RowFilter::None)?, means))
+}
+
+/// Share of tables of neurons that do nothing in which some neuron comes out at 5 %: by max-t, and by its own interval.
+fn discoveries(neurons: u32, clusters: i64, repetitions: usize) -> [f64; 2] {
+    let any = |i: usize| -> Result<[bool; 2], Box<dyn Error>> {
+        let (grouped, _) = table(neurons, clusters, |_| 0.0, &mut generator(3, i))?;
+        let p = max_t(&grouped, Measure::LossChange, 499, i as u64)?.ok_or("too few clusters")?;
+        let bootstrap = Bootstrap {
+            resamples: 400,
+            ..Bootstrap::with_seed(i as u64)
+        };
+        let resamples = bootstrap.resample(grouped.n_sequences())?;
+        let mut alone = false;
+        for &neuron in grouped.neurons() {
+            let interval = resamples.mean(&grouped.groups(&[neuron], Measure::LossChange))?;
+            alone |= interval.is_some_and(|i| i.lower > 0.0 || i.upper < 0.0);
+        }
+        Ok([p.iter().any(|p| *p <= 0.05), alone])
+    };
+    [0, 1].map(|which| share(repetitions, |i| any(i).is_ok_and(|any| any[which])))
+}
+
+/// Share of selections drawn at random that differ from their controls at 5 %: by the rank p value, and by the interval over clusters of
+/// the difference from the mean of five draws.
+fn differing(repetitions: usize) -> [f64; 2] {
+    let differ = |i: usize| -> Result<[bool; 2], Box<dyn Error>> {
+        let mut rng = generator(4, i);
+        let (grouped, _) = table(128, 20, |rng| normal(rng), &mut rng)?;
+        let candidates: Vec<Candidate> = grouped
+            .neurons()
+            .iter()
+            .map(|&neuron| Candidate {
+                neuron,
+                traits: [None, None],
+            })
+            .collect();
+        let mut draw = || grouped.neurons()[rng.random_range(0..128u64) as usize];
+        let mut selected = Vec::new();
+        while selected.len() < 10 {
+            let neuron = draw();
+            if !selected.contains(&neuron) {
+                selected.push(neuron);
+            }
+        }
+        let controls = draw_controls(ControlKind::Random, &selected, &candidates, 99, i as u64)?;
+        let groups = |neurons: &[NeuronId]| grouped.groups(neurons, Measure::LossChange);
+        let mean = |neurons: &[NeuronId]| Group::total(&groups(neurons)).mean().ok_or("no rows");
+        let of_controls = controls
+            .iter()
+            .map(|set| mean(&set.neurons))
+            .collect::<Result<Vec<f64>, _>>()?;
+        let p = rank_p(mean(&selected)?, &of_controls).ok_or("no controls")?;
+        let few: Vec<NeuronId> = controls[..5]
+            .iter()
+            .flat_map(|set| set.neurons.clone())
+            .collect();
+        let excess: Vec<Group> = groups(&selected)
+            .into_iter()
+            .zip(groups(&few))
+            .map(|(own, other)| Group {
+                sum: own.sum - other.sum / 5.0,
+                ..own
+            })
+            .collect();
+        let interval = Bootstrap::with_seed(i as u64)
+            .mean(&excess)?
+            .ok_or("too few clusters")?;
+        Ok([p <= 0.05, interval.lower > 0.0 || interval.upper < 0.0])
+    };
+    [0, 1].map(|which| share(repetitions, |i| differ(i).is_ok_and(|differ| differ[which])))
+}
+
+/// Of selections of ten neurons out of many that do nothing, how many intervals hold the truth, 0: where they were selected, and held out.
+fn covering(neurons: u32, repetitions: usize) -> [f64; 2] {
+    let criteria = Criteria {
+        heuristic: Heuristic::Prob,
+        effect: Effect::Boost,
+        by_mediation: false,
+        effect_floor: 0.0,
+    };
+    let covers = |i: usize| -> Result<[bool; 2], Box<dyn Error>> {
+        let (grouped, _) = table(neurons, 20, |_| 0.0, &mut generator(5, i))?;
+        let measure = Measure::LossChange;
+        let seed = i as u64;
+        let fit = cross_fit(&grouped, &criteria, Some(10), measure, 5, seed)?.ok_or("no fit")?;
+        let ranking = neuron_select::Ranking::new(grouped.effects(), &criteria);
+        let flattered = grouped.groups(&ranking.top_ids(Some(10)), measure);
+        let bootstrap = Bootstrap {
+            resamples: 400,
+            ..Bootstrap::with_seed(seed)
+        };
+        let held = |groups: &[Group]| -> Result<bool, Box<dyn Error>> {
+            let interval = bootstrap.mean(groups)?.ok_or("too few clusters")?;
+            Ok(interval.lower <= 0.0 && 0.0 <= interval.upper)
+        };
+        Ok([held(&flattered)?, held(&fit.groups)?])
+    };
+    [0, 1].map(|which| share(repetitions, |i| covers(i).is_ok_and(|covers| covers[which])))
+}
+
+#[test]
+fn chance_alone_finds_no_neuron() {
+    let [together, alone] = discoveries(100, 12, 150);
+    assert!(together <= 0.09, "{together}");
+    assert!(alone >= 0.8, "{alone}");
+}
+
+#[test]
+fn a_random_selection_does_not_differ_from_its_controls() {
+    let [by_rank, by_interval] = differing(150);
+    assert!(by_rank <= 0.10, "{by_rank}");
+    assert!(by_interval >= 0.2, "{by_interval}");
+}
+
+#[test]
+fn held_out_effects_are_not_flattered_by_the_selection() {
+    let [flattered, held_out] = covering(200, 60);
+    assert!(flattered <= 0.5, "{flattered}");
+    assert!(held_out >= 0.85, "{held_out}");
+}
+
+#[test]
+#[ignore = "slow: `cargo xtask simulate` runs it"]
+fn table_of_nulls() -> Outcome {
+    println!(
+        "Neurons that do nothing, selections at random, 1,000 repetitions:\n\n| | held by | rate |\n|---|---|---|"
+    );
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let [together, alone] = discoveries(256, 20, 1000);
+    println!(
+        "| some of 256 neurons found at 5 % | max-t | {} |",
+        percent(together)
+    );
+    println!("| | each neuron's own interval | {} |", percent(alone));
+    let [by_rank, by_interval] = differing(1000);
+    println!(
+        "| a random selection differs from its controls at 5 % | rank p, 99 draws | {} |",
+        percent(by_rank)
+    );
+    println!(
+        "| | interval over documents of the difference from 5 draws | {} |",
+        percent(by_interval)
+    );
+    let [flattered, held_out] = covering(1000, 400);
+    println!(
+        "| interval of the selected ten of 1,000 holds the truth (400 repetitions) | where they were selected | {} |",
+        percent(flattered)
+    );
+    println!("| | held out, 5 folds | {} |", percent(held_out));
+    assert!(together <= 0.07 && (0.03..=0.07).contains(&by_rank) && held_out >= 0.9);
     Ok(())
 }

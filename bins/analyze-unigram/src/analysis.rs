@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 use anyhow::Context;
 use job_kit::{RunRecord, WithHint};
 use neuron_select::{
-    Coactivation, ControlKind, ControlSet, Curve, CurveIntervals, Grouped, Laws, Measure,
+    Coactivation, ControlKind, ControlSet, CrossFit, Curve, CurveIntervals, Grouped, Laws, Measure,
     NeuronEffects, NeuronId, RankInterval, Ranked, Ranking, RowFilter, SelectError, Verdict,
-    bootstrap_curve, bootstrap_ranks, draw_controls,
+    bootstrap_curve, bootstrap_ranks, cross_fit, draw_controls, max_t, rank_p,
 };
 use surprisal_metrics::{Group, Interval, MIN_GROUPS};
 
@@ -15,6 +15,8 @@ use crate::{config::AnalyzeConfig, input::StepInput};
 
 /// Largest set whose co-activation is looked at: the principal components of more take too long.
 const MAX_COACTIVATION: usize = 512;
+/// Draws of each control whose co-activation is looked at.
+const COACTIVATION_DRAWS: usize = 5;
 
 /// The results of one step.
 #[derive(Debug)]
@@ -28,6 +30,10 @@ pub(crate) struct StepAnalysis {
     pub(crate) selected: Vec<Selected>,
     /// By neuron; empty with fewer than eight clusters.
     pub(crate) rank_intervals: HashMap<NeuronId, RankInterval>,
+    /// Adjusted p values over all neurons, of the change of the loss and of the KL; empty with fewer than eight clusters.
+    pub(crate) max_t: HashMap<NeuronId, [f64; 2]>,
+    /// Effects on clusters that did not select; empty where there are too few.
+    pub(crate) cross_fits: Vec<CrossFitted>,
     pub(crate) controls: Vec<ControlSet>,
     pub(crate) curves: Vec<StratumCurve>,
     pub(crate) coactivation: Vec<SetCoactivation>,
@@ -48,6 +54,15 @@ pub(crate) struct Selected {
     pub(crate) kl_change: Option<Interval>,
     pub(crate) total_effect: Option<Interval>,
     pub(crate) mediated_share: Option<Interval>,
+}
+
+/// An effect of the selection on the clusters that made it and on others, nats.
+#[derive(Debug)]
+pub(crate) struct CrossFitted {
+    pub(crate) measure: &'static str,
+    pub(crate) fit: CrossFit,
+    /// Of the held-out effect.
+    pub(crate) interval: Option<Interval>,
 }
 
 /// The influence curve over the rows of one stratum.
@@ -118,6 +133,8 @@ pub(crate) struct SetEffect {
     pub(crate) set: SetName,
     pub(crate) rows: RowFilter,
     pub(crate) mean: f64,
+    /// Of the selection among the draws of this control.
+    pub(crate) rank_p: Option<f64>,
     /// Clusters that have rows.
     pub(crate) clusters: usize,
     pub(crate) interval: Option<Interval>,
@@ -202,6 +219,11 @@ pub(crate) fn analyze(
         .iter()
         .map(|ranked| with_intervals(config, &grouped, ranked))
         .collect::<anyhow::Result<_>>()?;
+    let max_t = adjusted(config, &grouped)?;
+    let cross_fits = cross_fits(config, &grouped, ids.len())?;
+    if cross_fits.is_empty() && config.cross_fit.folds > 0 && !ids.is_empty() {
+        record.warn(format!("step {step}: {clusters} documents or sequences are too few to select on some and measure on others (`cross_fit.folds`)"));
+    }
     let controls = controls(config, input, &ids, &effects, record)?;
 
     // What differs between rare and common rows, as far as the table tells them apart.
@@ -237,9 +259,14 @@ pub(crate) fn analyze(
             )
             .collect();
     let filters: Vec<RowFilter> = strata.iter().map(|(rows, _)| *rows).collect();
-    let coactivation = coactivation(input, &sets, &filters, record)?;
+    let looked_at: Vec<_> = sets
+        .iter()
+        .filter(|(_, draw, _)| draw.is_none_or(|draw| draw < COACTIVATION_DRAWS))
+        .copied()
+        .collect();
+    let coactivation = coactivation(input, &looked_at, &filters, record)?;
     let names = set_names(&sets, strata[0].1.neurons());
-    let band_effects = band_effects(config, &names, &strata)?;
+    let band_effects = band_effects(config, &names, &sets, &strata)?;
     let band_contrasts = band_contrasts(config, &names, &strata)?;
     Ok(StepAnalysis {
         step,
@@ -248,6 +275,8 @@ pub(crate) fn analyze(
         ranking,
         selected,
         rank_intervals,
+        max_t,
+        cross_fits,
         controls,
         curves,
         coactivation,
@@ -275,6 +304,58 @@ fn with_intervals(
         total_effect: resamples.mean(&total)?,
         mediated_share: share.map(Interval::complement),
     })
+}
+
+/// P values over all neurons at once.
+fn adjusted(
+    config: &AnalyzeConfig,
+    grouped: &Grouped,
+) -> anyhow::Result<HashMap<NeuronId, [f64; 2]>> {
+    let of = |measure| max_t(grouped, measure, config.bootstrap.sign_flips, config.seed);
+    let both = of(Measure::LossChange)?.zip(of(Measure::KlChange)?);
+    let of_neurons = both
+        .into_iter()
+        .flat_map(|(loss, kl)| loss.into_iter().zip(kl));
+    Ok(grouped
+        .neurons()
+        .iter()
+        .zip(of_neurons)
+        .map(|(&neuron, (loss, kl))| (neuron, [loss, kl]))
+        .collect())
+}
+
+/// What as many neurons as are selected do on clusters that had no say in it.
+fn cross_fits(
+    config: &AnalyzeConfig,
+    grouped: &Grouped,
+    selected: usize,
+) -> anyhow::Result<Vec<CrossFitted>> {
+    let mut fitted = Vec::new();
+    if config.cross_fit.folds == 0 || selected == 0 {
+        return Ok(fitted);
+    }
+    for (name, measure) in [
+        ("loss_change", Measure::LossChange),
+        ("kl_change", Measure::KlChange),
+        ("total_effect", Measure::TotalEffect),
+    ] {
+        let fit = cross_fit(
+            grouped,
+            &config.selection.criteria(),
+            config.selection.top(),
+            measure,
+            config.cross_fit.folds,
+            config.seed,
+        )?;
+        if let Some(fit) = fit {
+            fitted.push(CrossFitted {
+                measure: name,
+                interval: config.bootstrap().mean(&fit.groups)?,
+                fit,
+            });
+        }
+    }
+    Ok(fitted)
 }
 
 fn controls(
@@ -390,15 +471,31 @@ fn set_names(
 fn band_effects(
     config: &AnalyzeConfig,
     names: &[(SetName, Vec<NeuronId>)],
+    sets: &[(SetName, Option<usize>, &[NeuronId])],
     strata: &[(RowFilter, Grouped)],
 ) -> anyhow::Result<Vec<SetEffect>> {
     let mut effects = Vec::new();
     for (rows, grouped) in strata {
         for (set, neurons) in names {
             let groups = grouped.groups(neurons, Measure::TotalEffect);
+            let means = |wanted: SetName| -> Vec<f64> {
+                let draws = sets.iter().filter(|(name, ..)| *name == wanted);
+                draws
+                    .filter_map(|(.., neurons)| {
+                        Group::total(&grouped.groups(neurons, Measure::TotalEffect)).mean()
+                    })
+                    .collect()
+            };
+            let rank_p = match set {
+                SetName::Control(_) => means(SetName::Selection)
+                    .first()
+                    .and_then(|&selected| rank_p(selected, &means(*set))),
+                SetName::Selection | SetName::All => None,
+            };
             effects.push(SetEffect {
                 set: *set,
                 rows: *rows,
+                rank_p,
                 mean: Group::total(&groups).mean().context("a set without rows")?,
                 clusters: Group::with_values(&groups),
                 interval: config.bootstrap().mean(&groups)?,

@@ -9,7 +9,7 @@ use arrow::{
 };
 use job_kit::OutputDir;
 use neuron_select::{Laws, NeuronId, PiecewiseFit, Ranked, Standing};
-use surprisal_metrics::Interval;
+use surprisal_metrics::{Group, Interval};
 
 use crate::{
     analysis::{Selected, StepAnalysis, StratumCurve, rows_name},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Files of the tables.
-pub(crate) const OUTPUTS: [&str; 11] = [
+pub(crate) const OUTPUTS: [&str; 12] = [
     SELECTION_CSV,
     SELECTION_PARQUET,
     RANKING_PARQUET,
@@ -27,6 +27,7 @@ pub(crate) const OUTPUTS: [&str; 11] = [
     COACTIVATION_PARQUET,
     BAND_EFFECTS_PARQUET,
     BAND_CONTRASTS_PARQUET,
+    CROSS_FIT_PARQUET,
     STABILITY_PARQUET,
     CONTROLS_JSON,
 ];
@@ -39,6 +40,7 @@ const CURVES_PARQUET: &str = "curves.parquet";
 const COACTIVATION_PARQUET: &str = "coactivation.parquet";
 const BAND_EFFECTS_PARQUET: &str = "band_effects.parquet";
 const BAND_CONTRASTS_PARQUET: &str = "band_contrasts.parquet";
+const CROSS_FIT_PARQUET: &str = "cross_fit.parquet";
 const STABILITY_PARQUET: &str = "stability.parquet";
 const CONTROLS_JSON: &str = "controls.json";
 
@@ -121,6 +123,7 @@ pub(crate) fn write(
     coactivation(out, steps)?;
     band_effects(out, steps)?;
     band_contrasts(out, steps)?;
+    cross_fit(out, steps)?;
     stability(out, overlaps)
 }
 
@@ -248,6 +251,10 @@ fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
     let value = |value: fn(&Ranked) -> Option<f64>| rows.iter().map(move |(_, n)| value(n));
     let direct =
         |value: fn(&Ranked) -> Option<f64>| rows.iter().map(move |(step, n)| step.direct(value(n)));
+    let max_t = |place: usize| {
+        rows.iter()
+            .map(move |(step, n)| Some(step.max_t.get(&n.effects.neuron)?[place]))
+    };
     let interval =
         |(step, n): &(&StepAnalysis, &Ranked)| step.rank_intervals.get(&n.effects.neuron).copied();
     Table::default()
@@ -289,6 +296,8 @@ fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
             "top_share",
             rows.iter().map(|row| interval(row).map(|i| i.top_share)),
         )
+        .float("loss_change_p_max_t", max_t(0))
+        .float("kl_change_p_max_t", max_t(1))
 }
 
 /// A row per step, kind, draw and neuron; `stands_for` is the rank of the selected neuron that it is the control of.
@@ -578,6 +587,7 @@ fn band_effects(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
             rows.iter()
                 .map(|row| row.1.interval.map(|i| i.undefined as i64)),
         )
+        .float("selection_rank_p", rows.iter().map(|row| row.1.rank_p))
         .int(
             "clusters",
             rows.iter().map(|row| Some(row.1.clusters as i64)),
@@ -614,6 +624,44 @@ fn band_contrasts(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()>
             rows.iter().map(|row| Some(row.1.clusters as i64)),
         )
         .write(out, BAND_CONTRASTS_PARQUET)
+}
+
+/// A row per step and measure: the selection on the documents that made it, and on others.
+fn cross_fit(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
+    let rows: Vec<_> = steps
+        .iter()
+        .flat_map(|step| step.cross_fits.iter().map(move |fit| (step.step, fit)))
+        .collect();
+    let of = |value: fn(Interval) -> f64| rows.iter().map(move |row| row.1.interval.map(value));
+    Table::default()
+        .int("step", rows.iter().map(|row| Some(row.0)))
+        .text(
+            "measure",
+            rows.iter().map(|row| Some(row.1.measure.to_owned())),
+        )
+        .int(
+            "folds",
+            rows.iter().map(|row| Some(row.1.fit.folds.len() as i64)),
+        )
+        .float(
+            "in_sample",
+            rows.iter().map(|row| Some(row.1.fit.in_sample)),
+        )
+        .float("held_out", rows.iter().map(|row| Some(row.1.fit.held_out)))
+        .float("held_out_low", of(|i| i.lower))
+        .float("held_out_high", of(|i| i.upper))
+        .int(
+            "held_out_undefined",
+            rows.iter()
+                .map(|row| row.1.interval.map(|i| i.undefined as i64)),
+        )
+        .int(
+            "clusters",
+            rows.iter()
+                .map(|row| Some(Group::with_values(&row.1.fit.groups) as i64)),
+        )
+        .float("shrinkage", rows.iter().map(|row| row.1.fit.shrinkage()))
+        .write(out, CROSS_FIT_PARQUET)
 }
 
 /// A row per pair of steps.

@@ -335,8 +335,13 @@ impl Grouped {
 
     /// How many sequences have rows: intervals over sequences need [`MIN_GROUPS`](surprisal_metrics::MIN_GROUPS).
     pub fn n_sequences_with_rows(&self) -> usize {
+        self.sequences_with_rows().len()
+    }
+
+    /// Indices of the sequences that have rows.
+    pub(crate) fn sequences_with_rows(&self) -> Vec<usize> {
         let has_rows = |s: &usize| (0..self.neurons.len()).any(|n| self.of(n)[*s].rows > 0.0);
-        (0..self.n_sequences).filter(has_rows).count()
+        (0..self.n_sequences).filter(has_rows).collect()
     }
 
     /// The neurons with more or fewer rows than the first, as a cut-off or doubled table has: their means are not comparable.
