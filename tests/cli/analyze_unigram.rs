@@ -381,7 +381,7 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
     for (set, p) in sets.iter().zip(ranked.opt_f64("selection_rank_p")?) {
         let control = ["random", "matched"].contains(&set.as_str());
         assert_eq!(p.is_some(), control, "{set}");
-        assert!(p.is_none_or(|p| p >= 1.0 / 3.0 && p <= 1.0)); // two draws
+        assert!(p.is_none_or(|p| (1.0 / 3.0..=1.0).contains(&p))); // two draws
     }
 
     let laws = TableReader::open(file("curves.parquet"))?.read(&[

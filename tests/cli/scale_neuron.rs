@@ -143,8 +143,10 @@ fn writes_everything_it_says() {
     }
     let contrasts = TableReader::open(out.path().join("contrasts.parquet"))
         .unwrap()
-        .read(&["control"])
+        .read(&["control", "rank_p"])
         .unwrap();
+    // One draw: the selection is as far from the common mean as its control.
+    assert!(contrasts.f64("rank_p").unwrap().iter().all(|p| *p == 1.0));
     assert_eq!(contrasts.rows(), 4 * 2 * 8 * groups.len());
     let note = &record(out.path())["notes"]["null_space"];
     assert_eq!(

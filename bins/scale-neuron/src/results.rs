@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use neuron_ablate::{ScalingEffects, ScalingMeasure, TargetGroup};
+use neuron_select::rank_p;
 use surprisal_metrics::{Bootstrap, Group, Interval};
 
 use crate::arms::{Arm, Control};
@@ -36,6 +37,8 @@ pub(crate) struct Contrast {
     pub(crate) rows: usize,
     /// Mean over the draws of the controls' own differences.
     pub(crate) of_controls: f64,
+    /// Rank p value of the arm's difference among those of the draws.
+    pub(crate) rank_p: Option<f64>,
     /// The arm's difference minus that, paired by cluster.
     pub(crate) excess: f64,
     /// Documents (or sequences) that have rows of the group.
@@ -117,6 +120,11 @@ impl Results {
                                     / others.len() as f64
                             };
                             let of_controls = (0..own.len()).map(mean).sum::<f64>() / rows as f64;
+                            let draws = others
+                                .iter()
+                                .map(|other| mean_of(other))
+                                .collect::<anyhow::Result<Vec<f64>>>()?;
+                            let rank_p = rank_p(mean_of(&own)?, &draws);
                             let excess: Vec<Group> = own
                                 .iter()
                                 .enumerate()
@@ -136,6 +144,7 @@ impl Results {
                                 measure,
                                 rows,
                                 of_controls,
+                                rank_p,
                                 excess,
                                 clusters: Group::with_values(&own),
                                 interval,

@@ -142,6 +142,7 @@ pub(crate) fn contrasts(out: &OutputDir, results: &Results) -> anyhow::Result<()
         ints("rows", rows.iter().map(|c| c.rows)),
         floats("change_of_controls", rows.iter().map(|c| c.of_controls)),
         floats("excess", rows.iter().map(|c| c.excess)),
+        ends("rank_p", rows.iter().map(|c| c.rank_p)),
         ends(
             "excess_low",
             rows.iter().map(|c| c.interval.map(|i| i.lower)),
