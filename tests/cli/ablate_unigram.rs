@@ -1035,7 +1035,7 @@ fn one_sequence_has_no_interval() {
             .all(Option::is_none)
     );
     let record = fs::read_to_string(out.path().join("run.json")).unwrap();
-    assert!(record.contains("a single sequence is ablated, so there are no intervals"));
+    assert!(record.contains("the ablated sequences are of 1 documents, so there are no intervals"));
 }
 
 /// Tables of an earlier run do not stand beside those of a new one, whatever the new one leaves out.

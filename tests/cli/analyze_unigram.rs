@@ -229,10 +229,7 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
     let dir = tempfile::tempdir()?;
     for step in ["step1000", "step4000"] {
         fs::create_dir_all(dir.path().join("runs").join(step))?;
-        fs::copy(
-            root().join("tests/golden/tiny-neox/ablation-longtail.parquet"),
-            dir.path().join("runs").join(step).join("positions.parquet"),
-        )?;
+        golden_with_documents(&dir.path().join("runs").join(step).join("positions.parquet"))?;
     }
     let (input, to) = (
         format!("input.path={}", dir.path().join("runs").display()),
@@ -264,6 +261,46 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
         low.iter()
             .zip(&high)
             .all(|(low, high)| (1..=256).contains(low) && low <= high)
+    );
+    // Twelve documents in three sequences; the sequences alone are too few.
+    let intervals = TableReader::open(file("selection.parquet"))?.read(&[
+        "clusters",
+        "loss_change",
+        "loss_change_low",
+        "loss_change_high",
+        "loss_change_undefined",
+    ])?;
+    assert!(
+        intervals
+            .i64("clusters")?
+            .iter()
+            .all(|c| (8..=12).contains(c))
+    );
+    assert!(
+        intervals
+            .i64("loss_change_undefined")?
+            .iter()
+            .all(|u| *u == 0)
+    );
+    let (low, at, high) = (
+        intervals.f64("loss_change_low")?,
+        intervals.f64("loss_change")?,
+        intervals.f64("loss_change_high")?,
+    );
+    assert!((0..at.len()).all(|i| low[i] < at[i] && at[i] < high[i]));
+    let to_few = out(&dir.path().join("few"));
+    check_success(&[&GOLDEN[..], &["selection.filed_by=input", &to_few]].concat())?;
+    let few = TableReader::open(dir.path().join("few/selection.parquet"))?.read(&[
+        "clusters",
+        "loss_change_low",
+        "rank_low",
+    ])?;
+    assert_eq!(few.i64("clusters")?, [3; 10]);
+    assert!(few.opt_f64("loss_change_low")?.iter().all(Option::is_none));
+    let said = json(&dir.path().join("few/run.json"))?["warnings"].to_string();
+    assert!(
+        said.contains("so there are no intervals: they need 8"),
+        "{said}"
     );
     // Both steps hold the same table.
     let stability =
@@ -312,6 +349,69 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
     let best = curves.bool("best")?;
     assert_eq!(best.iter().filter(|b| **b).count(), 4);
     assert!(exponents.zip(best).all(|((low, high), best)| best == low.zip(high).is_some_and(|(low, high)| low <= high)));
+
+    // Tests over all neurons, and effects on documents that did not select.
+    let tested = TableReader::open(file("ranking.parquet"))?
+        .read(&["loss_change_p_max_t", "kl_change_p_max_t"])?;
+    for column in ["loss_change_p_max_t", "kl_change_p_max_t"] {
+        let p = tested.f64(column)?;
+        assert_eq!(p.len(), 2 * 256);
+        assert!(p.iter().all(|p| *p > 0.0 && *p <= 1.0));
+    }
+    let fitted = TableReader::open(file("cross_fit.parquet"))?.read(&[
+        "measure",
+        "in_sample",
+        "held_out",
+        "held_out_low",
+        "held_out_high",
+    ])?;
+    let (inside, outside) = (fitted.f64("in_sample")?, fitted.f64("held_out")?);
+    let measures = fitted.text("measure")?;
+    assert_eq!(measures.len(), 2 * 3);
+    for (i, measure) in measures.iter().enumerate() {
+        assert!(fitted.f64("held_out_low")?[i] < outside[i]);
+        // What the neurons were selected by shrinks.
+        if measure == "loss_change" {
+            assert!(outside[i].abs() < inside[i].abs());
+        }
+    }
+    let ranked =
+        TableReader::open(file("band_effects.parquet"))?.read(&["set", "selection_rank_p"])?;
+    let sets = ranked.text("set")?;
+    for (set, p) in sets.iter().zip(ranked.opt_f64("selection_rank_p")?) {
+        let control = ["random", "matched"].contains(&set.as_str());
+        assert_eq!(p.is_some(), control, "{set}");
+        assert!(p.is_none_or(|p| (1.0 / 3.0..=1.0).contains(&p))); // two draws
+    }
+
+    let laws = TableReader::open(file("curves.parquet"))?.read(&[
+        "verdict",
+        "likeliest_law",
+        "lognormal_goodness_p",
+        "vuong_p",
+        "plateau_neurons",
+    ])?;
+    let verdicts = laws.opt_text("verdict")?;
+    let held = laws.opt_f64("lognormal_goodness_p")?;
+    assert_eq!(verdicts.iter().flatten().count(), 4);
+    for (verdict, p) in verdicts.iter().zip(held).filter(|(v, _)| v.is_some()) {
+        assert!(p.is_some_and(|p| p > 0.0 && p <= 1.0));
+        assert!(verdict.as_deref() != Some("power law"), "{verdicts:?}");
+    }
+    let contrasts = TableReader::open(file("band_contrasts.parquet"))?.read(&[
+        "set",
+        "longtail_minus_common",
+        "longtail_minus_common_low",
+        "longtail_minus_common_high",
+        "clusters",
+    ])?;
+    assert_eq!(contrasts.rows(), 2 * 4); // steps; all, selection, two kinds of controls
+    let (low, at, high) = (
+        contrasts.f64("longtail_minus_common_low")?,
+        contrasts.f64("longtail_minus_common")?,
+        contrasts.f64("longtail_minus_common_high")?,
+    );
+    assert!((0..at.len()).all(|i| low[i] < at[i] && at[i] < high[i]));
 
     for plot in ["mediation", "effects", "bands", "influence", "ranks"] {
         for extension in ["svg", "png"] {
@@ -505,13 +605,48 @@ fn wrong_inputs_are_named() -> Outcome {
     Ok(())
 }
 
+/// Writes the golden table as if each of its three sequences were of four documents: twelve clusters.
+fn golden_with_documents(to: &Path) -> Outcome {
+    const INTS: [&str; 4] = ["neuron", "batch", "pos", "token_id"];
+    const FLOATS: [&str; 6] = [
+        "activation",
+        "loss",
+        "loss_post_ablation",
+        "loss_post_ablation_with_frozen_unigram",
+        "kl_divergence_before",
+        "kl_divergence_after",
+    ];
+    let golden = root().join("tests/golden/tiny-neox/ablation-longtail.parquet");
+    let table = TableReader::open(golden)?.read(&[&INTS[..], &FLOATS].concat())?;
+    let ints = |values: Vec<i64>| -> ArrayRef {
+        Arc::new(Int32Array::from_iter_values(
+            values.into_iter().map(|v| v as i32),
+        ))
+    };
+    let (batch, pos) = (table.i64("batch")?, table.i64("pos")?);
+    let documents = batch
+        .iter()
+        .zip(&pos)
+        .map(|(batch, pos)| 4 * batch + pos % 4);
+    let mut columns = vec![("document", ints(documents.collect()))];
+    for name in INTS {
+        columns.push((name, ints(table.i64(name)?)));
+    }
+    for name in FLOATS {
+        let values = table.f64(name)?.into_iter().map(|v| v as f32);
+        columns.push((name, Arc::new(Float32Array::from_iter_values(values))));
+    }
+    let batch = RecordBatch::try_from_iter(columns)?;
+    let mut table = TableWriter::create(to, batch.schema(), Format::Parquet)?;
+    table.write(&batch)?;
+    table.finish()?;
+    Ok(())
+}
+
 /// An ablation folder with the golden table, as one that froze the direction of a band of the given lowest frequency.
 fn ablated(dir: &Path, min_frequency: &str, direction: &str) -> Outcome {
     fs::create_dir_all(dir)?;
-    fs::copy(
-        root().join("tests/golden/tiny-neox/ablation-longtail.parquet"),
-        dir.join("positions.parquet"),
-    )?;
+    golden_with_documents(&dir.join("positions.parquet"))?;
     let run = format!(
         r#"{{"job": "ablate-unigram", "outputs": {{}}, "config": {{"semantics": {{"direction": "{direction}"}}}},
             "notes": {{"band": {{"min_frequency": {min_frequency}, "max_frequency": 0.00019756529945880175}}}}}}"#

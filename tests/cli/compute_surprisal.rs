@@ -829,7 +829,7 @@ fn step_0_alone_and_one_word_have_no_figure_and_no_interval() {
         "interventions.list=[base, zero]",
         "neurons.list=[\"3.193\"]",
     ]);
-    assert!(said.contains("no interval: one word"), "{said}");
+    assert!(said.contains("no interval: fewer than 8 words"), "{said}");
     assert!(run.out("report.html").exists() && !run.out("surprisal.svg").exists());
     let record = run.record();
     assert!(

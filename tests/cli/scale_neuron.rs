@@ -51,7 +51,9 @@ fn examples_run_as_printed() {
 #[test]
 fn writes_everything_it_says() {
     let out = TempDir::new().unwrap();
-    let output = scale(out.path(), &[]).output().unwrap();
+    let output = scale(out.path(), &["evaluation.sequences=20"])
+        .output()
+        .unwrap();
     assert!(
         output.status.success(),
         "{}",
@@ -105,6 +107,7 @@ fn writes_everything_it_says() {
         "change",
         "change_low",
         "change_high",
+        "clusters",
     ];
     let effects = TableReader::open(out.path().join("effects.parquet"))
         .unwrap()
@@ -115,14 +118,24 @@ fn writes_everything_it_says() {
     assert!(groups.len() >= 3, "{groups:?}");
     assert_eq!(effects.rows(), (2 + 4) * 2 * 8 * groups.len());
     let (low, change, high) = (
-        effects.f64("change_low").unwrap(),
+        effects.opt_f64("change_low").unwrap(),
         effects.f64("change").unwrap(),
-        effects.f64("change_high").unwrap(),
+        effects.opt_f64("change_high").unwrap(),
     );
-    assert!(
-        (0..effects.rows())
-            .all(|i| low[i] <= high[i] && low[i] - 0.5 <= change[i] && change[i] <= high[i] + 0.5)
+    // Intervals wherever eight documents have such rows, as they have of all targets.
+    let (clusters, targets) = (
+        effects.i64("clusters").unwrap(),
+        effects.text("targets").unwrap(),
     );
+    assert!((0..effects.rows()).all(|i| targets[i] != "all" || clusters[i] >= 8));
+    for i in 0..effects.rows() {
+        match low[i].zip(high[i]) {
+            Some((low, high)) => {
+                assert!(clusters[i] >= 8 && low <= change[i] && change[i] <= high);
+            }
+            None => assert!(clusters[i] < 8),
+        }
+    }
     for (i, measure) in effects.text("measure").unwrap().iter().enumerate() {
         if measure.starts_with("kl_") || measure == "jensen_shannon" {
             assert!(change[i] >= 0.0, "{measure}: {}", change[i]);
@@ -130,8 +143,10 @@ fn writes_everything_it_says() {
     }
     let contrasts = TableReader::open(out.path().join("contrasts.parquet"))
         .unwrap()
-        .read(&["control"])
+        .read(&["control", "rank_p"])
         .unwrap();
+    // One draw: the selection is as far from the common mean as its control.
+    assert!(contrasts.f64("rank_p").unwrap().iter().all(|p| *p == 1.0));
     assert_eq!(contrasts.rows(), 4 * 2 * 8 * groups.len());
     let note = &record(out.path())["notes"]["null_space"];
     assert_eq!(
@@ -373,7 +388,7 @@ fn one_sequence_has_no_interval_and_none_stands_twice() {
     assert!(
         record(out.path())["warnings"]
             .to_string()
-            .contains("a single sequence is measured")
+            .contains("the measured sequences are of 1 documents")
     );
     let output = scale(out.path(), &["evaluation.sequences=[0, 1, 0]"])
         .output()

@@ -101,6 +101,10 @@ fn packed_sequences_are_the_stream_cut() {
     assert_eq!((packed.documents, packed.tokens), (4, stream.len()));
     assert_eq!(packed.dropped_tokens, stream.len() % 5);
     assert_eq!(packed.sequences.len(), stream.len() / 5);
+    // The first document fills the first sequences, and the last one is in the last.
+    assert_eq!(packed.most_from.len(), packed.sequences.len());
+    assert_eq!(packed.most_from[0], 0);
+    assert!(packed.most_from.is_sorted(), "{:?}", packed.most_from);
     for (sequence, piece) in packed.sequences.iter().zip(stream.chunks_exact(5)) {
         assert_eq!(sequence[0], EOS);
         assert_eq!(&sequence[1..], piece);

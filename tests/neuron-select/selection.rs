@@ -138,8 +138,31 @@ fn the_curve_has_intervals_around_its_values() -> Result<(), Box<dyn Error>> {
         resamples: 50,
         ..Bootstrap::with_seed(3)
     };
+    // Three sequences are too few to be resampled.
+    assert_eq!(bootstrap_curve(&grouped, &curve, &bootstrap)?, None);
+    let mut tally = Tally::default();
+    for neuron in 0..200u32 {
+        for sequence in 0..10i64 {
+            let turn = 1.0 + ((i64::from(neuron) * 7 + sequence * 3) % 9) as f64 / 20.0;
+            tally.add(&Row {
+                neuron: NeuronId {
+                    layer: LAYER,
+                    neuron,
+                },
+                sequence,
+                stratum: Stratum::LongTail,
+                loss_change: turn / f64::from(neuron + 1),
+                frozen_loss_change: 0.0,
+                kl_change: 0.0,
+                activation: 0.0,
+            })?;
+        }
+    }
+    let grouped = tally.grouped(RowFilter::LongTail)?;
+    let influences: Vec<f64> = grouped.effects().iter().map(|e| e.total_effect).collect();
+    let curve = Curve::fit(&influences)?;
     let intervals =
-        bootstrap_curve(&grouped, &curve, &bootstrap)?.ok_or("three sequences can be resampled")?;
+        bootstrap_curve(&grouped, &curve, &bootstrap)?.ok_or("ten sequences can be resampled")?;
     assert_eq!(intervals.breaks.len(), curve.best_fit().breaks.len());
     assert!(intervals.exponent[0] <= intervals.exponent[1]);
     assert_eq!(

@@ -14,7 +14,7 @@ use neuron_ablate::{
     Plan, Sample, Sweep, Tick, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics,
 };
 
-use surprisal_metrics::Bootstrap;
+use surprisal_metrics::{Bootstrap, MIN_GROUPS};
 
 use crate::{
     checks,
@@ -157,8 +157,10 @@ fn ablate(
         usize::try_from(model.config().intermediate_size)?,
     )?;
     record.note("sequences_ablated", plan.sequences.clone());
-    if plan.sequences.len() == 1 && config.ablation.resamples > 0 {
-        record.warn("a single sequence is ablated, so there are no intervals");
+    let clusters = sample.n_clusters(&plan.sequences);
+    record.count("clusters", clusters as u64);
+    if clusters < MIN_GROUPS && config.ablation.resamples > 0 {
+        record.warn(format!("the ablated sequences are of {clusters} documents, so there are no intervals: they need {MIN_GROUPS} at least (`ablation.sequences`)"));
     }
     let selected = match &config.sets {
         Some(sets) => Some((sets, Selected::read(sets, &model, &mut record)?)),

@@ -22,6 +22,8 @@ use crate::sets::{Role, SetRun, dose_name};
 pub(crate) struct PositionTable {
     layer: usize,
     schema: SchemaRef,
+    /// Document of each sequence of the sample, where it is known.
+    documents: Option<Vec<usize>>,
     columns: Vec<Column>,
 }
 
@@ -136,6 +138,10 @@ impl PositionTable {
             ["layer", "neuron", "batch", "pos", "token_id", "target_id"]
                 .map(|name| Field::new(name, DataType::Int32, false)),
         );
+        let documents = sweep.sample().documents().map(<[usize]>::to_vec);
+        if documents.is_some() {
+            fields.push(Field::new("document", DataType::Int32, false));
+        }
         fields.push(Field::new("in_band", DataType::Boolean, false));
         fields.push(Field::new("activation", DataType::Float32, false));
         fields.extend(
@@ -146,6 +152,7 @@ impl PositionTable {
         Self {
             layer,
             schema: Arc::new(Schema::new(fields)),
+            documents,
             columns: floats.iter().map(|(_, column)| *column).collect(),
         }
     }
@@ -173,13 +180,18 @@ impl PositionTable {
             ints(&|_, r| block.rows[r].pos as i64),
             ints(&|_, r| block.rows[r].token),
             ints(&|_, r| block.rows[r].target),
+        ];
+        if let Some(documents) = &self.documents {
+            arrays.push(ints(&|_, r| documents[block.rows[r].sequence] as i64));
+        }
+        arrays.extend([
             Arc::new(BooleanArray::from_iter(
                 pairs().map(|(_, r)| Some(block.in_band[r])),
-            )),
+            )) as ArrayRef,
             Arc::new(Float32Array::from_iter_values(
                 block.activations.iter().map(|&a| a as f32),
             )),
-        ];
+        ]);
         for column in &self.columns {
             arrays.push(Arc::new(Float32Array::from_iter_values(pairs().map(
                 |(n, r)| match *column {
@@ -212,7 +224,7 @@ impl PositionTable {
 pub(crate) struct EffectColumns {
     /// Total effect, in nats, below which a mediated share is null.
     pub(crate) floor: f64,
-    /// Resampling of sequences for the `.low` and `.high` columns; none are written without it.
+    /// Resampling of clusters for the `.low`, `.high` and `.undefined` columns; none are written without it.
     pub(crate) bootstrap: Option<Bootstrap>,
 }
 
@@ -348,9 +360,9 @@ impl EffectColumns {
     /// A column per variant, measure and kind of mean, with what sums them up in front.
     fn push(&self, columns: &mut Columns, sweep: &Sweep<'_>, effects: &[&EffectSums]) {
         let (total, direct) = (0, sweep.direct());
-        // All effects are over the same sequences. Without any, intervals are null.
-        let sequences = effects.first().map_or(0, |e| e.n_sequences());
-        let resamples = self.bootstrap.map(|b| b.resample(sequences).ok());
+        // All effects are over the same clusters. Without any, intervals are null.
+        let clusters = effects.first().map_or(0, |e| e.n_clusters());
+        let resamples = self.bootstrap.map(|b| b.resample(clusters).ok());
         let push_interval = |columns: &mut Columns, name: &str, interval: &IntervalOf<'_>| {
             if let Some(resamples) = &resamples {
                 push_interval(columns, effects, name, resamples.as_ref(), interval);
@@ -407,7 +419,7 @@ impl EffectColumns {
 /// The interval of an effect.
 type IntervalOf<'a> = dyn Fn(&EffectSums, &Resamples) -> Option<Interval> + Sync + 'a;
 
-/// Both ends of an interval, null without resamples.
+/// Both ends of an interval and the number of resamples without a value, null where there is no interval.
 fn push_interval(
     columns: &mut Columns,
     effects: &[&EffectSums],
@@ -424,6 +436,11 @@ fn push_interval(
         let ends = intervals.iter().map(|i| i.map(value));
         columns.push((format!("{name}.{end}"), floats(ends)));
     }
+    let undefined = intervals.iter().map(|i| i.map(|i| i.undefined as i32));
+    columns.push((
+        format!("{name}.undefined"),
+        Arc::new(Int32Array::from_iter(undefined)),
+    ));
 }
 
 fn push_rows(columns: &mut Columns, effects: &[&EffectSums]) {
@@ -432,6 +449,10 @@ fn push_rows(columns: &mut Columns, effects: &[&EffectSums]) {
         "band_rows".into(),
         ints(effects.iter().map(|e| e.band_rows())),
     ));
+    for (name, over) in [("clusters", Over::All), ("band_clusters", Over::Band)] {
+        let of = |e: &&EffectSums| e.n_clusters_with_rows(over);
+        columns.push((name.into(), ints(effects.iter().map(of))));
+    }
 }
 
 fn push_effect(

@@ -5,15 +5,18 @@ use std::collections::{BTreeSet, HashMap};
 use anyhow::Context;
 use job_kit::{RunRecord, WithHint};
 use neuron_select::{
-    Coactivation, ControlKind, ControlSet, Curve, CurveIntervals, Grouped, NeuronEffects, NeuronId,
-    RankInterval, Ranked, Ranking, RowFilter, bootstrap_curve, bootstrap_ranks, draw_controls,
+    Coactivation, ControlKind, ControlSet, CrossFit, Curve, CurveIntervals, Grouped, Laws, Measure,
+    NeuronEffects, NeuronId, RankInterval, Ranked, Ranking, RowFilter, SelectError, Verdict,
+    bootstrap_curve, bootstrap_ranks, cross_fit, draw_controls, max_t, rank_p,
 };
-use surprisal_metrics::Interval;
+use surprisal_metrics::{Group, Interval, MIN_GROUPS};
 
 use crate::{config::AnalyzeConfig, input::StepInput};
 
 /// Largest set whose co-activation is looked at: the principal components of more take too long.
 const MAX_COACTIVATION: usize = 512;
+/// Draws of each control whose co-activation is looked at.
+const COACTIVATION_DRAWS: usize = 5;
 
 /// The results of one step.
 #[derive(Debug)]
@@ -25,24 +28,41 @@ pub(crate) struct StepAnalysis {
     pub(crate) ranking: Ranking,
     /// Selected neurons, best first, with intervals.
     pub(crate) selected: Vec<Selected>,
-    /// By neuron; empty with a single sequence.
+    /// By neuron; empty with fewer than eight clusters.
     pub(crate) rank_intervals: HashMap<NeuronId, RankInterval>,
+    /// Adjusted p values over all neurons, of the change of the loss and of the KL; empty with fewer than eight clusters.
+    pub(crate) max_t: HashMap<NeuronId, [f64; 2]>,
+    /// Effects on clusters that did not select; empty where there are too few.
+    pub(crate) cross_fits: Vec<CrossFitted>,
     pub(crate) controls: Vec<ControlSet>,
     pub(crate) curves: Vec<StratumCurve>,
     pub(crate) coactivation: Vec<SetCoactivation>,
     pub(crate) band_effects: Vec<SetEffect>,
+    /// Rare minus common rows; empty where the table does not tell them apart.
+    pub(crate) band_contrasts: Vec<SetContrast>,
     /// Norm of the output weights and LogitVar, where the ablation wrote them.
     pub(crate) weights: HashMap<NeuronId, (f64, f64)>,
 }
 
-/// A selected neuron with percentile intervals of its effects over sequences.
+/// A selected neuron with bootstrap-t intervals of its effects over clusters (documents, or sequences).
 #[derive(Debug)]
 pub(crate) struct Selected {
     pub(crate) ranked: Ranked,
+    /// Clusters that have rows.
+    pub(crate) clusters: usize,
     pub(crate) loss_change: Option<Interval>,
     pub(crate) kl_change: Option<Interval>,
     pub(crate) total_effect: Option<Interval>,
     pub(crate) mediated_share: Option<Interval>,
+}
+
+/// An effect of the selection on the clusters that made it and on others, nats.
+#[derive(Debug)]
+pub(crate) struct CrossFitted {
+    pub(crate) measure: &'static str,
+    pub(crate) fit: CrossFit,
+    /// Of the held-out effect.
+    pub(crate) interval: Option<Interval>,
 }
 
 /// The influence curve over the rows of one stratum.
@@ -53,6 +73,32 @@ pub(crate) struct StratumCurve {
     pub(crate) influence: Vec<(NeuronId, f64)>,
     pub(crate) curve: Curve,
     pub(crate) intervals: Option<CurveIntervals>,
+    /// Which law the influences follow; none with too few different ones.
+    pub(crate) laws: Option<Laws>,
+}
+
+impl StratumCurve {
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        Some(self.laws.as_ref()?.verdict(self.curve.shape))
+    }
+
+    /// Neurons on the plateau, if the verdict is that there are three regimes.
+    pub(crate) fn plateau_neurons(&self) -> usize {
+        match self.verdict() {
+            Some(Verdict::NoLaw(_)) => self.curve.plateau_neurons(),
+            _ => 0,
+        }
+    }
+}
+
+/// How much larger the total effect of a set is on rare rows than on common ones, nats: the mean over documents (or sequences) that have
+/// rows of both kinds, each of which counts once.
+#[derive(Debug)]
+pub(crate) struct SetContrast {
+    pub(crate) set: SetName,
+    pub(crate) mean: f64,
+    pub(crate) clusters: usize,
+    pub(crate) interval: Option<Interval>,
 }
 
 /// Which set of neurons a value is of.
@@ -87,6 +133,10 @@ pub(crate) struct SetEffect {
     pub(crate) set: SetName,
     pub(crate) rows: RowFilter,
     pub(crate) mean: f64,
+    /// Of the selection among the draws of this control.
+    pub(crate) rank_p: Option<f64>,
+    /// Clusters that have rows.
+    pub(crate) clusters: usize,
     pub(crate) interval: Option<Interval>,
 }
 
@@ -123,9 +173,11 @@ pub(crate) fn analyze(
         let n = unbalanced.len();
         record.warn(format!("step {step}: {n} neurons, {first} among them, have more or fewer rows than the others: is the table whole?"));
     }
-    if grouped.n_sequences_with_rows() < 2 {
+    let clusters = grouped.n_sequences_with_rows();
+    if clusters < MIN_GROUPS {
         record.warn(format!(
-            "step {step}: the rows are of a single sequence, so there are no intervals"
+            "step {step}: the {} rows are of {clusters} documents or sequences, so there are no intervals: they need {MIN_GROUPS} at least (`ablation.sequences`)",
+            config.selection.rows
         ));
     }
     let otherwise = input.strata.frozen_otherwise();
@@ -167,6 +219,11 @@ pub(crate) fn analyze(
         .iter()
         .map(|ranked| with_intervals(config, &grouped, ranked))
         .collect::<anyhow::Result<_>>()?;
+    let max_t = adjusted(config, &grouped)?;
+    let cross_fits = cross_fits(config, &grouped, ids.len())?;
+    if cross_fits.is_empty() && config.cross_fit.folds > 0 && !ids.is_empty() {
+        record.warn(format!("step {step}: {clusters} documents or sequences are too few to select on some and measure on others (`cross_fit.folds`)"));
+    }
     let controls = controls(config, input, &ids, &effects, record)?;
 
     // What differs between rare and common rows, as far as the table tells them apart.
@@ -202,8 +259,15 @@ pub(crate) fn analyze(
             )
             .collect();
     let filters: Vec<RowFilter> = strata.iter().map(|(rows, _)| *rows).collect();
-    let coactivation = coactivation(input, &sets, &filters, record)?;
-    let band_effects = band_effects(config, &sets, &strata)?;
+    let looked_at: Vec<_> = sets
+        .iter()
+        .filter(|(_, draw, _)| draw.is_none_or(|draw| draw < COACTIVATION_DRAWS))
+        .copied()
+        .collect();
+    let coactivation = coactivation(input, &looked_at, &filters, record)?;
+    let names = set_names(&sets, strata[0].1.neurons());
+    let band_effects = band_effects(config, &names, &sets, &strata)?;
+    let band_contrasts = band_contrasts(config, &names, &strata)?;
     Ok(StepAnalysis {
         step,
         rows: tally.rows(),
@@ -211,10 +275,13 @@ pub(crate) fn analyze(
         ranking,
         selected,
         rank_intervals,
+        max_t,
+        cross_fits,
         controls,
         curves,
         coactivation,
         band_effects,
+        band_contrasts,
         weights: input.weights()?,
     })
 }
@@ -225,18 +292,70 @@ fn with_intervals(
     ranked: &Ranked,
 ) -> anyhow::Result<Selected> {
     let floor = config.selection.effect_floor;
-    let interval = |value: &dyn Fn(&NeuronEffects) -> Option<f64>| {
-        grouped.interval(&[ranked.effects.neuron], &config.bootstrap(), |effects| {
-            value(&effects[0])
-        })
-    };
+    let groups = |measure| grouped.groups(&[ranked.effects.neuron], measure);
+    let resamples = config.bootstrap().resample(grouped.n_sequences())?;
+    let (total, direct) = (groups(Measure::TotalEffect), groups(Measure::DirectEffect));
+    let share = resamples.ratio(&direct, &total, floor)?;
     Ok(Selected {
         ranked: *ranked,
-        loss_change: interval(&|e| Some(e.loss_change))?,
-        kl_change: interval(&|e| Some(e.kl_change))?,
-        total_effect: interval(&|e| Some(e.total_effect))?,
-        mediated_share: interval(&|e| e.mediated_share(floor))?,
+        clusters: Group::with_values(&total),
+        loss_change: resamples.mean(&groups(Measure::LossChange))?,
+        kl_change: resamples.mean(&groups(Measure::KlChange))?,
+        total_effect: resamples.mean(&total)?,
+        mediated_share: share.map(Interval::complement),
     })
+}
+
+/// P values over all neurons at once.
+fn adjusted(
+    config: &AnalyzeConfig,
+    grouped: &Grouped,
+) -> anyhow::Result<HashMap<NeuronId, [f64; 2]>> {
+    let of = |measure| max_t(grouped, measure, config.bootstrap.sign_flips, config.seed);
+    let both = of(Measure::LossChange)?.zip(of(Measure::KlChange)?);
+    let of_neurons = both
+        .into_iter()
+        .flat_map(|(loss, kl)| loss.into_iter().zip(kl));
+    Ok(grouped
+        .neurons()
+        .iter()
+        .zip(of_neurons)
+        .map(|(&neuron, (loss, kl))| (neuron, [loss, kl]))
+        .collect())
+}
+
+/// What as many neurons as are selected do on clusters that had no say in it.
+fn cross_fits(
+    config: &AnalyzeConfig,
+    grouped: &Grouped,
+    selected: usize,
+) -> anyhow::Result<Vec<CrossFitted>> {
+    let mut fitted = Vec::new();
+    if config.cross_fit.folds == 0 || selected == 0 {
+        return Ok(fitted);
+    }
+    for (name, measure) in [
+        ("loss_change", Measure::LossChange),
+        ("kl_change", Measure::KlChange),
+        ("total_effect", Measure::TotalEffect),
+    ] {
+        let fit = cross_fit(
+            grouped,
+            &config.selection.criteria(),
+            config.selection.top(),
+            measure,
+            config.cross_fit.folds,
+            config.seed,
+        )?;
+        if let Some(fit) = fit {
+            fitted.push(CrossFitted {
+                measure: name,
+                interval: config.bootstrap().mean(&fit.groups)?,
+                fit,
+            });
+        }
+    }
+    Ok(fitted)
 }
 
 fn controls(
@@ -278,18 +397,20 @@ fn curve(
         .map(|e| (e.neuron, e.total_effect))
         .collect();
     influence.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    let curve = Curve::fit(
-        &influence
-            .iter()
-            .map(|(_, influence)| *influence)
-            .collect::<Vec<_>>(),
-    )?;
+    let values: Vec<f64> = influence.iter().map(|(_, influence)| *influence).collect();
+    let curve = Curve::fit(&values)?;
+    let laws = match Laws::of(&values, config.bootstrap.law_draws, config.seed) {
+        Ok(laws) => Some(laws),
+        Err(SelectError::TooFewPoints { .. }) => None,
+        Err(err) => return Err(err.into()),
+    };
     let intervals = bootstrap_curve(grouped, &curve, &config.curve_bootstrap())?;
     Ok(StratumCurve {
         rows,
         influence,
         curve,
         intervals,
+        laws,
     })
 }
 
@@ -330,43 +451,89 @@ fn coactivation(
     Ok(found)
 }
 
-/// Mean total effect of the selection, of all draws of each kind of control together, and of all neurons.
+/// All neurons, the selection, and all draws of each kind of control together.
+fn set_names(
+    sets: &[(SetName, Option<usize>, &[NeuronId])],
+    all: &[NeuronId],
+) -> Vec<(SetName, Vec<NeuronId>)> {
+    let mut names = vec![(SetName::All, all.to_vec())];
+    for (set, _, neurons) in sets {
+        match names.iter_mut().find(|(name, _)| name == set) {
+            Some((_, all)) => all.extend_from_slice(neurons),
+            None => names.push((*set, neurons.to_vec())),
+        }
+    }
+    names.retain(|(_, neurons)| !neurons.is_empty());
+    names
+}
+
+/// Mean total effect of each set.
 fn band_effects(
     config: &AnalyzeConfig,
+    names: &[(SetName, Vec<NeuronId>)],
     sets: &[(SetName, Option<usize>, &[NeuronId])],
     strata: &[(RowFilter, Grouped)],
 ) -> anyhow::Result<Vec<SetEffect>> {
     let mut effects = Vec::new();
     for (rows, grouped) in strata {
-        let mut names = vec![(SetName::All, grouped.neurons().to_vec())];
-        for (set, _, neurons) in sets {
-            match names.iter_mut().find(|(name, _)| name == set) {
-                Some((_, all)) => all.extend_from_slice(neurons),
-                None => names.push((*set, neurons.to_vec())),
-            }
-        }
-        let by_neuron: HashMap<NeuronId, f64> = grouped
-            .effects()
-            .iter()
-            .map(|e| (e.neuron, e.total_effect))
-            .collect();
-        for (set, neurons) in names.into_iter().filter(|(_, neurons)| !neurons.is_empty()) {
-            let n = neurons.len() as f64;
-            let mean = neurons
-                .iter()
-                .filter_map(|id| by_neuron.get(id))
-                .sum::<f64>()
-                / n;
-            let interval = grouped.interval(&neurons, &config.bootstrap(), |e| {
-                Some(e.iter().map(|e| e.total_effect).sum::<f64>() / n)
-            })?;
+        for (set, neurons) in names {
+            let groups = grouped.groups(neurons, Measure::TotalEffect);
+            let means = |wanted: SetName| -> Vec<f64> {
+                let draws = sets.iter().filter(|(name, ..)| *name == wanted);
+                draws
+                    .filter_map(|(.., neurons)| {
+                        Group::total(&grouped.groups(neurons, Measure::TotalEffect)).mean()
+                    })
+                    .collect()
+            };
+            let rank_p = match set {
+                SetName::Control(_) => means(SetName::Selection)
+                    .first()
+                    .and_then(|&selected| rank_p(selected, &means(*set))),
+                SetName::Selection | SetName::All => None,
+            };
             effects.push(SetEffect {
-                set,
+                set: *set,
                 rows: *rows,
-                mean,
-                interval,
+                rank_p,
+                mean: Group::total(&groups).mean().context("a set without rows")?,
+                clusters: Group::with_values(&groups),
+                interval: config.bootstrap().mean(&groups)?,
             });
         }
     }
     Ok(effects)
+}
+
+/// The paired contrast of rare and common rows of each set.
+fn band_contrasts(
+    config: &AnalyzeConfig,
+    names: &[(SetName, Vec<NeuronId>)],
+    strata: &[(RowFilter, Grouped)],
+) -> anyhow::Result<Vec<SetContrast>> {
+    let of = |wanted: RowFilter| strata.iter().find(|(rows, _)| *rows == wanted);
+    let Some(((_, rare), (_, common))) = of(RowFilter::LongTail).zip(of(RowFilter::Common)) else {
+        return Ok(Vec::new());
+    };
+    let mut contrasts = Vec::new();
+    for (set, neurons) in names {
+        let (rare, common) = (
+            rare.groups(neurons, Measure::TotalEffect),
+            common.groups(neurons, Measure::TotalEffect),
+        );
+        let differences: Vec<Group> = rare
+            .into_iter()
+            .zip(common)
+            .filter_map(|(rare, common)| Some(Group::of(&[rare.mean()? - common.mean()?])))
+            .collect();
+        if let Some(mean) = Group::total(&differences).mean() {
+            contrasts.push(SetContrast {
+                set: *set,
+                mean,
+                clusters: differences.len(),
+                interval: config.bootstrap().mean(&differences)?,
+            });
+        }
+    }
+    Ok(contrasts)
 }

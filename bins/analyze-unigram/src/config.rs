@@ -21,6 +21,8 @@ pub(crate) struct AnalyzeConfig {
     pub(crate) controls: ControlsConfig,
     #[serde(default)]
     pub(crate) bootstrap: BootstrapConfig,
+    #[serde(default)]
+    pub(crate) cross_fit: CrossFitConfig,
     #[serde(default = "default_persistence")]
     pub(crate) persistence: f64,
     #[serde(default = "default_seed")]
@@ -177,7 +179,7 @@ pub(crate) struct ControlsConfig {
 
 impl Default for ControlsConfig {
     fn default() -> Self {
-        Self { draws: 5 }
+        Self { draws: 99 }
     }
 }
 
@@ -187,6 +189,10 @@ pub(crate) struct BootstrapConfig {
     pub(crate) resamples: usize,
     /// Resamples of the influence curve, each of which is a fit.
     pub(crate) curve_resamples: usize,
+    /// Draws of the parametric bootstrap that tests the laws of the influence curve.
+    pub(crate) law_draws: usize,
+    /// Sign flips of whole clusters for p values over all neurons at once.
+    pub(crate) sign_flips: usize,
     pub(crate) level: f64,
 }
 
@@ -195,8 +201,24 @@ impl Default for BootstrapConfig {
         Self {
             resamples: 1000,
             curve_resamples: 200,
+            law_draws: 499,
+            sign_flips: 999,
             level: 0.95,
         }
+    }
+}
+
+/// Selecting on some documents and measuring on the others.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct CrossFitConfig {
+    /// Parts that the documents (or sequences) are dealt into; each is measured under what the others select. 0 for none.
+    pub(crate) folds: usize,
+}
+
+impl Default for CrossFitConfig {
+    fn default() -> Self {
+        Self { folds: 5 }
     }
 }
 

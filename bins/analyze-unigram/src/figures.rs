@@ -264,7 +264,7 @@ fn bands(step: &StepAnalysis) -> Option<Named> {
     Some(named(
         BANDS,
         figure,
-        "Mean over the neurons of a set, all draws of a control together; error bars are percentile intervals over sequences.",
+        "Mean over the neurons of a set, all draws of a control together; error bars are bootstrap-t intervals over documents (or sequences).",
     ))
 }
 
@@ -313,7 +313,7 @@ fn curves(step: &StepAnalysis) -> Option<Named> {
         INFLUENCE,
         figure,
         format!(
-            "Dots: neurons. Lines: the fit that the Bayesian information criterion prefers, with its breaks. {}.",
+            "Dots: neurons. Lines: the broken line that the Bayesian information criterion prefers, with its breaks; independent values of one law bend as well, so the verdict is that of a likelihood comparison. {}.",
             plateaus.join(". ")
         ),
     ))

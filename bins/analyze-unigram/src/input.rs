@@ -220,8 +220,13 @@ fn step_of_run(run: &Value) -> Option<u64> {
 impl StepInput {
     /// Sums over all rows.
     pub(crate) fn tally(&self) -> anyhow::Result<Tally> {
-        const VALUES: [&str; 7] = [
-            "batch",
+        // Sequences of one document are one cluster.
+        let cluster = match self.table.has("document") {
+            true => "document",
+            false => "batch",
+        };
+        let values = [
+            cluster,
             "activation",
             "loss",
             "loss_post_ablation",
@@ -235,10 +240,10 @@ impl StepInput {
             self.table.rows()? as u64,
             "rows",
         );
-        self.each_batch(&VALUES, |neurons, strata, rows| {
-            let sequence = rows.i64("batch")?;
+        self.each_batch(&values, |neurons, strata, rows| {
+            let sequence = rows.i64(cluster)?;
             let [activation, loss, after, frozen, kl, kl_after] =
-                [1, 2, 3, 4, 5, 6].map(|i| rows.f64(VALUES[i]));
+                [1, 2, 3, 4, 5, 6].map(|i| rows.f64(values[i]));
             let (activation, loss, after, frozen, kl, kl_after) =
                 (activation?, loss?, after?, frozen?, kl?, kl_after?);
             for i in 0..neurons.len() {

@@ -6,8 +6,11 @@ use job_kit::{
     report::{Cell, Grid, Report, Section, number},
 };
 
+use neuron_select::Verdict;
+use surprisal_metrics::Group;
+
 use crate::{
-    analysis::{StepAnalysis, StratumCurve, rows_name},
+    analysis::{SetName, StepAnalysis, StratumCurve, rows_name},
     config::AnalyzeConfig,
     figures,
     stability::Overlap,
@@ -94,10 +97,26 @@ pub(crate) fn write(
             for curve in step
                 .curves
                 .iter()
-                .filter(|curve| curve.curve.plateau_neurons() > 0)
+                .filter(|curve| curve.plateau_neurons() > 0)
             {
                 section = section.text(&plateau(curve));
             }
+        }
+        if step.curves.iter().any(|curve| curve.laws.is_some()) {
+            section = section.grid(law_grid(step));
+        }
+        if !step.cross_fits.is_empty() {
+            section = section.grid(cross_fit_grid(step));
+        }
+        if step
+            .band_effects
+            .iter()
+            .any(|effect| effect.rank_p.is_some())
+        {
+            section = section.grid(control_grid(step));
+        }
+        if !step.band_contrasts.is_empty() {
+            section = section.grid(contrast_grid(step));
         }
         if !step.coactivation.is_empty() {
             section = section.grid(coactivation_grid(step));
@@ -118,9 +137,11 @@ fn selection_grid(step: &StepAnalysis) -> Grid {
         "Δ KL",
         "ranks",
         "selected in",
+        "p, Δ loss",
+        "p, Δ KL",
     ];
     let caption = format!(
-        "{} of {} neurons; effects and changes in nats; `ranks` are those over resampled sequences, `selected in` is the share of resamples that select the neuron",
+        "{} of {} neurons; effects and changes in nats; `ranks` are those over resampled sequences, `selected in` is the share of resamples that select the neuron; p values are over all neurons at once (max-t by sign flips of documents)",
         step.selected.len(),
         step.ranking.all().len()
     );
@@ -128,6 +149,8 @@ fn selection_grid(step: &StepAnalysis) -> Grid {
     for (i, neuron) in step.selected.iter().enumerate() {
         let effects = &neuron.ranked.effects;
         let ranks = step.rank_intervals.get(&effects.neuron);
+        let adjusted = step.max_t.get(&effects.neuron);
+        let p = |place: usize| adjusted.map_or(Cell::Missing, |p| Cell::Fixed(p[place], 3));
         grid.row([
             (i + 1).into(),
             effects.neuron.to_string().into(),
@@ -145,6 +168,8 @@ fn selection_grid(step: &StepAnalysis) -> Grid {
                 .map(|r| format!("[{},\u{a0}{}]", r.low, r.high))
                 .into(),
             ranks.map_or(Cell::Missing, |r| Cell::Percent(r.top_share)),
+            p(0),
+            p(1),
         ]);
     }
     grid
@@ -158,7 +183,7 @@ fn curve_grid(step: &StepAnalysis) -> Grid {
         "R²",
         "breaks (rank)",
         "slopes",
-        "preferred",
+        "best line",
     ])
     .caption("Fits of the influence curve, in log-log coordinates");
     for curve in &step.curves {
@@ -189,9 +214,105 @@ fn curve_grid(step: &StepAnalysis) -> Grid {
     grid
 }
 
+/// Whether the values follow a law at all, which the broken line cannot say.
+fn law_grid(step: &StepAnalysis) -> Grid {
+    let mut grid = Grid::new([
+        "rows",
+        "law",
+        "log-likelihood",
+        "goodness of fit, p",
+        "against the likeliest, p",
+        "verdict",
+    ])
+    .caption("Laws of the influences: maximum likelihood of their logarithms, a parametric bootstrap of each law's Kolmogorov-Smirnov distance, and Vuong's test");
+    for curve in &step.curves {
+        let Some(laws) = &curve.laws else { continue };
+        for (i, fit) in laws.fits.iter().enumerate() {
+            let against = laws.vuong.iter().find(|v| v.other == fit.law);
+            grid.row([
+                rows_name(curve.rows).into(),
+                fit.law.name().into(),
+                Cell::Fixed(fit.log_likelihood, 1),
+                Cell::Fixed(fit.goodness_p, 3),
+                against.map_or(Cell::Missing, |v| Cell::Fixed(v.p, 3)),
+                curve
+                    .verdict()
+                    .filter(|_| i == 0)
+                    .map_or("", Verdict::name)
+                    .into(),
+            ]);
+        }
+    }
+    grid
+}
+
+/// The selection on the documents that made it, and on others.
+fn cross_fit_grid(step: &StepAnalysis) -> Grid {
+    let mut grid = Grid::new([
+        "measure",
+        "where selected",
+        "held out",
+        "interval",
+        "shrinkage",
+        "documents",
+    ])
+    .caption("Selected on some documents (or sequences), measured on the others; mean over the selected neurons, in nats. The effects where they were selected are flattered by the selection");
+    for fitted in &step.cross_fits {
+        grid.row([
+            fitted.measure.into(),
+            fitted.fit.in_sample.into(),
+            fitted.fit.held_out.into(),
+            fitted
+                .interval
+                .map(|i| format!("[{},\u{a0}{}]", number(i.lower, 3), number(i.upper, 3)))
+                .into(),
+            fitted.fit.shrinkage().map_or(Cell::Missing, Cell::Percent),
+            Group::with_values(&fitted.fit.groups).into(),
+        ]);
+    }
+    grid
+}
+
+/// The selection among the draws of its controls.
+fn control_grid(step: &StepAnalysis) -> Grid {
+    let mut grid = Grid::new(["rows", "control", "selection", "mean of controls", "rank p"])
+        .caption("Mean total effect, in nats; the rank p value is (1 + draws at least as extreme) / (1 + draws)");
+    for effect in step.band_effects.iter().filter(|e| e.rank_p.is_some()) {
+        let of_selection = step
+            .band_effects
+            .iter()
+            .find(|e| e.set == SetName::Selection && e.rows == effect.rows);
+        grid.row([
+            rows_name(effect.rows).into(),
+            effect.set.name().into(),
+            of_selection.map(|e| e.mean).into(),
+            effect.mean.into(),
+            effect.rank_p.map_or(Cell::Missing, |p| Cell::Fixed(p, 3)),
+        ]);
+    }
+    grid
+}
+
+fn contrast_grid(step: &StepAnalysis) -> Grid {
+    let mut grid = Grid::new(["set", "rare minus common", "interval", "documents"])
+        .caption("Total effect on rare rows minus that on common rows, in nats, within each document (or sequence) that has both");
+    for contrast in &step.band_contrasts {
+        grid.row([
+            contrast.set.name().into(),
+            contrast.mean.into(),
+            contrast
+                .interval
+                .map(|i| format!("[{},\u{a0}{}]", number(i.lower, 3), number(i.upper, 3)))
+                .into(),
+            contrast.clusters.into(),
+        ]);
+    }
+    grid
+}
+
 /// The neurons before the first break.
 fn plateau(curve: &StratumCurve) -> String {
-    let names: Vec<String> = curve.influence[..curve.curve.plateau_neurons()]
+    let names: Vec<String> = curve.influence[..curve.plateau_neurons()]
         .iter()
         .map(|(neuron, _)| neuron.to_string())
         .collect();

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use neuron_select::Verdict;
+
 use crate::{
     analysis::{StepAnalysis, StratumCurve},
     config::AnalyzeConfig,
@@ -52,6 +54,31 @@ pub(crate) fn text(
                 effects.kl_change,
             )?;
         }
+        for fitted in &step.cross_fits {
+            let interval = fitted.interval.map_or(String::new(), |i| {
+                format!(" [{:+.5}, {:+.5}]", i.lower, i.upper)
+            });
+            let shrinkage = fitted.fit.shrinkage().map_or(String::new(), |share| {
+                format!(", shrinks by {:.0} %", 100.0 * share)
+            });
+            writeln!(
+                text,
+                "  mean {} of the selection: {:+.5} where selected, {:+.5}{interval} on held-out documents{shrinkage}",
+                fitted.measure.replace('_', " "),
+                fitted.fit.in_sample,
+                fitted.fit.held_out,
+            )?;
+        }
+        for effect in &step.band_effects {
+            if let Some(p) = effect.rank_p {
+                writeln!(
+                    text,
+                    "  total effect on {} rows, selection among {} controls: rank p = {p:.3}",
+                    effect.rows,
+                    effect.set.name()
+                )?;
+            }
+        }
         for curve in &step.curves {
             writeln!(
                 text,
@@ -98,7 +125,8 @@ pub(crate) fn curve_in_words(curve: &StratumCurve) -> String {
             None => format!("{rank:.0}"),
         })
         .collect();
-    let mut words = fit.shape.name().to_owned();
+    let verdict = curve.verdict().map_or("too few values", Verdict::name);
+    let mut words = format!("{verdict}; broken line: {}", fit.shape.name());
     if !breaks.is_empty() {
         words += &format!("; breaks at rank {}", breaks.join(" and "));
     }

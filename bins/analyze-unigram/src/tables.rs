@@ -8,16 +8,16 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use job_kit::OutputDir;
-use neuron_select::{NeuronId, Ranked, Standing};
-use surprisal_metrics::Interval;
+use neuron_select::{Laws, NeuronId, PiecewiseFit, Ranked, Standing};
+use surprisal_metrics::{Group, Interval};
 
 use crate::{
-    analysis::{Selected, StepAnalysis, rows_name},
+    analysis::{Selected, StepAnalysis, StratumCurve, rows_name},
     stability::Overlap,
 };
 
 /// Files of the tables.
-pub(crate) const OUTPUTS: [&str; 10] = [
+pub(crate) const OUTPUTS: [&str; 12] = [
     SELECTION_CSV,
     SELECTION_PARQUET,
     RANKING_PARQUET,
@@ -26,6 +26,8 @@ pub(crate) const OUTPUTS: [&str; 10] = [
     CURVES_PARQUET,
     COACTIVATION_PARQUET,
     BAND_EFFECTS_PARQUET,
+    BAND_CONTRASTS_PARQUET,
+    CROSS_FIT_PARQUET,
     STABILITY_PARQUET,
     CONTROLS_JSON,
 ];
@@ -37,6 +39,8 @@ const INFLUENCE_PARQUET: &str = "influence.parquet";
 const CURVES_PARQUET: &str = "curves.parquet";
 const COACTIVATION_PARQUET: &str = "coactivation.parquet";
 const BAND_EFFECTS_PARQUET: &str = "band_effects.parquet";
+const BAND_CONTRASTS_PARQUET: &str = "band_contrasts.parquet";
+const CROSS_FIT_PARQUET: &str = "cross_fit.parquet";
 const STABILITY_PARQUET: &str = "stability.parquet";
 const CONTROLS_JSON: &str = "controls.json";
 
@@ -118,6 +122,8 @@ pub(crate) fn write(
     curves(out, steps)?;
     coactivation(out, steps)?;
     band_effects(out, steps)?;
+    band_contrasts(out, steps)?;
+    cross_fit(out, steps)?;
     stability(out, overlaps)
 }
 
@@ -170,23 +176,52 @@ fn selection(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let bound = |value: OfSelected, end: fn(Interval) -> f64| {
         rows.iter().map(move |(step, n)| value(step, n).map(end))
     };
-    let columns: [(&str, &str, OfSelected); 4] = [
-        ("mediated_share_low", "mediated_share_high", |s, n| {
-            s.direct(n.mediated_share)
-        }),
-        ("kl_change_low", "kl_change_high", |_, n| n.kl_change),
-        ("loss_change_low", "loss_change_high", |_, n| n.loss_change),
-        ("total_effect_low", "total_effect_high", |_, n| {
-            n.total_effect
-        }),
+    let columns: [([&str; 3], OfSelected); 4] = [
+        (
+            [
+                "mediated_share_low",
+                "mediated_share_high",
+                "mediated_share_undefined",
+            ],
+            |s, n| s.direct(n.mediated_share),
+        ),
+        (
+            ["kl_change_low", "kl_change_high", "kl_change_undefined"],
+            |_, n| n.kl_change,
+        ),
+        (
+            [
+                "loss_change_low",
+                "loss_change_high",
+                "loss_change_undefined",
+            ],
+            |_, n| n.loss_change,
+        ),
+        (
+            [
+                "total_effect_low",
+                "total_effect_high",
+                "total_effect_undefined",
+            ],
+            |_, n| n.total_effect,
+        ),
     ];
     let table = columns
         .into_iter()
-        .fold(table, |table, (low, high, value)| {
+        .fold(table, |table, ([low, high, undefined], value)| {
             table
                 .float(low, bound(value, |i| i.lower))
                 .float(high, bound(value, |i| i.upper))
+                .int(
+                    undefined,
+                    rows.iter()
+                        .map(|(step, n)| value(step, n).map(|i| i.undefined as i64)),
+                )
         });
+    let table = table.int(
+        "clusters",
+        rows.iter().map(|(_, n)| Some(n.clusters as i64)),
+    );
     table.write(out, SELECTION_PARQUET)
 }
 
@@ -216,6 +251,10 @@ fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
     let value = |value: fn(&Ranked) -> Option<f64>| rows.iter().map(move |(_, n)| value(n));
     let direct =
         |value: fn(&Ranked) -> Option<f64>| rows.iter().map(move |(step, n)| step.direct(value(n)));
+    let max_t = |place: usize| {
+        rows.iter()
+            .map(move |(step, n)| Some(step.max_t.get(&n.effects.neuron)?[place]))
+    };
     let interval =
         |(step, n): &(&StepAnalysis, &Ranked)| step.rank_intervals.get(&n.effects.neuron).copied();
     Table::default()
@@ -257,6 +296,8 @@ fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
             "top_share",
             rows.iter().map(|row| interval(row).map(|i| i.top_share)),
         )
+        .float("loss_change_p_max_t", max_t(0))
+        .float("kl_change_p_max_t", max_t(1))
 }
 
 /// A row per step, kind, draw and neuron; `stands_for` is the rank of the selected neuron that it is the control of.
@@ -304,7 +345,7 @@ fn influence(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         })
         .collect();
     let ln_rank = |rank: usize| (rank as f64).ln();
-    let piece = |row: &(i64, &crate::analysis::StratumCurve, usize, NeuronId, f64)| {
+    let piece = |row: &(i64, &StratumCurve, usize, NeuronId, f64)| {
         1 + row
             .1
             .curve
@@ -331,10 +372,17 @@ fn influence(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         )
         .truth(
             "plateau",
-            rows.iter()
-                .map(|row| row.2 <= row.1.curve.plateau_neurons()),
+            rows.iter().map(|row| row.2 <= row.1.plateau_neurons()),
         )
         .write(out, INFLUENCE_PARQUET)
+}
+
+/// Step, curve, place of the fit, the fit.
+type CurveRow<'a> = (i64, &'a StratumCurve, usize, &'a PiecewiseFit);
+
+/// The laws, in the row of the best line.
+fn with_laws<'a>(row: &CurveRow<'a>) -> Option<&'a Laws> {
+    row.1.laws.as_ref().filter(|_| row.2 == row.1.curve.best)
 }
 
 /// A row per step, rows and number of pieces.
@@ -351,12 +399,7 @@ fn curves(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
                 .map(move |(i, fit)| (step, curve, i, fit))
         })
         .collect();
-    let best = |row: &(
-        i64,
-        &crate::analysis::StratumCurve,
-        usize,
-        &neuron_select::PiecewiseFit,
-    )| row.2 == row.1.curve.best;
+    let best = |row: &CurveRow<'_>| row.2 == row.1.curve.best;
     let of_best = |value: fn(&neuron_select::CurveIntervals) -> Option<f64>| {
         rows.iter().map(move |row| {
             row.1
@@ -365,6 +408,10 @@ fn curves(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
                 .filter(|_| best(row))
                 .and_then(value)
         })
+    };
+    let goodness = |place: usize| {
+        rows.iter()
+            .map(move |row| with_laws(row).map(|laws| laws.fits[place].goodness_p))
     };
     Table::default()
         .int("step", rows.iter().map(|row| Some(row.0)))
@@ -417,7 +464,36 @@ fn curves(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         .int(
             "plateau_neurons",
             rows.iter()
-                .map(|row| Some(row.1.curve.plateau_neurons() as i64).filter(|_| best(row))),
+                .map(|row| Some(row.1.plateau_neurons() as i64).filter(|_| best(row))),
+        )
+        .text(
+            "verdict",
+            rows.iter().map(|row| {
+                with_laws(row)
+                    .and(row.1.verdict())
+                    .map(|v| v.name().to_owned())
+            }),
+        )
+        .text(
+            "likeliest_law",
+            rows.iter()
+                .map(|row| Some(with_laws(row)?.likeliest.name().to_owned())),
+        )
+        .float("power_law_goodness_p", goodness(0))
+        .float("lognormal_goodness_p", goodness(1))
+        .float("exponential_goodness_p", goodness(2))
+        .text(
+            "likest_other_law",
+            rows.iter()
+                .map(|row| Some(with_laws(row)?.closest().other.name().to_owned())),
+        )
+        .float(
+            "vuong_z",
+            rows.iter().map(|row| Some(with_laws(row)?.closest().z)),
+        )
+        .float(
+            "vuong_p",
+            rows.iter().map(|row| Some(with_laws(row)?.closest().p)),
         )
         .write(out, CURVES_PARQUET)
 }
@@ -506,7 +582,86 @@ fn band_effects(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
             "total_effect_high",
             rows.iter().map(|row| row.1.interval.map(|i| i.upper)),
         )
+        .int(
+            "total_effect_undefined",
+            rows.iter()
+                .map(|row| row.1.interval.map(|i| i.undefined as i64)),
+        )
+        .float("selection_rank_p", rows.iter().map(|row| row.1.rank_p))
+        .int(
+            "clusters",
+            rows.iter().map(|row| Some(row.1.clusters as i64)),
+        )
         .write(out, BAND_EFFECTS_PARQUET)
+}
+
+/// A row per step and set: rare minus common rows, each document counted once.
+fn band_contrasts(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
+    let rows: Vec<_> = steps
+        .iter()
+        .flat_map(|step| step.band_contrasts.iter().map(move |set| (step.step, set)))
+        .collect();
+    let of = |value: fn(Interval) -> f64| rows.iter().map(move |row| row.1.interval.map(value));
+    Table::default()
+        .int("step", rows.iter().map(|row| Some(row.0)))
+        .text(
+            "set",
+            rows.iter().map(|row| Some(row.1.set.name().to_owned())),
+        )
+        .float(
+            "longtail_minus_common",
+            rows.iter().map(|row| Some(row.1.mean)),
+        )
+        .float("longtail_minus_common_low", of(|i| i.lower))
+        .float("longtail_minus_common_high", of(|i| i.upper))
+        .int(
+            "longtail_minus_common_undefined",
+            rows.iter()
+                .map(|row| row.1.interval.map(|i| i.undefined as i64)),
+        )
+        .int(
+            "clusters",
+            rows.iter().map(|row| Some(row.1.clusters as i64)),
+        )
+        .write(out, BAND_CONTRASTS_PARQUET)
+}
+
+/// A row per step and measure: the selection on the documents that made it, and on others.
+fn cross_fit(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
+    let rows: Vec<_> = steps
+        .iter()
+        .flat_map(|step| step.cross_fits.iter().map(move |fit| (step.step, fit)))
+        .collect();
+    let of = |value: fn(Interval) -> f64| rows.iter().map(move |row| row.1.interval.map(value));
+    Table::default()
+        .int("step", rows.iter().map(|row| Some(row.0)))
+        .text(
+            "measure",
+            rows.iter().map(|row| Some(row.1.measure.to_owned())),
+        )
+        .int(
+            "folds",
+            rows.iter().map(|row| Some(row.1.fit.folds.len() as i64)),
+        )
+        .float(
+            "in_sample",
+            rows.iter().map(|row| Some(row.1.fit.in_sample)),
+        )
+        .float("held_out", rows.iter().map(|row| Some(row.1.fit.held_out)))
+        .float("held_out_low", of(|i| i.lower))
+        .float("held_out_high", of(|i| i.upper))
+        .int(
+            "held_out_undefined",
+            rows.iter()
+                .map(|row| row.1.interval.map(|i| i.undefined as i64)),
+        )
+        .int(
+            "clusters",
+            rows.iter()
+                .map(|row| Some(Group::with_values(&row.1.fit.groups) as i64)),
+        )
+        .float("shrinkage", rows.iter().map(|row| row.1.fit.shrinkage()))
+        .write(out, CROSS_FIT_PARQUET)
 }
 
 /// A row per pair of steps.

@@ -100,7 +100,7 @@ pub(crate) fn write(
     }
 
     let mut section = Section::new("Surprisal over training").text(
-        "Every word counts once, by the mean over its contexts. Bands are 95 % percentile intervals from 1,000 resamples of the words. Step 0 has no place on \
+        "Every word counts once, by the mean over its contexts. Bands are 95 % bootstrap-t intervals from 1,000 resamples of the words. Step 0 has no place on \
          a logarithmic axis; the table below has it. The draws of a control set are averaged.",
     );
     let (all, caption) = match by {

@@ -26,7 +26,7 @@ pub(crate) struct Line {
     /// Pairs without a value, left out.
     pub(crate) undefined: usize,
     pub(crate) mean: f64,
-    /// Its interval over words; none with a single one.
+    /// Its interval over words; none with fewer than eight.
     pub(crate) interval: Option<Interval>,
     /// Against `base`, on the same words and contexts.
     pub(crate) paired: Option<Paired>,
@@ -270,9 +270,11 @@ pub(crate) fn text(lines: &[Line], unit: Unit) -> String {
         .unwrap_or(0);
     let wide = lines.iter().map(|l| l.group.len()).max().unwrap_or(0);
     for line in lines.iter().filter(|line| line.step == last) {
-        let ends = line.interval.map_or("no interval: one word".into(), |i| {
-            format!("{:.3} to {:.3}", i.lower, i.upper)
-        });
+        let ends = line
+            .interval
+            .map_or("no interval: fewer than 8 words".into(), |i| {
+                format!("{:.3} to {:.3}", i.lower, i.upper)
+            });
         let _ = write!(
             text,
             "  {:<wide$} {:<width$}  {:7.3} ({ends})",

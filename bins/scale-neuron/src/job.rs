@@ -9,6 +9,7 @@ use neox_core::{Part, SAVED_FILES, parse_dtype, save_with, stored_tensor};
 use neuron_ablate::{
     NullSpace, ScalingPlan, Target, TargetGroup, WeightChange, measure_scaling, output_norms,
 };
+use surprisal_metrics::MIN_GROUPS;
 
 use crate::{
     arms::{Arms, Setting},
@@ -122,8 +123,10 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     let checkpoint = wanted(config, &arms)?;
     let sequences = config.evaluation.sequences.resolve(sample, config.seed);
     record.note("sequences_measured", sequences.clone());
-    if sequences.len() == 1 {
-        record.warn("a single sequence is measured, so there are no intervals");
+    let clusters = sample.n_clusters(&sequences);
+    record.count("clusters", clusters as u64);
+    if clusters < MIN_GROUPS {
+        record.warn(format!("the measured sequences are of {clusters} documents, so there are no intervals: they need {MIN_GROUPS} at least (`evaluation.sequences`)"));
     }
     let plan = ScalingPlan {
         sequences,

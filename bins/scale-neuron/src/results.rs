@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use neuron_ablate::{ScalingEffects, ScalingMeasure, TargetGroup};
+use neuron_select::rank_p;
 use surprisal_metrics::{Bootstrap, Group, Interval};
 
 use crate::arms::{Arm, Control};
@@ -18,7 +19,9 @@ pub(crate) struct Effect {
     pub(crate) clean: f64,
     /// `scaled - clean`.
     pub(crate) difference: f64,
-    /// Its interval over sequences; none where a single one has rows of the group.
+    /// Documents (or sequences) that have rows of the group.
+    pub(crate) clusters: usize,
+    /// Its interval over clusters; none where fewer than eight have rows of the group.
     pub(crate) interval: Option<Interval>,
 }
 
@@ -34,9 +37,13 @@ pub(crate) struct Contrast {
     pub(crate) rows: usize,
     /// Mean over the draws of the controls' own differences.
     pub(crate) of_controls: f64,
-    /// The arm's difference minus that, paired by sequence.
+    /// Rank p value of the arm's difference among those of the draws.
+    pub(crate) rank_p: Option<f64>,
+    /// The arm's difference minus that, paired by cluster.
     pub(crate) excess: f64,
-    /// Its interval over sequences; none where a single one has rows of the group.
+    /// Documents (or sequences) that have rows of the group.
+    pub(crate) clusters: usize,
+    /// Its interval over clusters; none where fewer than eight have rows of the group.
     pub(crate) interval: Option<Interval>,
 }
 
@@ -85,6 +92,7 @@ impl Results {
                             rows,
                             clean,
                             difference: mean_of(&own)?,
+                            clusters: Group::with_values(&own),
                             interval: bootstrap.mean(&own)?,
                         });
                         for control in [
@@ -112,6 +120,11 @@ impl Results {
                                     / others.len() as f64
                             };
                             let of_controls = (0..own.len()).map(mean).sum::<f64>() / rows as f64;
+                            let draws = others
+                                .iter()
+                                .map(|other| mean_of(other))
+                                .collect::<anyhow::Result<Vec<f64>>>()?;
+                            let rank_p = rank_p(mean_of(&own)?, &draws);
                             let excess: Vec<Group> = own
                                 .iter()
                                 .enumerate()
@@ -131,7 +144,9 @@ impl Results {
                                 measure,
                                 rows,
                                 of_controls,
+                                rank_p,
                                 excess,
+                                clusters: Group::with_values(&own),
                                 interval,
                             });
                         }

@@ -9,6 +9,7 @@ use arrow::{
 };
 use job_kit::OutputDir;
 use neuron_ablate::NeuronId;
+use surprisal_metrics::Interval;
 
 use crate::results::Results;
 
@@ -35,6 +36,15 @@ fn ints(name: &'static str, values: impl Iterator<Item = usize>) -> Column {
     (
         name,
         Arc::new(Int64Array::from_iter_values(values.map(|v| v as i64))),
+    )
+}
+
+/// Resamples without a value, null where there is no interval.
+fn undefined(intervals: impl Iterator<Item = Option<Interval>>) -> Column {
+    let values = intervals.map(|i| i.map(|i| i.undefined as i64));
+    (
+        "undefined_resamples",
+        Arc::new(Int64Array::from_iter(values)),
     )
 }
 
@@ -110,6 +120,8 @@ pub(crate) fn effects(out: &OutputDir, results: &Results) -> anyhow::Result<()> 
             "change_high",
             rows.iter().map(|e| e.interval.map(|i| i.upper)),
         ),
+        ints("clusters", rows.iter().map(|e| e.clusters)),
+        undefined(rows.iter().map(|e| e.interval)),
     ];
     write(out, EFFECTS, columns)
 }
@@ -130,6 +142,7 @@ pub(crate) fn contrasts(out: &OutputDir, results: &Results) -> anyhow::Result<()
         ints("rows", rows.iter().map(|c| c.rows)),
         floats("change_of_controls", rows.iter().map(|c| c.of_controls)),
         floats("excess", rows.iter().map(|c| c.excess)),
+        ends("rank_p", rows.iter().map(|c| c.rank_p)),
         ends(
             "excess_low",
             rows.iter().map(|c| c.interval.map(|i| i.lower)),
@@ -138,6 +151,8 @@ pub(crate) fn contrasts(out: &OutputDir, results: &Results) -> anyhow::Result<()
             "excess_high",
             rows.iter().map(|c| c.interval.map(|i| i.upper)),
         ),
+        ints("clusters", rows.iter().map(|c| c.clusters)),
+        undefined(rows.iter().map(|c| c.interval)),
     ];
     write(out, CONTRASTS, columns)
 }

@@ -251,12 +251,12 @@ pub fn read_sample(
     model: &NeoxConfig,
     record: &mut RunRecord,
 ) -> anyhow::Result<(Sample, String)> {
-    let (sequences, hash) = match (&corpus.tokens, &corpus.path) {
+    let (sequences, documents, hash) = match (&corpus.tokens, &corpus.path) {
         (Some(tokens), _) => {
             record.input(tokens)?;
             let sequences = read_tokens(tokens)
                 .with_context(|| format!("failed to read token ids from `{}`", tokens.display()))?;
-            (sequences, sha256_file(tokens)?.0)
+            (sequences, None, sha256_file(tokens)?.0)
         }
         (None, Some(path)) => {
             let Some(tokenizer) = tokens.map(|tokens| tokens.text.tokenizer()) else {
@@ -301,14 +301,17 @@ pub fn read_sample(
                 .into_iter()
                 .map(|tokens| tokens.into_iter().map(i64::from).collect())
                 .collect();
-            (sequences, hash)
+            (sequences, Some(packed.most_from), hash)
         }
         (None, None) => {
             bail!("no corpus: set `corpus.path` to text or `corpus.tokens` to token ids")
         }
     };
     record.count("sequences", sequences.len() as u64);
-    let sample = Sample::new(sequences, &[bos, eos], usize::try_from(model.vocab_size)?)?;
+    let mut sample = Sample::new(sequences, &[bos, eos], usize::try_from(model.vocab_size)?)?;
+    if let Some(documents) = documents {
+        sample = sample.from_documents(documents)?;
+    }
     Ok((sample, hash))
 }
 

@@ -63,6 +63,8 @@ pub enum TokenizeError {
 pub struct PackedCorpus {
     /// `[n_sequences][context_length]`
     pub sequences: Vec<Vec<u32>>,
+    /// The document, counted from 0, that most tokens of each sequence are from; the earlier one of two. `[n_sequences]`
+    pub most_from: Vec<usize>,
     /// Documents that went in.
     pub documents: usize,
     /// Tokens of the documents, with the EOS between them.
@@ -105,11 +107,13 @@ pub fn pack_sequences(
     let tokenizer = plain(tokenizer)?;
     let mut packed = PackedCorpus {
         sequences: Vec::new(),
+        most_from: Vec::new(),
         documents: 0,
         tokens: 0,
         dropped_tokens: 0,
     };
     let mut rest: Vec<u32> = Vec::new();
+    let mut from: Vec<usize> = Vec::new();
     for batch in Batches::new(documents) {
         let encoded: Vec<Vec<u32>> = batch?
             .par_iter()
@@ -118,16 +122,25 @@ pub fn pack_sequences(
         for ids in encoded {
             let joint = usize::from(packed.documents > 0);
             rest.extend(std::iter::repeat_n(eos, joint));
-            packed.documents += 1;
             packed.tokens += ids.len() + joint;
             rest.extend(ids);
+            from.resize(rest.len(), packed.documents);
+            packed.documents += 1;
         }
         let pieces = rest.chunks_exact(context_length - 1);
         let left = pieces.remainder().to_vec();
         packed.sequences.extend(
             pieces.map(|piece| std::iter::once(bos).chain(piece.iter().copied()).collect()),
         );
-        rest = left;
+        let most = |piece: &[usize]| {
+            let runs = piece.chunk_by(|a, b| a == b);
+            let longest = runs.rev().max_by_key(|run| run.len());
+            longest.map_or(0, |run| run[0])
+        };
+        let pieces = from.chunks_exact(context_length - 1);
+        let left_from = pieces.remainder().to_vec();
+        packed.most_from.extend(pieces.map(most));
+        (rest, from) = (left, left_from);
     }
     packed.dropped_tokens = rest.len();
     if packed.sequences.is_empty() {

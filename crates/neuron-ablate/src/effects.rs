@@ -1,4 +1,4 @@
-//! Effects per neuron: means over its rows, kept per sequence so that intervals can be resampled.
+//! Effects per neuron: means over its rows, kept per cluster (a document, or a sequence) so that intervals can be resampled.
 
 use surprisal_metrics::{Group, Interval, Resamples};
 
@@ -36,9 +36,9 @@ impl Default for Variants {
     }
 }
 
-/// Sums over the rows of one sequence, for one neuron or set.
+/// Sums over the rows of one cluster, for one neuron or set.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct SequenceSums {
+pub(crate) struct ClusterSums {
     pub(crate) rows: f64,
     pub(crate) band_rows: f64,
     /// Of a quantity of each row: the activation of a neuron, the length of a change.
@@ -51,7 +51,7 @@ pub(crate) struct SequenceSums {
     pub(crate) rank: Option<[f64; 2]>,
 }
 
-impl SequenceSums {
+impl ClusterSums {
     pub(crate) fn new(variants: usize, measures: usize) -> Self {
         Self {
             change: vec![[0.0; 2]; variants * measures],
@@ -140,10 +140,10 @@ pub struct NeuronEffects {
     pub effects: EffectSums,
 }
 
-/// Changes of the measures: sums over the rows of each sequence.
+/// Changes of the measures: sums over the rows of each cluster ([`Sample::clusters`](crate::Sample::clusters)).
 #[derive(Debug, Clone)]
 pub struct EffectSums {
-    pub(crate) sequences: Vec<SequenceSums>,
+    pub(crate) clusters: Vec<ClusterSums>,
     pub(crate) measures: usize,
 }
 
@@ -156,28 +156,28 @@ impl NeuronEffects {
 
 impl EffectSums {
     /// Without a row yet.
-    pub(crate) fn new(sequences: usize, variants: usize, measures: usize) -> Self {
+    pub(crate) fn new(clusters: usize, variants: usize, measures: usize) -> Self {
         Self {
-            sequences: vec![SequenceSums::new(variants, measures); sequences],
+            clusters: vec![ClusterSums::new(variants, measures); clusters],
             measures,
         }
     }
 
-    /// Adds a row of a sequence, as [`SequenceSums::add`].
+    /// Adds a row of a cluster, as [`ClusterSums::add`].
     pub(crate) fn add(
         &mut self,
-        sequence: usize,
+        cluster: usize,
         clean: &[f64],
         ablated: &[f64],
         quantity: f64,
         in_band: bool,
     ) {
-        self.sequences[sequence].add(clean, ablated, quantity, in_band);
+        self.clusters[cluster].add(clean, ablated, quantity, in_band);
     }
 
     /// Adds the change of a target's rank.
-    pub(crate) fn add_rank(&mut self, sequence: usize, change: f64, in_band: bool) {
-        let sums = self.sequences[sequence].rank.get_or_insert([0.0; 2]);
+    pub(crate) fn add_rank(&mut self, cluster: usize, change: f64, in_band: bool) {
+        let sums = self.clusters[cluster].rank.get_or_insert([0.0; 2]);
         sums[0] += change;
         sums[1] += if in_band { change } else { 0.0 };
     }
@@ -195,12 +195,12 @@ impl EffectSums {
 
     /// Number of rows behind the means.
     pub fn rows(&self) -> usize {
-        self.sequences.iter().map(|s| s.rows).sum::<f64>() as usize
+        self.clusters.iter().map(|s| s.rows).sum::<f64>() as usize
     }
 
     /// Number of rows in the band.
     pub fn band_rows(&self) -> usize {
-        self.sequences.iter().map(|s| s.band_rows).sum::<f64>() as usize
+        self.clusters.iter().map(|s| s.band_rows).sum::<f64>() as usize
     }
 
     /// Mean over the rows of the quantity that came with each.
@@ -229,7 +229,7 @@ impl EffectSums {
         })
     }
 
-    /// Sums of a change per sequence, the groups that intervals resample.
+    /// Sums of a change per cluster, the groups that intervals resample.
     ///
     /// With [`Over::Band`] the measure is the loss, whatever `measure` says.
     pub fn groups(&self, variant: usize, measure: usize, mean: Mean, over: Over) -> Vec<Group> {
@@ -237,7 +237,7 @@ impl EffectSums {
             Mean::Signed => 0,
             Mean::Absolute => 1,
         };
-        let group = |s: &SequenceSums| match over {
+        let group = |s: &ClusterSums| match over {
             Over::All => Group {
                 sum: s.change[variant * self.measures + measure][kind],
                 count: s.rows,
@@ -247,15 +247,20 @@ impl EffectSums {
                 count: s.band_rows,
             },
         };
-        self.sequences.iter().map(group).collect()
+        self.clusters.iter().map(group).collect()
     }
 
-    /// Number of sequences.
-    pub fn n_sequences(&self) -> usize {
-        self.sequences.len()
+    /// Number of clusters.
+    pub fn n_clusters(&self) -> usize {
+        self.clusters.len()
     }
 
-    /// Bootstrap interval of a mean change, over sequences; `None` with fewer than two that have rows.
+    /// Number of clusters that have such rows: those that an interval rests on.
+    pub fn n_clusters_with_rows(&self, over: Over) -> usize {
+        Group::with_values(&self.groups(0, 0, Mean::Signed, over))
+    }
+
+    /// Bootstrap-t interval of a mean change, over clusters; `None` where [`surprisal_metrics::Bootstrap::mean`] gives none.
     pub fn interval(
         &self,
         variant: usize,
@@ -269,7 +274,8 @@ impl EffectSums {
             .ok()?
     }
 
-    /// Bootstrap interval of the mediated share, over sequences; `None` where the share itself is, or with fewer than two that have rows.
+    /// Bootstrap-t interval of the mediated share, over clusters; `None` where the share itself is, or
+    /// [`surprisal_metrics::Bootstrap::ratio`] gives none.
     pub fn mediated_share_interval(
         &self,
         total: usize,
@@ -282,17 +288,12 @@ impl EffectSums {
         let ratio = resamples
             .ratio(&groups(direct), &groups(total), floor)
             .ok()??;
-        Some(Interval {
-            estimate: 1.0 - ratio.estimate,
-            lower: 1.0 - ratio.upper,
-            upper: 1.0 - ratio.lower,
-            ..ratio
-        })
+        Some(ratio.complement())
     }
 
-    fn total(&self) -> SequenceSums {
-        let mut total = SequenceSums::new(self.sequences[0].band_loss.len(), self.measures);
-        self.sequences.iter().for_each(|s| total.merge(s));
+    fn total(&self) -> ClusterSums {
+        let mut total = ClusterSums::new(self.clusters[0].band_loss.len(), self.measures);
+        self.clusters.iter().for_each(|s| total.merge(s));
         total
     }
 }

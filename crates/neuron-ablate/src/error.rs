@@ -102,6 +102,14 @@ pub enum AblateError {
         /// The last one that exists.
         last: usize,
     },
+    /// Documents that do not go with the sequences.
+    #[error("documents of {found} sequences are given, but the sample has {sequences}")]
+    Documents {
+        /// How many were given.
+        found: usize,
+        /// How many sequences there are.
+        sequences: usize,
+    },
     /// A list names something twice: what it stands for would be counted twice.
     #[error("{what} {item} is named twice, as entries {} and {}, and each may stand once", places[0] + 1, places[1] + 1)]
     Repeated {

@@ -10,6 +10,7 @@ use crate::{AblateError, error::distinct};
 pub struct Sample {
     sequences: Vec<Vec<i64>>,
     boundary: Vec<i64>,
+    documents: Option<Vec<usize>>,
 }
 
 /// One kept row: a position whose next token is predicted.
@@ -82,7 +83,49 @@ impl Sample {
         Ok(Self {
             sequences,
             boundary,
+            documents: None,
         })
+    }
+
+    /// Says which document each sequence is from, `[sequence]`; sequences of one document are one cluster, as their rows are not
+    /// independent.
+    ///
+    /// # Errors
+    /// - [`AblateError::Documents`] for more or fewer than there are sequences
+    pub fn from_documents(mut self, documents: Vec<usize>) -> Result<Self, AblateError> {
+        let (found, sequences) = (documents.len(), self.sequences.len());
+        if found != sequences {
+            return Err(AblateError::Documents { found, sequences });
+        }
+        self.documents = Some(documents);
+        Ok(self)
+    }
+
+    /// The document of each sequence, where it is known.
+    pub fn documents(&self) -> Option<&[usize]> {
+        self.documents.as_deref()
+    }
+
+    /// The cluster of each of `sequences`, numbered from 0 in the order they come in: their documents, or where these are not known the
+    /// sequences themselves. Intervals resample clusters.
+    pub fn clusters(&self, sequences: &[usize]) -> Vec<usize> {
+        let mut seen: Vec<usize> = Vec::new();
+        let cluster = |&sequence: &usize| {
+            let own = self.documents.as_ref().and_then(|d| d.get(sequence));
+            let own = *own.unwrap_or(&sequence);
+            let place = seen.iter().position(|other| *other == own);
+            place.unwrap_or_else(|| {
+                seen.push(own);
+                seen.len() - 1
+            })
+        };
+        sequences.iter().map(cluster).collect()
+    }
+
+    /// How many clusters `sequences` are in.
+    pub fn n_clusters(&self, sequences: &[usize]) -> usize {
+        let last = self.clusters(sequences).into_iter().max();
+        last.map_or(0, |last| last + 1)
     }
 
     /// The sequences.
@@ -185,6 +228,18 @@ mod tests {
             error.err().as_deref(),
             Some("sequence 2 is named twice, as entries 1 and 3, and each may stand once")
         );
+        Ok(())
+    }
+
+    #[test]
+    fn sequences_of_one_document_are_one_cluster() -> Result<(), AblateError> {
+        let sample = Sample::new(vec![vec![0; 6]; 5], &[], 10)?;
+        assert_eq!(sample.clusters(&[4, 1, 2]), [0, 1, 2]);
+        let error = sample.clone().from_documents(vec![7, 7]);
+        assert!(matches!(error, Err(AblateError::Documents { .. })));
+        let sample = sample.from_documents(vec![7, 7, 3, 9, 3])?;
+        assert_eq!(sample.clusters(&[4, 1, 0, 2]), [0, 1, 1, 0]);
+        assert_eq!(sample.n_clusters(&[4, 1, 0, 2]), 2);
         Ok(())
     }
 

@@ -267,7 +267,8 @@ impl Sweep<'_> {
     /// The results before the first row.
     fn without_rows(&self, lists: &[NestedSets], doses: &[Dose]) -> Vec<SetEffects> {
         let (variants, measures) = (self.variants().len(), self.measures().len());
-        let empty = EffectSums::new(self.plan.sequences.len(), variants, measures);
+        let clusters = self.sample.n_clusters(&self.plan.sequences);
+        let empty = EffectSums::new(clusters, variants, measures);
         let mut results = Vec::new();
         for (number, list) in lists.iter().enumerate() {
             for &dose in doses {
@@ -294,6 +295,7 @@ impl Sweep<'_> {
     ) -> Result<(), AblateError> {
         let m = self.measures().len();
         let ones = vec![1.0; results.len()];
+        let clusters = self.sample.clusters(&self.plan.sequences);
         for (number, row) in changes.rows.clone().enumerate() {
             let OfRow {
                 projected,
@@ -322,15 +324,14 @@ impl Sweep<'_> {
                 ),
             })?;
             let slot = self.plan.sequences.iter().position(|s| *s == sequence);
+            let cluster = slot.map_or(0, |place| clusters[place]);
             let clean = &of_rows.terms.measures[row * m..(row + 1) * m];
             let in_band = self.in_band(&of_rows.rows[row]);
             let after = measured.values.chunks(self.pairs.per_pair());
             let each = after.zip(&projected.norm2);
             for (result, (after, norm2)) in results.iter_mut().zip(each) {
                 let length = norm2.sqrt();
-                result
-                    .effects
-                    .add(slot.unwrap_or(0), clean, after, length, in_band);
+                result.effects.add(cluster, clean, after, length, in_band);
             }
         }
         Ok(())

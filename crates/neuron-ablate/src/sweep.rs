@@ -150,6 +150,11 @@ struct Wanted<'w, 'l> {
 }
 
 impl<'a> Sweep<'a> {
+    /// The text that it runs on.
+    pub fn sample(&self) -> &'a Sample {
+        self.sample
+    }
+
     /// Checks the plan and prepares the vocabulary.
     ///
     /// The first of `bands`, if any, is the long-tail band: it decides about [`PairBlock::in_band`].
@@ -295,8 +300,9 @@ impl<'a> Sweep<'a> {
         let directions = on_host(self.write.directions())?; // [d_mlp][d_model]
         let d_model = self.model.config().hidden_size as usize;
         let direction = |neuron: usize| &directions[neuron * d_model..(neuron + 1) * d_model];
+        let clusters = self.sample.clusters(&plan.sequences);
         let empty = EffectSums::new(
-            plan.sequences.len(),
+            self.sample.n_clusters(&plan.sequences),
             self.variants().len(),
             self.measures().len(),
         );
@@ -346,7 +352,7 @@ impl<'a> Sweep<'a> {
                     plan.sequences
                         .iter()
                         .position(|s| *s == row.sequence)
-                        .unwrap_or(0)
+                        .map_or(0, |place| clusters[place])
                 })
                 .collect();
             let mut clean_ranks = Vec::new();
@@ -545,7 +551,7 @@ impl Sweep<'_> {
     }
 }
 
-/// Adds a block to the sums of its neurons; `slots` says which sequence of the plan a row belongs to.
+/// Adds a block to the sums of its neurons; `slots` says which cluster a row belongs to.
 fn accumulate(neurons: &mut [NeuronEffects], block: &PairBlock<'_>, slots: &[usize]) {
     let (m, per_row, n_rows) = (
         block.measures,

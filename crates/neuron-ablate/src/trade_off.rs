@@ -139,14 +139,14 @@ struct GroupSums {
     values: [f64; MEASURES],
 }
 
-/// What was measured, kept per sequence so that intervals can be resampled.
+/// What was measured, kept per cluster so that intervals can be resampled.
 #[derive(Debug)]
 pub struct ScalingEffects {
     /// What the position filter kept and dropped.
     pub rows: RowCounts,
-    /// `[sequence]`.
+    /// `[cluster]`.
     clean: Vec<Sums>,
-    /// `[change][factor][sequence]`.
+    /// `[change][factor][cluster]`.
     scaled: Vec<Vec<Vec<Sums>>>,
 }
 
@@ -254,7 +254,8 @@ pub fn measure_scaling(
         common: mask(&plan.common, d_vocab)?,
         unembedding: Unembedding::new(Readout::of_model(model)?, &order, Device::Cpu)?,
     };
-    let empty = vec![Sums::default(); plan.sequences.len()];
+    let clusters = sample.clusters(&plan.sequences);
+    let empty = vec![Sums::default(); sample.n_clusters(&plan.sequences)];
     let mut effects = ScalingEffects {
         rows,
         clean: empty.clone(),
@@ -272,7 +273,7 @@ pub fn measure_scaling(
                 .sequences
                 .iter()
                 .position(|s| *s == sequence)
-                .unwrap_or(0);
+                .map_or(0, |place| clusters[place]);
             let of_sequence: Vec<Row> = all_rows
                 .iter()
                 .copied()

@@ -2,7 +2,8 @@
 //!
 //! Liu et al. (2025), arXiv 2505.12822, see three regimes for rare tokens: a plateau of the most influential neurons, a power law, and a
 //! rapid decay. Here a continuous line of one, two or three pieces is fitted to log influence against log rank, and the Bayesian
-//! information criterion says which one the data ask for.
+//! information criterion says which one the data ask for. The lines describe; whether there are regimes at all is the verdict of
+//! [`Laws`](crate::Laws), as independent values of a single law bend too.
 //!
 //! Ranks are first averaged in bins equally wide in log rank, so that each decade counts the same and a plateau of ten neurons is not
 //! outvoted by thousands in the tail. Sorting makes neighbouring points alike, so the criterion is too ready to add pieces: the
@@ -10,7 +11,7 @@
 
 use rayon::prelude::*;
 use serde::Serialize;
-use surprisal_metrics::Bootstrap;
+use surprisal_metrics::{Bootstrap, MIN_GROUPS};
 
 use crate::{Grouped, NeuronEffects, SelectError};
 
@@ -193,7 +194,7 @@ pub struct CurveIntervals {
 
 /// Resamples whole sequences, ranks the neurons anew and fits a line of as many pieces as `curve` has.
 ///
-/// `None` if there is but one sequence with rows, or no resample could be fitted.
+/// `None` if fewer than [`MIN_GROUPS`] sequences have rows, or no resample could be fitted.
 ///
 /// # Errors
 /// - [`SelectError::Bootstrap`] if the number of resamples or the level is out of range
@@ -202,7 +203,7 @@ pub fn bootstrap_curve(
     curve: &Curve,
     bootstrap: &Bootstrap,
 ) -> Result<Option<CurveIntervals>, SelectError> {
-    if grouped.n_sequences_with_rows() < 2 {
+    if grouped.n_sequences_with_rows() < MIN_GROUPS {
         return Ok(None);
     }
     let n_breaks = curve.best_fit().breaks.len();

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt};
 
 use serde::{Deserialize, Serialize};
-use surprisal_metrics::{Bootstrap, Interval};
+use surprisal_metrics::Group;
 
 use crate::{NeuronId, SelectError};
 
@@ -83,6 +83,21 @@ pub struct Row {
     pub activation: f64,
 }
 
+/// Which effect of [`NeuronEffects`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Measure {
+    /// [`NeuronEffects::loss_change`]
+    LossChange,
+    /// [`NeuronEffects::total_effect`]
+    TotalEffect,
+    /// [`NeuronEffects::frozen_loss_change`]
+    FrozenLossChange,
+    /// [`NeuronEffects::direct_effect`]
+    DirectEffect,
+    /// [`NeuronEffects::kl_change`]
+    KlChange,
+}
+
 /// Sums over rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Sums {
@@ -104,6 +119,16 @@ impl Sums {
         self.frozen_abs += other.frozen_abs;
         self.kl += other.kl;
         self.activation += other.activation;
+    }
+
+    fn of(&self, measure: Measure) -> f64 {
+        match measure {
+            Measure::LossChange => self.loss,
+            Measure::TotalEffect => self.loss_abs,
+            Measure::FrozenLossChange => self.frozen,
+            Measure::DirectEffect => self.frozen_abs,
+            Measure::KlChange => self.kl,
+        }
     }
 
     fn means(&self, neuron: NeuronId) -> NeuronEffects {
@@ -308,10 +333,15 @@ impl Grouped {
         self.n_sequences
     }
 
-    /// How many sequences have rows: intervals over sequences need two.
+    /// How many sequences have rows: intervals over sequences need [`MIN_GROUPS`](surprisal_metrics::MIN_GROUPS).
     pub fn n_sequences_with_rows(&self) -> usize {
+        self.sequences_with_rows().len()
+    }
+
+    /// Indices of the sequences that have rows.
+    pub(crate) fn sequences_with_rows(&self) -> Vec<usize> {
         let has_rows = |s: &usize| (0..self.neurons.len()).any(|n| self.of(n)[*s].rows > 0.0);
-        (0..self.n_sequences).filter(has_rows).count()
+        (0..self.n_sequences).filter(has_rows).collect()
     }
 
     /// The neurons with more or fewer rows than the first, as a cut-off or doubled table has: their means are not comparable.
@@ -336,31 +366,20 @@ impl Grouped {
             .collect()
     }
 
-    /// Interval of a statistic of some neurons over resampled sequences; neurons that the table has not are passed over.
-    ///
-    /// `None` if there is but one sequence with rows, none of the neurons is known, or the statistic is undefined on the sample.
-    ///
-    /// # Errors
-    /// - [`SelectError::Bootstrap`] if the number of resamples or the level is out of range
-    pub fn interval(
-        &self,
-        neurons: &[NeuronId],
-        bootstrap: &Bootstrap,
-        statistic: impl Fn(&[NeuronEffects]) -> Option<f64>,
-    ) -> Result<Option<Interval>, SelectError> {
-        let places: Vec<usize> = neurons
+    /// Sums and numbers of the rows of some neurons in each sequence: the groups that intervals resample. Neurons that the table has not
+    /// are passed over, repeated ones count repeatedly.
+    pub fn groups(&self, neurons: &[NeuronId], measure: Measure) -> Vec<Group> {
+        let mut groups = vec![Group::default(); self.n_sequences];
+        for n in neurons
             .iter()
             .filter_map(|n| self.neurons.binary_search(n).ok())
-            .collect();
-        if self.n_sequences_with_rows() < 2 || places.is_empty() {
-            return Ok(None);
+        {
+            for (group, sums) in groups.iter_mut().zip(self.of(n)) {
+                group.sum += sums.of(measure);
+                group.count += sums.rows;
+            }
         }
-        let of_draw = |draw: &[usize]| {
-            let effects: Option<Vec<NeuronEffects>> =
-                places.iter().map(|&n| self.mean(n, draw)).collect();
-            statistic(&effects?)
-        };
-        Ok(bootstrap.statistic(self.n_sequences, of_draw)?)
+        groups
     }
 
     fn mean(&self, n: usize, draw: &[usize]) -> Option<NeuronEffects> {

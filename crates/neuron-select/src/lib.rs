@@ -27,19 +27,25 @@
 mod coactivation;
 mod compare;
 mod controls;
+mod cross_fit;
 mod curve;
 mod effects;
 mod error;
+mod laws;
+mod many;
 mod neuron;
 mod selection;
 mod stability;
 
 pub use coactivation::Coactivation;
 pub use compare::{Comparison, Difference};
-pub use controls::{Candidate, ControlKind, ControlSet, draw_controls};
+pub use controls::{Candidate, ControlKind, ControlSet, draw_controls, rank_p};
+pub use cross_fit::{CrossFit, Fold, cross_fit};
 pub use curve::{Curve, CurveIntervals, PiecewiseFit, Shape, bootstrap_curve};
-pub use effects::{Grouped, NeuronEffects, Row, RowFilter, Stratum, Tally};
+pub use effects::{Grouped, Measure, NeuronEffects, Row, RowFilter, Stratum, Tally};
 pub use error::SelectError;
+pub use laws::{GOODNESS_LEVEL, Law, LawFit, Laws, VUONG_LEVEL, Verdict, Vuong};
+pub use many::max_t;
 pub use neuron::NeuronId;
 pub use selection::{Criteria, Effect, Heuristic, Ranked, Ranking, Standing};
 pub use stability::{RankInterval, bootstrap_ranks, jaccard, rank_biased_overlap};

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 use serde::Serialize;
-use surprisal_metrics::Bootstrap;
+use surprisal_metrics::{Bootstrap, MIN_GROUPS};
 
 use crate::{Criteria, Grouped, NeuronId, Ranking, SelectError};
 
@@ -97,7 +97,7 @@ pub struct RankInterval {
 /// Ranks of every neuron over resampled sequences, neurons ascending.
 ///
 /// A neuron that a resample leaves out counts as last. Resamples in which a neuron has no row are left out; their number is returned
-/// beside the intervals. `None` if there is but one sequence with rows, or no resample is left: then nothing can be said.
+/// beside the intervals. `None` if fewer than [`MIN_GROUPS`] sequences have rows, or no resample is left: then nothing can be said.
 ///
 /// # Errors
 /// - [`SelectError::Bootstrap`] if the number of resamples or the level is out of range
@@ -107,7 +107,7 @@ pub fn bootstrap_ranks(
     top: Option<usize>,
     bootstrap: &Bootstrap,
 ) -> Result<Option<(Vec<RankInterval>, usize)>, SelectError> {
-    if grouped.n_sequences_with_rows() < 2 {
+    if grouped.n_sequences_with_rows() < MIN_GROUPS {
         return Ok(None);
     }
     let neurons = grouped.neurons();

@@ -40,6 +40,18 @@ pub enum MetricError {
         /// Its length.
         right: usize,
     },
+    /// A numerator and a denominator that are not of the same values.
+    #[error(
+        "group {index} has {numerator} values in the numerator, but {denominator} in the denominator"
+    )]
+    Counts {
+        /// Place of the group.
+        index: usize,
+        /// Count in the numerator.
+        numerator: f64,
+        /// Count in the denominator.
+        denominator: f64,
+    },
     /// Probabilities do not add up to 1.
     #[error("probabilities add up to {total}, expected 1 within {tolerance}")]
     NotNormalised {

@@ -20,7 +20,7 @@
 //! - [`surprisal`]: tokens, words (four published forms), perplexity
 //! - [`distribution`]: entropy, both Kullback-Leibler divergences, Jensen-Shannon divergence
 //! - [`summary`]: means with standard errors, per word or per band
-//! - [`bootstrap`](mod@bootstrap): percentile intervals over resampled groups
+//! - [`bootstrap`](mod@bootstrap): bootstrap-t intervals over resampled groups
 //! - [`paired`]: two conditions on the same items
 //! - [`curve`]: learning curves and age of acquisition
 
@@ -32,7 +32,7 @@ pub mod paired;
 pub mod summary;
 pub mod surprisal;
 
-pub use bootstrap::{Bootstrap, Group, Interval, Resamples};
+pub use bootstrap::{Bootstrap, Group, Interval, MIN_GROUPS, Resamples};
 pub use curve::{Acquisition, Doubt, LearningCurve};
 pub use distribution::{LnProbs, log_sum_exp};
 pub use error::MetricError;

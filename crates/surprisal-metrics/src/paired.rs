@@ -15,7 +15,7 @@ pub struct Paired {
     pub groups: usize,
     /// Mean over groups of `condition - baseline`.
     pub difference: f64,
-    /// Its bootstrap interval; none with a single group.
+    /// Its bootstrap-t interval over groups; none below [`MIN_GROUPS`](crate::MIN_GROUPS) of them.
     pub interval: Option<Interval>,
     /// Groups whose mean difference is above 0.
     pub higher: usize,

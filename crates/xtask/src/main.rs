@@ -13,6 +13,7 @@ mod install;
 mod libtorch;
 mod python;
 mod setup;
+mod simulate;
 mod workspace;
 
 use std::process::ExitCode;
@@ -41,6 +42,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Time our programs and PyTorch on the same work, in turn, and compare their values
     Compare(compare::CompareArgs),
+    /// Simulate data whose truth is known, and print how often intervals, tests and verdicts are right
+    Simulate,
     /// Run the readers of files under libFuzzer, looking for input that makes them fail
     Fuzz(fuzz::FuzzArgs),
     /// Show what a build would use: tools, libtorch, GPU, disk
@@ -65,6 +68,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Lint => checks::lint(),
         Command::Bench(args) => bench::bench(args),
         Command::Compare(args) => compare::compare(args),
+        Command::Simulate => simulate::simulate(),
         Command::Fuzz(args) => fuzz::fuzz(args),
         Command::Doctor => doctor::doctor(),
     }
