@@ -740,6 +740,15 @@ fn a_sweep_keeps_finished_checkpoints_and_refuses_audited_bad_ones() {
     let record = out.path().join("step512/run.json");
     let finished = fs::metadata(&record).unwrap().modified().unwrap();
     assert!(!out.path().join("step1000/run.json").exists());
+    // One revision alone does not get past the audit either.
+    let single = ablate(
+        out.path(),
+        &[&quick[..], &["model.revision=step1000"]].concat(),
+    );
+    let single = { single }.output().unwrap();
+    let stderr = String::from_utf8(single.stderr).unwrap();
+    assert_eq!(single.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("found step1000 bad"), "{stderr}");
 
     ablate(
         out.path(),
@@ -1140,7 +1149,7 @@ fn settings_that_exclude_each_other_or_are_not_used_are_refused() {
         ),
         (
             vec!["model.allow_bad=true"],
-            "several checkpoints (`model.steps`)",
+            "the audit is asked for named checkpoints",
         ),
         (
             vec!["corpus.tokens=b.npy", "corpus.rows=0..4"],

@@ -916,7 +916,7 @@ fn settings_that_would_not_be_used_are_refused() {
             vec!["frequency=null", "band=tail"],
             "a band needs token counts",
         ),
-        (vec!["model.allow_bad=true"], "reads no audit"),
+        (vec!["model.allow_bad=true"], "no `audit` is read"),
         (
             vec!["steps=512.5"],
             "expected a step, `all`, `log`, a range",
@@ -1060,6 +1060,80 @@ fn steps_are_found_however_they_are_written() {
     let error = run.error(&args);
     assert!(
         error.contains("step-512") && error.contains("`step512`"),
+        "{error}"
+    );
+}
+
+/// Other weights, or another text, at the same path are not what an earlier run scored.
+#[test]
+fn what_changed_at_the_same_path_is_not_finished() {
+    let run = Run::new();
+    let models = run.path("models");
+    for step in ["step512", "step4000"] {
+        let folder = checkpoint(&models, step, |_| ());
+        let from = format!("examples/data/tiny-neox/{step}/model.safetensors");
+        fs::copy(root().join(from), folder.join("model.safetensors")).unwrap();
+    }
+    let corpus = run.path("text.txt");
+    fs::write(&corpus, "There she blows, the white whale. ".repeat(40)).unwrap();
+    let args = [
+        format!("model.tokenizer={TOKENIZER}"),
+        "interventions.list=[base, mean]".into(),
+        format!("model.path={}", models.display()),
+        format!("corpus.path={}", corpus.display()),
+        "corpus.rows=null".into(),
+        "corpus.context_length=32".into(),
+    ];
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let earlier = || run.record()["counts"]["scores_computed_by_an_earlier_run"].clone();
+    run.ok(&args);
+    let before = rows(&run.out("surprisal.parquet"));
+    let n = before.len() / 2;
+    run.ok(&args);
+    assert_eq!(earlier(), 2 * n);
+    assert_eq!(rows(&run.out("surprisal.parquet")), before);
+    let weights = models.join("step4000/model.safetensors");
+    fs::copy(&weights, models.join("step512/model.safetensors")).unwrap();
+    run.ok(&args);
+    assert_eq!(earlier(), n);
+    let after = rows(&run.out("surprisal.parquet"));
+    assert_eq!(after[n..], before[n..]);
+    for (a, b) in after[..n].iter().zip(&before[n..]) {
+        assert_eq!((a.0, a.4), (512, b.4));
+    }
+    fs::write(&corpus, "Another text of about that length. ".repeat(40)).unwrap();
+    let error = run.error(&args);
+    assert!(error.contains("other settings (corpus)"), "{error}");
+}
+
+/// What an audit found bad is refused here too.
+#[test]
+fn checkpoints_that_an_audit_found_bad_are_refused() {
+    let run = Run::new();
+    let audit = run.path("audit.json");
+    let row = |revision: &str, findings: serde_json::Value| serde_json::json!({"revision": revision, "files": [], "content": null, "findings": findings});
+    let bad = serde_json::to_value(neox_core::Finding::Missing).unwrap();
+    let rows = serde_json::json!([
+        row("step512", serde_json::json!([bad])),
+        row("step4000", serde_json::json!([]))
+    ]);
+    fs::write(&audit, rows.to_string()).unwrap();
+    let audit = format!("audit={}", audit.display());
+    let args = |steps| [steps, "interventions.list=[base]", &audit];
+    run.ok(&args("steps=4000"));
+    let error = run.error(&args("steps=[512, 4000]"));
+    assert!(
+        error.contains("found step512 bad (missing)") && error.contains("model.allow_bad"),
+        "{error}"
+    );
+    run.ok(&[&args("steps=[512, 4000]")[..], &["model.allow_bad=true"]].concat());
+    let error = run.error(&[
+        "steps=4000",
+        "interventions.list=[base]",
+        "audit=nowhere.json",
+    ]);
+    assert!(
+        error.contains("failed to read the audit `nowhere.json`"),
         "{error}"
     );
 }

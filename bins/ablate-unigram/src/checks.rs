@@ -79,7 +79,7 @@ pub(crate) fn refuse_bad(config: &AblateConfig, revision: &str) -> anyhow::Resul
         Some(row) if !config.model.allow_bad => {
             let findings: Vec<String> = row.findings.iter().map(ToString::to_string).collect();
             bail!(
-                "the audit `{}` found {revision} bad ({}): leave it out of `model.steps`, or set `model.allow_bad=true`",
+                "the audit `{}` found {revision} bad ({}): take another, or set `model.allow_bad=true`",
                 path.display(),
                 findings.join("; ")
             )

@@ -45,8 +45,10 @@ impl Rules for AblateConfig {
             Rule::one_of(&["model.steps", "model.revision"]),
             Rule::unused(
                 "model.allow_bad",
-                |config, _| config["model"]["steps"].is_null(),
-                "the audit is asked only where there are several checkpoints (`model.steps`)",
+                |config, _| {
+                    config["model"]["steps"].is_null() && config["model"]["revision"].is_null()
+                },
+                "the audit is asked for named checkpoints (`model.steps`, `model.revision`)",
             ),
             Rule::unused(
                 "ablation.tolerance",

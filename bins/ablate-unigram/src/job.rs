@@ -38,6 +38,9 @@ const MOST_BANDS: usize = 6;
 /// Runs all the checkpoints that the configuration asks for.
 pub(crate) fn run(config: &AblateConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
     let Some(steps) = &config.model.steps else {
+        if let Some(revision) = &config.model.revision {
+            checks::refuse_bad(config, revision)?;
+        }
         return ablate(
             config,
             resolved,

@@ -5,9 +5,9 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use anyhow::{Context, anyhow, bail};
 use job_inputs::source;
-use job_kit::RunRecord;
+use job_kit::{RunRecord, sha256_file};
 use model_conventions::{StepNames, step_of_folder};
-use neox_core::{LoadOptions, NeoxModel, Source, parse_device, parse_dtype};
+use neox_core::{AuditRow, LoadOptions, NeoxModel, Source, WeightFiles, parse_device, parse_dtype};
 
 use crate::config::SurprisalConfig;
 
@@ -25,6 +25,8 @@ pub(crate) struct Loaded {
     pub(crate) step: u64,
     pub(crate) folder: PathBuf,
     pub(crate) model: NeoxModel,
+    /// What it is, as [`Checkpoints::address`] tells.
+    pub(crate) address: String,
 }
 
 impl Checkpoints {
@@ -46,6 +48,8 @@ impl Checkpoints {
         if let Some(path) = alone {
             let step = step_of_folder(path).with_context(|| format!("`{}` is one checkpoint, and its name does not say which step: name the folder `step<N>`", path.display()))?;
             let steps = config.steps.resolve(&[step])?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            refuse_bad(config, &name)?;
             return Ok((
                 Self {
                     source,
@@ -74,6 +78,9 @@ impl Checkpoints {
             );
         }
         let steps = config.steps.resolve(&available)?;
+        for revision in steps.iter().filter_map(|&step| names.name(step)) {
+            refuse_bad(config, revision)?;
+        }
         Ok((
             Self {
                 source,
@@ -97,14 +104,31 @@ impl Checkpoints {
         })?)
     }
 
+    /// What scores of a checkpoint depend on: the version of this program, its `config.json` and its weights, by their SHA-256.
+    pub(crate) fn address(&self, step: u64) -> anyhow::Result<String> {
+        let folder = self.folder(step)?;
+        let mut address = format!("compute-surprisal {}", env!("CARGO_PKG_VERSION"));
+        let mut files: Vec<PathBuf> = WeightFiles::find(&folder)?.paths().collect();
+        files.sort();
+        files.insert(0, folder.join("config.json"));
+        for file in files {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let (sha256, _) = sha256_file(&file)?;
+            address += &format!("; {name} {sha256}");
+        }
+        Ok(address)
+    }
+
     fn load(&self, step: u64) -> anyhow::Result<Loaded> {
         let folder = self.folder(step)?;
+        let address = self.address(step)?;
         let model = NeoxModel::load(&folder, &self.options)
             .with_context(|| format!("failed to load step {step}"))?;
         Ok(Loaded {
             step,
             folder,
             model,
+            address,
         })
     }
 
@@ -136,5 +160,31 @@ impl Checkpoints {
         step: u64,
     ) -> ScopedJoinHandle<'scope, anyhow::Result<Loaded>> {
         scope.spawn(move || self.load(step))
+    }
+}
+
+/// Refuses a revision that the audit found bad.
+fn refuse_bad(config: &SurprisalConfig, revision: &str) -> anyhow::Result<()> {
+    let Some(path) = &config.audit else {
+        return Ok(());
+    };
+    let text = std::fs::read(path)
+        .with_context(|| format!("failed to read the audit `{}` (`audit`)", path.display()))?;
+    let rows: Vec<AuditRow> = serde_json::from_slice(&text).with_context(|| {
+        format!(
+            "`{}` is no audit: `ablate-unigram --audit` writes one",
+            path.display()
+        )
+    })?;
+    match rows.iter().find(|row| row.revision == revision) {
+        Some(row) if row.is_bad() && !config.model.allow_bad => {
+            let findings: Vec<String> = row.findings.iter().map(ToString::to_string).collect();
+            bail!(
+                "the audit `{}` found {revision} bad ({}): leave it out of `steps`, or set `model.allow_bad=true`",
+                path.display(),
+                findings.join("; ")
+            )
+        }
+        _ => Ok(()),
     }
 }

@@ -19,6 +19,9 @@ pub(crate) struct SurprisalConfig {
     pub(crate) model: ModelConfig,
     #[serde(default)]
     pub(crate) steps: Steps,
+    /// The `audit.json` of `ablate-unigram --audit`: checkpoints that it found bad are refused.
+    #[serde(default)]
+    pub(crate) audit: Option<PathBuf>,
     pub(crate) words: WordsConfig,
     #[serde(default)]
     pub(crate) reading: Reading,
@@ -64,7 +67,11 @@ impl Rules for SurprisalConfig {
                 |_, _| true,
                 "this job has its checkpoints in `steps`: say `steps=[0, 512]` instead",
             ),
-            Rule::unused("model.allow_bad", |_, _| true, "this job reads no audit"),
+            Rule::unused(
+                "model.allow_bad",
+                |config, _| config["audit"].is_null(),
+                "no `audit` is read",
+            ),
             Rule::one_of(&["neurons.file", "neurons.list"]),
             Rule::belongs("neurons.missing_step", &["neurons.file"]),
             Rule::unused(

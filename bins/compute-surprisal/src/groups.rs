@@ -179,8 +179,8 @@ fn by_frequency(
     let mut names: Vec<(usize, String)> = Vec::new();
     for i in 0..=bounds.len() {
         let (lower, upper) = (i.checked_sub(1).map(|i| bounds[i]), bounds.get(i).copied());
-        let found = values.iter().filter(|&&zipf| place(zipf) == i);
-        let (Some(from), Some(to)) = (found.clone().next(), found.last()) else {
+        let mut found = values.iter().filter(|&&zipf| place(zipf) == i);
+        let (Some(from), Some(to)) = (found.clone().next(), found.next_back()) else {
             continue; // no word
         };
         let name = match (config.quantiles, lower, upper) {

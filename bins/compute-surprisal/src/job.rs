@@ -97,6 +97,9 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     )?;
     let mut missing: BTreeMap<u64, Missing> = BTreeMap::new();
     for &step in &steps {
+        if store.has_part(step)? {
+            store.know(step, &checkpoints.address(step)?);
+        }
         let by_step = what_is_missing(&store, step, &names, words.pairs.len())?;
         if !by_step.is_empty() {
             missing.insert(step, by_step);
@@ -131,6 +134,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
             store: &store,
         };
         let step = loaded.step;
+        store.know(step, &loaded.address);
         job.checkpoint(&loaded, &missing[&step], &progress, &mut times)
             .with_context(|| format!("failed at step {step}"))?;
         for warning in loaded.model.warnings() {
@@ -210,7 +214,7 @@ fn neurons_by_step(
     Ok(by_step)
 }
 
-/// Everything that a score depends on, other than step, intervention, neurons, word and context. What a run does not need
+/// Everything that a score depends on, other than the content of the checkpoint, intervention, neurons, word and context. What a run does not need
 /// is null, and fits any other.
 fn identity(
     config: &SurprisalConfig,
@@ -220,7 +224,6 @@ fn identity(
 ) -> anyhow::Result<serde_json::Value> {
     let words = &config.words;
     Ok(serde_json::json!({
-        "model": [&config.model.path, &config.model.repo],
         "model.dtype": &config.model.dtype,
         "tokenizer": sha256_file(&tokens.path)?.0,
         "bos and eos": [ends.bos, ends.eos],

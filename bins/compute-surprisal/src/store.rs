@@ -1,9 +1,9 @@
-//! Results as they come: small complete files, keyed by (step, intervention and its neurons, word, context), so that a
+//! Results as they come: small complete files, keyed by (step, content of the checkpoint, intervention and its neurons, word, context), so that a
 //! stopped run goes on, and one with more words, steps, neurons or interventions computes what is new.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 use arrow::array::{Float64Array, Int32Array, RecordBatch, StringArray};
@@ -51,6 +51,8 @@ pub(crate) struct Store {
     keys: Keys,
     /// The pairs of each word and context: one, unless the file of words repeats itself.
     places: HashMap<String, HashMap<String, Vec<u32>>>,
+    /// What the checkpoint of each step is, as far as it is known: values of another one at the same place are not its.
+    checkpoints: Mutex<BTreeMap<u64, String>>,
 }
 
 impl Store {
@@ -107,7 +109,31 @@ impl Store {
             folder,
             keys,
             places,
+            checkpoints: Mutex::default(),
         })
+    }
+
+    /// Says what the checkpoint of a step is. Before that, no value of the step counts.
+    pub(crate) fn know(&self, step: u64, address: &str) {
+        let mut checkpoints = self
+            .checkpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        checkpoints.insert(step, address.to_owned());
+    }
+
+    /// What the checkpoint of a step is; nothing where that is not known.
+    fn checkpoint(&self, step: u64) -> String {
+        let checkpoints = self
+            .checkpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        checkpoints.get(&step).cloned().unwrap_or_default()
+    }
+
+    /// Whether there is any part of a step, of whatever checkpoint.
+    pub(crate) fn has_part(&self, step: u64) -> anyhow::Result<bool> {
+        Ok(!self.parts(step)?.is_empty())
     }
 
     /// The neurons that an intervention's values belong to.
@@ -146,14 +172,21 @@ impl Store {
     /// Pairs that are done, by intervention.
     pub(crate) fn done(&self, step: u64) -> anyhow::Result<HashMap<String, HashSet<u32>>> {
         let mut done: HashMap<String, HashSet<u32>> = HashMap::new();
+        let checkpoint = self.checkpoint(step);
         for part in self.parts(step)? {
-            let columns =
-                TableReader::open(&part)?.read(&["intervention", "neurons", "word", "context"])?;
+            let columns = TableReader::open(&part)?.read(&[
+                "checkpoint",
+                "intervention",
+                "neurons",
+                "word",
+                "context",
+            ])?;
+            let of = columns.text("checkpoint")?;
             let (word, context) = (columns.text("word")?, columns.text("context")?);
             let names = columns.text("intervention")?;
             let neurons = columns.text("neurons")?;
             for (i, (name, neurons)) in names.into_iter().zip(neurons).enumerate() {
-                if neurons == self.neurons(step, &name) {
+                if of[i] == checkpoint && neurons == self.neurons(step, &name) {
                     let pairs = self.pairs(&word[i], &context[i]);
                     done.entry(name).or_default().extend(pairs);
                 }
@@ -181,7 +214,9 @@ impl Store {
         };
         let path = self.folder.join(format!("step{step}-{number:06}.parquet"));
         let schema = schema();
+        let checkpoint = self.checkpoint(step);
         let mut columns: Vec<arrow::array::ArrayRef> = vec![
+            text(rows, &|_| &checkpoint),
             text(rows, &|r| &self.keys.pairs[r.pair as usize].0),
             text(rows, &|r| &self.keys.pairs[r.pair as usize].1),
             text(rows, &|r| &r.intervention),
@@ -213,9 +248,11 @@ impl Store {
             .collect();
         // A pair that two parts hold (a word that the file repeats) is there once.
         let mut rows: BTreeMap<(usize, u32), Row> = BTreeMap::new();
+        let checkpoint = self.checkpoint(step);
         for part in self.parts(step)? {
             let table = TableReader::open(&part)?;
             let names = [
+                "checkpoint",
                 "word",
                 "context",
                 "intervention",
@@ -229,6 +266,7 @@ impl Store {
                 FORMS[3],
             ];
             let columns = table.read(&names)?;
+            let of = columns.text("checkpoint")?;
             let (word, context) = (columns.text("word")?, columns.text("context")?);
             let (names, neurons) = (columns.text("intervention")?, columns.text("neurons")?);
             let (start, pieces) = (columns.text("start")?, columns.i64("pieces")?);
@@ -240,7 +278,7 @@ impl Store {
                 let Some(&place) = place.get(intervention.as_str()) else {
                     continue;
                 };
-                if neurons[i] != self.neurons(step, &intervention) {
+                if of[i] != checkpoint || neurons[i] != self.neurons(step, &intervention) {
                     continue;
                 }
                 for &pair in self.pairs(&word[i], &context[i]) {
@@ -266,6 +304,7 @@ fn text<'r>(rows: &'r [Row], value: &dyn Fn(&'r Row) -> &'r str) -> arrow::array
 
 fn schema() -> SchemaRef {
     let mut fields = vec![
+        Field::new("checkpoint", DataType::Utf8, false),
         Field::new("word", DataType::Utf8, false),
         Field::new("context", DataType::Utf8, false),
         Field::new("intervention", DataType::Utf8, false),
