@@ -4,11 +4,12 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use longtail_corpus::{
-    BandSpec, Bound, CasePolicy, CorpusError, CorpusReader, Document, Frequencies, Lexicon,
+    Band, BandSpec, Bound, CasePolicy, CorpusError, CorpusReader, Document, Frequencies, Lexicon,
     LongTailWords, ReadOptions, TokenCounts, WordCounts, WordOptions, load_tokenizer,
     long_tail_words, n_tokens,
 };
 use model_conventions::WordPieces;
+use tokenizers::Tokenizer;
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data");
 
@@ -24,14 +25,19 @@ fn long_tail() -> BandSpec {
     }
 }
 
-fn pythia(lexicon: Option<&Lexicon>, options: WordOptions) -> LongTailWords {
-    let tokenizer = load_tokenizer(format!("{DATA}/pythia/tokenizer.json")).unwrap();
-    let frequencies = Frequencies::add_one(
-        &TokenCounts::read(format!("{DATA}/pythia/unigrams.npy"), 50_304).unwrap(),
-    );
+/// Tokenizer, frequencies and long-tail band of a folder of the bundled data.
+fn read(folder: &str, counts: &str, d_vocab: usize) -> (Tokenizer, Frequencies, Band) {
+    let tokenizer = load_tokenizer(format!("{DATA}/{folder}/tokenizer.json")).unwrap();
+    let counts = TokenCounts::read(format!("{DATA}/{folder}/{counts}"), d_vocab).unwrap();
+    let frequencies = Frequencies::add_one(&counts);
     let band = long_tail()
         .resolve(&frequencies, n_tokens(&tokenizer))
         .unwrap();
+    (tokenizer, frequencies, band)
+}
+
+fn pythia(lexicon: Option<&Lexicon>, options: WordOptions) -> LongTailWords {
+    let (tokenizer, frequencies, band) = read("pythia", "unigrams.npy", 50_304);
     let pieces = WordPieces::new(&tokenizer, None).unwrap();
     long_tail_words(
         &band,
@@ -156,13 +162,7 @@ fn case_policies_differ_as_stated() {
 /// Counting a corpus adds words of several pieces whose own frequency is in the band, and gives every word its own count.
 #[test]
 fn words_of_several_pieces_come_from_corpus_counts() {
-    let tokenizer = load_tokenizer(format!("{DATA}/tiny-neox/tokenizer.json")).unwrap();
-    let frequencies = Frequencies::add_one(
-        &TokenCounts::read(format!("{DATA}/tiny-neox/train-unigrams.npy"), 4096).unwrap(),
-    );
-    let band = long_tail()
-        .resolve(&frequencies, n_tokens(&tokenizer))
-        .unwrap();
+    let (tokenizer, frequencies, band) = read("tiny-neox", "train-unigrams.npy", 4096);
     let corpus = CorpusReader::open(
         &[format!("{DATA}/corpus/held-out.jsonl")],
         ReadOptions::default(),
@@ -205,13 +205,7 @@ fn words_of_several_pieces_come_from_corpus_counts() {
 /// As above, of words of several pieces.
 #[test]
 fn spellings_in_a_corpus_are_added_up_before_the_band_is_tested() {
-    let tokenizer = load_tokenizer(format!("{DATA}/tiny-neox/tokenizer.json")).unwrap();
-    let frequencies = Frequencies::add_one(
-        &TokenCounts::read(format!("{DATA}/tiny-neox/train-unigrams.npy"), 4096).unwrap(),
-    );
-    let band = long_tail()
-        .resolve(&frequencies, n_tokens(&tokenizer))
-        .unwrap();
+    let (tokenizer, frequencies, band) = read("tiny-neox", "train-unigrams.npy", 4096);
     // One spelling of `zymurgy` is as frequent as a word of the band, the three together are not.
     let text = "zymurgy ZYMURGY Zymurgy ".repeat(15)
         + &"quokka Quokka ".repeat(3)

@@ -72,20 +72,8 @@ pub(crate) fn audit(config: &AblateConfig, resolved: &serde_json::Value) -> anyh
 /// Refuses a revision that an audit in the output folder found bad.
 pub(crate) fn refuse_bad(config: &AblateConfig, revision: &str) -> anyhow::Result<()> {
     let path = config.output.dir.join(AUDIT);
-    match read_audit(&path)?
-        .iter()
-        .find(|row| row.revision == revision && row.is_bad())
-    {
-        Some(row) if !config.model.allow_bad => {
-            let findings: Vec<String> = row.findings.iter().map(ToString::to_string).collect();
-            bail!(
-                "the audit `{}` found {revision} bad ({}): take another, or set `model.allow_bad=true`",
-                path.display(),
-                findings.join("; ")
-            )
-        }
-        _ => Ok(()),
-    }
+    let rows = read_audit(&path)?;
+    job_inputs::refuse_bad(&path, &rows, revision, &config.model, "take another")
 }
 
 /// The rows of an audit; none where there is no file.

@@ -89,7 +89,7 @@ fn outputs(config: &AblateConfig) -> Vec<String> {
 
 /// Whether a folder holds the results of a finished run of this configuration.
 fn finished(dir: &Path, resolved: &serde_json::Value) -> bool {
-    let record = std::fs::read(dir.join("run.json"))
+    let record = std::fs::read(dir.join(job_kit::output::RUN_RECORD))
         .ok()
         .and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
     // Through text on both sides, as numbers may change in their last bit on the way.

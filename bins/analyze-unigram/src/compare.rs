@@ -112,7 +112,7 @@ pub(crate) fn compare(first: &Path, second: &Path) -> anyhow::Result<String> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Analysis> {
-    let run_path = path.join("run.json");
+    let run_path = path.join(job_kit::output::RUN_RECORD);
     let text = fs::read(&run_path).with_context(|| {
         format!(
             "failed to read `{}`: is it a folder that analyze-unigram wrote?",

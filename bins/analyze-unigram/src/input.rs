@@ -85,7 +85,7 @@ fn open_step(
     let file = table_file(&config.input, path)?;
     let table = TableReader::open(&file)?;
     let beside = |name: &str| Some(file.parent()?.join(name)).filter(|path| path.is_file());
-    let run = match beside("run.json") {
+    let run = match beside(job_kit::output::RUN_RECORD) {
         None => None,
         Some(path) => {
             let text =

@@ -7,7 +7,7 @@ use job_kit::{
 };
 
 use neuron_select::Verdict;
-use surprisal_metrics::Group;
+use surprisal_metrics::{Group, Interval};
 
 use crate::{
     analysis::{SetName, StepAnalysis, StratumCurve, rows_name},
@@ -155,11 +155,7 @@ fn selection_grid(step: &StepAnalysis) -> Grid {
             (i + 1).into(),
             effects.neuron.to_string().into(),
             effects.total_effect.into(),
-            // Non-breaking spaces keep an interval on one line.
-            neuron
-                .total_effect
-                .map(|i| format!("[{},\u{a0}{}]", number(i.lower, 3), number(i.upper, 3)))
-                .into(),
+            neuron.total_effect.map(ends).into(),
             step.direct(neuron.ranked.mediated_share)
                 .map_or(Cell::Missing, Cell::Percent),
             effects.loss_change.into(),
@@ -214,6 +210,12 @@ fn curve_grid(step: &StepAnalysis) -> Grid {
     grid
 }
 
+/// An interval that stays on one line.
+fn ends(interval: Interval) -> String {
+    let [lower, upper] = [interval.lower, interval.upper].map(|end| number(end, 3));
+    format!("[{lower},\u{a0}{upper}]")
+}
+
 /// Whether the values follow a law at all, which the broken line cannot say.
 fn law_grid(step: &StepAnalysis) -> Grid {
     let mut grid = Grid::new([
@@ -262,10 +264,7 @@ fn cross_fit_grid(step: &StepAnalysis) -> Grid {
             fitted.measure.into(),
             fitted.fit.in_sample.into(),
             fitted.fit.held_out.into(),
-            fitted
-                .interval
-                .map(|i| format!("[{},\u{a0}{}]", number(i.lower, 3), number(i.upper, 3)))
-                .into(),
+            fitted.interval.map(ends).into(),
             fitted.fit.shrinkage().map_or(Cell::Missing, Cell::Percent),
             Group::with_values(&fitted.fit.groups).into(),
         ]);
@@ -300,10 +299,7 @@ fn contrast_grid(step: &StepAnalysis) -> Grid {
         grid.row([
             contrast.set.name().into(),
             contrast.mean.into(),
-            contrast
-                .interval
-                .map(|i| format!("[{},\u{a0}{}]", number(i.lower, 3), number(i.upper, 3)))
-                .into(),
+            contrast.interval.map(ends).into(),
             contrast.clusters.into(),
         ]);
     }

@@ -49,7 +49,7 @@ impl Checkpoints {
             let step = step_of_folder(path).with_context(|| format!("`{}` is one checkpoint, and its name does not say which step: name the folder `step<N>`", path.display()))?;
             let steps = config.steps.resolve(&[step])?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            refuse_bad(config, &name)?;
+            refuse_bad(config, [&*name])?;
             return Ok((
                 Self {
                     source,
@@ -78,9 +78,7 @@ impl Checkpoints {
             );
         }
         let steps = config.steps.resolve(&available)?;
-        for revision in steps.iter().filter_map(|&step| names.name(step)) {
-            refuse_bad(config, revision)?;
-        }
+        refuse_bad(config, steps.iter().filter_map(|&step| names.name(step)))?;
         Ok((
             Self {
                 source,
@@ -163,8 +161,11 @@ impl Checkpoints {
     }
 }
 
-/// Refuses a revision that the audit found bad.
-fn refuse_bad(config: &SurprisalConfig, revision: &str) -> anyhow::Result<()> {
+/// Refuses revisions that the audit found bad.
+fn refuse_bad<'r>(
+    config: &SurprisalConfig,
+    revisions: impl IntoIterator<Item = &'r str>,
+) -> anyhow::Result<()> {
     let Some(path) = &config.audit else {
         return Ok(());
     };
@@ -176,15 +177,8 @@ fn refuse_bad(config: &SurprisalConfig, revision: &str) -> anyhow::Result<()> {
             path.display()
         )
     })?;
-    match rows.iter().find(|row| row.revision == revision) {
-        Some(row) if row.is_bad() && !config.model.allow_bad => {
-            let findings: Vec<String> = row.findings.iter().map(ToString::to_string).collect();
-            bail!(
-                "the audit `{}` found {revision} bad ({}): leave it out of `steps`, or set `model.allow_bad=true`",
-                path.display(),
-                findings.join("; ")
-            )
-        }
-        _ => Ok(()),
-    }
+    let instead = "leave it out of `steps`";
+    revisions.into_iter().try_for_each(|revision| {
+        job_inputs::refuse_bad(path, &rows, revision, &config.model, instead)
+    })
 }

@@ -7,14 +7,13 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use job_kit::{WithHint, write_file};
+use job_kit::{WithHint, output::RUN_RECORD, write_file};
 use serde::{Deserialize, Serialize};
 
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const CONFIG: &str = "config.yaml";
 pub(crate) const OVERRIDES: &str = "overrides.yaml";
 pub(crate) const LOG: &str = "job.log";
-const RUN_RECORD: &str = "run.json";
 
 /// The jobs of a sweep.
 #[derive(Debug, Serialize, Deserialize)]

@@ -2,11 +2,13 @@
 //!
 //! Shared by the binaries, so that a key means the same in each.
 
+mod audit;
 mod config;
 mod neurons;
 mod read;
 mod tokens;
 
+pub use audit::refuse_bad;
 pub use config::{
     BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, Steps,
     mebibytes,

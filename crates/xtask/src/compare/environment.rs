@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 use crate::libtorch::VERSION;
-use crate::python::Python;
+use crate::python::{Python, interpreter};
 use crate::workspace::{self, answer, root};
 
 /// What the scripts import.
@@ -41,11 +41,7 @@ impl PyTorch {
 
     /// The environment in a folder, made with pip if it is not there or not whole.
     pub(crate) fn install(venv: &Path) -> anyhow::Result<Self> {
-        let python = venv.join(if cfg!(windows) {
-            "Scripts/python.exe"
-        } else {
-            "bin/python"
-        });
+        let python = interpreter(venv);
         if let Ok(found) = Self::at(&python) {
             return Ok(found);
         }
