@@ -75,7 +75,7 @@ pub(crate) struct Stale {
 #[derive(Debug)]
 pub struct OutputDir {
     shared: Arc<Shared>,
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 #[derive(Debug)]
@@ -580,14 +580,26 @@ fn remove(path: &Path) -> Result<(), OutputError> {
     }
 }
 
+/// A locked folder.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing alone is not enough: a process that is being started has a copy of the handle until it becomes another program, and would
+    /// hold the lock so long.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 #[cfg(unix)]
-fn lock(path: &Path) -> Result<Option<File>, OutputError> {
+fn lock(path: &Path) -> Result<Option<Lock>, OutputError> {
     let folder = File::open(path).map_err(|source| OutputError::NotWritable {
         path: path.to_owned(),
         source,
     })?;
     match folder.try_lock() {
-        Ok(()) => Ok(Some(folder)),
+        Ok(()) => Ok(Some(Lock(folder))),
         Err(fs::TryLockError::WouldBlock) => Err(OutputError::InUse {
             path: path.to_owned(),
         }),
@@ -599,6 +611,6 @@ fn lock(path: &Path) -> Result<Option<File>, OutputError> {
 }
 
 #[cfg(not(unix))]
-fn lock(_: &Path) -> Result<Option<File>, OutputError> {
+fn lock(_: &Path) -> Result<Option<Lock>, OutputError> {
     Ok(None)
 }
