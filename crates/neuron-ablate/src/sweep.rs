@@ -381,16 +381,17 @@ impl<'a> Sweep<'a> {
                     spreads,
                 } = &of_neurons;
                 // [neuron][row]
+                let of_neuron = |&n: &usize| activations.iter().skip(n).step_by(d_mlp).copied();
                 let activations: Vec<f64> = in_block
-                    .iter()
-                    .flat_map(|&n| activations.iter().skip(n).step_by(d_mlp).copied())
+                    .par_iter()
+                    .flat_map_iter(of_neuron)
                     .collect();
                 let cross = products(w_c, &centred, d_model); // [neuron][row]
                 let change: Vec<f64> = activations
-                    .chunks(rows.len())
+                    .par_chunks(rows.len())
                     .zip(in_block)
-                    .flat_map(|(of_neuron, &n)| {
-                        let change = |&a: &f64| plan.dose.change(a, mean[n]);
+                    .flat_map_iter(|(of_neuron, &n)| {
+                        let change = |a: &f64| plan.dose.change(*a, mean[n]);
                         of_neuron.iter().map(change).collect::<Vec<_>>()
                     })
                     .collect();
@@ -558,7 +559,7 @@ fn accumulate(neurons: &mut [NeuronEffects], block: &PairBlock<'_>, slots: &[usi
         block.variants * block.measures,
         block.rows.len(),
     );
-    for (n, neuron) in neurons.iter_mut().enumerate() {
+    neurons.par_iter_mut().enumerate().for_each(|(n, neuron)| {
         for (r, &slot) in slots.iter().enumerate() {
             let pair = n * n_rows + r;
             let ablated = &block.ablated[pair * per_row..(pair + 1) * per_row];
@@ -574,7 +575,7 @@ fn accumulate(neurons: &mut [NeuronEffects], block: &PairBlock<'_>, slots: &[usi
                 neuron.effects.add_rank(slot, change, block.in_band[r]);
             }
         }
-    }
+    });
 }
 
 /// `x . y` for vectors of `len` values, `[x][y]`, each by itself, so that it does not depend on what others are there.
