@@ -1,6 +1,11 @@
 //! How the sums over the vocabulary are computed: exactly, or by moments where their bound allows it.
 
-use std::{cell::OnceCell, ops::Range, sync::Mutex};
+use std::{
+    cell::OnceCell,
+    ops::Range,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -191,7 +196,9 @@ impl Engines {
                 match CudaSums::new(layout, log_q, sites, pairs.n_bases(), device, memory) {
                     Ok(cuda) => Exact::Cuda(cuda, tensor(Kind::Float)?),
                     Err(err) => {
-                        tracing::warn!("tensor operations take the place of the GPU's kernel: {err}");
+                        tracing::warn!(
+                            "tensor operations take the place of the GPU's kernel: {err}"
+                        );
                         Exact::Tensor(tensor(Kind::Float)?)
                     }
                 }
@@ -613,6 +620,7 @@ fn by_cuda(
 ) -> Result<Vec<Vec<usize>>, TchError> {
     let (n_rows, n_directions, n_tilts) = (job.at.len(), job.norm2.len(), pairs.sites().len());
     let (n_bases, per_pair) = (pairs.n_bases(), pairs.per_pair());
+    let begin = Instant::now();
     let u = directions.logits.tensor();
     let u_max = largest_magnitude(u)?;
     let (readings, levels) = (cuda.readings(), &rows.levels);
@@ -638,6 +646,8 @@ fn by_cuda(
         bases: &bases,
         tilts: &tilts,
     };
+    let prepared_in = begin.elapsed();
+    let (mut waited, mut measured_in) = (Duration::ZERO, Duration::ZERO);
     let mut left = Vec::new();
     let at_once = cuda.directions_at_once(n_rows, n_directions);
     let mut chunks = blocks(n_directions, at_once);
@@ -649,8 +659,11 @@ fn by_cuda(
     };
     let mut next = start()?;
     while let Some((started, chunk)) = next {
+        let begin = Instant::now();
         let changes = started.finish()?;
+        waited += begin.elapsed();
         // The GPU works on the next ones while these are measured.
+        let begin = Instant::now();
         next = start()?;
         let out = &mut measured[chunk.start * n_rows * per_pair..chunk.end * n_rows * per_pair];
         let measure = |(place, out): (usize, &mut [f64])| {
@@ -676,7 +689,15 @@ fn by_cuda(
                 .enumerate()
                 .map(measure),
         );
+        measured_in += begin.elapsed();
     }
+    tracing::debug!(
+        pairs = n_directions * n_rows,
+        ?prepared_in,
+        ?waited,
+        ?measured_in,
+        "a block on the GPU"
+    );
     Ok(left)
 }
 

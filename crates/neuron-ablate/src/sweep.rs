@@ -6,7 +6,7 @@ use std::{cell::RefCell, collections::HashMap, ops::Range};
 
 use neox_core::NeoxModel;
 use rayon::prelude::*;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use self::behind_norm::BehindNorm;
 use crate::{
@@ -342,7 +342,10 @@ impl<'a> Sweep<'a> {
             let row_terms = pairs.rows(rows, norm2, scale, &row_logits, prepared.sums())?;
             let targets = pairs.target_places(rows)?;
             let behind_norm = match (self.write.norm(), &m_c) {
-                (Some(norm), Some(m_c)) => Some(BehindNorm::new(self, norm, m_c, x_c, &targets)?),
+                (Some(norm), Some(m_c)) => {
+                    let x_c = x_c.shallow_clone();
+                    Some(BehindNorm::new(self, norm, m_c, x_c, &targets)?)
+                }
                 _ => None,
             };
             let in_band: Vec<bool> = rows.iter().map(|row| self.in_band(row)).collect();
@@ -382,11 +385,12 @@ impl<'a> Sweep<'a> {
                 } = &of_neurons;
                 // [neuron][row]
                 let of_neuron = |&n: &usize| activations.iter().skip(n).step_by(d_mlp).copied();
-                let activations: Vec<f64> = in_block
-                    .par_iter()
-                    .flat_map_iter(of_neuron)
-                    .collect();
-                let cross = products(w_c, &centred, d_model); // [neuron][row]
+                let activations: Vec<f64> = in_block.par_iter().flat_map_iter(of_neuron).collect();
+                // [neuron][row]
+                let cross = match x_c.device() {
+                    Device::Cpu => products(w_c, &centred, d_model),
+                    _ => on_host(&projected.centred.f_matmul(&x_c.f_tr()?)?)?,
+                };
                 let change: Vec<f64> = activations
                     .par_chunks(rows.len())
                     .zip(in_block)

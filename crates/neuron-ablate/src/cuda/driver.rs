@@ -163,18 +163,12 @@ pub(crate) fn function(
     let mut capability = [0; 2];
     // SAFETY: the pointers are those of local values of the types that the driver fills.
     unsafe {
-        api.check(
-            "find the GPU",
-            (api.device)(&raw mut gpu, device as c_int),
-        )?;
+        api.check("find the GPU", (api.device)(&raw mut gpu, device as c_int))?;
         for (part, attribute) in capability.iter_mut().zip(COMPUTE_CAPABILITY) {
             let result = (api.attribute)(part, attribute, gpu);
             api.check("ask for the capability of the GPU", result)?;
         }
-        api.check(
-            "use the GPU",
-            (api.retain_context)(&raw mut context, gpu),
-        )?;
+        api.check("use the GPU", (api.retain_context)(&raw mut context, gpu))?;
     }
     let binary = compile(api, source, capability)?;
     let mut function = Function {
@@ -213,14 +207,8 @@ fn compile(api: &Api, source: &Source, [major, minor]: [c_int; 2]) -> Result<Vec
     let mut program = null_mut();
     // SAFETY: texts end with 0 and outlive the calls; buffers are as long as the compiler says.
     unsafe {
-        let result = (api.create_program)(
-            &raw mut program,
-            text.as_ptr(),
-            null(),
-            0,
-            null(),
-            null(),
-        );
+        let result =
+            (api.create_program)(&raw mut program, text.as_ptr(), null(), 0, null(), null());
         api.check("read the kernel", result)?;
         let compiled = (api.compile_program)(program, options.len() as c_int, options.as_ptr());
         let mut size = 0;
@@ -302,8 +290,10 @@ impl Function {
                 Argument::Int(value) => *value as u64,
             });
         }
-        let mut places: Vec<*mut c_void> =
-            values.iter_mut().map(|value| (&raw mut *value).cast()).collect();
+        let mut places: Vec<*mut c_void> = values
+            .iter_mut()
+            .map(|value| (&raw mut *value).cast())
+            .collect();
         let [x, y, z] = grid.map(|n| n as c_uint);
         in_context(api, self.context, || {
             // SAFETY: as the caller says; the null stream is the one that libtorch uses.

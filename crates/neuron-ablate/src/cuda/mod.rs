@@ -137,8 +137,7 @@ pub(crate) struct Started {
 impl Started {
     /// Waits for them.
     pub(crate) fn finish(self) -> Result<CudaChanges, TchError> {
-        let on_cpu =
-            |t: &Tensor| Vec::<f32>::try_from(&t.f_to_device(Device::Cpu)?.f_view(-1)?);
+        let on_cpu = |t: &Tensor| Vec::<f32>::try_from(&t.f_to_device(Device::Cpu)?.f_view(-1)?);
         Ok(CudaChanges {
             cells: self.cells.iter().map(on_cpu).collect::<Result<_, _>>()?,
             clean: self.clean.iter().map(on_host).collect::<Result<_, _>>()?,
@@ -289,7 +288,10 @@ impl CudaSums {
 
     /// Directions of a call: their sums fit the memory, and there are a few calls, so that the host has something to do meanwhile.
     pub(crate) fn directions_at_once(&self, n_rows: usize, n_directions: usize) -> usize {
-        let strips = self.cells.iter().map(|cell| cell.range.len().div_ceil(STRIP));
+        let strips = self
+            .cells
+            .iter()
+            .map(|cell| cell.range.len().div_ceil(STRIP));
         let strips = strips.max().unwrap_or(1);
         let per_pair = (self.readings.n_bases + self.readings.n_tilts) * 3 * (4 * strips + 2 * 8);
         let fit = self.memory / (per_pair * n_rows.max(1));
@@ -326,11 +328,7 @@ impl CudaSums {
     }
 
     /// Factors of the pairs of some directions, on the GPU: `[2 * bases + tilts, direction, row]`.
-    fn factors(
-        &self,
-        pairs: &CudaPairs<'_>,
-        directions: Range<usize>,
-    ) -> Result<Tensor, TchError> {
+    fn factors(&self, pairs: &CudaPairs<'_>, directions: Range<usize>) -> Result<Tensor, TchError> {
         let n_rows = pairs.at.len();
         let (n_bases, n_tilts) = (self.readings.n_bases, self.readings.n_tilts);
         let (of_bases, of_tilts) = (pairs.bases, pairs.tilts);
@@ -575,5 +573,109 @@ fn blocks_of_rows(blocks: usize) -> Result<usize, TchError> {
         false => Err(TchError::Torch(format!(
             "{blocks} blocks of rows are too many for one call on a GPU, at most {MOST_BLOCKS}; give less memory"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::f64::consts::LOG2_E;
+
+    use super::{CudaChanges, Levels, Readings, ReadingsOfCell};
+    use crate::kernel::{Base, Tilt};
+
+    const LOG_Q: [f64; 5] = [-1.0, -2.5, -3.0, -4.0, -6.5];
+    const L: [f64; 5] = [2.0, -1.0, 0.5, -3.0, 1.0];
+    const G: [f64; 5] = [0.3, -0.2, 0.9, 0.1, -1.0];
+    const U: [f64; 5] = [-0.7, 0.4, 0.2, 1.5, 0.6];
+    const CELLS: [std::ops::Range<usize>; 2] = [0..3, 3..5];
+    const LEVEL: [f64; 2] = [1.25, -0.75];
+    const CENTRE: [f64; 2] = [-2.0, -5.0];
+
+    /// What the kernel sums over a cell: `2^t`, `2^t t`, `2^t lambda`.
+    fn raw(cell: usize, base: Base, k: f64) -> [f64; 3] {
+        let mut sums = [0.0; 3];
+        for i in CELLS[cell].clone() {
+            let lambda = LOG_Q[i] - CENTRE[cell];
+            let z = L[i] - LEVEL[cell] + base.a * G[i] + base.c * U[i] + k * lambda;
+            let t = z * LOG2_E;
+            for (sum, factor) in sums.iter_mut().zip([1.0, t, lambda]) {
+                *sum += t.exp2() * factor;
+            }
+        }
+        sums
+    }
+
+    #[test]
+    fn changes_of_clean_sums_are_the_sums_of_a_pair() {
+        let readings = Readings {
+            n_bases: 1,
+            n_tilts: 2,
+            cells: [vec![0], vec![0, 1]]
+                .into_iter()
+                .zip(CENTRE)
+                .map(|(tilts, centre)| ReadingsOfCell {
+                    tilts,
+                    centre,
+                    lambda_max: 2.0,
+                })
+                .collect(),
+        };
+        let levels = Levels {
+            level: LEVEL.to_vec(),
+            above: vec![3.0],
+            g_max: vec![1.0],
+        };
+        let base = Base { a: 0.2, c: -0.4 };
+        let tilts = [
+            Tilt {
+                k: 0.3,
+                offset: -0.1,
+            },
+            Tilt {
+                k: -0.2,
+                offset: 0.7,
+            },
+        ];
+        assert!(readings.hold(&levels, 0, 1.5, &[base], &tilts));
+        assert!(!readings.hold(&levels, 0, 100.0, &[base], &tilts));
+        let clean: Vec<Vec<f64>> = (0..2)
+            .map(|cell| raw(cell, Base::default(), 0.0).to_vec())
+            .collect();
+        let cells = (0..2).map(|cell| {
+            let here = readings.cells[cell].tilts.iter().map(|&tilt| tilts[tilt].k);
+            let of_readings = std::iter::once(0.0).chain(here).map(|k| raw(cell, base, k));
+            let change = |sums: [f64; 3]| [0, 1, 2].map(|s| (sums[s] - clean[cell][s]) as f32);
+            of_readings.flat_map(change).collect()
+        });
+        let changes = CudaChanges {
+            cells: cells.collect(),
+            clean: clean.clone(),
+            n_rows: 1,
+        };
+        let mut out = Vec::new();
+        readings.of_pair(&changes, &levels, (0, 0), 0, &tilts, &mut out);
+        for cell in 0..2 {
+            for reading in 0..3 {
+                let sums = out[reading * 2 + cell];
+                if (reading, cell) == (2, 0) {
+                    assert_eq!(sums.s0, 0.0, "a tilt where it is not wanted");
+                    continue;
+                }
+                let tilt = reading.checked_sub(1).map_or(Tilt::default(), |t| tilts[t]);
+                let z = |i: usize| {
+                    L[i] + base.a * G[i] + base.c * U[i] + tilt.k * LOG_Q[i] + tilt.offset
+                };
+                let sum = |f: &dyn Fn(usize) -> f64| -> f64 {
+                    CELLS[cell].clone().map(|i| z(i).exp() * f(i)).sum()
+                };
+                let all = sum(&|_| 1.0);
+                let close = |found: f64, expected: f64| {
+                    assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
+                };
+                close(sums.lse(), all.ln());
+                close(sums.s1 / sums.s0, sum(&z) / all);
+                close(sums.s2 / sums.s0, sum(&|i| LOG_Q[i]) / all);
+            }
+        }
     }
 }

@@ -17,11 +17,13 @@ constexpr int READINGS = BASES + TILTS;
 // What stands for a token past the end: 2^-1000 is 0.
 constexpr float NOTHING = -1000.0f;
 
+#ifdef __CUDACC__
 __device__ __forceinline__ float exp2_of(float t) {
     float e;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(t));
     return e;
 }
+#endif
 
 __device__ __forceinline__ float over_warp(float x) {
     for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
