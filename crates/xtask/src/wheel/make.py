@@ -19,7 +19,7 @@ def newest(programs, name):
     for program in programs:
         for found in re.findall(name + rb"_([0-9]+(?:\.[0-9]+)+)\x00", program.read_bytes()):
             versions.add(tuple(map(int, found.split(b"."))))
-    return max(versions)
+    return max(versions, default=(0,))
 
 
 def dotted(version):
