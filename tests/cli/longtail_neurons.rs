@@ -90,12 +90,9 @@ fn an_empty_folder_is_enough() {
 #[test]
 fn a_sweep_starts_the_same_job() {
     let dir = TempDir::new().unwrap();
-    let args = [
-        &["select-longtail", "-m", "words.min_length=3,5"],
-        &["sweep.dir=swept"],
-        &TINY[..],
-    ];
-    let printed = passes(dir.path(), &args.concat());
+    let sweep = ["select-longtail", "-m", "words.min_length=3,5"];
+    let args = [&sweep[..], &["sweep.dir=swept"], &TINY].concat();
+    let printed = passes(dir.path(), &args);
     assert!(printed.contains("2 jobs: 2 finished\n"), "{printed}");
     assert!(dir.path().join("swept/1/words.csv").is_file());
 }

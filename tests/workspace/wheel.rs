@@ -192,6 +192,9 @@ fn the_wheel_installs_and_finds_torch() {
     // Another minor version is no libtorch of ours: 2.1 is not 2.11.
     site.torch("site", "2.1.1");
     let (text, code) = site.command("ablate-unigram", &["site"]);
+    let (stands, _) = site.python(&["-S", "-m", "longtail_neurons", "--where"], &["site"]);
+    let told = format!("version   2.1.1 (made for 2.11)\n{text}");
+    assert!(stands.ends_with(&told), "{stands}");
     assert_eq!(code, 1);
     assert!(
         text.contains("made for torch 2.11, but `") && text.contains("` is 2.1.1\n"),

@@ -43,14 +43,14 @@ def problem(torch):
 def where():
     """Where the programs, what they bring with them, and torch are."""
     torch = find_torch()
-    state = problem(torch)
+    found, why = version_of(torch) if torch else "-", problem(torch)
     lines = [
         f"programs  {HERE / 'bin'}",
         f"share     {HERE / 'share'}",
         f"torch     {torch or 'not found'}",
-        f"version   {version_of(torch) if torch else '-'} (made for {TORCH}: {'error: ' + state if state else 'ok'})",
+        f"version   {found} (made for {TORCH}{'' if why else ': ok'})",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines + ([f"error: {why}"] if why else []))
 
 
 def environment(torch):
