@@ -152,6 +152,9 @@ fn start(
         .with_context(|| format!("failed to write `{}`", log_path.display()))?;
     let program = env::current_exe().context("failed to find this program's own file")?;
     let mut command = Command::new(program);
+    // A program of several jobs goes by the name that it is called by.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::arg0(&mut command, &manifest.job);
     command.arg("--config").arg(folder.join(CONFIG));
     if verbosity.quiet {
         command.arg("--quiet");

@@ -99,6 +99,10 @@ pub fn run<T: DeserializeOwned + Serialize + Rules>(
     verbosity: Verbosity,
     one: impl FnOnce(&Resolved<T>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    if let Some(folder) = &args.config.export_configs {
+        job_kit::config::export(folder)?;
+        return Ok(job_kit::print(format!("Configs: {}\n", folder.display()))?);
+    }
     if args.multirun {
         return sweep::run::<T>(job, version, args, verbosity);
     }

@@ -16,7 +16,8 @@
 //! with a leading `/`. On the command line `model=pythia-70m` takes another choice (or a file, `model=./mine.yaml`),
 //! `model.revision=step3000` sets one value, `~band` removes a key; what is typed lies over all files. A value that opens with a bracket,
 //! a brace or a quote is YAML; any other is null, a bool, a number, or the text as it was typed. Relative paths, in files and on the
-//! command line, are relative to the current directory; `~/` is the home folder.
+//! command line, are relative to the current directory; `~/` is the home folder. Config files are looked for in `configs` in the current
+//! directory, then among those that are shipped with the program, whose data `${shipped:...}` finds in the same order.
 //!
 //! Keys that exclude each other, belong to others or are not used are told by the [`Rules`] of a configuration.
 
@@ -29,6 +30,7 @@ mod lists;
 mod origins;
 mod overrides;
 mod rules;
+mod search;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -41,10 +43,12 @@ use self::{
     layers::Composed,
     origins::{find_unknown, untag, with_interpolations, yaml_with_origins},
     overrides::{Action, Override},
+    search::{CONFIGS, Search},
 };
 pub use self::{
     error::{ConfigError, Origin},
     rules::{Rule, Rules, When},
+    search::{export, shipped, shipped_folder},
     values::{Paths, Span},
 };
 use crate::nearest::nearest;
@@ -74,9 +78,12 @@ pub struct ConfigArgs {
     /// Config to start from: a name in the config folder, or a path to a YAML file [default: the name of this program]
     #[arg(long, value_name = "NAME|PATH")]
     pub config: Option<PathBuf>,
-    /// Folder of configs and their groups
-    #[arg(long, value_name = "DIR", default_value = "configs")]
+    /// Folder of configs and their groups [default: `configs`, and what is not there from the shipped ones]
+    #[arg(long, value_name = "DIR", default_value = CONFIGS, hide_default_value = true)]
     pub config_dir: PathBuf,
+    /// Copy the shipped configs to a new folder, to start your own from, and stop
+    #[arg(long, value_name = "DIR")]
+    pub export_configs: Option<PathBuf>,
     /// Print the resolved configuration with the origin of each value, and stop
     #[arg(long)]
     pub print_config: bool,
@@ -99,7 +106,8 @@ impl Default for ConfigArgs {
         Self {
             overrides: vec![],
             config: None,
-            config_dir: "configs".into(),
+            config_dir: CONFIGS.into(),
+            export_configs: None,
             print_config: false,
             cfg: None,
             package: None,
@@ -201,14 +209,15 @@ impl<T> Resolved<T> {
 /// A [`ConfigError`] for what is wrong with files, `defaults`, overrides and interpolations.
 pub fn compose_values(job: &str, args: &ConfigArgs) -> Result<serde_json::Value, ConfigError> {
     let overrides = Override::parse_all(&args.overrides)?;
-    let mut composed = layers::stack(&start_file(job, args), &args.config_dir, &overrides)?;
+    let search = Search::new(&args.config_dir);
+    let mut composed = layers::stack(&start_file(job, args, &search), &search, &overrides)?;
     interpolation::resolve(&mut composed, job, &overrides)?;
     serde_json::to_value(&composed.tree).map_err(|err| refused(job, err.to_string()))
 }
 
 /// The names of the choices of a group, `model` or `model/tokenizer`, sorted; none if there is no such group.
 pub fn group_choices(config_dir: &Path, group: &str) -> Vec<String> {
-    file::choices(&config_dir.join(group))
+    Search::new(config_dir).choices(group)
 }
 
 fn refused(job: &str, message: String) -> ConfigError {
@@ -256,8 +265,9 @@ pub fn compose<T: DeserializeOwned + Serialize + Rules>(
     args: &ConfigArgs,
 ) -> Result<Resolved<T>, ConfigError> {
     let overrides = Override::parse_all(&args.overrides)?;
-    let start = start_file(job, args);
-    let mut composed = layers::stack(&start, &args.config_dir, &overrides)?;
+    let search = Search::new(&args.config_dir);
+    let start = start_file(job, args, &search);
+    let mut composed = layers::stack(&start, &search, &overrides)?;
     let rules: Vec<Rule> = T::rules()
         .into_iter()
         .flat_map(|rule| rule.each(&composed))
@@ -384,11 +394,11 @@ pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Err
 }
 
 /// The file that `--config` or else the name of the job says.
-fn start_file(job: &str, args: &ConfigArgs) -> PathBuf {
+fn start_file(job: &str, args: &ConfigArgs, search: &Search) -> PathBuf {
     match &args.config {
         Some(path) if is_path(&path.to_string_lossy()) => path.clone(),
-        Some(name) => in_folder(&args.config_dir, &name.to_string_lossy()),
-        None => in_folder(&args.config_dir, job),
+        Some(name) => search.file("", &name.to_string_lossy()),
+        None => search.file("", job),
     }
 }
 

@@ -4,6 +4,7 @@
 //! It computes nothing, and of the other crates knows only the one that reads tables.
 
 pub mod config;
+mod dispatch;
 pub mod exit;
 pub mod logging;
 mod nearest;
@@ -19,6 +20,7 @@ pub use input_files::{Columns, InputError, TableReader};
 
 pub use self::{
     config::{ConfigArgs, ConfigError, Paths, Resolved, Rule, Rules, Span, compose, switch},
+    dispatch::{NamedJob, dispatch},
     exit::{WithHint, exit, main},
     logging::Verbosity,
     output::{AtomicFile, OutputDir, OutputError, sha256_file, write_file},

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 
 use crate::install::{check_space, lock, remove, replace};
-use crate::libtorch::{self, Libtorch, VERSION};
+use crate::libtorch::{self, Libtorch, Release, VERSION};
 use crate::python::Python;
 use crate::workspace;
 
@@ -56,7 +56,7 @@ pub(crate) fn install(store: &Path) -> anyhow::Result<Libtorch> {
         remove(&staging).with_context(|| format!("failed to remove `{}`", staging.display()))?;
     }
     choose(store, &format!("{VERSION}-cuda/torch"))?;
-    libtorch::installed(store)
+    Release::of_workspace().installed(store)
 }
 
 /// Lets `.libtorch/2.13.0` point to the folder `torch` beside it, and has the build scripts look again.
@@ -69,7 +69,7 @@ fn choose(store: &Path, torch: &str) -> anyhow::Result<()> {
         Ok::<(), std::io::Error>(())
     };
     make().with_context(|| format!("failed to create `{}`", link.display()))?;
-    replace(&link, &libtorch::installed_dir(store))?;
+    replace(&link, &Release::of_workspace().folder(store))?;
     // The path stays the same, so cargo would not notice the change.
     for profile in ["dev", "release"] {
         workspace::run(&mut workspace::cargo([

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::thread;
 
-use crate::libtorch;
+use crate::libtorch::{self, Release};
 use crate::python::Python;
 use crate::setup::default_store;
 use crate::workspace::{answer, cargo, root};
@@ -19,7 +19,7 @@ pub(crate) fn doctor() -> anyhow::Result<()> {
     let store = default_store();
     let found = match libtorch::from_environment(&store) {
         Ok(Some(own)) => own.to_string(),
-        Ok(None) => match libtorch::installed(&store) {
+        Ok(None) => match Release::of_workspace().installed(&store) {
             Ok(installed) => installed.to_string(),
             Err(err) => format!("not installed ({err:#}); run `cargo xtask setup`"),
         },

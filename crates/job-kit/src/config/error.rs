@@ -25,6 +25,16 @@ pub enum ConfigError {
     NoFolder {
         /// The folder.
         path: PathBuf,
+        /// Where shipped ones were looked for.
+        looked_in: Vec<PathBuf>,
+    },
+    /// The shipped configs could not be copied.
+    #[error("failed to copy the shipped configs to `{}`", path.display())]
+    Export {
+        /// The folder to be made.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// A group has no such choice.
     #[error("group `{group}` has no choice `{choice}` ({origin})")]
@@ -275,12 +285,23 @@ impl Hint for ConfigError {
                 did_you_mean(nearest.as_deref()),
                 one_of("available", available),
             ],
-            Self::NoFolder { .. } => {
-                vec![Some(
-                    "run from the folder that holds it, or name it with `--config-dir DIR`"
-                        .to_owned(),
-                )]
+            Self::NoFolder { looked_in, .. } => {
+                let places: Vec<String> = looked_in
+                    .iter()
+                    .map(|folder| format!("`{}`", folder.display()))
+                    .collect();
+                let shipped = (!places.is_empty()).then(|| {
+                    format!(
+                        "no configs are shipped with this program either: none in {}",
+                        places.join(", ")
+                    )
+                });
+                let run = "run from the folder that holds it, or name it with `--config-dir DIR`";
+                vec![shipped, Some(run.to_owned())]
             }
+            Self::Export { .. } => vec![Some(
+                "name a folder that is not there yet: `--export-configs DIR`".to_owned(),
+            )],
             Self::UnknownChoice {
                 choice, available, ..
             } => {

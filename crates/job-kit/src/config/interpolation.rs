@@ -1,4 +1,4 @@
-//! Values that name others: `${model.name}`, `${.beside}`, `${oc.env:HOME}`, `${now:%Y-%m-%d}`.
+//! Values that name others: `${model.name}`, `${.beside}`, `${oc.env:HOME}`, `${now:%Y-%m-%d}`, `${shipped:examples/data}`.
 
 use std::{collections::BTreeMap, sync::OnceLock};
 
@@ -9,13 +9,14 @@ use super::{
     ConfigError,
     layers::{Composed, get},
     overrides::{self, Action, Override},
+    search::shipped,
 };
 use crate::nearest::nearest;
 
 /// What an interpolation begins with; after a backslash it is a text.
 const OPENS: &str = "${";
 
-const RESOLVERS: [&str; 4] = ["oc.env", "oc.decode", "now", "hydra"];
+const RESOLVERS: [&str; 5] = ["oc.env", "oc.decode", "now", "hydra", "shipped"];
 
 /// Puts values for the interpolations of the tree.
 ///
@@ -231,6 +232,9 @@ impl Resolver<'_> {
                     .into())
             }
             "hydra" => self.of_the_run(argument),
+            "shipped" => shipped(argument)
+                .map(|path| path.to_string_lossy().into_owned().into())
+                .map_err(|why| (why, None)),
             other => {
                 let why = format!(
                     "there is no resolver `{other}`, only {}",

@@ -9,6 +9,7 @@ use super::{
     defaults::{self, Defaults},
     interpolation::plain,
     overrides::{Action, Override, lay_over, nest},
+    search::{CONFIGS, Search, candidates},
 };
 
 /// The keys of one file, or of the command line.
@@ -295,15 +296,19 @@ impl Composed {
 /// Lays the start file, what its `defaults` name, and the overrides over each other.
 pub(super) fn stack(
     start: &Path,
-    folder: &Path,
+    search: &Search,
     overrides: &[Override],
 ) -> Result<Composed, ConfigError> {
-    if !start.exists() && start.starts_with(folder) && !folder.is_dir() {
+    if !start.exists() && search.holds(start) && !search.any() {
         return Err(ConfigError::NoFolder {
-            path: folder.to_owned(),
+            path: search.first().to_owned(),
+            looked_in: match search.first() == Path::new(CONFIGS) {
+                true => candidates(),
+                false => vec![],
+            },
         });
     }
-    let (mut layers, defaults) = defaults::follow(start, folder, overrides)?;
+    let (mut layers, defaults) = defaults::follow(start, search, overrides)?;
     let mut tree = Dict::new();
     for layer in &layers {
         lay_over(&mut tree, layer.values.clone());

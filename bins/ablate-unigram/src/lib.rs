@@ -1,0 +1,137 @@
+//! Mean-ablates every neuron of the last MLP layer; total and direct effects, entropy, KL from the token frequencies.
+
+mod checks;
+mod config;
+mod job;
+mod sets;
+mod summary;
+mod tables;
+
+use std::process::ExitCode;
+
+use batch_runs::BatchArgs;
+use clap::Parser;
+use job_kit::Verbosity;
+
+use crate::config::AblateConfig;
+
+const JOB: &str = "ablate-unigram";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const EXAMPLES: &str = "\
+Examples (from the root of the repository):
+  ablate-unigram
+      all neurons of the bundled model, ten sequences of the bundled corpus
+  ablate-unigram ablation=quick output.dir=outputs/first-look
+      32 neurons, two sequences
+  ablate-unigram semantics=liu2025 band.lower=elbow band.upper=20 \\
+    output.dir=outputs/liu2025
+      as the Python package of Liu et al. 2025 reads it
+  ablate-unigram model.path=examples/data/tiny-neox \\
+    'model.steps=[512, 1000, 4000]' output.dir=outputs/sweep
+      several checkpoints, each in a folder of its own; finished ones are kept
+  ablate-unigram sets=doubling output.dir=outputs/sets \\
+    sets.neurons.file=outputs/analyze-unigram/selection.csv
+      besides, the selected neurons switched off together, 1, 2, 4, ... at once, against control sets
+  ablate-unigram sets=doubling output.dir=outputs/doses \\
+    'sets.neurons.list=[\"3.193\", \"3.105\", \"3.19\"]' \\
+    'sets.doses=[mean, {scale: 0.5}, {scale: 2}]'
+      and at several doses
+  ablate-unigram --audit model.path=examples/data/tiny-neox \\
+    output.dir=outputs/sweep
+      are the checkpoints there, finite, and all different?
+  ablate-unigram --self-check corpus.rows=0..50
+      does the closed form agree with the model itself?
+  ablate-unigram model=pythia-70m frequency=pythia \\
+    model.revision=step3000 --print-config
+      what a run on Pythia would use, and where each value comes from";
+
+/// Mean-ablate the neurons of the last MLP layer of a language model
+///
+/// Writes neurons.parquet (a row per neuron), positions.parquet or .feather (a row per neuron and position), with `sets`
+/// sets.parquet (a row per set of neurons and dose) and its figures, and run.json (configuration, versions, hashes, counts)
+/// to `output.dir`. Losses, entropies and divergences are in nats.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    batch: BatchArgs,
+    /// Check the checkpoints of `model.steps` (by default all that there are), write audit.json, and stop
+    #[arg(long, conflicts_with_all = ["self_check", "multirun"])]
+    audit: bool,
+    /// Compare the closed form with forwards of the ablated model on a few neurons, and stop
+    #[arg(long, conflicts_with = "multirun")]
+    self_check: bool,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+/// The job, from its command line to its exit code.
+pub fn main() -> ExitCode {
+    job_kit::main(run)
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    cli.verbosity.init();
+    batch_runs::run::<AblateConfig>(JOB, VERSION, &cli.batch, cli.verbosity, |resolved| {
+        match (cli.audit, cli.self_check) {
+            (true, _) => checks::audit(&resolved.config, resolved.value()),
+            (_, true) => checks::self_check(&resolved.config, resolved.value()),
+            _ => job::run(&resolved.config, resolved.value()),
+        }
+    })
+}
+
+#[cfg(test)]
+#[path = "../../../tests/cli/rules.rs"]
+mod rules;
+
+#[cfg(test)]
+mod tests {
+    use crate::{JOB, config::AblateConfig, rules};
+
+    #[test]
+    fn later_keys_displace_earlier_ones() {
+        rules::later_keys_displace_earlier_ones::<AblateConfig>(JOB);
+    }
+
+    #[test]
+    fn what_belongs_goes_with_its_owner() {
+        rules::what_belongs_goes_with_its_owner::<AblateConfig>(JOB);
+    }
+
+    #[test]
+    fn what_is_printed_is_read_back() {
+        rules::what_is_printed_is_read_back::<AblateConfig>(
+            JOB,
+            &[
+                &[
+                    "sets=doubling",
+                    "sets.neurons.list=['3.1']",
+                    "sets.doses=[mean, {scale: 0.5}, clip-at-mean]",
+                    "sets.sizes=[1]",
+                ],
+                &[
+                    "bands={rare: {lower: elbow, upper: 40}, 'null': {lower: {frequency: 2e-5}}}",
+                    "ablation.dose={scale: 2}",
+                ],
+                &[
+                    "corpus.rows=0..500",
+                    "ablation.neurons=0..64",
+                    "ablation.null_directions={count: 4}",
+                ],
+                &[
+                    "model.path= a # b ",
+                    "corpus.path=*.jsonl",
+                    "corpus.column=1e3",
+                    "output.dir=2026",
+                ],
+                &[
+                    "model.revision=yes",
+                    "model.token_file=x",
+                    "model.repo=a: b",
+                ],
+            ],
+        );
+    }
+}

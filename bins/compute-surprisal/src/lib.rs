@@ -1,0 +1,111 @@
+//! Surprisal of words under interventions on neurons, across the checkpoints of a model.
+
+mod checkpoints;
+mod config;
+mod figures;
+mod groups;
+mod interventions;
+mod job;
+mod neurons;
+mod results;
+mod steps;
+mod store;
+mod summary;
+mod words;
+
+use std::process::ExitCode;
+
+use batch_runs::BatchArgs;
+use clap::Parser;
+use job_kit::Verbosity;
+
+use crate::config::SurprisalConfig;
+
+const JOB: &str = "compute-surprisal";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const EXAMPLES: &str = "\
+Examples (from the root of the repository):
+  compute-surprisal
+      bundled words and model: base, zero, mean, scaled and control sets at every bundled step
+  compute-surprisal 'steps=[512, 4000]' output.dir=outputs/two-steps
+      two checkpoints; run it again with more steps and only those are computed
+  compute-surprisal interventions=liu2025 reading=liu2025 \\
+    output.dir=outputs/liu2025
+      as the Python package of Liu et al. 2025: first piece, set before the activation function
+  compute-surprisal words.bos_only=true unit=bits \\
+    output.dir=outputs/no-context
+      words after nothing but the beginning-of-sequence token, in bits
+  compute-surprisal neurons.missing_step=4000 --print-config \\
+    neurons.file=outputs/analyze-unigram/suppress.csv
+      what a run with selected neurons would use, and where each value comes from";
+
+/// Surprisal of words under interventions on neurons, across checkpoints
+///
+/// Writes surprisal.parquet (a row per step, intervention, word and context), wide/INTERVENTION.csv (a column per
+/// step, and one for the unit), summary.csv (means with intervals, differences to base), acquisition.csv (when words were learned), a figure,
+/// report.html and run.json to `output.dir`. A run that was stopped goes on where it was; one with more steps or
+/// interventions computes what is missing.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    batch: BatchArgs,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+/// The job, from its command line to its exit code.
+pub fn main() -> ExitCode {
+    job_kit::main(run)
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    cli.verbosity.init();
+    batch_runs::run::<SurprisalConfig>(JOB, VERSION, &cli.batch, cli.verbosity, |resolved| {
+        job::run(&resolved.config, resolved.value())
+    })
+}
+
+#[cfg(test)]
+#[path = "../../../tests/cli/rules.rs"]
+mod rules;
+
+#[cfg(test)]
+mod tests {
+    use crate::{JOB, config::SurprisalConfig, rules};
+
+    #[test]
+    fn later_keys_displace_earlier_ones() {
+        rules::later_keys_displace_earlier_ones::<SurprisalConfig>(JOB);
+    }
+
+    #[test]
+    fn what_belongs_goes_with_its_owner() {
+        rules::what_belongs_goes_with_its_owner::<SurprisalConfig>(JOB);
+    }
+
+    #[test]
+    fn what_is_printed_is_read_back() {
+        rules::what_is_printed_is_read_back::<SurprisalConfig>(
+            JOB,
+            &[
+                &[
+                    "steps=[1, '1000..3000', log]",
+                    "neurons.file=a.csv",
+                    "neurons.missing_step=3",
+                    "neurons.top=2",
+                ],
+                &["interventions.list=[base]"],
+                &[
+                    "interventions.list=[base, {scaled: 1e-7}, {random: {like: {scaled: 0.5}, draws: 2}}]",
+                ],
+                &["reading=liu2025"],
+                &["words.bos_only=true"],
+                &["band=null"],
+                &["band=none"],
+                &["frequency=null"],
+            ],
+        );
+    }
+}

@@ -1,0 +1,14 @@
+//! Lets the binary find libtorch without `LD_LIBRARY_PATH`: where it was linked, or, for programs that are carried elsewhere, where
+//! `LONGTAIL_RPATH` says.
+
+use std::env;
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed=LONGTAIL_RPATH");
+    let rpath = env::var("LONGTAIL_RPATH").or_else(|_| env::var("DEP_TCH_LIBTORCH_LIB"));
+    let Ok(rpath) = rpath else {
+        return; // feature `doc-only`: nothing is linked
+    };
+    println!("cargo:rustc-link-arg=-Wl,--enable-new-dtags,-rpath,{rpath}");
+}

@@ -1,0 +1,92 @@
+//! Scales rare tokens, or neurons, in the null space of common tokens, and measures what it gains and costs.
+
+mod arms;
+mod config;
+mod job;
+mod results;
+mod show;
+mod tables;
+
+use std::process::ExitCode;
+
+use batch_runs::BatchArgs;
+use clap::Parser;
+use job_kit::Verbosity;
+
+use crate::config::ScaleConfig;
+
+const JOB: &str = "scale-neuron";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const EXAMPLES: &str = "\
+Examples (from the root of the repository):
+  scale-neuron
+      rare tokens and ten neurons of the bundled model, against random controls
+  scale-neuron neurons.file=outputs/analyze-unigram/selection.csv
+      the neurons that analyze-unigram selected
+  scale-neuron scaling=liu2025 output.dir=outputs/scale-liu2025
+      null space, rare tokens and scaling laws as in the Python package of Liu et al. 2025
+  scale-neuron 'checkpoint={scaled: neurons, dtype: f32}' \\
+    scaling.factor=3
+      write the changed weights to output.dir/checkpoint, for Hugging Face transformers and for our other jobs";
+
+/// Scale rare tokens, or neurons, along the null space of common tokens
+///
+/// Writes neurons.parquet (each neuron's share in the null space), effects.parquet and contrasts.parquet (what each factor
+/// does to rare and common targets, alone and against controls), the trade-off as plot, report.html and run.json to
+/// `output.dir`. Losses, entropies and divergences are in nats.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    batch: BatchArgs,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+/// The job, from its command line to its exit code.
+pub fn main() -> ExitCode {
+    job_kit::main(run)
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    cli.verbosity.init();
+    batch_runs::run::<ScaleConfig>(JOB, VERSION, &cli.batch, cli.verbosity, |resolved| {
+        job::run(&resolved.config, resolved.value())
+    })
+}
+
+#[cfg(test)]
+#[path = "../../../tests/cli/rules.rs"]
+mod rules;
+
+#[cfg(test)]
+mod tests {
+    use crate::{JOB, config::ScaleConfig, rules};
+
+    #[test]
+    fn later_keys_displace_earlier_ones() {
+        rules::later_keys_displace_earlier_ones::<ScaleConfig>(JOB);
+    }
+
+    #[test]
+    fn what_belongs_goes_with_its_owner() {
+        rules::what_belongs_goes_with_its_owner::<ScaleConfig>(JOB);
+    }
+
+    #[test]
+    fn what_is_printed_is_read_back() {
+        rules::what_is_printed_is_read_back::<ScaleConfig>(
+            JOB,
+            &[
+                &["checkpoint={scaled: rows, law: {power: 1.0}}"],
+                &["scaling.rank=5"],
+                &["evaluation.factors=[.inf, 1e-300, 2]"],
+                &["neurons=null"],
+                &["scaling.rare={quantile: 0.5}"],
+                &["corpus.tokens=a.npy"],
+                &["evaluation.sequences=[1, 2]"],
+            ],
+        );
+    }
+}
