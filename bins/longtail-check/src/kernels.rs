@@ -52,6 +52,8 @@ fn options(engine: Engine, exact: ExactSums) -> EngineOptions {
     }
 }
 
+/// What a sweep on the device takes by itself: on a GPU its own kernel.
+const OWN: (Engine, ExactSums) = (Engine::Exact, ExactSums::Auto);
 const TENSOR: (Engine, ExactSums) = (Engine::Exact, ExactSums::Tensor);
 const KERNEL: (Engine, ExactSums) = (Engine::Exact, ExactSums::Kernel);
 const F64: (Engine, ExactSums) = (Engine::Exact, ExactSums::TensorF64);
@@ -204,8 +206,10 @@ pub(crate) fn check(setting: &Setting, report: &mut Report) -> anyhow::Result<()
         let frequencies = zipf[..d_vocab as usize].iter().map(|q| q / total).collect();
         let case = Case::new(model, texts.collect(), frequencies)?;
         let neurons: Vec<usize> = (0..case.model.config().intermediate_size as usize).collect();
-        let (tensor, kernel) = (case.table(TENSOR, &neurons)?, case.table(KERNEL, &neurons)?);
-        Ok(largest_difference(&tensor.changes, &kernel.changes))
+        let kernel = case.table(KERNEL, &neurons)?;
+        let own = largest_difference(&case.table(OWN, &neurons)?.changes, &kernel.changes);
+        let tensor = largest_difference(&case.table(TENSOR, &neurons)?.changes, &kernel.changes);
+        Ok(own.max(tensor))
     })
 }
 
@@ -221,6 +225,16 @@ fn engines(
     else {
         return Ok(());
     };
+    let mut own = None;
+    report.check(&of("the device's kernel, and the CPU's"), EXACT, || {
+        let table = own.insert(case.table(OWN, neurons)?);
+        Ok(largest_difference(&table.changes, &kernel.changes))
+    })?;
+    if let Some(own) = &own {
+        report.check(&of("its ranks, and the CPU's"), RANKS, || {
+            ranks(own, &kernel)
+        })?;
+    }
     let mut tensor = None;
     report.check(&of("exact sums and the CPU's kernel"), EXACT, || {
         let table = tensor.insert(case.table(TENSOR, neurons)?);
@@ -241,6 +255,7 @@ fn engines(
             let tables = [
                 ("the CPU's kernel", Some(&kernel)),
                 ("exact sums", tensor.as_ref()),
+                ("the device's kernel", own.as_ref()),
             ];
             for (name, table) in tables {
                 if let Some(table) = table {
@@ -276,10 +291,10 @@ fn other_readings(
             &format!("{title}: sets, and the CPU's kernel"),
             EXACT,
             || {
-                Ok(largest_difference(
-                    &case.sets(TENSOR, &mean)?,
-                    &case.sets(KERNEL, &mean)?,
-                ))
+                let kernel = case.sets(KERNEL, &mean)?;
+                let own = largest_difference(&case.sets(OWN, &mean)?, &kernel);
+                let tensor = largest_difference(&case.sets(TENSOR, &mean)?, &kernel);
+                Ok(own.max(tensor))
             },
         )?;
     }

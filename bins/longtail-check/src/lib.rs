@@ -59,6 +59,8 @@ struct Cli {
     /// Where models and arrays are written, and stay; a temporary folder otherwise. The largest model has about 1 GB
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    verbosity: job_kit::Verbosity,
 }
 
 /// A group of checks, in the order they run in.
@@ -106,6 +108,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    cli.verbosity.init();
     let temporary = tempfile::Builder::new().prefix("longtail-check-").tempdir();
     let temporary = temporary
         .context("failed to make a temporary folder: set `TMPDIR` to one that can be written")?;
