@@ -1,11 +1,16 @@
-//! The GPU's kernel, run on the CPU by a C++ compiler and a few lines that stand for a GPU's threads.
+//! The GPU's kernels, run on the CPU by a C++ compiler and a few lines that stand for a GPU's threads.
 
 use std::{path::Path, process::Command};
 
 #[test]
-fn kernel_of_the_gpu_sums_and_ranks_as_f64_does() {
+fn kernels_of_the_gpu_do_as_the_definitions_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let source = root.join("src/cuda/sums.cu");
+    let define = |name: &str, file: &str| {
+        format!(
+            "-D{name}=\"{}\"",
+            root.join("src/cuda").join(file).display()
+        )
+    };
     let harness = root.join("../../tests/neuron-ablate/cuda_kernel.cpp");
     let dir = tempfile::tempdir().unwrap();
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
@@ -16,7 +21,8 @@ fn kernel_of_the_gpu_sums_and_ranks_as_f64_does() {
             .args(["-std=c++17", "-O1", "-w"])
             .arg(format!("-DBASES={bases}"))
             .arg(format!("-DTILTS={tilts}"))
-            .arg(format!("-DSOURCE=\"{}\"", source.display()))
+            .arg(define("SUMS", "sums.cu"))
+            .arg(define("MEASURES", "measures.cu"))
             .arg(&harness)
             .arg("-o")
             .arg(&program)

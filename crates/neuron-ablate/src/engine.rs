@@ -1,11 +1,6 @@
 //! How the sums over the vocabulary are computed: exactly, or by moments where their bound allows it.
 
-use std::{
-    cell::OnceCell,
-    ops::Range,
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::{cell::OnceCell, ops::Range, sync::Mutex, time::Instant};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -13,9 +8,10 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
     closed_form::Projected,
-    cuda::{CudaPairs, CudaRows, CudaSums, Started, largest_magnitude},
-    kernel::{self, Base, Kernel, RowVectors, Sums, Tilt},
+    cuda::{CudaRows, CudaSums, Started},
+    kernel::{self, Base, Kernel, RowVectors, Sums},
     pairs::{Block, Pairs, RowLogits, Scratch},
+    readout::NormScale,
     series::{RowCell, Series, SeriesBlock, SeriesRows, Spread},
     sweep::{Tick, blocks},
     tensor_sums::{self, PairList, TensorSums},
@@ -176,11 +172,11 @@ impl<'l> Prepared<'l> {
 }
 
 impl Engines {
-    /// `w_u` is the centred `W_U` in the order of the layout, on the device that computes; `n_directions` is how many will be measured
+    /// `w_u` is the centred `W_U` in the order of the layout, on the device that computes, `scale` that of the final norm; `n_directions` is how many will be measured
     /// at each row; `memory` is what a chunk of exact sums in tensor operations may take, in bytes.
     pub(crate) fn new(
         pairs: &Pairs,
-        w_u: &Tensor,
+        (w_u, scale): (&Tensor, NormScale),
         options: EngineOptions,
         n_directions: usize,
         memory: usize,
@@ -192,8 +188,7 @@ impl Engines {
         };
         let exact = match options.exact {
             ExactSums::Auto if device.is_cuda() => {
-                let (layout, log_q, sites) = (pairs.layout(), pairs.log_q(), pairs.sites());
-                match CudaSums::new(layout, log_q, sites, pairs.n_bases(), device, memory) {
+                match CudaSums::new(pairs, scale, device, memory) {
                     Ok(cuda) => Exact::Cuda(cuda, tensor(Kind::Float)?),
                     Err(err) => {
                         tracing::warn!(
@@ -407,16 +402,18 @@ impl Engines {
                 progress,
             )?,
         }
-        Ok(match measured.iter().position(|v| !v.is_finite()) {
-            None => Ok(Measured {
-                values: measured,
-                bounds,
-            }),
-            Some(i) => Err(NotFinite {
-                direction: i / (n_rows * per_pair),
-                row: i / per_pair % n_rows,
-            }),
-        })
+        Ok(
+            match measured.par_iter().position_first(|v| !v.is_finite()) {
+                None => Ok(Measured {
+                    values: measured,
+                    bounds,
+                }),
+                Some(i) => Err(NotFinite {
+                    direction: i / (n_rows * per_pair),
+                    row: i / per_pair % n_rows,
+                }),
+            },
+        )
     }
 
     /// Measures what the moments may of the directions that are tried, by their places; returns the rows that are left,
@@ -618,87 +615,56 @@ fn by_cuda(
     directions: &Projected,
     (measured, progress): (&mut [f64], &(dyn Fn(Tick) + Sync)),
 ) -> Result<Vec<Vec<usize>>, TchError> {
-    let (n_rows, n_directions, n_tilts) = (job.at.len(), job.norm2.len(), pairs.sites().len());
-    let (n_bases, per_pair) = (pairs.n_bases(), pairs.per_pair());
     let begin = Instant::now();
-    let u = directions.logits.tensor();
-    let u_max = largest_magnitude(u)?;
-    let (readings, levels) = (cuda.readings(), &rows.levels);
-    let of_direction = |n: usize| {
-        let (mut bases, mut tilts, mut shifts) = (Vec::new(), Vec::new(), Vec::new());
-        for row in 0..n_rows {
-            pairs.shifts(job, row, n, &mut shifts);
-            pairs.split(&shifts, &mut bases, &mut tilts);
-        }
-        (bases, tilts)
-    };
-    let moves: Vec<(Vec<Base>, Vec<Tilt>)> = (0..n_directions)
-        .into_par_iter()
-        .map(of_direction)
-        .collect();
-    let (bases, tilts): (Vec<_>, Vec<_>) = moves.into_iter().unzip();
-    let (bases, tilts) = (bases.concat(), tilts.concat());
-    let call = CudaPairs {
-        rows,
-        g: prepared.logits.g.tensor(),
-        at: &job.at,
-        u,
-        bases: &bases,
-        tilts: &tilts,
-    };
-    let prepared_in = begin.elapsed();
-    let (mut waited, mut measured_in) = (Duration::ZERO, Duration::ZERO);
-    let mut left = Vec::new();
-    let at_once = cuda.directions_at_once(n_rows, n_directions);
-    let mut chunks = blocks(n_directions, at_once);
+    let (n_rows, n_directions) = (job.at.len(), job.norm2.len());
+    let (n_measures, per_pair) = (pairs.measures().len(), pairs.per_pair());
+    let (g, u) = (prepared.logits.g.tensor(), directions.logits.tensor());
+    let block = cuda.block(pairs, job, rows, g, u)?;
+    let clean = &job.rows.measures;
+    let clean = &clean[job.at.start * n_measures..job.at.end * n_measures];
+    let mut chunks = blocks(n_directions, cuda.directions_at_once(n_rows, n_directions));
     let mut start = || -> Result<Option<(Started, Range<usize>)>, TchError> {
         let chunk = chunks.next();
-        chunk
-            .map(|chunk| Ok((cuda.start(&call, chunk.clone())?, chunk)))
-            .transpose()
+        let started = |chunk: Range<usize>| Ok((cuda.start(&block, chunk.clone())?, chunk));
+        chunk.map(started).transpose()
     };
+    let ready_in = begin.elapsed();
+    let mut all_left = Vec::new();
     let mut next = start()?;
     while let Some((started, chunk)) = next {
-        let begin = Instant::now();
-        let changes = started.finish()?;
-        waited += begin.elapsed();
-        // The GPU works on the next ones while these are measured.
-        let begin = Instant::now();
-        next = start()?;
         let out = &mut measured[chunk.start * n_rows * per_pair..chunk.end * n_rows * per_pair];
-        let measure = |(place, out): (usize, &mut [f64])| {
-            let n = chunk.start + place;
-            let (mut scratch, mut sums, mut left) = (Scratch::default(), Vec::new(), Vec::new());
-            for (row, out) in out.chunks_mut(per_pair).enumerate() {
-                let pair = n * n_rows + row;
-                let bases = &bases[pair * n_bases..(pair + 1) * n_bases];
-                let tilts = &tilts[pair * n_tilts..(pair + 1) * n_tilts];
-                let of_all = job.at.start + row;
-                if !readings.hold(levels, of_all, u_max[n], bases, tilts) {
-                    left.push(row);
-                    continue;
+        // The GPU works on the next ones while these are put where they belong.
+        next = cuda.finish(&started, &mut start, |changes, left| {
+            let of_direction = |((out, changes), left): ((&mut [f64], &[f32]), &[u8])| {
+                let of_rows = out.chunks_mut(per_pair).zip(changes.chunks(per_pair));
+                for ((out, changes), clean) in of_rows.zip(clean.chunks(n_measures)) {
+                    let of_variants = out.chunks_mut(n_measures).zip(changes.chunks(n_measures));
+                    for (out, changes) in of_variants {
+                        for ((out, &change), clean) in out.iter_mut().zip(changes).zip(clean) {
+                            *out = clean + f64::from(change);
+                        }
+                    }
                 }
-                readings.of_pair(&changes, levels, (row, of_all), place, tilts, &mut sums);
-                pairs.measure_sums(job, row, n, &sums, &mut scratch, out);
-            }
-            progress(Tick::Pairs(n_rows - left.len()));
-            left
-        };
-        left.par_extend(
-            out.par_chunks_mut(n_rows * per_pair)
-                .enumerate()
-                .map(measure),
-        );
-        measured_in += begin.elapsed();
+                let left = left.iter().enumerate().filter(|(_, left)| **left != 0);
+                let left: Vec<usize> = left.map(|(row, _)| row).collect();
+                progress(Tick::Pairs(n_rows - left.len()));
+                left
+            };
+            all_left.par_extend(
+                out.par_chunks_mut(n_rows * per_pair)
+                    .zip(changes.par_chunks(n_rows * per_pair))
+                    .zip(left.par_chunks(n_rows))
+                    .map(of_direction),
+            );
+        })?;
     }
     tracing::debug!(
         pairs = n_directions * n_rows,
-        ?prepared_in,
-        ?waited,
-        ?measured_in,
+        ?ready_in,
+        all_in = ?begin.elapsed(),
         "a block on the GPU"
     );
-    Ok(left)
+    Ok(all_left)
 }
 
 /// Measures the rows of `left` (`[direction]`) in tensor operations.

@@ -101,6 +101,16 @@ impl Measures {
         self.bands.iter().map(|band| band.mass).collect()
     }
 
+    /// `sum q log q` over the vocabulary.
+    pub(crate) fn neg_entropy_q(&self) -> f64 {
+        self.neg_entropy_q
+    }
+
+    /// The same over each band, for the frequencies within it.
+    pub(crate) fn band_neg_entropies(&self) -> Vec<f64> {
+        self.bands.iter().map(|band| band.neg_entropy_q).collect()
+    }
+
     /// `full` and `bands` are the sums over the vocabulary and over each band; `out` has [`Self::len`] places.
     pub(crate) fn fill(&self, full: &Sums, bands: &[Sums], linear: Linear<'_>, out: &mut [f64]) {
         let (lse, mean_z, mean_log_q) = moments(full);

@@ -48,17 +48,17 @@ pub(crate) struct RowLogits {
 #[derive(Debug)]
 pub(crate) struct RowTerms<'r> {
     rows: &'r [Row],
-    scale: NormScale,
+    pub(crate) scale: NormScale,
     /// `|x_c|^2`, `[row]`.
-    norm2: Vec<f64>,
+    pub(crate) norm2: Vec<f64>,
     /// `g` at the target, `[row]`.
-    g_at: Vec<f64>,
-    g_dots: Vec<Dots>,
+    pub(crate) g_at: Vec<f64>,
+    pub(crate) g_dots: Vec<Dots>,
     /// The clean logit of the target, `[row]`.
-    l_at: Vec<f64>,
-    l_dots: Vec<Dots>,
+    pub(crate) l_at: Vec<f64>,
+    pub(crate) l_dots: Vec<Dots>,
     /// As [`Prepared::sums`](crate::engine::Prepared::sums) has them.
-    sums: Vec<Vec<Sums>>,
+    pub(crate) sums: Vec<Vec<Sums>>,
     /// Measures of the clean logits, `[row][measure]`.
     pub(crate) measures: Vec<f64>,
 }
@@ -103,7 +103,7 @@ struct Vocabulary {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Dots {
     pub(crate) q: Vec<f64>,
-    v: Vec<f64>,
+    pub(crate) v: Vec<f64>,
 }
 
 impl Dots {
@@ -365,7 +365,7 @@ impl Pairs {
         let (m, n_cells) = (self.measures.len(), self.layout.cells().len());
         let u = job.u_at[n * job.at.len() + row];
         let row = job.at.start + row;
-        let place = self.vocab.place[job.rows.rows[row].target as usize];
+        let place = self.target_place(job.rows, row);
         let target_cell = self.layout.cell_at(place);
         let (l, g) = (job.rows.l_at[row], job.rows.g_at[row]);
         for v in 0..self.variants.len() {
@@ -413,8 +413,37 @@ impl Pairs {
         self.measure_pair(job, row, n, scratch, out);
     }
 
+    /// The directions of the frozen variants as functions of `log q`: all tokens, then each band.
+    pub(crate) fn axes(&self) -> &[Axis] {
+        &self.vocab.axes
+    }
+
+    /// `sum q v` over each cell, for one of these directions.
+    pub(crate) fn qv(&self, axis: usize) -> &[f64] {
+        &self.vocab.qv[axis]
+    }
+
+    /// One of these directions at a place of the layout.
+    pub(crate) fn along(&self, axis: usize, place: usize) -> f64 {
+        self.vocab.directions[axis][place]
+    }
+
+    /// Which of these directions a variant freezes.
+    pub(crate) fn axis_of(&self, variant: usize) -> Option<usize> {
+        match self.variants[variant] {
+            Variant::Total | Variant::FrozenLn => None,
+            Variant::FrozenAll => Some(0),
+            Variant::FrozenBand(band) => Some(1 + band),
+        }
+    }
+
+    /// Place of a row's target in the layout.
+    pub(crate) fn target_place(&self, rows: &RowTerms<'_>, row: usize) -> usize {
+        self.vocab.place[rows.rows[row].target as usize]
+    }
+
     /// The variant whose logits a cell has under variant `v`; `None` for the clean ones.
-    fn source(&self, v: usize, cell: usize) -> Option<usize> {
+    pub(crate) fn source(&self, v: usize, cell: usize) -> Option<usize> {
         match self.variants[v] {
             Variant::FrozenBand(band) if !self.layout.cells()[cell].in_band(band) => {
                 (self.outside_band == OutsideBand::Ablated).then_some(0)

@@ -218,7 +218,8 @@ impl Sweep<'_> {
         };
         let memory = self.plan.memory_budget / 4;
         let n_sets: usize = lists.iter().map(|list| list.sizes.len()).sum();
-        let engines = Engines::new(&self.pairs, self.unembedding.w_u(), options, n_sets, memory)?;
+        let readout = (self.unembedding.w_u(), self.unembedding.scale());
+        let engines = Engines::new(&self.pairs, readout, options, n_sets, memory)?;
         let vectors = self.plan.memory_budget / (4 * self.pairs.layout().d_vocab());
         let most = CACHED / (4 * self.pairs.layout().d_vocab());
         let rows_at_once = (vectors / 2 / engines.vectors_per_row()).max(1);

@@ -199,7 +199,7 @@ impl<'a> Sweep<'a> {
             Unembedding::new(Readout::of_model(model)?, pairs.layout().order(), device)?;
         let engines = Engines::new(
             &pairs,
-            unembedding.w_u(),
+            (unembedding.w_u(), unembedding.scale()),
             match write.norm() {
                 // Every pair has a direction of its own: nothing that moments could share.
                 Some(_) => EngineOptions {

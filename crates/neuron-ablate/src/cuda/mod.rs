@@ -1,7 +1,8 @@
-//! The fused kernel on a GPU: exact sums over the vocabulary for every pair of a block, without writing a logit.
+//! The fused kernel on a GPU: exact sums over the vocabulary for every pair of a block, and what is measured of them, without writing
+//! a logit.
 //!
-//! `sums.cu` is compiled when it is first needed, by the compiler that PyTorch's CUDA libraries bring ([`driver`]). What it sums are
-//! the [`Sums`] of the CPU's kernel, in bits and around a level of each row and cell:
+//! `sums.cu` and `measures.cu` are compiled when they are first needed, by the compiler that PyTorch's CUDA libraries bring
+//! ([`driver`]). What is summed are the [`Sums`] of the CPU's kernel, in bits and around a level of each row and cell:
 //!
 //! ```text
 //! t      = (l - level) / ln 2 + a g + c u        (a, c in bits; level: the mean of the clean logits in the cell)
@@ -9,26 +10,32 @@
 //! out    = sum 2^t, sum 2^t t, sum 2^t lambda    over strips of at most STRIP tokens, in f32
 //! ```
 //!
-//! Strips are added up in f64, and less the clean sums they go to the host: what rounds there rounds changes.
+//! Strips are added up in f64, and measures follow in f64. As changes of the clean ones they go to the host in f32: what rounds there
+//! rounds changes.
 //!
 //! # Limits
 //! `2^t` is the GPU's own (`ex2.approx`, 2 ulp). Pairs whose logits could move by more than [`MOST_BITS`] are left to
 //! [`TensorSums`](crate::tensor_sums::TensorSums), which take their largest logit out first.
 
 mod driver;
+mod tables;
 
 use std::{
+    cell::RefCell,
     f64::consts::{LN_2, LOG2_E},
     ops::Range,
 };
 
-use rayon::prelude::*;
 use tch::{Device, Kind, TchError, Tensor};
 
-use self::driver::{Argument, Function, Source};
+use self::{
+    driver::{Argument, Function, Source},
+    tables::Cell,
+};
 use crate::{
-    kernel::{Base, Sums, Tilt, TiltSite, VocabLayout},
-    pairs::RowLogits,
+    kernel::{Base, Sums},
+    pairs::{Block, Pairs, RowLogits},
+    readout::NormScale,
     vectors::on_host,
 };
 
@@ -53,41 +60,37 @@ const ROWS_AT_ONCE: i64 = 64;
 #[derive(Debug)]
 pub(crate) struct CudaSums {
     device: Device,
-    cells: Vec<CudaCell>,
-    readings: Readings,
+    n_variants: usize,
+    n_bases: usize,
+    n_axes: usize,
+    n_bands: usize,
+    n_measures: usize,
+    cells: Vec<Cell>,
+    on_gpu: Vec<CellOnGpu>,
     /// `log q` less the centre of its cell, `[d_vocab]`.
     lambda: Tensor,
+    moves: Function,
+    measures: Function,
     ranks: Function,
     /// All strips, for the ranks.
     strips: Tensor,
+    /// As `measures.cu` wants them.
+    vocabulary: Tensor,
+    layout: Tensor,
+    /// What results go through on their way to the host.
+    pinned: RefCell<Option<Tensor>>,
     /// Bytes that sums of strips may take.
     memory: usize,
 }
 
 #[derive(Debug)]
-struct CudaCell {
+struct CellOnGpu {
     range: Range<usize>,
     /// `[strip, 2]`: start and length.
     strips: Tensor,
-    kernel: Function,
-    /// Directions of a block.
+    sums: Function,
+    /// Directions of a block of threads.
     tile_directions: usize,
-}
-
-/// What is summed of a pair, and what the sums on the GPU mean.
-#[derive(Debug)]
-pub(crate) struct Readings {
-    n_bases: usize,
-    n_tilts: usize,
-    cells: Vec<ReadingsOfCell>,
-}
-
-#[derive(Debug)]
-struct ReadingsOfCell {
-    /// The tilts that are wanted here.
-    tilts: Vec<usize>,
-    centre: f64,
-    lambda_max: f64,
 }
 
 /// Rows made ready.
@@ -95,14 +98,12 @@ struct ReadingsOfCell {
 pub(crate) struct CudaRows {
     /// `(l - level) / ln 2`, `[row, d_vocab]`.
     l: Tensor,
-    /// Clean sums as the kernel has them, `[3, row]` for each cell, f64.
-    clean: Vec<Tensor>,
-    pub(crate) levels: Levels,
+    levels: Levels,
 }
 
 /// What the host knows of the rows.
 #[derive(Debug)]
-pub(crate) struct Levels {
+struct Levels {
     /// `[row][cell]`
     level: Vec<f64>,
     /// How far the largest logit is above, in bits, and the largest `|g|`; `[row]`.
@@ -110,62 +111,37 @@ pub(crate) struct Levels {
     g_max: Vec<f64>,
 }
 
-/// The pairs of a call: every direction at every row, `[direction][row]`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct CudaPairs<'p> {
-    pub(crate) rows: &'p CudaRows,
-    /// `g` of all rows.
-    pub(crate) g: &'p Tensor,
-    /// Which of the rows.
-    pub(crate) at: &'p Range<usize>,
+/// A block of pairs on the GPU.
+#[derive(Debug)]
+pub(crate) struct CudaBlock<'b> {
+    /// Of the rows of the block, `[row, d_vocab]`.
+    l: Tensor,
+    g: Tensor,
     /// `[direction, d_vocab]`
-    pub(crate) u: &'p Tensor,
-    /// `[direction][row][base]`
-    pub(crate) bases: &'p [Base],
-    /// `[direction][row][tilt]`
-    pub(crate) tilts: &'p [Tilt],
+    u: &'b Tensor,
+    rows: Tensor,
+    directions: Tensor,
+    /// `[direction, row]`
+    change: Tensor,
+    cross: Tensor,
+    u_target: Tensor,
 }
 
-/// Sums that the GPU works on.
+/// What the GPU works on.
 #[derive(Debug)]
 pub(crate) struct Started {
-    cells: Vec<Tensor>,
-    clean: Vec<Tensor>,
-    n_rows: usize,
-}
-
-impl Started {
-    /// Waits for them.
-    pub(crate) fn finish(self) -> Result<CudaChanges, TchError> {
-        let on_cpu = |t: &Tensor| Vec::<f32>::try_from(&t.f_to_device(Device::Cpu)?.f_view(-1)?);
-        Ok(CudaChanges {
-            cells: self.cells.iter().map(on_cpu).collect::<Result<_, _>>()?,
-            clean: self.clean.iter().map(on_host).collect::<Result<_, _>>()?,
-            n_rows: self.n_rows,
-        })
-    }
-}
-
-/// What a call found: changes of the clean sums, on the host.
-#[derive(Debug)]
-pub(crate) struct CudaChanges {
-    /// For each cell `[direction][row][reading][3]`.
-    cells: Vec<Vec<f32>>,
-    /// Clean sums, for each cell `[3][row]`.
-    clean: Vec<Vec<f64>>,
-    n_rows: usize,
+    measures: Tensor,
+    left: Tensor,
 }
 
 impl CudaSums {
-    /// `log_q` is in the order of the layout, `sites` are those of tilts of base 0; `memory` is in bytes.
+    /// `memory` is in bytes.
     ///
     /// # Errors
     /// - if CUDA's compiler is not there or refuses
     pub(crate) fn new(
-        layout: &VocabLayout,
-        log_q: &[f64],
-        sites: &[TiltSite],
-        n_bases: usize,
+        pairs: &Pairs,
+        scale: NormScale,
         device: Device,
         memory: usize,
     ) -> Result<Self, TchError> {
@@ -173,9 +149,10 @@ impl CudaSums {
             return Err(TchError::Torch(format!("{device:?} is no CUDA device")));
         };
         let there = |t: Tensor| t.f_to_device(device);
+        let (log_q, n_bases) = (pairs.log_q(), pairs.n_bases());
         let mut lambda = vec![0.0; log_q.len()];
-        let (mut cells, mut of_cells) = (Vec::new(), Vec::new());
-        for (index, cell) in layout.cells().iter().enumerate() {
+        let (mut cells, mut on_gpu) = (Vec::new(), Vec::new());
+        for (index, cell) in pairs.layout().cells().iter().enumerate() {
             let range = cell.range();
             let of_cell = &log_q[range.clone()];
             let centre = of_cell.iter().sum::<f64>() / of_cell.len() as f64;
@@ -184,39 +161,48 @@ impl CudaSums {
                 *lambda = (log_q - centre) as f32;
                 lambda_max = lambda_max.max((log_q - centre).abs());
             }
-            let wanted = |tilt: &usize| sites[*tilt].cells[index];
-            let tilts: Vec<usize> = (0..sites.len()).filter(wanted).collect();
-            let source = source(n_bases, tilts.len());
-            cells.push(CudaCell {
+            let sites = pairs.sites();
+            let tilts: Vec<usize> = (0..sites.len())
+                .filter(|&tilt| sites[tilt].cells[index])
+                .collect();
+            let source = sums_source(n_bases, tilts.len());
+            on_gpu.push(CellOnGpu {
                 strips: there(strips(&range)?)?,
                 range,
-                kernel: driver::function(gpu, &source, "sums")?,
+                sums: driver::function(gpu, &source, "sums")?,
                 tile_directions: tile_directions(n_bases + tilts.len()),
             });
-            of_cells.push(ReadingsOfCell {
+            cells.push(Cell {
                 tilts,
                 centre,
                 lambda_max,
             });
         }
+        let measures = Source {
+            text: include_str!("measures.cu"),
+            defines: Vec::new(),
+        };
+        let vocabulary = tables::vocabulary(pairs, &cells, [scale.d_model, scale.eps]);
+        let layout = tables::layout(pairs, &cells);
         Ok(Self {
             device,
+            n_variants: pairs.variants().len(),
+            n_bases,
+            n_axes: pairs.axes().len(),
+            n_bands: pairs.bands().len(),
+            n_measures: pairs.measures().len(),
             cells,
-            readings: Readings {
-                n_bases,
-                n_tilts: sites.len(),
-                cells: of_cells,
-            },
+            on_gpu,
             lambda: there(Tensor::f_from_slice(&lambda)?)?,
-            ranks: driver::function(gpu, &source(1, 0), "ranks")?,
+            moves: driver::function(gpu, &measures, "moves")?,
+            measures: driver::function(gpu, &measures, "measures")?,
+            ranks: driver::function(gpu, &sums_source(1, 0), "ranks")?,
             strips: there(strips(&(0..log_q.len()))?)?,
+            vocabulary: there(Tensor::f_from_slice(&vocabulary)?)?,
+            layout: there(Tensor::f_from_slice(&layout)?)?,
+            pinned: RefCell::new(None),
             memory,
         })
-    }
-
-    /// What is summed of a pair.
-    pub(crate) fn readings(&self) -> &Readings {
-        &self.readings
     }
 
     /// Makes rows ready; with them the sums of their clean logits, `[row][cell]`.
@@ -228,7 +214,7 @@ impl CudaSums {
         for start in (0..n_rows).step_by(ROWS_AT_ONCE as usize) {
             let len = ROWS_AT_ONCE.min(n_rows - start);
             let mut levels = Vec::new();
-            for cell in &self.cells {
+            for cell in &self.on_gpu {
                 let here = |t: &Tensor| {
                     let columns = t.f_narrow(1, cell.range.start as i64, cell.range.len() as i64);
                     columns?.f_narrow(0, start, len)
@@ -242,135 +228,207 @@ impl CudaSums {
             }
             level.extend(on_host(&Tensor::f_cat(&levels, 1)?)?);
         }
-        let largest = |t: &Tensor| on_host(&t.f_amax([1i64].as_slice(), false)?);
-        let mut rows = CudaRows {
+        let rows = CudaRows {
             levels: Levels {
                 level,
-                above: largest(&bits)?,
+                above: on_host(&bits.f_amax([1i64].as_slice(), false)?)?,
                 g_max: largest_magnitude(g)?,
             },
             l: bits,
-            clean: Vec::new(),
         };
         let zeros = Tensor::f_zeros([1, d_vocab], (Kind::Float, self.device))?;
-        let at = 0..n_rows as usize;
-        let bases = vec![Base::default(); n_rows as usize * self.readings.n_bases];
-        let tilts = vec![Tilt::default(); n_rows as usize * self.readings.n_tilts];
-        let pairs = CudaPairs {
-            rows: &rows,
-            g,
-            at: &at,
-            u: &zeros,
-            bases: &bases,
-            tilts: &tilts,
-        };
-        let factors = self.factors(&pairs, 0..1)?;
+        let kinds = (2 * self.n_bases + self.n_variants - self.n_bases) as i64;
+        let none = Tensor::f_zeros([kinds, 1, n_rows], (Kind::Float, self.device))?;
         let mut clean = Vec::new();
-        for index in 0..self.cells.len() {
-            let sums = self.sums_of_cell(index, &pairs, &factors, 0..1)?; // [reading, 3, 1, row]
-            clean.push(sums.f_get(0)?.f_squeeze_dim(1)?);
+        for cell in 0..self.cells.len() {
+            let sums = self.sums_of_cell(cell, &rows.l, g, &zeros, &none)?; // [reading, 3, 1, row]
+            clean.push(on_host(&sums.f_get(0)?)?);
         }
-        let on_host: Vec<Vec<f64>> = clean.iter().map(on_host).collect::<Result<_, _>>()?;
-        rows.clean = clean;
-        let sums = (0..n_rows as usize)
+        let n_rows = n_rows as usize;
+        let sums = (0..n_rows)
             .map(|row| {
-                let of_cell = |(index, cell): (usize, &ReadingsOfCell)| {
-                    let sum = |s: usize| on_host[index][s * n_rows as usize + row];
-                    let level = rows.levels.level[row * self.cells.len() + index];
-                    in_nats([sum(0), sum(1), sum(2)], level, cell.centre)
+                let of_cell = |(index, cell): (usize, &Cell)| {
+                    let sum = |s: usize| clean[index][s * n_rows + row];
+                    let shift = rows.levels.level[row * self.cells.len() + index];
+                    Sums {
+                        shift,
+                        s0: sum(0),
+                        s1: LN_2 * sum(1) + shift * sum(0),
+                        s2: sum(2) + cell.centre * sum(0),
+                    }
                 };
-                let cells = self.readings.cells.iter().enumerate();
-                cells.map(of_cell).collect()
+                self.cells.iter().enumerate().map(of_cell).collect()
             })
             .collect();
         Ok((rows, sums))
     }
 
+    /// Takes a block to the GPU; `g` is that of all rows, `u` is `[direction, d_vocab]`.
+    pub(crate) fn block<'b>(
+        &self,
+        pairs: &Pairs,
+        job: &Block<'_>,
+        rows: &CudaRows,
+        g: &Tensor,
+        u: &'b Tensor,
+    ) -> Result<CudaBlock<'b>, TchError> {
+        let (start, n_rows, n_directions) = (
+            job.at.start as i64,
+            job.at.len() as i64,
+            job.norm2.len() as i64,
+        );
+        let of_rows = |t: &Tensor| t.f_narrow(0, start, n_rows);
+        let table = |values: &[f64], rows: i64| {
+            Tensor::f_from_slice(values)?
+                .f_view([rows, -1])?
+                .f_to_device(self.device)
+        };
+        Ok(CudaBlock {
+            l: of_rows(&rows.l)?,
+            g: of_rows(g)?,
+            u,
+            rows: table(&tables::rows(pairs, job, &rows.levels), n_rows)?,
+            directions: table(
+                &tables::directions(job, &largest_magnitude(u)?),
+                n_directions,
+            )?,
+            change: table(job.change, n_directions)?,
+            cross: table(job.cross, n_directions)?,
+            u_target: table(job.u_at, n_directions)?,
+        })
+    }
+
     /// Directions of a call: their sums fit the memory, and there are a few calls, so that the host has something to do meanwhile.
     pub(crate) fn directions_at_once(&self, n_rows: usize, n_directions: usize) -> usize {
         let strips = self
-            .cells
+            .on_gpu
             .iter()
-            .map(|cell| cell.range.len().div_ceil(STRIP));
+            .map(|cell| cell.strips.size()[0] as usize);
         let strips = strips.max().unwrap_or(1);
-        let per_pair = (self.readings.n_bases + self.readings.n_tilts) * 3 * (4 * strips + 2 * 8);
+        let sums = self.n_variants * 3 * (4 * strips + 2 * 8 * self.cells.len());
+        let per_pair = sums + 4 * self.n_variants * (self.n_measures + 2);
         let fit = self.memory / (per_pair * n_rows.max(1));
         let few = (PAIRS_PER_CALL / n_rows.max(1)).max(n_directions.div_ceil(CALLS));
         fit.min(few).max(1)
     }
 
-    /// Starts on the sums of the pairs of some directions, and returns while the GPU works on them.
+    /// Starts on the measures of some directions of a block, and returns while the GPU works on them.
     pub(crate) fn start(
         &self,
-        pairs: &CudaPairs<'_>,
+        block: &CudaBlock<'_>,
         directions: Range<usize>,
     ) -> Result<Started, TchError> {
-        let n_rows = pairs.at.len();
-        let (start, len) = (pairs.at.start as i64, n_rows as i64);
-        let factors = self.factors(pairs, directions.clone())?;
-        let (mut cells, mut clean) = (Vec::new(), Vec::new());
-        for (index, of_rows) in pairs.rows.clean.iter().enumerate() {
-            let of_rows = of_rows.f_narrow(1, start, len)?; // [3, row]
-            let sums = self.sums_of_cell(index, pairs, &factors, directions.clone())?;
-            let change = sums
-                .f_sub(&of_rows.f_unsqueeze(1)?.f_unsqueeze(0)?)?
-                .f_permute([2, 3, 0, 1])?
-                .f_to_kind(Kind::Float)?
-                .f_contiguous()?;
-            cells.push(change);
-            clean.push(of_rows);
+        let (first, n_directions) = (directions.start as i64, directions.len() as i64);
+        let part = |t: &Tensor| t.f_narrow(0, first, n_directions);
+        let n_rows = block.l.size()[0];
+        let n_pairs = (n_directions * n_rows) as usize;
+        let on = |kind| (kind, self.device);
+        let kinds = (self.n_bases + self.n_variants) as i64;
+        let factors = Tensor::f_empty([kinds, n_directions, n_rows], on(Kind::Float))?;
+        let left = Tensor::f_empty([n_directions, n_rows], on(Kind::Uint8))?;
+        let (of_directions, change, cross, u_target) = (
+            part(&block.directions)?,
+            part(&block.change)?,
+            part(&block.cross)?,
+            part(&block.u_target)?,
+        );
+        let tables = [
+            Argument::Tensor(&block.rows),
+            Argument::Tensor(&of_directions),
+            Argument::Tensor(&self.vocabulary),
+            Argument::Tensor(&self.layout),
+            Argument::Tensor(&change),
+            Argument::Tensor(&cross),
+        ];
+        let sizes = [
+            n_rows as usize,
+            n_directions as usize,
+            self.cells.len(),
+            self.n_variants,
+            self.n_bases,
+            self.n_axes,
+            self.n_bands,
+        ]
+        .map(Argument::Int);
+        let grid = [n_pairs.div_ceil(THREADS), 1, 1];
+        let outputs = [Argument::Tensor(&factors), Argument::Tensor(&left)];
+        #[expect(unsafe_code, reason = "a function on the GPU")]
+        // SAFETY: these are the arguments of `moves` on this GPU, with a thread for each pair, of which it lets those past the end go;
+        // `tables` has made the tables as it reads them.
+        unsafe {
+            let arguments = [&tables[..], &outputs[..], &sizes[..]].concat();
+            self.moves.launch(grid, THREADS, &arguments)?;
         }
-        Ok(Started {
-            cells,
-            clean,
+        let u = part(block.u)?;
+        let mut sums = Vec::new();
+        for cell in 0..self.cells.len() {
+            let of_cell = self.sums_of_cell(cell, &block.l, &block.g, &u, &factors)?;
+            sums.push(of_cell.f_view([-1, n_pairs as i64])?);
+        }
+        let sums = Tensor::f_cat(&sums, 0)?;
+        let values = [
+            n_directions,
             n_rows,
-        })
+            (self.n_variants * self.n_measures) as i64,
+        ];
+        let measures = Tensor::f_empty(values, on(Kind::Float))?;
+        let outputs = [&u_target, &sums, &measures].map(Argument::Tensor);
+        #[expect(unsafe_code, reason = "a function on the GPU")]
+        // SAFETY: as for `moves`, with the sums of each cell where the layout has them.
+        unsafe {
+            let arguments = [&tables[..], &outputs[..], &sizes[..]].concat();
+            self.measures.launch(grid, THREADS, &arguments)?;
+        }
+        Ok(Started { measures, left })
     }
 
-    /// Factors of the pairs of some directions, on the GPU: `[2 * bases + tilts, direction, row]`.
-    fn factors(&self, pairs: &CudaPairs<'_>, directions: Range<usize>) -> Result<Tensor, TchError> {
-        let n_rows = pairs.at.len();
-        let (n_bases, n_tilts) = (self.readings.n_bases, self.readings.n_tilts);
-        let (of_bases, of_tilts) = (pairs.bases, pairs.tilts);
-        let width = 2 * n_bases + n_tilts;
-        let mut factors = vec![0.0f32; directions.len() * n_rows * width];
-        let bits = |nats: f64| (nats * LOG2_E) as f32;
-        factors
-            .par_chunks_mut(n_rows * width)
-            .zip(directions.clone())
-            .for_each(|(of_direction, direction)| {
-                for row in 0..n_rows {
-                    let pair = direction * n_rows + row;
-                    let bases = &of_bases[pair * n_bases..(pair + 1) * n_bases];
-                    let tilts = &of_tilts[pair * n_tilts..(pair + 1) * n_tilts];
-                    let of_bases = bases.iter().flat_map(|base| [bits(base.a), bits(base.c)]);
-                    // `lambda` is in nats, and `k` turns it into bits.
-                    let values = of_bases.chain(tilts.iter().map(|tilt| bits(tilt.k)));
-                    for (kind, value) in values.enumerate() {
-                        of_direction[kind * n_rows + row] = value;
-                    }
-                }
-            });
-        Tensor::f_from_slice(&factors)?
-            .f_view([directions.len() as i64, width as i64, n_rows as i64])?
-            .f_to_device(self.device)?
-            .f_transpose(0, 1)?
-            .f_contiguous()
+    /// Waits for measures: `use_them` gets the changes of the clean ones, `[direction][row][variant][measure]`, and whether a pair is
+    /// left to others, `[direction][row]`.
+    pub(crate) fn finish<T>(
+        &self,
+        started: &Started,
+        while_used: impl FnOnce() -> Result<T, TchError>,
+        use_them: impl FnOnce(&[f32], &[u8]),
+    ) -> Result<T, TchError> {
+        let left = started.left.f_to_device(Device::Cpu)?.f_view(-1)?;
+        let left = Vec::<u8>::try_from(&left)?;
+        let len = started.measures.numel();
+        let mut pinned = self.pinned.borrow_mut();
+        let room = match pinned.take() {
+            Some(room) if room.numel() >= len => room,
+            _ => {
+                let room = Tensor::f_empty([len as i64], (Kind::Float, Device::Cpu))?;
+                // Only faster.
+                room.f_pin_memory(self.device).unwrap_or(room)
+            }
+        };
+        let mut here = room.f_narrow(0, 0, len as i64)?;
+        here.f_copy_(&started.measures.f_view(-1)?)?;
+        let meanwhile = while_used()?;
+        #[expect(unsafe_code, reason = "a view of a tensor's memory")]
+        // SAFETY: `here` is f32, contiguous and on the CPU, has `len` values, and nothing writes to it until the next call.
+        let values =
+            unsafe { std::slice::from_raw_parts(here.data_ptr().cast::<f32>().cast_const(), len) };
+        use_them(values, &left);
+        *pinned = Some(room);
+        Ok(meanwhile)
     }
 
-    /// `[reading, 3, direction, row]`, f64.
+    /// `[reading, 3, direction, row]`, f64, from `[row, d_vocab]` (`l` in bits), `[direction, d_vocab]` and
+    /// `[2 * bases + tilts, direction, row]`.
     fn sums_of_cell(
         &self,
         cell: usize,
-        pairs: &CudaPairs<'_>,
+        l: &Tensor,
+        g: &Tensor,
+        u: &Tensor,
         factors: &Tensor,
-        directions: Range<usize>,
     ) -> Result<Tensor, TchError> {
-        let (cell, readings) = (&self.cells[cell], &self.readings.cells[cell]);
-        let n_bases = self.readings.n_bases;
-        let (n_rows, n_directions) = (pairs.at.len(), directions.len());
-        let rows = |t: &Tensor| t.f_narrow(0, pairs.at.start as i64, n_rows as i64);
-        let wanted = (0..2 * n_bases).chain(readings.tilts.iter().map(|t| 2 * n_bases + t));
+        let (on_gpu, cell) = (&self.on_gpu[cell], &self.cells[cell]);
+        let (n_rows, d_vocab) = l.size2()?;
+        let n_directions = u.size()[0];
+        let bases = 2 * self.n_bases;
+        let wanted = (0..bases).chain(cell.tilts.iter().map(|tilt| bases + tilt));
         let wanted: Vec<i64> = wanted.map(|kind| kind as i64).collect();
         let factors = match wanted.len() as i64 == factors.size()[0] {
             true => factors.shallow_clone(),
@@ -379,42 +437,23 @@ impl CudaSums {
                 factors.f_index_select(0, &wanted)?
             }
         };
-        let n_strips = cell.strips.size()[0];
-        let shape = [
-            n_strips,
-            (n_bases + readings.tilts.len()) as i64,
-            3,
-            n_directions as i64,
-            n_rows as i64,
-        ];
+        let readings = (self.n_bases + cell.tilts.len()) as i64;
+        let n_strips = on_gpu.strips.size()[0];
+        let shape = [n_strips, readings, 3, n_directions, n_rows];
         let out = Tensor::f_empty(shape, (Kind::Float, self.device))?;
-        let u = pairs
-            .u
-            .f_narrow(0, directions.start as i64, n_directions as i64)?;
-        let (l, g) = (rows(&pairs.rows.l)?, rows(pairs.g)?);
-        let d_vocab = self.lambda.size()[0] as usize;
-        let arguments = [
-            Argument::Tensor(&l),
-            Argument::Tensor(&g),
-            Argument::Tensor(&u),
-            Argument::Tensor(&self.lambda),
-            Argument::Tensor(&factors),
-            Argument::Tensor(&cell.strips),
-            Argument::Tensor(&out),
-            Argument::Int(n_rows),
-            Argument::Int(n_directions),
-            Argument::Int(d_vocab),
-        ];
+        let tensors = [l, g, u, &self.lambda, &factors, &on_gpu.strips, &out].map(Argument::Tensor);
+        let sizes = [n_rows, n_directions, d_vocab].map(|size| Argument::Int(size as usize));
         let grid = [
-            n_directions.div_ceil(cell.tile_directions),
-            blocks_of_rows(n_rows.div_ceil(TILE_ROWS))?,
+            (n_directions as usize).div_ceil(on_gpu.tile_directions),
+            blocks_of_rows((n_rows as usize).div_ceil(TILE_ROWS))?,
             n_strips as usize,
         ];
         #[expect(unsafe_code, reason = "a function on the GPU")]
         // SAFETY: these are the arguments of `sums`, with the shapes that it documents, all made on this GPU; its blocks cover
         // rows and directions, and it checks the edges.
         unsafe {
-            cell.kernel.launch(grid, THREADS, &arguments)?;
+            let arguments = [&tensors[..], &sizes[..]].concat();
+            on_gpu.sums.launch(grid, THREADS, &arguments)?;
         }
         out.f_sum_dim_intlist(0, false, Kind::Double)
     }
@@ -437,18 +476,8 @@ impl CudaSums {
         let n_strips = self.strips.size()[0];
         let shape = [n_strips, n_directions, n_rows];
         let out = Tensor::f_empty(shape, (Kind::Int, self.device))?;
-        let arguments = [
-            Argument::Tensor(l),
-            Argument::Tensor(g),
-            Argument::Tensor(u),
-            Argument::Tensor(&places),
-            Argument::Tensor(&factors),
-            Argument::Tensor(&self.strips),
-            Argument::Tensor(&out),
-            Argument::Int(n_rows as usize),
-            Argument::Int(n_directions as usize),
-            Argument::Int(d_vocab as usize),
-        ];
+        let tensors = [l, g, u, &places, &factors, &self.strips, &out].map(Argument::Tensor);
+        let sizes = [n_rows, n_directions, d_vocab].map(|size| Argument::Int(size as usize));
         let grid = [
             (n_directions as usize).div_ceil(RANKED_DIRECTIONS),
             blocks_of_rows(n_rows as usize)?,
@@ -457,6 +486,7 @@ impl CudaSums {
         #[expect(unsafe_code, reason = "a function on the GPU")]
         // SAFETY: as for the sums; places are within the vocabulary.
         unsafe {
+            let arguments = [&tensors[..], &sizes[..]].concat();
             self.ranks.launch(grid, THREADS, &arguments)?;
         }
         let ranks = out.f_sum_dim_intlist(0, false, Kind::Int64)?;
@@ -465,63 +495,8 @@ impl CudaSums {
     }
 }
 
-impl Readings {
-    /// Whether a pair's sums are safe in f32: its logits move little enough.
-    pub(crate) fn hold(
-        &self,
-        levels: &Levels,
-        row: usize,
-        u_max: f64,
-        bases: &[Base],
-        tilts: &[Tilt],
-    ) -> bool {
-        let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
-        let moved = |base: &Base| base.a.abs() * levels.g_max[row] + base.c.abs() * u_max;
-        let by_bases = largest(&mut bases.iter().map(moved));
-        let lambda = largest(&mut self.cells.iter().map(|cell| cell.lambda_max));
-        let by_tilts = largest(&mut tilts.iter().map(|tilt| tilt.k.abs() * lambda));
-        (by_bases + by_tilts) * LOG2_E <= MOST_BITS && levels.above[row] <= MOST_ABOVE
-    }
-
-    /// The sums of a pair under each base and tilt over each cell, `[reading][cell]`; `row` counts among those of the call, then among
-    /// all.
-    pub(crate) fn of_pair(
-        &self,
-        changes: &CudaChanges,
-        levels: &Levels,
-        (row, row_of_all): (usize, usize),
-        direction: usize,
-        tilts: &[Tilt],
-        out: &mut Vec<Sums>,
-    ) {
-        let n_cells = self.cells.len();
-        out.clear();
-        out.resize((self.n_bases + self.n_tilts) * n_cells, Sums::EMPTY);
-        let pair = direction * changes.n_rows + row;
-        for (index, cell) in self.cells.iter().enumerate() {
-            let here = self.n_bases + cell.tilts.len();
-            let change = &changes.cells[index][pair * here * 3..(pair + 1) * here * 3];
-            let clean = |s: usize| changes.clean[index][s * changes.n_rows + row];
-            let level = levels.level[row_of_all * n_cells + index];
-            for (place, change) in change.chunks_exact(3).enumerate() {
-                let (reading, level) = match place.checked_sub(self.n_bases) {
-                    None => (place, level),
-                    Some(tilt) => {
-                        let tilt = cell.tilts[tilt];
-                        let Tilt { k, offset } = tilts[tilt];
-                        (self.n_bases + tilt, level + k * cell.centre + offset)
-                    }
-                };
-                let sum = |s: usize| clean(s) + f64::from(change[s]);
-                out[reading * n_cells + index] =
-                    in_nats([sum(0), sum(1), sum(2)], level, cell.centre);
-            }
-        }
-    }
-}
-
 /// The largest `|x|` of each vector of a tensor `[vector, d_vocab]`.
-pub(crate) fn largest_magnitude(vectors: &Tensor) -> Result<Vec<f64>, TchError> {
+fn largest_magnitude(vectors: &Tensor) -> Result<Vec<f64>, TchError> {
     let (least, most) = (
         on_host(&vectors.f_amin([1i64].as_slice(), false)?)?,
         on_host(&vectors.f_amax([1i64].as_slice(), false)?)?,
@@ -530,17 +505,7 @@ pub(crate) fn largest_magnitude(vectors: &Tensor) -> Result<Vec<f64>, TchError> 
     Ok(least.into_iter().zip(most).map(largest).collect())
 }
 
-/// From sums in bits around a level, `[2^t, 2^t t, 2^t lambda]`.
-fn in_nats([s0, s1, s2]: [f64; 3], level: f64, centre: f64) -> Sums {
-    Sums {
-        shift: level,
-        s0,
-        s1: LN_2 * s1 + level * s0,
-        s2: s2 + centre * s0,
-    }
-}
-
-fn source(bases: usize, tilts: usize) -> Source {
+fn sums_source(bases: usize, tilts: usize) -> Source {
     Source {
         text: include_str!("sums.cu"),
         defines: vec![("BASES", bases), ("TILTS", tilts)],
@@ -573,109 +538,5 @@ fn blocks_of_rows(blocks: usize) -> Result<usize, TchError> {
         false => Err(TchError::Torch(format!(
             "{blocks} blocks of rows are too many for one call on a GPU, at most {MOST_BLOCKS}; give less memory"
         ))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::f64::consts::LOG2_E;
-
-    use super::{CudaChanges, Levels, Readings, ReadingsOfCell};
-    use crate::kernel::{Base, Tilt};
-
-    const LOG_Q: [f64; 5] = [-1.0, -2.5, -3.0, -4.0, -6.5];
-    const L: [f64; 5] = [2.0, -1.0, 0.5, -3.0, 1.0];
-    const G: [f64; 5] = [0.3, -0.2, 0.9, 0.1, -1.0];
-    const U: [f64; 5] = [-0.7, 0.4, 0.2, 1.5, 0.6];
-    const CELLS: [std::ops::Range<usize>; 2] = [0..3, 3..5];
-    const LEVEL: [f64; 2] = [1.25, -0.75];
-    const CENTRE: [f64; 2] = [-2.0, -5.0];
-
-    /// What the kernel sums over a cell: `2^t`, `2^t t`, `2^t lambda`.
-    fn raw(cell: usize, base: Base, k: f64) -> [f64; 3] {
-        let mut sums = [0.0; 3];
-        for i in CELLS[cell].clone() {
-            let lambda = LOG_Q[i] - CENTRE[cell];
-            let z = L[i] - LEVEL[cell] + base.a * G[i] + base.c * U[i] + k * lambda;
-            let t = z * LOG2_E;
-            for (sum, factor) in sums.iter_mut().zip([1.0, t, lambda]) {
-                *sum += t.exp2() * factor;
-            }
-        }
-        sums
-    }
-
-    #[test]
-    fn changes_of_clean_sums_are_the_sums_of_a_pair() {
-        let readings = Readings {
-            n_bases: 1,
-            n_tilts: 2,
-            cells: [vec![0], vec![0, 1]]
-                .into_iter()
-                .zip(CENTRE)
-                .map(|(tilts, centre)| ReadingsOfCell {
-                    tilts,
-                    centre,
-                    lambda_max: 2.0,
-                })
-                .collect(),
-        };
-        let levels = Levels {
-            level: LEVEL.to_vec(),
-            above: vec![3.0],
-            g_max: vec![1.0],
-        };
-        let base = Base { a: 0.2, c: -0.4 };
-        let tilts = [
-            Tilt {
-                k: 0.3,
-                offset: -0.1,
-            },
-            Tilt {
-                k: -0.2,
-                offset: 0.7,
-            },
-        ];
-        assert!(readings.hold(&levels, 0, 1.5, &[base], &tilts));
-        assert!(!readings.hold(&levels, 0, 100.0, &[base], &tilts));
-        let clean: Vec<Vec<f64>> = (0..2)
-            .map(|cell| raw(cell, Base::default(), 0.0).to_vec())
-            .collect();
-        let cells = (0..2).map(|cell| {
-            let here = readings.cells[cell].tilts.iter().map(|&tilt| tilts[tilt].k);
-            let of_readings = std::iter::once(0.0).chain(here).map(|k| raw(cell, base, k));
-            let change = |sums: [f64; 3]| [0, 1, 2].map(|s| (sums[s] - clean[cell][s]) as f32);
-            of_readings.flat_map(change).collect()
-        });
-        let changes = CudaChanges {
-            cells: cells.collect(),
-            clean: clean.clone(),
-            n_rows: 1,
-        };
-        let mut out = Vec::new();
-        readings.of_pair(&changes, &levels, (0, 0), 0, &tilts, &mut out);
-        for cell in 0..2 {
-            for reading in 0..3 {
-                let sums = out[reading * 2 + cell];
-                if (reading, cell) == (2, 0) {
-                    assert_eq!(sums.s0, 0.0, "a tilt where it is not wanted");
-                    continue;
-                }
-                let tilt = reading.checked_sub(1).map_or(Tilt::default(), |t| tilts[t]);
-                let z = |i: usize| {
-                    L[i] + base.a * G[i] + base.c * U[i] + tilt.k * LOG_Q[i] + tilt.offset
-                };
-                let sum = |f: &dyn Fn(usize) -> f64| -> f64 {
-                    CELLS[cell].clone().map(|i| z(i).exp() * f(i)).sum()
-                };
-                let all = sum(&|_| 1.0);
-                let close = |found: f64, expected: f64| {
-                    assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
-                };
-                close(sums.lse(), all.ln());
-                close(sums.s1 / sums.s0, sum(&z) / all);
-                close(sums.s2 / sums.s0, sum(&|i| LOG_Q[i]) / all);
-            }
-        }
     }
 }
