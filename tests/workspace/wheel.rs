@@ -50,6 +50,7 @@ impl Site {
             "root": site.path("root"),
             "package": Path::new(SOURCES).join("longtail_neurons"),
             "programs": programs,
+            "share": ["configs", "examples/data"],
             "out": site.path("out"),
             "version": "0.1.0+torch2.11",
             "torch": "2.11",
