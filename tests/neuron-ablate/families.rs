@@ -188,6 +188,82 @@ fn sets_match_hooked_forwards_in_every_family() -> Outcome<()> {
     Ok(())
 }
 
+/// Ranks of the targets with a neuron set to its mean, against a forward with hooks; a rank may be one off where logits are equal but for
+/// rounding.
+#[test]
+fn ranks_match_hooked_forwards_in_every_family() -> Outcome<()> {
+    for family in std::fs::read_dir(families())? {
+        let dir = family?.path();
+        let model = Model::load(&dir, &LoadOptions::default())?;
+        let (sample, frequencies) = (sample(&dir)?, frequencies(&dir)?);
+        let layer = model.config().num_hidden_layers - 1;
+        for exact in [ExactSums::Kernel, ExactSums::Tensor] {
+            let engine = EngineOptions {
+                engine: Engine::Exact,
+                exact,
+                ..EngineOptions::default()
+            };
+            let plan = Plan {
+                ranks: true,
+                engine,
+                ..plan(vec![3, 9])
+            };
+            let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan)?;
+            let mut found: Vec<(usize, usize, usize, u32)> = Vec::new();
+            let mean = sweep
+                .run(
+                    &mut |block| {
+                        let ranks = block.ranks.ok_or("no ranks")?.ablated;
+                        for (pair, rank) in ranks.iter().enumerate() {
+                            let row = block.rows[pair % block.rows.len()];
+                            let neuron = block.neurons[pair / block.rows.len()];
+                            found.push((neuron, row.sequence, row.pos, *rank));
+                        }
+                        Ok(())
+                    },
+                    &|_| (),
+                )?
+                .mean_activations;
+            assert_eq!(found.len(), 2 * 2 * 36);
+            let mut off = 0;
+            for neuron in [3, 9] {
+                let ablated = Intervention::new(
+                    "ablated",
+                    NeuronSite::Post,
+                    vec![NeuronId {
+                        layer,
+                        index: neuron,
+                    }],
+                    Operation::Set(vec![mean[neuron]]),
+                )?;
+                for (sequence, tokens) in sample.sequences().iter().enumerate() {
+                    let input = Tensor::from_slice(tokens).f_view([1, -1])?;
+                    let mut hooks = InterventionHooks::new(&ablated);
+                    let logits = model.forward(&input, None, &mut hooks)?;
+                    for (.., pos, rank) in found
+                        .iter()
+                        .filter(|(n, s, ..)| (*n, *s) == (neuron, sequence))
+                    {
+                        let at_pos = logits.f_get(0)?.f_get(*pos as i64)?;
+                        let target = at_pos.f_double_value(&[tokens[pos + 1]])?;
+                        let larger = at_pos.f_gt(target)?.f_sum(Kind::Int64)?;
+                        let expected = larger.f_int64_value(&[])?;
+                        let apart = (i64::from(*rank) - expected).abs();
+                        assert!(
+                            apart <= 1,
+                            "{}: rank {rank}, expected {expected}",
+                            dir.display()
+                        );
+                        off += apart;
+                    }
+                }
+            }
+            assert!(off <= 2, "{}: {off} ranks differ", dir.display());
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn ablation_matches_f64_in_every_family() -> Outcome<()> {
     let exact = EngineOptions {

@@ -7,6 +7,6 @@ fn main() -> ExitCode {
         ("ablate-unigram", ablate_unigram::main),
         ("compute-surprisal", compute_surprisal::main),
         ("scale-neuron", scale_neuron::main),
-        // Further jobs that need libtorch, `("longtail-check", longtail_check::main)`: here and in Cargo.toml.
+        ("longtail-check", longtail_check::main),
     ])
 }

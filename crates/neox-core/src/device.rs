@@ -1,5 +1,7 @@
 //! Where to compute and in which precision, from the words of a config file.
 
+use std::sync::OnceLock;
+
 use tch::{Cuda, Device, Kind};
 
 use crate::error::DeviceError;
@@ -20,7 +22,10 @@ use crate::error::DeviceError;
 /// ```
 pub fn parse_device(text: &str) -> Result<Device, DeviceError> {
     let index = match text {
-        "auto" => return Ok(Device::cuda_if_available()),
+        "auto" => {
+            load_cuda();
+            return Ok(Device::cuda_if_available());
+        }
         "cpu" => return Ok(Device::Cpu),
         "cuda" => 0,
         _ => text
@@ -28,6 +33,7 @@ pub fn parse_device(text: &str) -> Result<Device, DeviceError> {
             .and_then(|index| index.parse::<usize>().ok())
             .ok_or_else(|| DeviceError::UnknownDevice { text: text.into() })?,
     };
+    load_cuda();
     if !Cuda::is_available() {
         return Err(DeviceError::NoCuda { text: text.into() });
     }
@@ -36,6 +42,25 @@ pub fn parse_device(text: &str) -> Result<Device, DeviceError> {
         return Err(DeviceError::CudaIndex { index, count });
     }
     Ok(Device::Cuda(index))
+}
+
+/// Loads the CUDA part of libtorch, if there is one beside the part that this program is linked with: without it libtorch sees no GPU.
+///
+/// [`parse_device`] does it. It is not linked, so that programs start quickly, and run where there is none.
+pub fn load_cuda() {
+    static LOADED: OnceLock<Option<libloading::Library>> = OnceLock::new();
+    LOADED.get_or_init(|| {
+        let name = libloading::library_filename("torch_cuda");
+        #[expect(unsafe_code, reason = "a library is loaded")]
+        // SAFETY: it belongs to the libtorch of this process, and what it does when it is loaded is to tell that one of itself.
+        match unsafe { libloading::Library::new(&name) } {
+            Ok(library) => Some(library),
+            Err(err) => {
+                tracing::debug!("no CUDA: {err}");
+                None
+            }
+        }
+    });
 }
 
 /// Reads `f32`, `f16` or `bf16`.

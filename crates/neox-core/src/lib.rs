@@ -64,7 +64,7 @@ pub use config::{
     Activation, Architecture, Architecture as NeoxConfig, NormKind, Positions, Residual,
     RopeScaling, ScoreScale,
 };
-pub use device::{parse_device, parse_dtype};
+pub use device::{load_cuda, parse_device, parse_dtype};
 pub use error::{
     ConfigError, DeviceError, ForwardError, LoadError, PickleError, TensorMismatch, TextError,
 };

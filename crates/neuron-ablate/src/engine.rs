@@ -1,6 +1,11 @@
 //! How the sums over the vocabulary are computed: exactly, or by moments where their bound allows it.
 
-use std::{cell::OnceCell, ops::Range, sync::Mutex};
+use std::{
+    cell::OnceCell,
+    ops::Range,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -8,7 +13,8 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
     closed_form::Projected,
-    kernel::{self, Base, Kernel, RowVectors, Sums},
+    cuda::{CudaPairs, CudaRows, CudaSums, Started, largest_magnitude},
+    kernel::{self, Base, Kernel, RowVectors, Sums, Tilt},
     pairs::{Block, Pairs, RowLogits, Scratch},
     series::{RowCell, Series, SeriesBlock, SeriesRows, Spread},
     sweep::{Tick, blocks},
@@ -24,7 +30,8 @@ pub enum Engine {
     Exact,
     /// Moments of second order for every pair, however large their bound.
     Moments,
-    /// Moments where their bound is within the tolerance and they are likely to be faster, exact sums elsewhere.
+    /// Moments where their bound is within the tolerance and they are likely to be faster (never on a GPU with its kernel), exact sums
+    /// elsewhere.
     #[default]
     Auto,
 }
@@ -33,7 +40,7 @@ pub enum Engine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExactSums {
-    /// The kernel for a model on the CPU, tensor operations for one on a GPU.
+    /// The fused kernel of the model's device, on the CPU or on a GPU; tensor operations where a GPU's cannot be compiled.
     #[default]
     Auto,
     /// The fused kernel of [`kernel`](crate::kernel), on the CPU.
@@ -134,6 +141,8 @@ pub(crate) struct Engines {
 #[derive(Debug)]
 enum Exact {
     Kernel(Kernel),
+    /// The kernel on a GPU, and what takes the pairs that it does not hold.
+    Cuda(CudaSums, TensorSums),
     Tensor(TensorSums),
 }
 
@@ -143,6 +152,8 @@ pub(crate) struct Prepared<'l> {
     logits: &'l RowLogits,
     /// For the kernel.
     vectors: Vec<RowVectors<'l>>,
+    /// For the kernel on a GPU.
+    on_gpu: Option<CudaRows>,
     /// Sums of the clean logits, `[row][cell]`.
     sums: Vec<Vec<Sums>>,
     /// For the moments, made when first needed.
@@ -174,30 +185,42 @@ impl Engines {
         n_directions: usize,
         memory: usize,
     ) -> Result<Self, TchError> {
+        let device = w_u.device();
         let tensor = |kind| {
             let (layout, sites) = (pairs.layout(), pairs.sites().to_vec());
-            let on = (w_u.device(), kind);
-            TensorSums::new(layout, pairs.log_q(), sites, on, memory).map(Exact::Tensor)
+            TensorSums::new(layout, pairs.log_q(), sites, (device, kind), memory)
         };
         let exact = match options.exact {
-            ExactSums::Auto if w_u.device() != Device::Cpu => tensor(Kind::Float)?,
+            ExactSums::Auto if device.is_cuda() => {
+                let (layout, log_q, sites) = (pairs.layout(), pairs.log_q(), pairs.sites());
+                match CudaSums::new(layout, log_q, sites, pairs.n_bases(), device, memory) {
+                    Ok(cuda) => Exact::Cuda(cuda, tensor(Kind::Float)?),
+                    Err(err) => {
+                        tracing::warn!(
+                            "tensor operations take the place of the GPU's kernel: {err}"
+                        );
+                        Exact::Tensor(tensor(Kind::Float)?)
+                    }
+                }
+            }
+            ExactSums::Auto if device != Device::Cpu => Exact::Tensor(tensor(Kind::Float)?),
             ExactSums::Auto | ExactSums::Kernel => {
                 Exact::Kernel(Kernel::new(pairs.layout(), pairs.log_q()))
             }
-            ExactSums::Tensor => tensor(Kind::Float)?,
-            ExactSums::TensorF64 => tensor(Kind::Double)?,
+            ExactSums::Tensor => Exact::Tensor(tensor(Kind::Float)?),
+            ExactSums::TensorF64 => Exact::Tensor(tensor(Kind::Double)?),
         };
         let path = match &exact {
             Exact::Kernel(kernel) => Some(kernel.path()),
-            Exact::Tensor(_) => None,
+            Exact::Cuda(..) | Exact::Tensor(_) => None,
         };
-        let can_pay = match (options.engine, path) {
-            (Engine::Exact, _) => false,
-            (Engine::Auto, Some(_)) => {
+        let can_pay = match (options.engine, &exact) {
+            (Engine::Exact, _) | (Engine::Auto, Exact::Cuda(..)) => false,
+            (Engine::Auto, Exact::Kernel(_)) => {
                 let of_row = MOMENTS_ROW_COST * w_u.size()[1] as f64 / n_directions as f64;
                 MOMENTS_COST + of_row < KERNEL_COST * pairs.n_bases() as f64
             }
-            (Engine::Moments, _) | (Engine::Auto, None) => true,
+            (Engine::Moments, _) | (Engine::Auto, Exact::Tensor(_)) => true,
         };
         let series = match can_pay {
             true => Some(Series::new(pairs.series_cells(), pairs.log_q(), w_u, path)?),
@@ -216,6 +239,7 @@ impl Engines {
     pub(crate) fn vectors_per_row(&self) -> usize {
         let exact = match self.exact {
             Exact::Kernel(_) => 4, // l, g, l in bits, exponentials
+            Exact::Cuda(..) => 3,  // l, g, l in bits
             Exact::Tensor(_) => 2, // l, g
         };
         // Weights of the squares, and what is in the making.
@@ -230,7 +254,13 @@ impl Engines {
     /// Makes rows ready, with the exact sums of their clean logits.
     pub(crate) fn prepare<'l>(&'l self, logits: &'l RowLogits) -> Result<Prepared<'l>, TchError> {
         let (n_rows, d_vocab) = logits.l.tensor().size2()?;
+        let mut on_gpu = None;
         let (vectors, sums) = match &self.exact {
+            Exact::Cuda(cuda, _) => {
+                let (rows, sums) = cuda.rows(logits)?;
+                on_gpu = Some(rows);
+                (Vec::new(), sums)
+            }
             Exact::Kernel(kernel) => {
                 let d_vocab = d_vocab as usize;
                 let rows = logits.l.host()?.par_chunks(d_vocab);
@@ -262,6 +292,7 @@ impl Engines {
             series: self.series.as_ref(),
             logits,
             vectors,
+            on_gpu,
             sums,
             moments: OnceCell::new(),
         })
@@ -348,6 +379,22 @@ impl Engines {
                 let rows = &prepared.vectors[job.at.clone()];
                 let u = directions.logits.host()?;
                 by_kernel(kernel, pairs, job, rows, u, &left, &mut measured, progress);
+            }
+            Exact::Cuda(cuda, tensor) => {
+                if let Some(rows) = &prepared.on_gpu {
+                    let out = (&mut measured[..], progress);
+                    left = by_cuda(cuda, pairs, job, (prepared, rows), directions, out)?;
+                }
+                by_tensor(
+                    tensor,
+                    pairs,
+                    job,
+                    prepared,
+                    directions,
+                    &left,
+                    &mut measured,
+                    progress,
+                )?;
             }
             Exact::Tensor(tensor) => by_tensor(
                 tensor,
@@ -461,6 +508,15 @@ impl Engines {
                     .flat_map_iter(of_direction)
                     .collect())
             }
+            Exact::Cuda(cuda, _) => {
+                let (start, len) = (job.at.start as i64, n_rows as i64);
+                let at = |t: &Tensor| t.f_narrow(0, start, len);
+                let (l, g, places) = (at(l.tensor())?, at(g.tensor())?, at(targets)?);
+                let u = u.tensor().f_narrow(0, 0, n_directions as i64)?;
+                let bases = (0..n_directions).flat_map(|n| (0..n_rows).map(move |row| (n, row)));
+                let bases: Vec<Base> = bases.map(|(n, row)| base(n, row)).collect();
+                cuda.ranks(&l, &g, &u, &bases, &places)
+            }
             Exact::Tensor(_) => {
                 let (start, len) = (job.at.start as i64, n_rows as i64);
                 let at = |t: &Tensor| t.f_narrow(0, start, len);
@@ -551,6 +607,98 @@ fn by_kernel(
         let at = (n * n_rows + row) * per_pair;
         measured[at..at + per_pair].copy_from_slice(values);
     }
+}
+
+/// Measures a block by the kernel on a GPU; returns the rows that it does not hold, `[direction]`.
+fn by_cuda(
+    cuda: &CudaSums,
+    pairs: &Pairs,
+    job: &Block<'_>,
+    (prepared, rows): (&Prepared<'_>, &CudaRows),
+    directions: &Projected,
+    (measured, progress): (&mut [f64], &(dyn Fn(Tick) + Sync)),
+) -> Result<Vec<Vec<usize>>, TchError> {
+    let (n_rows, n_directions, n_tilts) = (job.at.len(), job.norm2.len(), pairs.sites().len());
+    let (n_bases, per_pair) = (pairs.n_bases(), pairs.per_pair());
+    let begin = Instant::now();
+    let u = directions.logits.tensor();
+    let u_max = largest_magnitude(u)?;
+    let (readings, levels) = (cuda.readings(), &rows.levels);
+    let of_direction = |n: usize| {
+        let (mut bases, mut tilts, mut shifts) = (Vec::new(), Vec::new(), Vec::new());
+        for row in 0..n_rows {
+            pairs.shifts(job, row, n, &mut shifts);
+            pairs.split(&shifts, &mut bases, &mut tilts);
+        }
+        (bases, tilts)
+    };
+    let moves: Vec<(Vec<Base>, Vec<Tilt>)> = (0..n_directions)
+        .into_par_iter()
+        .map(of_direction)
+        .collect();
+    let (bases, tilts): (Vec<_>, Vec<_>) = moves.into_iter().unzip();
+    let (bases, tilts) = (bases.concat(), tilts.concat());
+    let call = CudaPairs {
+        rows,
+        g: prepared.logits.g.tensor(),
+        at: &job.at,
+        u,
+        bases: &bases,
+        tilts: &tilts,
+    };
+    let prepared_in = begin.elapsed();
+    let (mut waited, mut measured_in) = (Duration::ZERO, Duration::ZERO);
+    let mut left = Vec::new();
+    let at_once = cuda.directions_at_once(n_rows, n_directions);
+    let mut chunks = blocks(n_directions, at_once);
+    let mut start = || -> Result<Option<(Started, Range<usize>)>, TchError> {
+        let chunk = chunks.next();
+        chunk
+            .map(|chunk| Ok((cuda.start(&call, chunk.clone())?, chunk)))
+            .transpose()
+    };
+    let mut next = start()?;
+    while let Some((started, chunk)) = next {
+        let begin = Instant::now();
+        let changes = started.finish()?;
+        waited += begin.elapsed();
+        // The GPU works on the next ones while these are measured.
+        let begin = Instant::now();
+        next = start()?;
+        let out = &mut measured[chunk.start * n_rows * per_pair..chunk.end * n_rows * per_pair];
+        let measure = |(place, out): (usize, &mut [f64])| {
+            let n = chunk.start + place;
+            let (mut scratch, mut sums, mut left) = (Scratch::default(), Vec::new(), Vec::new());
+            for (row, out) in out.chunks_mut(per_pair).enumerate() {
+                let pair = n * n_rows + row;
+                let bases = &bases[pair * n_bases..(pair + 1) * n_bases];
+                let tilts = &tilts[pair * n_tilts..(pair + 1) * n_tilts];
+                let of_all = job.at.start + row;
+                if !readings.hold(levels, of_all, u_max[n], bases, tilts) {
+                    left.push(row);
+                    continue;
+                }
+                readings.of_pair(&changes, levels, (row, of_all), place, tilts, &mut sums);
+                pairs.measure_sums(job, row, n, &sums, &mut scratch, out);
+            }
+            progress(Tick::Pairs(n_rows - left.len()));
+            left
+        };
+        left.par_extend(
+            out.par_chunks_mut(n_rows * per_pair)
+                .enumerate()
+                .map(measure),
+        );
+        measured_in += begin.elapsed();
+    }
+    tracing::debug!(
+        pairs = n_directions * n_rows,
+        ?prepared_in,
+        ?waited,
+        ?measured_in,
+        "a block on the GPU"
+    );
+    Ok(left)
 }
 
 /// Measures the rows of `left` (`[direction]`) in tensor operations.

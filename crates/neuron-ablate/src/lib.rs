@@ -5,6 +5,7 @@
 //! here reads files or configurations: models come from `neox-core`, frequencies as plain slices.
 
 pub mod closed_form;
+mod cuda;
 mod dose;
 mod effects;
 mod engine;

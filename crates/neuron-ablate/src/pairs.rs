@@ -16,6 +16,9 @@ use crate::{
     vectors::{Vectors, dot, on_host},
 };
 
+/// Vectors that are on a GPU in f64 at once.
+const VECTORS_IN_F64: i64 = 128;
+
 /// What is the same for all pairs of a sweep.
 #[derive(Debug)]
 pub(crate) struct Pairs {
@@ -289,8 +292,7 @@ impl Pairs {
         }
         let weights = Tensor::f_stack(&weights, 1)?;
         let mut dots = Vec::new();
-        // A few vectors at a time.
-        for part in vectors.tensor().f_split(16, 0)? {
+        for part in vectors.tensor().f_split(VECTORS_IN_F64, 0)? {
             let products = on_host(&part.f_to_kind(Kind::Double)?.f_matmul(&weights)?)?;
             let width = n_cells + self.vocab.directions.len();
             dots.extend(products.chunks(width).map(|of_vector| Dots {

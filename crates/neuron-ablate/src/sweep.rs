@@ -6,7 +6,7 @@ use std::{cell::RefCell, collections::HashMap, ops::Range};
 
 use neox_core::NeoxModel;
 use rayon::prelude::*;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use self::behind_norm::BehindNorm;
 use crate::{
@@ -342,7 +342,10 @@ impl<'a> Sweep<'a> {
             let row_terms = pairs.rows(rows, norm2, scale, &row_logits, prepared.sums())?;
             let targets = pairs.target_places(rows)?;
             let behind_norm = match (self.write.norm(), &m_c) {
-                (Some(norm), Some(m_c)) => Some(BehindNorm::new(self, norm, m_c, x_c, &targets)?),
+                (Some(norm), Some(m_c)) => {
+                    let x_c = x_c.shallow_clone();
+                    Some(BehindNorm::new(self, norm, m_c, x_c, &targets)?)
+                }
                 _ => None,
             };
             let in_band: Vec<bool> = rows.iter().map(|row| self.in_band(row)).collect();
@@ -381,16 +384,18 @@ impl<'a> Sweep<'a> {
                     spreads,
                 } = &of_neurons;
                 // [neuron][row]
-                let activations: Vec<f64> = in_block
-                    .iter()
-                    .flat_map(|&n| activations.iter().skip(n).step_by(d_mlp).copied())
-                    .collect();
-                let cross = products(w_c, &centred, d_model); // [neuron][row]
+                let of_neuron = |&n: &usize| activations.iter().skip(n).step_by(d_mlp).copied();
+                let activations: Vec<f64> = in_block.par_iter().flat_map_iter(of_neuron).collect();
+                // [neuron][row]
+                let cross = match x_c.device() {
+                    Device::Cpu => products(w_c, &centred, d_model),
+                    _ => on_host(&projected.centred.f_matmul(&x_c.f_tr()?)?)?,
+                };
                 let change: Vec<f64> = activations
-                    .chunks(rows.len())
+                    .par_chunks(rows.len())
                     .zip(in_block)
-                    .flat_map(|(of_neuron, &n)| {
-                        let change = |&a: &f64| plan.dose.change(a, mean[n]);
+                    .flat_map_iter(|(of_neuron, &n)| {
+                        let change = |a: &f64| plan.dose.change(*a, mean[n]);
                         of_neuron.iter().map(change).collect::<Vec<_>>()
                     })
                     .collect();
@@ -558,7 +563,7 @@ fn accumulate(neurons: &mut [NeuronEffects], block: &PairBlock<'_>, slots: &[usi
         block.variants * block.measures,
         block.rows.len(),
     );
-    for (n, neuron) in neurons.iter_mut().enumerate() {
+    neurons.par_iter_mut().enumerate().for_each(|(n, neuron)| {
         for (r, &slot) in slots.iter().enumerate() {
             let pair = n * n_rows + r;
             let ablated = &block.ablated[pair * per_row..(pair + 1) * per_row];
@@ -574,7 +579,7 @@ fn accumulate(neurons: &mut [NeuronEffects], block: &PairBlock<'_>, slots: &[usi
                 neuron.effects.add_rank(slot, change, block.in_band[r]);
             }
         }
-    }
+    });
 }
 
 /// `x . y` for vectors of `len` values, `[x][y]`, each by itself, so that it does not depend on what others are there.

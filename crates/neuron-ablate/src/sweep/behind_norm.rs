@@ -93,7 +93,6 @@ impl<'n> BehindNorm<'n> {
                 .collect();
             let (e, c): (Vec<f64>, Vec<f64>) = factors.iter().copied().unzip();
             let moved = self.moved(sweep, row, &e, &c, directions)?;
-            let target = wanted.targets.f_narrow(0, row as i64, 1)?;
             let of_row = Block {
                 rows: job.rows,
                 at: job.at.start + row..job.at.start + row + 1,
@@ -112,10 +111,6 @@ impl<'n> BehindNorm<'n> {
                     .collect::<Vec<_>>(),
                 cross: &on_host(&moved.centred.f_mv(&self.x_c.f_get(row as i64)?)?)?,
                 spreads: &[],
-            };
-            let wanted = Wanted {
-                targets: &target,
-                ..wanted
             };
             let (measured, of_ranks) = match sweep.measure(&of_row, &moved, wanted, progress)? {
                 Ok(measured) => measured,

@@ -1,0 +1,131 @@
+//! The Python with PyTorch that timings are compared with.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::Setting;
+use crate::machine::device_name;
+
+const SCRIPT: &str = include_str!("python/timing.py");
+const CHECK: &str = "import torch, numpy; print(torch.__version__)";
+
+/// The interpreter that was asked for, or `python3`.
+fn interpreter(setting: &Setting) -> PathBuf {
+    setting.python.clone().unwrap_or_else(|| "python3".into())
+}
+
+/// Which torch the interpreter has.
+///
+/// # Errors
+/// If it does not start, or lacks torch or numpy.
+pub(crate) fn torch_version(setting: &Setting) -> anyhow::Result<String> {
+    let python = interpreter(setting);
+    let output = Command::new(&python)
+        .args(["-c", CHECK])
+        .stdin(Stdio::null())
+        .output();
+    let output = output.with_context(|| {
+        format!(
+            "failed to start `{}`: name a Python with `--python`",
+            python.display()
+        )
+    })?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        bail!(
+            "`{}` cannot import torch and numpy ({}): name a Python that can with `--python`",
+            python.display(),
+            said.lines().last().unwrap_or("it says nothing")
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// A child that is ended when it is dropped.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Best effort: it may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs the script on a list of tasks; `each` gets every result as it comes, until the limit.
+///
+/// # Errors
+/// If it fails or does not end in time; the results so far were handed on.
+pub(crate) fn run(
+    setting: &Setting,
+    tasks: &Value,
+    limit: Duration,
+    each: &mut dyn FnMut(&Value) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let put = |name: &str, text: &str| {
+        let path = setting.folder.join(name);
+        fs::write(&path, text).with_context(|| format!("failed to write `{}`", path.display()))?;
+        Ok::<PathBuf, anyhow::Error>(path)
+    };
+    let (script, tasks) = (
+        put("timing.py", SCRIPT)?,
+        put("tasks.json", &tasks.to_string())?,
+    );
+    let errors = put("timing.err", "")?;
+    let python = interpreter(setting);
+    let started = Instant::now();
+    let child = Command::new(&python)
+        .arg("-B")
+        .args([&script, &tasks])
+        .arg(device_name(setting.device))
+        // Models are in the folder: nothing is to be asked of a hub.
+        .env("HF_HUB_OFFLINE", "1")
+        .env("TRANSFORMERS_VERBOSITY", "error")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(&errors)?)
+        .spawn();
+    let mut child =
+        Ended(child.with_context(|| format!("failed to start `{}`", python.display()))?);
+    let (sender, lines) = channel();
+    if let Some(stdout) = child.0.stdout.take() {
+        thread::spawn(move || {
+            let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+            // Nobody listens any more once the time is up.
+            lines.map(|line| sender.send(line)).all(|sent| sent.is_ok());
+        });
+    }
+    loop {
+        match lines.recv_timeout(limit.saturating_sub(started.elapsed())) {
+            // What else it prints is no result.
+            Ok(line) => {
+                if let Ok(result) = serde_json::from_str(&line) {
+                    each(&result)?;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("PyTorch took more than {} s and was ended", limit.as_secs())
+            }
+        }
+    }
+    let status = child.0.wait()?;
+    if !status.success() {
+        bail!("PyTorch's side failed ({status}): {}", last_line(&errors));
+    }
+    Ok(())
+}
+
+fn last_line(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let last = text.lines().rfind(|line| !line.trim().is_empty());
+    last.unwrap_or("it says nothing").to_owned()
+}
