@@ -2,6 +2,7 @@
 //! A small C program stands in for ours, and a folder for torch.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![expect(clippy::unwrap_used, reason = "test helpers fail the test")]
 
 use std::{
     env, fs,
