@@ -2,6 +2,7 @@
 //! A small C program stands in for ours, and a folder for torch.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![expect(clippy::unwrap_used, reason = "test helpers fail the test")]
 
 use std::{
     env, fs,
@@ -50,6 +51,7 @@ impl Site {
             "root": site.path("root"),
             "package": Path::new(SOURCES).join("longtail_neurons"),
             "programs": programs,
+            "share": ["configs", "examples/data"],
             "out": site.path("out"),
             "version": "0.1.0+torch2.11",
             "torch": "2.11",

@@ -1,6 +1,11 @@
 //! One program with several names: the job is told by the name that the program was called by.
 
-use std::{env, ffi::OsString, path::Path, process::ExitCode};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::ExitCode,
+};
 
 use crate::stdio::tell;
 
@@ -53,7 +58,7 @@ pub fn dispatch(jobs: &[NamedJob]) -> ExitCode {
 }
 
 /// The name in the path of a program.
-fn named(called: &OsString) -> Option<&str> {
+fn named(called: &OsStr) -> Option<&str> {
     Path::new(called).file_stem()?.to_str()
 }
 

@@ -151,8 +151,10 @@ fn rotate(a: &mut [Vec<f64>], p: usize, q: usize) {
         return;
     }
     let theta = (a[q][q] - a[p][p]) / (2.0 * a[p][q]);
-    let t = theta.signum() / (theta.abs() + theta.hypot(1.0));
-    let (c, s) = (1.0 / t.hypot(1.0), t / t.hypot(1.0));
+    // Not `hypot`, which would ask for glibc 2.35: programs are carried to older systems. An infinite square gives 0, as it should.
+    let t = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
+    let c = 1.0 / (t * t + 1.0).sqrt();
+    let s = t * c;
     for row in a.iter_mut() {
         (row[p], row[q]) = (c * row[p] - s * row[q], s * row[p] + c * row[q]);
     }

@@ -47,6 +47,9 @@ pub(crate) struct WheelArgs {
     /// Install it in a new virtual environment, run jobs from an empty folder, and compare their values with the native build's
     #[arg(long)]
     check: bool,
+    /// Leave out the bundled model, texts and counts (15 MB), which `--check` needs
+    #[arg(long, conflicts_with = "check")]
+    without_data: bool,
     /// Where the wheel goes [default: target/wheel/VERSION]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -61,7 +64,11 @@ pub(crate) fn wheel(args: &WheelArgs) -> anyhow::Result<()> {
     let out = args.out.clone().unwrap_or_else(|| folder.clone());
     let programs = build(release, &folder)?;
     let python = Python::find()?;
-    let spec = spec(release, &programs, &out)?;
+    let share: &[&str] = match args.without_data {
+        true => &["configs"],
+        false => &["configs", "examples/data"],
+    };
+    let spec = spec(release, &programs, share, &out)?;
     let made: Value = serde_json::from_str(&python.code(MAKE, &[spec.to_string().into()])?)
         .context("the script that makes wheels wrote no valid JSON")?;
     let wheel = PathBuf::from(made["wheel"].as_str().unwrap_or_default());
@@ -170,7 +177,12 @@ fn run_paths(dynamic: &str) -> Vec<&str> {
 }
 
 /// What the script that makes the wheel is told.
-fn spec(release: &Release, programs: &[PathBuf], out: &Path) -> anyhow::Result<Value> {
+fn spec(
+    release: &Release,
+    programs: &[PathBuf],
+    share: &[&str],
+    out: &Path,
+) -> anyhow::Result<Value> {
     let packages = workspace::packages()?;
     let package = packages
         .iter()
@@ -181,6 +193,7 @@ fn spec(release: &Release, programs: &[PathBuf], out: &Path) -> anyhow::Result<V
         "root": root(),
         "package": root().join("crates/xtask/src/wheel/longtail_neurons"),
         "programs": programs,
+        "share": share,
         "out": out,
         // Wheels for several versions of torch lie in one folder.
         "version": format!("{version}+torch{}", release.minor),

@@ -89,13 +89,11 @@ pub(super) fn candidates() -> Vec<PathBuf> {
     beside.chain(source).collect()
 }
 
-/// The folder of what is shipped with the program: it holds `configs` and `examples/data`.
+/// The folder of what is shipped with the program: it holds `configs`, and `examples/data` unless that was left out.
 pub fn shipped_folder() -> Option<PathBuf> {
-    candidates().into_iter().find(|folder| {
-        [CONFIGS, "examples/data"]
-            .iter()
-            .all(|part| folder.join(part).is_dir())
-    })
+    candidates()
+        .into_iter()
+        .find(|folder| folder.join(CONFIGS).is_dir())
 }
 
 /// A file or folder that is shipped, such as `examples/data/tiny-neox`: the one in the current folder, or else the shipped one.

@@ -433,7 +433,8 @@ fn dashes(points: &[(f64, f64)], on: f64, off: f64) -> Vec<Vec<(f64, f64)>> {
     for pair in points.windows(2) {
         let (mut a, b) = (pair[0], pair[1]);
         loop {
-            let length = (b.0 - a.0).hypot(b.1 - a.1);
+            // Not `hypot`, which would ask for glibc 2.35: programs are carried to older systems.
+            let length = ((b.0 - a.0).powi(2) + (b.1 - a.1).powi(2)).sqrt();
             if length <= left {
                 left -= length;
                 if drawing {

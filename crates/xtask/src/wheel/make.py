@@ -26,14 +26,14 @@ def dotted(version):
     return ".".join(map(str, version))
 
 
-def members(root, package, programs, build):
+def members(root, package, programs, share, build):
     """Name, content and mode of every file of the package."""
     for path in sorted(package.glob("*.py")):
         yield f"longtail_neurons/{path.name}", path.read_bytes(), 0o644
     yield "longtail_neurons/_build.py", build.encode(), 0o644
     for program in programs:
         yield f"longtail_neurons/bin/{program.name}", program.read_bytes(), 0o755
-    for part in ["configs", "examples/data"]:
+    for part in share:
         for path in sorted((root / part).rglob("*")):
             if path.is_file():
                 yield f"longtail_neurons/share/{path.relative_to(root).as_posix()}", path.read_bytes(), 0o644
@@ -70,7 +70,7 @@ def make(spec):
     tag = f"py3-none-manylinux_{glibc[0]}_{glibc[1]}_x86_64"
     full = f"longtail_neurons-{spec['version']}"
     build = f'"""Written by `cargo xtask wheel`."""\n\nTORCH = {spec["torch"]!r}\nJOBS = {json.dumps(spec["jobs"], indent=4)}\n'
-    files = list(members(root, Path(spec["package"]), programs, build))
+    files = list(members(root, Path(spec["package"]), programs, spec["share"], build))
     info = f"{full}.dist-info"
     files += [(f"{info}/{name}", text.encode(), 0o644) for name, text in metadata(spec, tag, glibcxx).items()]
     files += [(f"{info}/licenses/{path.name}", path.read_bytes(), 0o644) for path in sorted((root / "docs").glob("LICENSE-*"))]
