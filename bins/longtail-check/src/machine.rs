@@ -46,14 +46,22 @@ pub(crate) fn device_name(device: Device) -> String {
     }
 }
 
+/// How the driver calls a GPU, which may be another number than libtorch's.
+pub(crate) fn driver_id(index: usize) -> String {
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+    let id = visible.split(',').nth(index).map(str::trim);
+    id.filter(|id| !id.is_empty())
+        .map_or_else(|| index.to_string(), str::to_owned)
+}
+
 /// Name, driver and memory, as the driver says.
-fn gpu(index: usize) -> Option<String> {
+pub(crate) fn gpu(index: usize) -> Option<String> {
     let output = Command::new("nvidia-smi")
         .args([
             "--query-gpu=name,driver_version,memory.total",
             "--format=csv,noheader",
         ])
-        .arg(format!("--id={index}"))
+        .arg(format!("--id={}", driver_id(index)))
         .output()
         .ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();

@@ -15,6 +15,7 @@ use neuron_ablate::{
 };
 use tch::{Device, Kind, Tensor};
 
+use crate::machine::{driver_id, gpu};
 use crate::models::{D_VOCAB, EOS, PEAKED, PYTHIA_410M, texts, zipf};
 use crate::report::{Found, Report};
 use crate::{Setting, models};
@@ -54,7 +55,7 @@ impl Watch {
                         "--format=csv,noheader,nounits",
                         "--loop-ms=20",
                     ])
-                    .arg(format!("--id={index}"))
+                    .arg(format!("--id={}", driver_id(index)))
                     .stdout(Stdio::piped())
                     .stderr(Stdio::null())
                     .spawn()
@@ -144,6 +145,14 @@ pub(crate) fn check(setting: &Setting, report: &mut Report) -> anyhow::Result<()
         "N = 4,096, V = 50,304, d = 1,024: of a budget of {} MiB",
         budget >> 20
     );
+    if let Device::Cuda(index) = setting.device
+        && gpu(index).is_none()
+    {
+        return report.skipped(
+            &what,
+            "`nvidia-smi`, which tells how much memory is in use, is not there",
+        );
+    }
     report.check(&what, ALLOWED, || {
         share_of_budget(setting, budget, count, length)
     })
