@@ -196,7 +196,9 @@ fn sweeps(
 ) -> anyhow::Result<Sample> {
     let (count, length) = size.texts;
     let sample = Sample::new(texts(count, length)?, &[EOS], D_VOCAB as usize)?;
-    let sweep = |engine, neurons, sequences| sweep(model, &sample, engine, neurons, sequences);
+    let sweep = |engine, neurons, sequences| {
+        sweep(model, &sample, engine, neurons, sequences, setting.memory)
+    };
     // Warms up besides.
     let mut changes = Vec::new();
     let compared = sweep(Engine::Exact, 0..COMPARED, 1)?;
@@ -328,6 +330,7 @@ fn sweep<'a>(
     engine: Engine,
     neurons: std::ops::Range<usize>,
     sequences: usize,
+    memory: usize,
 ) -> anyhow::Result<Sweep<'a>> {
     let plan = Plan {
         neurons: neurons.collect(),
@@ -341,8 +344,7 @@ fn sweep<'a>(
             ..EngineOptions::default()
         },
         batch: BATCH,
-        // As `ablate-unigram` has it.
-        memory_budget: 1 << 30,
+        memory_budget: memory,
     };
     let bands = vec![TokenBand::new("band", &band(), D_VOCAB as usize)?];
     Ok(Sweep::new(
