@@ -1,5 +1,4 @@
 //! The binary `longtail-check`, on the CPU.
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use assert_cmd::Command;
 use serde_json::Value;

@@ -50,6 +50,9 @@ struct Cli {
     /// Fewer pairs, smaller models, fewer repetitions
     #[arg(long)]
     quick: bool,
+    /// Memory that the timed sweeps may take beside the weights, MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    memory: usize,
     /// Write everything to this JSON file, too
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
@@ -83,6 +86,8 @@ enum Check {
 struct Setting {
     device: Device,
     quick: bool,
+    /// Budget of the timed sweeps, bytes.
+    memory: usize,
     /// Folder for models and arrays.
     folder: PathBuf,
     /// The interpreter that was asked for.
@@ -117,6 +122,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let setting = Setting {
         device: cli.device,
         quick: cli.quick,
+        memory: cli.memory << 20,
         folder: folder.to_owned(),
         python: cli.python.clone(),
     };

@@ -25,7 +25,10 @@ pub(crate) fn describe(setting: &Setting) -> Map<String, Value> {
     if let Device::Cuda(index) = setting.device {
         put(
             "gpu",
-            json!(gpu(index).unwrap_or_else(|| "unknown: nvidia-smi does not tell".into())),
+            json!(
+                ask_driver(index, "name,driver_version,memory.total")
+                    .unwrap_or_else(|| "unknown: nvidia-smi does not tell".into())
+            ),
         );
     }
     put("cpu", json!(cpu));
@@ -46,14 +49,20 @@ pub(crate) fn device_name(device: Device) -> String {
     }
 }
 
-/// Name, driver and memory, as the driver says.
-fn gpu(index: usize) -> Option<String> {
+/// How the driver calls a GPU, which may be another number than libtorch's.
+fn driver_id(index: usize) -> String {
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+    let id = visible.split(',').nth(index).map(str::trim);
+    id.filter(|id| !id.is_empty())
+        .map_or_else(|| index.to_string(), str::to_owned)
+}
+
+/// What the driver says of a GPU: its fields, without units.
+pub(crate) fn ask_driver(index: usize, fields: &str) -> Option<String> {
     let output = Command::new("nvidia-smi")
-        .args([
-            "--query-gpu=name,driver_version,memory.total",
-            "--format=csv,noheader",
-        ])
-        .arg(format!("--id={index}"))
+        .arg(format!("--query-gpu={fields}"))
+        .arg("--format=csv,noheader,nounits")
+        .arg(format!("--id={}", driver_id(index)))
         .output()
         .ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();

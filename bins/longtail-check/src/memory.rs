@@ -1,20 +1,19 @@
 //! Memory that a sweep of all neurons takes beside the weights, in the shape of Pythia-410M's last layer.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use neuron_ablate::{
     AblateError, Dose, EngineOptions, Plan, Sample, Semantics, Sweep, TokenBand, TokenFrequencies,
     Variants,
 };
 use tch::{Device, Kind, Tensor};
 
+use crate::machine::ask_driver;
 use crate::models::{D_VOCAB, EOS, PEAKED, PYTHIA_410M, texts, zipf};
 use crate::report::{Found, Report};
 use crate::{Setting, models};
@@ -25,95 +24,46 @@ const MIB: f64 = (1u64 << 20) as f64;
 /// After so long the sweep ends with the block at hand: all blocks take the same memory.
 const ENOUGH: Duration = Duration::from_secs(8);
 
-/// The memory in use, watched by a thread.
+/// What this process has at most while this lives, as a thread sees it.
+#[derive(Default)]
 struct Watch {
     peak: Arc<AtomicU64>,
-    now: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
-    driver: Option<Child>,
 }
 
 impl Watch {
-    fn start(device: Device) -> anyhow::Result<Self> {
-        let mut watch = Self {
-            peak: Arc::default(),
-            now: Arc::default(),
-            stop: Arc::default(),
-            driver: None,
-        };
-        let (peak, now, stop) = (watch.peak.clone(), watch.now.clone(), watch.stop.clone());
-        let note = move |bytes: u64| {
-            now.store(bytes, Ordering::Relaxed);
-            peak.fetch_max(bytes, Ordering::Relaxed);
-        };
-        match device {
-            Device::Cuda(index) => {
-                let mut driver = Command::new("nvidia-smi")
-                    .args([
-                        "--query-gpu=memory.used",
-                        "--format=csv,noheader,nounits",
-                        "--loop-ms=20",
-                    ])
-                    .arg(format!("--id={index}"))
-                    .stdout(Stdio::piped())
-                    .stderr(Stdio::null())
-                    .spawn()
-                    .context(
-                        "failed to start `nvidia-smi`, which tells how much memory is in use",
-                    )?;
-                let lines = driver.stdout.take().map(BufReader::new);
-                watch.driver = Some(driver);
-                thread::spawn(move || {
-                    let lines = lines
-                        .into_iter()
-                        .flat_map(BufRead::lines)
-                        .map_while(Result::ok);
-                    lines
-                        .filter_map(|line| line.trim().parse::<u64>().ok())
-                        .for_each(|mib| note(mib << 20));
-                });
+    fn start() -> Self {
+        let watch = Self::default();
+        let (peak, stop) = (watch.peak.clone(), watch.stop.clone());
+        thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                peak.fetch_max(resident(), Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(2));
             }
-            _ => {
-                thread::spawn(move || {
-                    while !stop.load(Ordering::Relaxed) {
-                        note(resident());
-                        thread::sleep(Duration::from_millis(2));
-                    }
-                });
-            }
-        }
-        Ok(watch)
+        });
+        watch
     }
 
-    /// What is in use, after a while in which it was seen.
-    fn settled(&self, setting: &Setting) -> anyhow::Result<u64> {
-        setting.synchronize();
-        self.now.store(0, Ordering::Relaxed);
-        let started = Instant::now();
-        thread::sleep(Duration::from_millis(if self.driver.is_some() {
-            150
-        } else {
-            20
-        }));
-        while self.now.load(Ordering::Relaxed) == 0 {
-            if started.elapsed() > Duration::from_secs(5) {
-                bail!("nothing tells how much memory is in use");
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(self.now.load(Ordering::Relaxed))
+    fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(driver) = &mut self.driver {
-            // Best effort: it may have ended by itself.
-            let _ = driver.kill();
-            let _ = driver.wait();
-        }
     }
+}
+
+/// Bytes in use: of the GPU as its driver says, or by this process.
+fn in_use(setting: &Setting) -> anyhow::Result<u64> {
+    let Device::Cuda(index) = setting.device else {
+        return Ok(resident());
+    };
+    setting.synchronize();
+    let mib = ask_driver(index, "memory.used").and_then(|text| text.parse::<u64>().ok());
+    let mib = mib.context("`nvidia-smi` does not tell how much memory is in use")?;
+    Ok(mib << 20)
 }
 
 /// Resident memory of this process, bytes; 0 where the system does not tell.
@@ -144,6 +94,12 @@ pub(crate) fn check(setting: &Setting, report: &mut Report) -> anyhow::Result<()
         "N = 4,096, V = 50,304, d = 1,024: of a budget of {} MiB",
         budget >> 20
     );
+    if in_use(setting).is_err() {
+        return report.skipped(
+            &what,
+            "`nvidia-smi` does not tell how much memory is in use",
+        );
+    }
     report.check(&what, ALLOWED, || {
         share_of_budget(setting, budget, count, length)
     })
@@ -168,8 +124,7 @@ fn share_of_budget(
     ones.f_matmul(&ones)?
         .f_sum(Kind::Float)?
         .f_double_value(&[])?;
-    let watch = Watch::start(setting.device)?;
-    let before = watch.settled(setting)?;
+    let before = in_use(setting)?;
     let model = models::load(&folder, setting.device, dtype)?;
     let sample = Sample::new(texts(count, length)?, &[EOS], D_VOCAB as usize)?;
     let rare: Vec<u32> = (D_VOCAB as u32 / 2..D_VOCAB as u32).collect();
@@ -187,8 +142,8 @@ fn share_of_budget(
     let bands = vec![TokenBand::new("rare", &rare, D_VOCAB as usize)?];
     let frequencies = TokenFrequencies::new(zipf())?;
     let sweep = Sweep::new(&model, &sample, &frequencies, bands, plan)?;
-    let loaded = watch.settled(setting)?;
-    watch.peak.store(0, Ordering::Relaxed);
+    let loaded = in_use(setting)?;
+    let watch = Watch::start();
     let (started, mut pairs) = (Instant::now(), 0);
     let ran = sweep.run(
         &mut |block| {
@@ -204,8 +159,12 @@ fn share_of_budget(
         Ok(_) | Err(AblateError::Sink { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    watch.settled(setting)?;
-    let peak = watch.peak.load(Ordering::Relaxed);
+    // libtorch keeps what it has had of a GPU, so that this is its peak.
+    let peak = if setting.on_gpu() {
+        in_use(setting)?
+    } else {
+        watch.peak()
+    };
     // The model's own weights, and the centred `W_U` of the closed form in f32.
     let weights =
         shape.parameters() * dtype.elt_size_in_bytes() as i64 + 4 * D_VOCAB * shape.d_model;

@@ -15,39 +15,6 @@ use crate::Setting;
 use crate::machine::device_name;
 
 const SCRIPT: &str = include_str!("python/timing.py");
-const CHECK: &str = "import torch, numpy; print(torch.__version__)";
-
-/// The interpreter that was asked for, or `python3`.
-fn interpreter(setting: &Setting) -> PathBuf {
-    setting.python.clone().unwrap_or_else(|| "python3".into())
-}
-
-/// Which torch the interpreter has.
-///
-/// # Errors
-/// If it does not start, or lacks torch or numpy.
-pub(crate) fn torch_version(setting: &Setting) -> anyhow::Result<String> {
-    let python = interpreter(setting);
-    let output = Command::new(&python)
-        .args(["-c", CHECK])
-        .stdin(Stdio::null())
-        .output();
-    let output = output.with_context(|| {
-        format!(
-            "failed to start `{}`: name a Python with `--python`",
-            python.display()
-        )
-    })?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        bail!(
-            "`{}` cannot import torch and numpy ({}): name a Python that can with `--python`",
-            python.display(),
-            said.lines().last().unwrap_or("it says nothing")
-        );
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
 
 /// A child that is ended when it is dropped.
 struct Ended(Child);
@@ -80,7 +47,7 @@ pub(crate) fn run(
         put("tasks.json", &tasks.to_string())?,
     );
     let errors = put("timing.err", "")?;
-    let python = interpreter(setting);
+    let python = setting.python.clone().unwrap_or_else(|| "python3".into());
     let started = Instant::now();
     let child = Command::new(&python)
         .arg("-B")
@@ -93,8 +60,13 @@ pub(crate) fn run(
         .stdout(Stdio::piped())
         .stderr(File::create(&errors)?)
         .spawn();
-    let mut child =
-        Ended(child.with_context(|| format!("failed to start `{}`", python.display()))?);
+    let named = || {
+        format!(
+            "failed to start `{}`: name a Python that has torch with `--python`",
+            python.display()
+        )
+    };
+    let mut child = Ended(child.with_context(named)?);
     let (sender, lines) = channel();
     if let Some(stdout) = child.0.stdout.take() {
         thread::spawn(move || {
@@ -119,7 +91,11 @@ pub(crate) fn run(
     }
     let status = child.0.wait()?;
     if !status.success() {
-        bail!("PyTorch's side failed ({status}): {}", last_line(&errors));
+        bail!(
+            "`{}` failed ({status}; it needs torch and numpy, and `--python` names another): {}",
+            python.display(),
+            last_line(&errors)
+        );
     }
     Ok(())
 }

@@ -156,8 +156,7 @@ impl Report {
             "check": group, "what": what, "largest": largest, "tolerance": tolerance, "result": result, "note": note,
             "error": error, "elapsed_s": elapsed,
         }));
-        let number =
-            |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.1e}"));
+        let number = |value: Option<f64>| value.map_or_else(String::new, difference);
         let error = error.map_or_else(String::new, |error| format!("         {error}\n"));
         let row = columns([group, what, &number(largest), &number(tolerance), result]);
         print(format!("{row} {elapsed:>8.1} s  {note}\n{error}"))
@@ -238,6 +237,15 @@ fn columns([group, what, one, other, result]: [&str; 5]) -> String {
 
 fn print(text: String) -> anyhow::Result<()> {
     Ok(job_kit::print(text)?)
+}
+
+/// Two significant digits.
+fn difference(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        0.01..1000.0 => format!("{value:.2}"),
+        _ => format!("{value:.1e}"),
+    }
 }
 
 /// Three significant digits, thousands apart.

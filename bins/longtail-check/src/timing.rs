@@ -23,10 +23,10 @@ use crate::{Setting, models, python, scoring};
 const PYTORCH: f64 = 3e-4;
 /// Log-probabilities of two implementations of a forward in f32.
 const FORWARD: f64 = 1e-4;
+/// Neurons of the sweep that tells how many can be afforded.
+const PROBE: usize = 64;
 /// Neurons whose effects are compared.
 const COMPARED: usize = 8;
-/// After so long PyTorch is ended.
-const PYTORCH_LIMIT: Duration = Duration::from_secs(90);
 
 /// How much is timed.
 struct Size {
@@ -44,6 +44,8 @@ struct Size {
     ways: &'static [(&'static str, usize, usize, bool)],
     /// What each way takes, about.
     way_seconds: f64,
+    /// After so long PyTorch is ended.
+    pytorch: Duration,
 }
 
 const GPU_WAYS: &[(&str, usize, usize, bool)] = &[
@@ -76,6 +78,7 @@ impl Size {
             contexts: 500,
             ways: GPU_WAYS,
             way_seconds: 1.0,
+            pytorch: Duration::from_secs(90),
         };
         match (setting.on_gpu(), setting.quick) {
             (true, false) => all,
@@ -91,6 +94,7 @@ impl Size {
                 forward: (4, 256),
                 repeat: 3,
                 ways: CPU_WAYS,
+                pytorch: Duration::from_secs(900),
                 ..all
             },
             (false, true) => Self {
@@ -101,7 +105,7 @@ impl Size {
                 repeat: 3,
                 contexts: 40,
                 ways: QUICK_CPU_WAYS,
-                way_seconds: 1.0,
+                ..all
             },
         }
     }
@@ -166,22 +170,19 @@ pub(crate) fn check(setting: &Setting, report: &mut Report) -> anyhow::Result<()
             }));
         }
     }
-    let torch = match (python::torch_version(setting), &setting.python) {
-        (Err(error), None) => return report.skipped("PyTorch beside it", &format!("{error:#}")),
-        (Err(error), Some(_)) => {
-            return report
-                .needed("PyTorch beside it", || Err::<(), _>(error))
-                .map(|_| ());
-        }
-        (Ok(torch), _) => torch,
-    };
-    report.about("pytorch", &torch);
     // Ablation first: transformers takes long to import, and may not be there.
     tasks.sort_by_key(|task| task["kind"] == "forward");
-    let ran = python::run(setting, &Value::from(tasks), PYTORCH_LIMIT, &mut |result| {
+    let mut heard = false;
+    let ran = python::run(setting, &Value::from(tasks), size.pytorch, &mut |result| {
+        heard = true;
         beside(report, &ours, result)
     });
-    report.needed("PyTorch beside it", || ran).map(|_| ())
+    match ran {
+        Err(error) if !heard && setting.python.is_none() => {
+            report.skipped("PyTorch beside it", &format!("{error:#}"))
+        }
+        ran => report.needed("PyTorch beside it", || ran).map(|_| ()),
+    }
 }
 
 /// The sweep with both engines, and its parts; returns the texts.
@@ -195,7 +196,9 @@ fn sweeps(
 ) -> anyhow::Result<Sample> {
     let (count, length) = size.texts;
     let sample = Sample::new(texts(count, length)?, &[EOS], D_VOCAB as usize)?;
-    let sweep = |engine, neurons, sequences| sweep(model, &sample, engine, neurons, sequences);
+    let sweep = |engine, neurons, sequences| {
+        sweep(model, &sample, engine, neurons, sequences, setting.memory)
+    };
     // Warms up besides.
     let mut changes = Vec::new();
     let compared = sweep(Engine::Exact, 0..COMPARED, 1)?;
@@ -231,7 +234,6 @@ fn sweeps(
         rows,
     };
     ours.changes.insert(shape.name.to_owned(), values);
-    sweep(Engine::Auto, 0..COMPARED, 1)?.run(&mut |_| Ok(()), &|_| ())?;
 
     let of = format!("{count} x {length} tokens");
     let mean = |_, _| ();
@@ -257,8 +259,15 @@ fn sweeps(
     report.timing(&part("the forwards of the rows alone", seconds))?;
 
     for (engine, name) in [(Engine::Exact, "exact"), (Engine::Auto, "auto")] {
-        let sweep = sweep(engine, 0..shape.d_mlp as usize, count)?;
-        let all = sweep.pairs()?;
+        // Warms up, and tells how many neurons there is time for.
+        let probe = sweep(engine, 0..PROBE, 1)?;
+        probe.run(&mut |_| Ok(()), &|_| ())?;
+        let seconds = timed(setting, || Ok(probe.run(&mut |_| Ok(()), &|_| ())?))?;
+        let neurons =
+            (PROBE as f64 / count as f64 * 2.0 * size.sweep.as_secs_f64() / seconds) as usize;
+        let neurons = neurons.clamp(PROBE, shape.d_mlp as usize);
+        let sweep = sweep(engine, 0..neurons, count)?;
+        let all = sweep.pairs()? / neurons * shape.d_mlp as usize;
         let (mut pairs, mut last) = (0, Instant::now());
         let started = Instant::now();
         let first = std::sync::Mutex::new(started);
@@ -266,7 +275,7 @@ fn sweeps(
             &mut |block| {
                 pairs += block.neurons.len() * block.rows.len();
                 last = Instant::now();
-                match started.elapsed() > size.sweep && pairs < all {
+                match started.elapsed() > size.sweep {
                     true => Err("enough was timed".into()),
                     false => Ok(()),
                 }
@@ -285,10 +294,12 @@ fn sweeps(
                     of.exact_pairs, of.moment_pairs
                 )
             }
-            Err(AblateError::Sink { .. }) => {
-                format!("{pairs} of {all} pairs, the rest at the same rate")
-            }
+            Err(AblateError::Sink { .. }) => format!("{pairs} pairs"),
             Err(error) => return Err(error.into()),
+        };
+        let engines = match pairs < all {
+            true => format!("{engines}; the rest at the same rate"),
+            false => engines,
         };
         let first = first.into_inner().unwrap_or(started);
         let measuring = (last - first).as_secs_f64();
@@ -319,6 +330,7 @@ fn sweep<'a>(
     engine: Engine,
     neurons: std::ops::Range<usize>,
     sequences: usize,
+    memory: usize,
 ) -> anyhow::Result<Sweep<'a>> {
     let plan = Plan {
         neurons: neurons.collect(),
@@ -332,8 +344,7 @@ fn sweep<'a>(
             ..EngineOptions::default()
         },
         batch: BATCH,
-        // As `ablate-unigram` has it.
-        memory_budget: 1 << 30,
+        memory_budget: memory,
     };
     let bands = vec![TokenBand::new("band", &band(), D_VOCAB as usize)?];
     Ok(Sweep::new(

@@ -199,7 +199,10 @@ def main():
         about["gpu"] = torch.cuda.get_device_name(device)
     say(kind="about", **about)
     for task in json.loads(pathlib.Path(sys.argv[1]).read_text()):
-        {"ablation": ablation, "forward": forward}[task["kind"]](task, device)
+        try:
+            {"ablation": ablation, "forward": forward}[task["kind"]](task, device)
+        except Exception as error:  # No transformers, mostly.
+            say(kind=task["kind"], task=task["name"], error=f"{type(error).__name__}: {error}"[:300])
 
 
 if __name__ == "__main__":
