@@ -2,7 +2,7 @@
 
 mod behind_norm;
 
-use std::{cell::RefCell, collections::HashMap, ops::Range};
+use std::{cell::RefCell, collections::HashMap, ops::Range, time::Instant};
 
 use neox_core::NeoxModel;
 use rayon::prelude::*;
@@ -360,6 +360,7 @@ impl<'a> Sweep<'a> {
                 .collect();
             let mut clean_ranks = Vec::new();
             for (number, range) in blocks(plan.neurons.len(), neurons_at_once).enumerate() {
+                let begin = Instant::now();
                 let in_block = &plan.neurons[range.clone()];
                 kept.resize_with(kept.len().max(number + 1), || None);
                 let of_neurons = match kept[number].take() {
@@ -409,6 +410,7 @@ impl<'a> Sweep<'a> {
                     cross: &cross,
                     spreads,
                 };
+                let ready_in = begin.elapsed();
                 let wanted = Wanted {
                     prepared: &prepared,
                     targets: &targets,
@@ -446,7 +448,16 @@ impl<'a> Sweep<'a> {
                     measures: self.measures().len(),
                     variants: self.variants().len(),
                 };
+                let measured_in = begin.elapsed();
                 accumulate(&mut neurons[range], &block, &slots);
+                tracing::debug!(
+                    neurons = in_block.len(),
+                    rows = rows.len(),
+                    ?ready_in,
+                    ?measured_in,
+                    all_in = ?begin.elapsed(),
+                    "a block"
+                );
                 sink(&block).map_err(|source| AblateError::Sink { source })?;
                 if keep {
                     kept[number] = Some(of_neurons);
