@@ -90,7 +90,7 @@ pub struct EngineReport {
 }
 
 /// What was measured of a block.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Measured {
     /// `[direction][row][variant][measure]`
     pub(crate) values: Vec<f64>,
@@ -132,6 +132,8 @@ pub(crate) struct Engines {
     /// How many directions are measured at each row.
     n_directions: usize,
     report: Mutex<EngineReport>,
+    /// What earlier blocks left, to be used again: fresh memory costs as much as what is written to it.
+    spare: Mutex<Option<Measured>>,
 }
 
 #[derive(Debug)]
@@ -227,6 +229,7 @@ impl Engines {
             series,
             n_directions,
             report: Mutex::default(),
+            spare: Mutex::default(),
         })
     }
 
@@ -351,8 +354,10 @@ impl Engines {
     ) -> Result<Result<Measured, NotFinite>, TchError> {
         let per_pair = pairs.per_pair();
         let (n_rows, n_directions) = (job.at.len(), job.norm2.len());
-        let mut measured = vec![0.0; n_directions * n_rows * per_pair];
-        let mut bounds = vec![0.0; n_directions * n_rows];
+        let Measured {
+            values: mut measured,
+            mut bounds,
+        } = self.room(n_directions * n_rows, per_pair);
         let mut left: Vec<Vec<usize>> = vec![(0..n_rows).collect(); n_directions];
         if let Some(series) = prepared.series {
             let tried = self.for_moments(series, pairs, job, prepared);
@@ -414,6 +419,26 @@ impl Engines {
                 }),
             },
         )
+    }
+
+    /// Room for a block of pairs; whatever is in its values is written over.
+    fn room(&self, n_pairs: usize, per_pair: usize) -> Measured {
+        let spare = self.spare.lock().ok().and_then(|mut spare| spare.take());
+        let Measured {
+            mut values,
+            mut bounds,
+        } = spare.unwrap_or_default();
+        values.resize(n_pairs * per_pair, 0.0);
+        bounds.clear();
+        bounds.resize(n_pairs, 0.0);
+        Measured { values, bounds }
+    }
+
+    /// Takes back what a block was measured in.
+    pub(crate) fn recycle(&self, measured: Measured) {
+        if let Ok(mut spare) = self.spare.lock() {
+            *spare = Some(measured);
+        }
     }
 
     /// Measures what the moments may of the directions that are tried, by their places; returns the rows that are left,

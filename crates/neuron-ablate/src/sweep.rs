@@ -459,6 +459,7 @@ impl<'a> Sweep<'a> {
                     "a block"
                 );
                 sink(&block).map_err(|source| AblateError::Sink { source })?;
+                self.engines.recycle(measured);
                 if keep {
                     kept[number] = Some(of_neurons);
                 }

@@ -77,8 +77,8 @@ pub(crate) struct CudaSums {
     /// As `measures.cu` wants them.
     vocabulary: Tensor,
     layout: Tensor,
-    /// What results go through on their way to the host.
-    pinned: RefCell<Option<Tensor>>,
+    /// Where results come to on the host, used again and again.
+    landing: RefCell<Option<Tensor>>,
     /// Bytes that sums of strips may take.
     memory: usize,
 }
@@ -200,7 +200,7 @@ impl CudaSums {
             strips: there(strips(&(0..log_q.len()))?)?,
             vocabulary: there(Tensor::f_from_slice(&vocabulary)?)?,
             layout: there(Tensor::f_from_slice(&layout)?)?,
-            pinned: RefCell::new(None),
+            landing: RefCell::new(None),
             memory,
         })
     }
@@ -393,14 +393,10 @@ impl CudaSums {
         let left = started.left.f_to_device(Device::Cpu)?.f_view(-1)?;
         let left = Vec::<u8>::try_from(&left)?;
         let len = started.measures.numel();
-        let mut pinned = self.pinned.borrow_mut();
-        let room = match pinned.take() {
+        let mut landing = self.landing.borrow_mut();
+        let room = match landing.take() {
             Some(room) if room.numel() >= len => room,
-            _ => {
-                let room = Tensor::f_empty([len as i64], (Kind::Float, Device::Cpu))?;
-                // Only faster.
-                room.f_pin_memory(self.device).unwrap_or(room)
-            }
+            _ => Tensor::f_empty([len as i64], (Kind::Float, Device::Cpu))?,
         };
         let mut here = room.f_narrow(0, 0, len as i64)?;
         here.f_copy_(&started.measures.f_view(-1)?)?;
@@ -410,7 +406,7 @@ impl CudaSums {
         let values =
             unsafe { std::slice::from_raw_parts(here.data_ptr().cast::<f32>().cast_const(), len) };
         use_them(values, &left);
-        *pinned = Some(room);
+        *landing = Some(room);
         Ok(meanwhile)
     }
 
