@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -25,6 +26,8 @@ const PYTORCH: f64 = 3e-4;
 const FORWARD: f64 = 1e-4;
 /// Neurons of the sweep that tells how many can be afforded.
 const PROBE: usize = 64;
+/// Most neurons that a sweep hands over at once.
+const BLOCK: usize = 512;
 /// Neurons whose effects are compared.
 const COMPARED: usize = 8;
 
@@ -90,7 +93,8 @@ impl Size {
                 ..all
             },
             (false, false) => Self {
-                sweep: Duration::from_secs(30),
+                texts: (4, 128),
+                sweep: Duration::from_secs(20),
                 forward: (4, 256),
                 repeat: 3,
                 ways: CPU_WAYS,
@@ -259,50 +263,27 @@ fn sweeps(
     report.timing(&part("the forwards of the rows alone", seconds))?;
 
     for (engine, name) in [(Engine::Exact, "exact"), (Engine::Auto, "auto")] {
-        // Warms up, and tells how many neurons there is time for.
+        // Warms up, and tells whether a block of neurons takes too long.
         let probe = sweep(engine, 0..PROBE, 1)?;
-        probe.run(&mut |_| Ok(()), &|_| ())?;
-        let seconds = timed(setting, || Ok(probe.run(&mut |_| Ok(()), &|_| ())?))?;
-        let neurons =
-            (PROBE as f64 / count as f64 * 2.0 * size.sweep.as_secs_f64() / seconds) as usize;
-        let neurons = neurons.clamp(PROBE, shape.d_mlp as usize);
+        timed_sweep(&probe, size.sweep)?;
+        let of_probe = timed_sweep(&probe, size.sweep)?.measuring;
+        let affordable = PROBE as f64 * 3.0 * size.sweep.as_secs_f64() / (of_probe * count as f64);
+        let neurons = match affordable as usize {
+            BLOCK.. => shape.d_mlp as usize,
+            affordable => affordable.max(PROBE),
+        };
         let sweep = sweep(engine, 0..neurons, count)?;
         let all = sweep.pairs()? / neurons * shape.d_mlp as usize;
-        let (mut pairs, mut last) = (0, Instant::now());
-        let started = Instant::now();
-        let first = std::sync::Mutex::new(started);
-        let ran = sweep.run(
-            &mut |block| {
-                pairs += block.neurons.len() * block.rows.len();
-                last = Instant::now();
-                match started.elapsed() > size.sweep {
-                    true => Err("enough was timed".into()),
-                    false => Ok(()),
-                }
-            },
-            &|tick| {
-                if let (Tick::Sequences { .. }, Ok(mut first)) = (tick, first.lock()) {
-                    *first = Instant::now();
-                }
-            },
-        );
-        let engines = match ran {
-            Ok(effects) => {
-                let of = effects.engine;
-                format!(
-                    "{} pairs exact, {} by moments",
-                    of.exact_pairs, of.moment_pairs
-                )
-            }
-            Err(AblateError::Sink { .. }) => format!("{pairs} pairs"),
-            Err(error) => return Err(error.into()),
-        };
+        let Swept {
+            pairs,
+            before,
+            measuring,
+            engines,
+        } = timed_sweep(&sweep, size.sweep)?;
         let engines = match pairs < all {
             true => format!("{engines}; the rest at the same rate"),
             false => engines,
         };
-        let first = first.into_inner().unwrap_or(started);
-        let measuring = (last - first).as_secs_f64();
         let rate = pairs as f64 / measuring;
         ours.rates.insert((shape.name.to_owned(), name), rate);
         report.timing(&Timing {
@@ -312,13 +293,64 @@ fn sweeps(
             note: engines,
             ..Timing::default()
         })?;
-        let whole = (first - started).as_secs_f64() + all as f64 / rate;
+        let whole = before + all as f64 / rate;
         report.timing(&part(
             &format!("sweep, {name}, of all {} neurons", shape.d_mlp),
             whole,
         ))?;
     }
     Ok(sample)
+}
+
+/// What a sweep did, and how long it took.
+struct Swept {
+    pairs: usize,
+    /// Seconds until the mean activations were there.
+    before: f64,
+    /// Seconds from then on.
+    measuring: f64,
+    /// Which engine measured how many pairs.
+    engines: String,
+}
+
+/// Runs a sweep, to the end or to the block that is at hand when the time is up.
+fn timed_sweep(sweep: &Sweep<'_>, limit: Duration) -> anyhow::Result<Swept> {
+    let started = Instant::now();
+    let (mut pairs, mut last) = (0, started);
+    let first = Mutex::new(started);
+    let ran = sweep.run(
+        &mut |block| {
+            pairs += block.neurons.len() * block.rows.len();
+            last = Instant::now();
+            match started.elapsed() > limit {
+                true => Err("enough was timed".into()),
+                false => Ok(()),
+            }
+        },
+        &|tick| {
+            if let (Tick::Sequences { .. }, Ok(mut first)) = (tick, first.lock()) {
+                *first = Instant::now();
+            }
+        },
+    );
+    let engines = match ran {
+        Ok(effects) => {
+            let of = effects.engine;
+            format!(
+                "{} pairs exact, {} by moments",
+                of.exact_pairs, of.moment_pairs
+            )
+        }
+        Err(AblateError::Sink { .. }) => format!("{pairs} pairs"),
+        Err(error) => return Err(error.into()),
+    };
+    let first = first.into_inner().unwrap_or(started);
+    Ok(Swept {
+        pairs,
+        before: (first - started).as_secs_f64(),
+        measuring: (last - first).as_secs_f64(),
+        engines,
+    })
 }
 
 /// Sequences per forward.
