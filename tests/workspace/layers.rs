@@ -49,7 +49,12 @@ const ARROWS: &[(&str, &[&str])] = &[
 const LIBTORCH_CRATES: &[&str] = &["fuzz", "job-inputs", "neox-core", "neuron-ablate"];
 
 /// Binaries that start without libtorch.
-const LIGHT_BINS: &[&str] = &["analyze-unigram", "prepare-context", "select-longtail"];
+const LIGHT_BINS: &[&str] = &[
+    "analyze-unigram",
+    "prepare-context",
+    "run-study",
+    "select-longtail",
+];
 
 /// Command lines, layered configs and catch-all errors stay at the top.
 const JOB_LIBRARIES: &[&str] = &["anyhow", "clap", "figment"];

@@ -1,4 +1,6 @@
 //! What makes two jobs the same: program, configuration without its output folder, and what its inputs hold.
+//!
+//! A file in the folder of a job of a sweep is known by that job's identity, so that a job can be named before its inputs are there.
 
 use std::{
     collections::HashMap,
@@ -7,9 +9,12 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use job_kit::sha256_file;
+use job_kit::{output::RUN_RECORD, sha256_file};
+use serde::Deserialize;
 use serde_yaml::Value;
 use sha2::{Digest, Sha256};
+
+use crate::manifest::MANIFEST;
 
 /// Larger files are known by size and time.
 const HASHED_BYTES: u64 = 16 << 20;
@@ -19,7 +24,23 @@ const ENTRIES: usize = 2_000;
 
 /// Fingerprints of inputs, each made once.
 #[derive(Debug, Default)]
-pub(crate) struct Inputs(HashMap<PathBuf, Option<String>>);
+pub(crate) struct Inputs {
+    prints: HashMap<PathBuf, Option<String>>,
+    /// The identities of the jobs of a sweep by its folder and their numbers.
+    sweeps: HashMap<PathBuf, HashMap<usize, String>>,
+}
+
+/// What is read of the manifest of another sweep.
+#[derive(Deserialize)]
+struct Listed {
+    jobs: Vec<ListedJob>,
+}
+
+#[derive(Deserialize)]
+struct ListedJob {
+    number: usize,
+    id: String,
+}
 
 /// The identity of a job, in hexadecimal digits.
 pub(crate) fn identity(job: &str, version: &str, config: &Value, inputs: &mut Inputs) -> String {
@@ -52,21 +73,65 @@ pub(crate) fn set(config: &mut Value, path: &[&str], value: Option<Value>) {
 impl Inputs {
     /// Adds what the files and folders hold that a configuration names.
     fn describe(&mut self, config: &Value, out: &mut String) {
-        match config {
-            Value::Mapping(pairs) => pairs.values().for_each(|value| self.describe(value, out)),
-            Value::Sequence(items) => items.iter().for_each(|value| self.describe(value, out)),
-            Value::String(text) if !text.is_empty() => {
-                let path = PathBuf::from(text);
-                let known = self
-                    .0
-                    .entry(path)
-                    .or_insert_with_key(|path| fingerprint(path));
-                if let Some(print) = known {
-                    *out += &format!("{text} {print}\n");
-                }
+        for text in texts(config) {
+            let path = Path::new(text);
+            if !self.prints.contains_key(path) {
+                let print = match self.job_of(path) {
+                    Some((_, id)) => Some(id),
+                    None => fingerprint(path),
+                };
+                self.prints.insert(path.to_owned(), print);
             }
-            _ => {}
+            if let Some(Some(print)) = self.prints.get(path) {
+                *out += &format!("{text} {print}\n");
+            }
         }
+    }
+
+    /// The folder and the identity of the job of a sweep that a path is, or lies in the folder of.
+    fn job_of(&mut self, path: &Path) -> Option<(PathBuf, String)> {
+        path.ancestors().find_map(|folder| {
+            let number: usize = folder.file_name()?.to_str()?.parse().ok()?;
+            let sweep = folder.parent()?.to_owned();
+            let jobs = self
+                .sweeps
+                .entry(sweep)
+                .or_insert_with_key(|sweep| listed(sweep));
+            Some((folder.to_owned(), jobs.get(&number)?.clone()))
+        })
+    }
+}
+
+/// The jobs of a sweep by their numbers; none if the folder is of no sweep.
+fn listed(sweep: &Path) -> HashMap<usize, String> {
+    let json = fs::read(sweep.join(MANIFEST)).unwrap_or_default();
+    let listed = serde_json::from_slice(&json).unwrap_or(Listed { jobs: vec![] });
+    let jobs = listed.jobs.into_iter();
+    jobs.map(|job| (job.number, job.id)).collect()
+}
+
+/// The folders of jobs of sweeps that a configuration reads from and that hold no results yet.
+pub(crate) fn unfinished_inputs(config: &Value) -> Vec<PathBuf> {
+    let mut config = config.clone();
+    set(&mut config, &["output"], None);
+    let mut inputs = Inputs::default();
+    let mut found: Vec<PathBuf> = texts(&config)
+        .into_iter()
+        .filter_map(|text| Some(inputs.job_of(Path::new(text))?.0))
+        .filter(|folder| !folder.join(RUN_RECORD).is_file())
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// All texts in a configuration.
+fn texts(config: &Value) -> Vec<&str> {
+    match config {
+        Value::Mapping(pairs) => pairs.values().flat_map(texts).collect(),
+        Value::Sequence(items) => items.iter().flat_map(texts).collect(),
+        Value::String(text) if !text.is_empty() => vec![text],
+        _ => vec![],
     }
 }
 

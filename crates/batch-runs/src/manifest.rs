@@ -26,7 +26,7 @@ pub(crate) struct Manifest {
 }
 
 /// One job; its number is the name of its folder.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) number: usize,
     pub(crate) id: String,
@@ -40,12 +40,28 @@ pub(crate) struct Entry {
     pub(crate) attempts: u32,
     /// Whether it has left a `run.json`.
     pub(crate) run_record: bool,
+    /// Where a scheduler has it, while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) task: Option<Task>,
+}
+
+/// A task of a scheduler that a job was given to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Task {
+    /// Which list of tasks of the sweep.
+    pub(crate) list: usize,
+    /// The place in it.
+    pub(crate) index: usize,
+    /// The scheduler's name of the list, once it has given one.
+    pub(crate) job: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
     Pending,
+    /// Waits at a scheduler.
+    Queued,
     Running,
     Finished,
     Failed,
@@ -53,9 +69,15 @@ pub(crate) enum State {
 }
 
 impl State {
+    /// Whether a scheduler, or this launcher, has the job.
+    pub(crate) fn is_active(self) -> bool {
+        matches!(self, Self::Queued | Self::Running)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",
+            Self::Queued => "queued",
             Self::Running => "running",
             Self::Finished => "finished",
             Self::Failed => "failed",
@@ -95,10 +117,13 @@ impl Manifest {
             let record = folder.join(RUN_RECORD).is_file();
             let entry = &mut manifest.jobs[i];
             match entry.state {
+                // The scheduler is asked.
+                _ if entry.task.is_some() => {}
                 // A launcher that was killed could not say so.
                 State::Running | State::Pending | State::Interrupted if record => {
                     entry.state = State::Finished;
                     entry.run_record = true;
+                    entry.error = None;
                 }
                 State::Running => entry.state = State::Interrupted,
                 // Somebody has removed the results.
@@ -138,6 +163,7 @@ impl Manifest {
             error: None,
             attempts: 0,
             run_record: false,
+            task: None,
         });
         self.jobs.len() - 1
     }
