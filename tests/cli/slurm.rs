@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "test helpers fail the test")]
 
 use std::{
+    cell::RefCell,
     env,
     ffi::OsString,
     fs,
@@ -65,7 +66,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 struct Cluster {
     dir: TempDir,
-    daemons: Vec<Child>,
+    daemons: RefCell<Vec<Child>>,
 }
 
 impl Cluster {
@@ -96,9 +97,9 @@ impl Cluster {
         }
         drop(ports);
         fs::write(dir.path().join("slurm.conf"), conf).unwrap();
-        let mut cluster = Self {
+        let cluster = Self {
             dir,
-            daemons: vec![],
+            daemons: RefCell::default(),
         };
         cluster.daemon(&["slurmctld", "-c", "-D"]);
         cluster.until("the controller answers", || {
@@ -111,7 +112,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn daemon(&mut self, args: &[&str]) {
+    fn daemon(&self, args: &[&str]) {
         // It goes when this thread does, whatever ends it.
         let daemon = self
             .command("setpriv")
@@ -121,7 +122,7 @@ impl Cluster {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        self.daemons.push(daemon.unwrap());
+        self.daemons.borrow_mut().push(daemon.unwrap());
     }
 
     fn command(&self, program: impl Into<OsString>) -> Command {
@@ -174,7 +175,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.said("scancel", &["--me"]);
         thread::sleep(Duration::from_secs(1));
-        for daemon in &mut self.daemons {
+        for daemon in self.daemons.get_mut() {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
@@ -232,14 +233,28 @@ fn jobs(dir: &Path, field: &str) -> Vec<String> {
 
 /// The process of a job, once there is one.
 fn process_of(job: &Path) -> Option<String> {
-    let config = job.join("config.yaml");
+    process_with(&job.join("config.yaml"))
+}
+
+/// The process that was given a path.
+fn process_with(path: &Path) -> Option<String> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let mut running = processes.filter(|entry| {
         let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let mut words = words.split(|&byte| byte == 0);
-        words.any(|word| word == config.as_os_str().as_encoded_bytes())
+        words.any(|word| word == path.as_os_str().as_encoded_bytes())
     });
     Some(running.next()?.file_name().into_string().unwrap())
+}
+
+fn kill(process: &str) {
+    assert!(
+        Command::new("kill")
+            .args(["-9", process])
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 /// A text that a job waits for: a named pipe into which nobody writes.
@@ -333,13 +348,7 @@ fn twelve_jobs_one_killed_and_one_failing(cluster: &Cluster, dir: &Path) {
         process_of(&sweep.join("3")).is_some()
     });
     let process = process_of(&sweep.join("3")).unwrap();
-    assert!(
-        Command::new("kill")
-            .args(["-9", &process])
-            .status()
-            .unwrap()
-            .success()
-    );
+    kill(&process);
     let output = submitted.wait_with_output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{printed}");
@@ -419,10 +428,7 @@ fn a_submitting_process_that_was_killed_loses_nothing(cluster: &Cluster, dir: &P
     held.release();
     for number in ["0", "1"] {
         if let Some(process) = process_of(&sweep.join(number)) {
-            Command::new("kill")
-                .args(["-9", &process])
-                .status()
-                .unwrap();
+            kill(&process);
         }
     }
     let (printed, _) = ran(&mut cluster.sweep(&sweep, &["--wait"]));
@@ -591,19 +597,26 @@ fn a_node_that_vanishes_is_told_from_an_error(cluster: &Cluster, dir: &Path) {
     ];
     passes(&mut cluster.sweep(&sweep, &args));
     cluster.until("it runs", || process_of(&sweep.join("0")).is_some());
-    let down = |state: &str| {
+    // As if the power had gone: the daemon of the node, that of the task, and the task; its job goes with it.
+    let worker = process_with(&sweep.join("slurm/0.json")).unwrap();
+    let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
+    let parent = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap();
+    cluster.daemons.borrow_mut()[1].kill().unwrap();
+    kill(parent);
+    kill(&worker);
+    cluster.until("the job is gone", || process_of(&sweep.join("0")).is_none());
+    let set = |state: &str| {
         let state = format!("state={state}");
-        cluster.said(
-            "scontrol",
-            &["update", "nodename=n1", "reason=test", &state],
-        );
+        let args = ["update", "nodename=n1", "reason=test", &state];
+        cluster.said("scontrol", &args);
     };
-    down("down");
+    set("down");
     let (printed, code) = ran(&mut cluster.sweep(&sweep, &["--wait"]));
     assert_eq!(code, 1, "{printed}");
     assert!(printed.contains("node `n1` vanished"), "{printed}");
     assert_eq!(jobs(&sweep, "state"), ["interrupted"]);
-    down("resume");
+    cluster.daemon(&["slurmd", "-c", "-D", "-N", "n1"]);
+    set("resume");
     held.release();
     passes(&mut cluster.sweep(&sweep, &["--retry", "failed", "--launcher", "slurm"]));
     assert_eq!(jobs(&sweep, "state"), ["finished"]);

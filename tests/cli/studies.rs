@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "test helpers fail the test")]
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
@@ -174,6 +174,40 @@ fn what_reads_from_a_job_that_failed_waits_for_it() {
     study.passes(&one);
 }
 
+/// Composed by all programs, on whatever this machine has of their inputs.
+#[test]
+fn shipped_studies_can_be_composed() {
+    let programs = Path::new(env!("CARGO_BIN_EXE_run-study"));
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/study");
+    let files: Vec<PathBuf> = fs::read_dir(configs)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    assert!(files.len() >= 2);
+    for file in files {
+        let study = Study::new(&fs::read_to_string(&file).unwrap());
+        let bins = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for bin in fs::read_dir(bins).unwrap() {
+            let program = programs.with_file_name(bin.unwrap().file_name());
+            assert!(
+                program.is_file(),
+                "build `{}` first: cargo build --workspace --bins",
+                program.display()
+            );
+        }
+        let shown = study.passes(&["--dry-run"]);
+        if file.ends_with("liu2025.yaml") {
+            for jobs in [
+                "ablate-unigram     4 pending",
+                "analyze-unigram    16 pending",
+                "compute-surprisal  16 pending",
+            ] {
+                assert!(shown.contains(jobs), "{shown}");
+            }
+        }
+    }
+}
+
 #[test]
 fn jobs_go_together_where_their_values_agree() {
     let study = Study::new(&TWO.replace(
@@ -216,7 +250,7 @@ fn what_is_wrong_is_told_before_anything_runs() {
         ),
         (
             TWO.replace("${step:words}", "${step:words.seed}"),
-            "it has words.min_length",
+            "it sets words.min_length, frequency, tokenizer",
         ),
         (
             TWO.replace("job: select-longtail", "job: select-lognail"),
@@ -271,4 +305,77 @@ fn a_killed_study_goes_on_at_once() {
         "{printed}"
     );
     assert!(!printed.contains("12 jobs: 12 finished\n"), "{printed}");
+}
+
+/// Kills at any moment, of the study, the program of a step or a job, change no result. `KILLS=200` does it for longer than a test may take.
+#[test]
+#[cfg(target_os = "linux")]
+fn kills_at_any_moment_change_no_result() {
+    let kills: u32 = env::var("KILLS").map_or(8, |kills| kills.parse().unwrap());
+    let calm = Study::new(TWO);
+    calm.passes(&[]);
+    let study = Study::new(TWO);
+    let results = study.path("results");
+    // The moments are others each time, as the machine is.
+    let mut random = 42u64;
+    let mut below = |end: u64| {
+        random = random
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (random >> 33) % end
+    };
+    let mut done = 0;
+    while done < kills {
+        let mut child = study
+            .command(&[])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        thread::sleep(Duration::from_millis(below(700)));
+        let of_step = format!("{}/", results.display());
+        let victim = match below(3) {
+            0 => Some(child.id()),
+            // The program of a step, or one of its jobs.
+            1 => process_with(|word| {
+                word.starts_with(&of_step)
+                    && word.ends_with(".yaml")
+                    && !word.ends_with("/config.yaml")
+            }),
+            _ => process_with(|word| word.starts_with(&of_step) && word.ends_with("/config.yaml")),
+        };
+        if let Some(victim) = victim {
+            let killed = Command::new("kill")
+                .args(["-9", &victim.to_string()])
+                .stderr(Stdio::null())
+                .status();
+            done += u32::from(killed.unwrap().success());
+        }
+        child.wait().unwrap();
+        if study.run(&["--status"]).1 == 0 {
+            // All is done: something is to be done again.
+            fs::remove_dir_all(results.join(format!("words/{}", below(2)))).unwrap();
+            fs::remove_dir_all(results.join(format!("contexts/{}", below(4)))).unwrap();
+        }
+    }
+    study.passes(&[]);
+    for file in ["words/0/words.csv", "words/1/words.csv"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain((0..4).map(|n| format!("contexts/{n}/contexts.json")))
+    {
+        let read = |study: &Study| fs::read(study.path("results").join(&file)).unwrap();
+        assert!(read(&study) == read(&calm), "{file}");
+    }
+}
+
+/// A process that was given a word of a kind.
+#[cfg(target_os = "linux")]
+fn process_with(is_one: impl Fn(&str) -> bool) -> Option<u32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    ids.into_iter().find(|id: &u32| {
+        let words = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).split('\0').any(&is_one)
+    })
 }

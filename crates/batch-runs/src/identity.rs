@@ -1,9 +1,9 @@
 //! What makes two jobs the same: program, configuration without its output folder, and what its inputs hold.
 //!
-//! A file in the folder of a job of a sweep is known by that job's identity, so that a job can be named before its inputs are there.
+//! A file in the folder of a job of a sweep is known by that job's identity, and the folder of a sweep by those of all its jobs, so that a job can be named before its inputs are there.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
@@ -27,7 +27,7 @@ const ENTRIES: usize = 2_000;
 pub(crate) struct Inputs {
     prints: HashMap<PathBuf, Option<String>>,
     /// The identities of the jobs of a sweep by its folder and their numbers.
-    sweeps: HashMap<PathBuf, HashMap<usize, String>>,
+    sweeps: HashMap<PathBuf, BTreeMap<usize, String>>,
 }
 
 /// What is read of the manifest of another sweep.
@@ -76,9 +76,11 @@ impl Inputs {
         for text in texts(config) {
             let path = Path::new(text);
             if !self.prints.contains_key(path) {
-                let print = match self.job_of(path) {
-                    Some((_, id)) => Some(id),
-                    None => fingerprint(path),
+                let jobs = self.jobs_of(path).into_iter().map(|(_, id)| id);
+                let ids = jobs.collect::<Vec<_>>().join(" ");
+                let print = match ids.is_empty() {
+                    false => Some(ids),
+                    true => fingerprint(path),
                 };
                 self.prints.insert(path.to_owned(), print);
             }
@@ -88,22 +90,31 @@ impl Inputs {
         }
     }
 
-    /// The folder and the identity of the job of a sweep that a path is, or lies in the folder of.
-    fn job_of(&mut self, path: &Path) -> Option<(PathBuf, String)> {
-        path.ancestors().find_map(|folder| {
+    /// The folders and identities of the jobs of a sweep that a path is, or lies in the folder of; all of them for the sweep's own folder.
+    fn jobs_of(&mut self, path: &Path) -> Vec<(PathBuf, String)> {
+        let all = self.of_sweep(path).iter();
+        let all: Vec<_> = all
+            .map(|(number, id)| (path.join(number.to_string()), id.clone()))
+            .collect();
+        if !all.is_empty() {
+            return all;
+        }
+        let job = path.ancestors().find_map(|folder| {
             let number: usize = folder.file_name()?.to_str()?.parse().ok()?;
-            let sweep = folder.parent()?.to_owned();
-            let jobs = self
-                .sweeps
-                .entry(sweep)
-                .or_insert_with_key(|sweep| listed(sweep));
-            Some((folder.to_owned(), jobs.get(&number)?.clone()))
-        })
+            let id = self.of_sweep(folder.parent()?).get(&number)?;
+            Some((folder.to_owned(), id.clone()))
+        });
+        job.into_iter().collect()
+    }
+
+    fn of_sweep(&mut self, folder: &Path) -> &BTreeMap<usize, String> {
+        let sweep = self.sweeps.entry(folder.to_owned());
+        sweep.or_insert_with_key(|folder| listed(folder))
     }
 }
 
 /// The jobs of a sweep by their numbers; none if the folder is of no sweep.
-fn listed(sweep: &Path) -> HashMap<usize, String> {
+fn listed(sweep: &Path) -> BTreeMap<usize, String> {
     let json = fs::read(sweep.join(MANIFEST)).unwrap_or_default();
     let listed = serde_json::from_slice(&json).unwrap_or(Listed { jobs: vec![] });
     let jobs = listed.jobs.into_iter();
@@ -117,7 +128,8 @@ pub(crate) fn unfinished_inputs(config: &Value) -> Vec<PathBuf> {
     let mut inputs = Inputs::default();
     let mut found: Vec<PathBuf> = texts(&config)
         .into_iter()
-        .filter_map(|text| Some(inputs.job_of(Path::new(text))?.0))
+        .flat_map(|text| inputs.jobs_of(Path::new(text)))
+        .map(|(folder, _)| folder)
         .filter(|folder| !folder.join(RUN_RECORD).is_file())
         .collect();
     found.sort();

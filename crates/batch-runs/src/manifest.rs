@@ -4,6 +4,8 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -177,6 +179,33 @@ impl Manifest {
     }
 }
 
+/// Writes the files of a job that is frozen, each whole or not at all. They are on disk once [`sync`] was called: waiting for each of
+/// thousands takes longer than everything else.
+///
+/// # Errors
+/// If one cannot be written.
+pub(crate) fn freeze(folder: &Path, files: [(&str, String); 2]) -> anyhow::Result<()> {
+    for (name, text) in files {
+        let path = folder.join(name);
+        let partial = folder.join(format!(".{name}.partial"));
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&partial, text))
+            .and_then(|()| fs::rename(&partial, &path))
+            .with_context(|| format!("failed to write `{}`", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Waits until what was written below a folder is on disk.
+pub(crate) fn sync(folder: &Path) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = File::open(folder).and_then(|folder| Ok(rustix::fs::syncfs(folder)?)) {
+        tracing::debug!("`{}` not synced: {error}", folder.display());
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = folder;
+}
+
 /// Makes a folder and keeps other launchers out of it while the file lives.
 ///
 /// # Errors
@@ -189,7 +218,16 @@ pub(crate) fn lock(folder: &Path) -> anyhow::Result<File> {
         .append(true)
         .open(folder.join(".lock"))
         .with_context(failed)?;
-    match lock.try_lock() {
+    // One that was killed may not quite have gone.
+    let mut locked = lock.try_lock();
+    for _ in 0..10 {
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(50));
+        locked = lock.try_lock();
+    }
+    match locked {
         Err(TryLockError::WouldBlock) => bail!(
             "another program runs the jobs of `{}`: wait for it, or choose another folder with `sweep.dir=...`",
             folder.display()

@@ -2,9 +2,11 @@
 
 use std::{
     env, fs,
-    fs::File,
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -36,6 +38,7 @@ pub(crate) fn start(
     threads: Option<usize>,
     verbosity: Verbosity,
 ) -> anyhow::Result<Child> {
+    until_free(folder);
     let log_path = folder.join(LOG);
     let log = File::create(&log_path)
         .with_context(|| format!("failed to write `{}`", log_path.display()))?;
@@ -57,6 +60,21 @@ pub(crate) fn start(
         .stderr(log)
         .spawn()
         .with_context(|| format!("failed to start the job of `{}`", folder.display()))
+}
+
+/// Waits a moment for an earlier run of the job that was killed and has not quite gone. The folder is locked as the job locks it.
+fn until_free(folder: &Path) {
+    for _ in 0..100 {
+        let Ok(folder) = File::open(folder) else {
+            return;
+        };
+        let locked = folder.try_lock();
+        let _ = folder.unlock();
+        match locked {
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(20)),
+            _ => return,
+        }
+    }
 }
 
 /// Ties this process to the launcher that started it: should that be killed, nobody would tell what became of the job, and the next

@@ -239,13 +239,14 @@ pub(crate) fn refresh(manifest: &mut Manifest) -> anyhow::Result<()> {
             Some(State::Failed) => State::Failed,
             Some(State::Running) if is_there => State::Running,
             _ if is_there => State::Queued,
-            Some(state @ (State::Pending | State::Interrupted)) => state,
+            Some(State::Pending) => State::Pending,
             _ => {
                 let gone = why_gone.entry((task.list, task.index));
                 let gone = gone.or_insert_with(|| Gone::ask(&task));
                 let log = manifest_log(&manifest.folder, &task);
-                let (state, error) = gone.tell(state.is_some(), &log);
-                entry.error = error;
+                let (state, error) = gone.tell(state, &log);
+                // What the worker said itself, where Slurm knows nothing better.
+                entry.error = error.or(entry.error.take());
                 state
             }
         };
@@ -330,43 +331,47 @@ impl Gone {
         })
     }
 
-    /// The state of a job that was running or waiting in the task, and why.
-    fn tell(&self, was_running: bool, log: &Path) -> (State, Option<String>) {
-        let said = fs::read_to_string(log).unwrap_or_default();
-        let said = said.lines().rev().find(|line| !line.trim().is_empty());
-        let killed = self.exit.split_once(':').map(|(_, signal)| signal);
-        let (state, why) = match (&*self.state, was_running) {
-            ("OUT_OF_MEMORY", _) => (
+    /// The state of a job that has not ended by itself, and why; `noted` is what its worker said of it.
+    fn tell(&self, noted: Option<State>, log: &Path) -> (State, Option<String>) {
+        let why = match &*self.state {
+            "OUT_OF_MEMORY" => Some((
                 State::Failed,
                 "out of memory: ask for more with `sweep.launcher.memory`".to_owned(),
-            ),
-            ("TIMEOUT" | "DEADLINE", _) => (
+            )),
+            "TIMEOUT" | "DEADLINE" => Some((
                 State::Failed,
                 "it reached its time limit: ask for more with `sweep.launcher.time`".to_owned(),
-            ),
-            ("NODE_FAIL" | "BOOT_FAIL", _) => {
-                (State::Interrupted, format!("node `{}` vanished", self.node))
+            )),
+            "NODE_FAIL" | "BOOT_FAIL" => {
+                Some((State::Interrupted, format!("node `{}` vanished", self.node)))
             }
-            ("CANCELLED", _) => (State::Interrupted, "it was cancelled".to_owned()),
-            ("FAILED", true) => match killed {
-                Some("0") | None => (State::Interrupted, "its task failed".to_owned()),
-                Some(signal) => (
-                    State::Interrupted,
-                    format!("its task was killed by signal {signal}"),
-                ),
-            },
-            (_, true) => (
-                State::Interrupted,
-                "its task is gone without a word: node, network or Slurm itself".to_owned(),
-            ),
+            "CANCELLED" => Some((State::Interrupted, "it was cancelled".to_owned())),
+            _ => None,
+        };
+        let (state, why) = match (why, noted) {
+            (Some(told), _) => told,
+            (None, Some(State::Interrupted)) => return (State::Interrupted, None),
+            (None, Some(_)) => {
+                let signal = self.exit.split_once(':').map_or("0", |(_, signal)| signal);
+                let why = match signal {
+                    "0" => {
+                        "its task is gone without a word: node, network or Slurm itself".to_owned()
+                    }
+                    signal => format!("its task was killed by signal {signal}"),
+                };
+                (State::Interrupted, why)
+            }
             // Set-up lines that failed, a program that is not there.
-            (_, false) => match said {
-                Some(said) => (
-                    State::Failed,
-                    format!("its task ended before it began: {said}"),
-                ),
-                None => return (State::Pending, None),
-            },
+            (None, None) => {
+                let said = fs::read_to_string(log).unwrap_or_default();
+                match said.lines().rev().find(|line| !line.trim().is_empty()) {
+                    Some(said) => (
+                        State::Failed,
+                        format!("its task ended before it began: {said}"),
+                    ),
+                    None => return (State::Pending, None),
+                }
+            }
         };
         (state, Some(format!("{why} (Slurm)")))
     }

@@ -1,6 +1,7 @@
 //! A study: steps, each a sweep of one job, whose inputs are results of earlier steps.
 //!
-//! `${step:NAME}` in a step stands for the folder of a job of another step, `${step:NAME.KEY}` for one of its values. A step has a job
+//! `${step:NAME}` in a step stands for the folder of a job of another step, `${step:NAME.KEY}` for one of its values, `${steps:NAME}` for
+//! the folder in which all its jobs have theirs. A step has a job
 //! for every combination of its own values and of the jobs of the steps that it names, where these agree on the keys that they share.
 //! What the jobs are is known before any runs, since the number of a job, and with it its folder, is.
 
@@ -32,8 +33,10 @@ use crate::{
     sweep::{Axis, axis, key, written, zip},
 };
 
-/// What a reference to a step begins with.
+/// What a reference to a job of a step begins with.
 const STEP: &str = "${step:";
+/// What a reference to all jobs of a step begins with.
+const STEPS: &str = "${steps:";
 
 /// The arguments of a study; flatten them into a parser.
 ///
@@ -115,8 +118,9 @@ struct Taken {
     name: String,
     step: Step,
     axes: Vec<Axis>,
-    /// The steps that it names.
+    /// The steps that it names, and of these, those of which each of its jobs reads from one job.
     inputs: BTreeSet<String>,
+    of_one_job: BTreeSet<String>,
 }
 
 /// A step of which the jobs are known.
@@ -132,8 +136,39 @@ struct Planned {
 
 struct PlannedJob {
     entry: Entry,
-    /// The values of swept keys, its own and those of the jobs that it reads from.
-    values: BTreeMap<String, String>,
+    values: Values,
+}
+
+/// The values of a job, its own and those of the jobs that it reads from.
+#[derive(Debug, Clone, Default)]
+struct Values {
+    /// Those of keys that are swept over.
+    swept: BTreeMap<String, String>,
+    /// Those that all jobs of a step have.
+    fixed: BTreeMap<String, String>,
+}
+
+impl Values {
+    fn get(&self, key: &str) -> Option<&String> {
+        self.swept.get(key).or_else(|| self.fixed.get(key))
+    }
+
+    /// Whether two jobs have the same value of each key that both are swept over.
+    fn agrees(&self, other: &Self) -> bool {
+        let same = |(key, value): (&String, &String)| {
+            self.swept.get(key).is_none_or(|other| other == value)
+        };
+        other.swept.iter().all(same)
+    }
+
+    /// Takes over what a job has that this one reads from.
+    fn inherit(&mut self, other: &Self) {
+        self.swept.extend(other.swept.clone());
+        for (key, value) in &other.fixed {
+            let own = self.fixed.entry(key.clone());
+            own.or_insert_with(|| value.clone());
+        }
+    }
 }
 
 /// A file that a program composes a step from.
@@ -222,6 +257,7 @@ fn take_apart(study: &Study, args: &StudyArgs, path: &Path) -> anyhow::Result<Ve
                 anyhow::anyhow!("step `{name}` of `{}`: {reason}", path.display())
             })?,
             inputs: BTreeSet::new(),
+            of_one_job: BTreeSet::new(),
             step,
         });
     }
@@ -230,11 +266,13 @@ fn take_apart(study: &Study, args: &StudyArgs, path: &Path) -> anyhow::Result<Ve
     }
     for step in &mut steps {
         let swept = step.axes.iter().flat_map(|axis| axis.values.concat());
-        let texts = step.step.overrides.iter().cloned().chain(swept);
-        step.inputs = texts
-            .flat_map(|text| references(&text))
-            .map(|(name, _)| name)
-            .collect();
+        for text in step.step.overrides.iter().cloned().chain(swept) {
+            let one = references(&text, STEP).into_iter().map(|(name, _)| name);
+            step.of_one_job.extend(one);
+            let all = references(&text, STEPS).into_iter().map(|(name, _)| name);
+            step.inputs.extend(all);
+        }
+        step.inputs.extend(step.of_one_job.clone());
     }
     Ok(steps)
 }
@@ -295,9 +333,9 @@ fn lay_over(steps: &mut [Taken], text: &str, config_dir: &Path) -> Result<(), Co
     Ok(())
 }
 
-/// The steps that a text names, each with the key of the value that is asked for.
-fn references(text: &str) -> Vec<(String, Option<String>)> {
-    let parts = text.split(STEP).skip(1);
+/// The steps that a text names in one way, each with the key of the value that is asked for.
+fn references(text: &str, begin: &str) -> Vec<(String, Option<String>)> {
+    let parts = text.split(begin).skip(1);
     let inner = parts.filter_map(|part| part.split_once('}'));
     inner
         .map(|(inner, _)| match inner.split_once('.') {
@@ -343,75 +381,76 @@ fn in_order(steps: Vec<Taken>, path: &Path) -> anyhow::Result<Vec<Taken>> {
 }
 
 /// The overrides of each job of a step, and the values that it has.
-type Row = (Vec<String>, BTreeMap<String, String>);
+type Row = (Vec<String>, Values);
+
+/// A job in the making: its own overrides, and the jobs that it reads from by their steps.
+#[derive(Clone, Default)]
+struct Partial<'a> {
+    own: Vec<String>,
+    jobs: BTreeMap<&'a str, &'a PlannedJob>,
+    values: Values,
+}
 
 /// Every combination of a step's own values and of the jobs that it reads from, where they agree.
 fn rows(step: &Taken, before: &[Planned]) -> anyhow::Result<Vec<Row>> {
-    // The own values; which jobs are read from, by step; all values.
-    type Partial<'a> = (
-        Vec<String>,
-        BTreeMap<&'a str, &'a PlannedJob>,
-        BTreeMap<String, String>,
-    );
-    let mut partial: Vec<Partial<'_>> = vec![Partial::default()];
+    let pair = |text: &String| {
+        let value = text.split_once('=').map_or("", |(_, value)| value);
+        (key(text), value.to_owned())
+    };
+    let mut partial = vec![Partial::default()];
+    partial[0].values.fixed = step.step.overrides.iter().map(pair).collect();
     for axis in &step.axes {
-        let extended = partial.iter().flat_map(|(own, jobs, values)| {
-            axis.values.iter().map(move |texts| {
-                let mut values = values.clone();
-                values.extend(texts.iter().map(|text| {
-                    let value = text.split_once('=').map_or("", |(_, value)| value);
-                    (key(text), value.to_owned())
-                }));
-                ([own.clone(), texts.clone()].concat(), jobs.clone(), values)
+        let each = partial.iter().flat_map(|partial| {
+            axis.values.iter().map(|texts| {
+                let mut partial = partial.clone();
+                partial.values.swept.extend(texts.iter().map(pair));
+                partial.own.extend(texts.clone());
+                partial
             })
         });
-        partial = extended.collect();
+        partial = each.collect();
     }
-    for input in before
-        .iter()
-        .filter(|input| step.inputs.contains(&input.name))
-    {
-        let mut extended = vec![];
-        for (own, jobs, values) in &partial {
-            for job in &input.jobs {
-                let agrees = |(key, value): (&String, &String)| {
-                    values.get(key).is_none_or(|other| other == value)
-                };
-                if job.values.iter().all(agrees) {
-                    let (mut jobs, mut values) = (jobs.clone(), values.clone());
-                    jobs.insert(&input.name, job);
-                    values.extend(job.values.clone());
-                    extended.push((own.clone(), jobs, values));
-                }
-            }
-        }
-        partial = extended;
+    let is_input = |input: &&Planned| step.of_one_job.contains(&input.name);
+    for input in before.iter().filter(is_input) {
+        let each = partial.iter().flat_map(|partial| {
+            let together = input
+                .jobs
+                .iter()
+                .filter(|job| partial.values.agrees(&job.values));
+            together.map(|job| {
+                let mut partial = partial.clone();
+                partial.values.inherit(&job.values);
+                partial.jobs.insert(&input.name, job);
+                partial
+            })
+        });
+        partial = each.collect();
     }
     if partial.is_empty() {
+        let names: Vec<String> = step
+            .of_one_job
+            .iter()
+            .map(|name| format!("`{name}`"))
+            .collect();
         bail!(
-            "step `{}` has no jobs: no jobs of {} agree on the values that they share with it",
+            "step `{}` has no jobs: none of {} agree on the values that they share with it",
             step.name,
-            step.inputs
-                .iter()
-                .map(|name| format!("`{name}`"))
-                .collect::<Vec<_>>()
-                .join(", ")
+            names.join(", ")
         );
     }
-    let filled = partial.into_iter().map(|(own, jobs, values)| {
+    let filled = partial.into_iter().map(|Partial { own, jobs, values }| {
         // What names another step is each job's own.
-        let common = step
-            .step
-            .overrides
-            .iter()
-            .filter(|text| text.contains(STEP));
-        let texts: Vec<&String> = common.chain(&own).collect();
-        let texts = texts
-            .into_iter()
+        let naming = step.step.overrides.iter().filter(|text| names_steps(text));
+        let texts = naming
+            .chain(&own)
             .map(|text| fill(text, &step.name, before, &jobs));
         Ok((texts.collect::<anyhow::Result<_>>()?, values))
     });
     filled.collect()
+}
+
+fn names_steps(text: &str) -> bool {
+    text.contains(STEP) || text.contains(STEPS)
 }
 
 /// Puts folders and values for the references in a text.
@@ -422,7 +461,13 @@ fn fill(
     jobs: &BTreeMap<&str, &PlannedJob>,
 ) -> anyhow::Result<String> {
     let mut filled = text.to_owned();
-    for (name, key) in references(text) {
+    for (name, _) in references(text, STEPS) {
+        let input = before.iter().find(|input| input.name == name);
+        let folder = input.map(|input| input.folder.to_string_lossy());
+        let folder = folder.unwrap_or_default();
+        filled = filled.replace(&format!("{STEPS}{name}}}"), &folder);
+    }
+    for (name, key) in references(text, STEP) {
         let (Some(job), Some(input)) = (
             jobs.get(name.as_str()),
             before.iter().find(|input| input.name == name),
@@ -438,10 +483,15 @@ fn fill(
                 )
             }
             Some(key) => {
-                let known: Vec<&str> = job.values.keys().map(String::as_str).collect();
+                let Values { swept, fixed } = &job.values;
+                let known: Vec<&str> = swept
+                    .keys()
+                    .chain(fixed.keys())
+                    .map(String::as_str)
+                    .collect();
                 let value = job.values.get(key).with_context(|| {
                     format!(
-                        "`{text}` of step `{step}` asks for a value that step `{name}` is not swept over; it has {}",
+                        "`{text}` of step `{step}` asks for a value that step `{name}` does not set; it sets {}",
                         known.join(", ")
                     )
                 })?;
@@ -503,10 +553,7 @@ impl Runner<'_> {
                 defaults,
                 sweep: StepSweep {
                     dir: folder.clone(),
-                    overrides: common
-                        .filter(|text| !text.contains(STEP))
-                        .cloned()
-                        .collect(),
+                    overrides: common.filter(|text| !names_steps(text)).cloned().collect(),
                     jobs: rows.iter().map(|(texts, _)| texts.clone()).collect(),
                     launcher: match self.args.launcher {
                         Some(_) => step.step.launcher.clone(),

@@ -6,7 +6,6 @@ use anyhow::{Context, bail};
 use job_kit::{
     ConfigArgs, ConfigError, Resolved, Rules, Verbosity, WithHint, compose,
     config::{compose_values, group_choices},
-    write_file,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -48,6 +47,15 @@ pub(crate) fn run<T: DeserializeOwned + Serialize + Rules>(
 ) -> anyhow::Result<()> {
     let (mut base, typed) = axes(&args.config)?;
     if let Some(launcher) = &args.launcher {
+        let choices = group_choices(&args.config.config_dir, "launcher");
+        let is_file = launcher.ends_with(".yaml") || launcher.ends_with(".yml");
+        if !is_file && !choices.contains(launcher) {
+            return Err(ConfigError::Override {
+                text: format!("--launcher {launcher}"),
+                reason: format!("no such launcher; there are {}", choices.join(", ")),
+            }
+            .into());
+        }
         base.overrides
             .push(format!("+launcher@sweep.launcher={launcher}"));
     }
@@ -469,9 +477,13 @@ fn submit<T: DeserializeOwned + Serialize + Rules>(
         let folder = manifest.job_folder(place);
         let dir = folder.to_string_lossy().into_owned();
         set(&mut config, &["output", "dir"], Some(dir.into()));
-        write_file(folder.join(CONFIG), serde_yaml::to_string(&config)?)?;
-        write_file(folder.join(OVERRIDES), serde_yaml::to_string(&overrides)?)?;
+        let files = [
+            (CONFIG, serde_yaml::to_string(&config)?),
+            (OVERRIDES, serde_yaml::to_string(&overrides)?),
+        ];
+        manifest::freeze(&folder, files)?;
     }
+    manifest::sync(&manifest.folder);
     manifest.write()?;
     Ok(places)
 }
