@@ -214,14 +214,16 @@ impl AblationConfig {
         let Some(shard) = self.shard else {
             return Ok(all);
         };
-        if all.len() < shard.of {
+        let taken = shard.take(&all);
+        if taken.is_empty() {
             bail!(
-                "`ablation.shard` is {}, but there are {} neurons: a shard needs one at least",
+                "`ablation.shard` is {}, but {} neurons make {} shards at most, of {SHARD_BLOCK} neurons",
                 String::from(shard),
-                all.len()
+                all.len(),
+                all.len().div_ceil(SHARD_BLOCK)
             );
         }
-        Ok(shard.of(&all))
+        Ok(taken)
     }
 
     pub(crate) fn variants(&self) -> Variants {
@@ -248,7 +250,10 @@ impl AblationConfig {
     }
 }
 
-/// One of several parts of equal size, counted from 1.
+/// Neurons that stay together in a shard: products of matrices go in blocks, and another cut through them changes last bits.
+const SHARD_BLOCK: usize = 64;
+
+/// One of several parts, counted from 1, of whole blocks of [`SHARD_BLOCK`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct Shard {
@@ -280,9 +285,10 @@ impl From<Shard> for String {
 }
 
 impl Shard {
-    /// Its part of a list.
-    fn of<T: Clone>(self, list: &[T]) -> Vec<T> {
-        let end = |part| list.len() * part / self.of;
+    /// Its part of a list; empty where there are fewer blocks than parts.
+    fn take(self, list: &[usize]) -> Vec<usize> {
+        let blocks = list.len().div_ceil(SHARD_BLOCK);
+        let end = |part: usize| (blocks * part / self.of * SHARD_BLOCK).min(list.len());
         list[end(self.part - 1)..end(self.part)].to_vec()
     }
 }
@@ -390,14 +396,17 @@ mod tests {
 
     #[test]
     fn shards_are_all_of_a_list_once() {
-        let list: Vec<usize> = (0..10).collect();
-        for of in 1..=10 {
-            let shards = (1..=of).map(|part| Shard { part, of }.of(&list));
+        let list: Vec<usize> = (0..1000).collect();
+        for of in 1..=16 {
+            let shards = (1..=of).map(|part| Shard { part, of }.take(&list));
             let sizes: Vec<usize> = shards.clone().map(|shard| shard.len()).collect();
+            let least = 16 / of * SHARD_BLOCK;
+            // The last block is not full.
             assert!(
                 sizes
                     .iter()
-                    .all(|&size| size == 10 / of || size == 10 / of + 1)
+                    .all(|&size| size + 24 >= least && size <= least + SHARD_BLOCK),
+                "{sizes:?}"
             );
             assert_eq!(shards.flatten().collect::<Vec<_>>(), list);
         }
