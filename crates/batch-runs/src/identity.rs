@@ -18,6 +18,8 @@ use crate::manifest::MANIFEST;
 
 /// Larger files are known by size and time.
 const HASHED_BYTES: u64 = 16 << 20;
+/// By this file a folder says that it is a cache, and no input (bford.info/cachedir).
+const CACHE: &str = "CACHEDIR.TAG";
 /// How deep and how far a folder is looked at.
 const DEPTH: usize = 3;
 const ENTRIES: usize = 2_000;
@@ -150,6 +152,10 @@ fn texts(config: &Value) -> Vec<&str> {
 fn fingerprint(path: &Path) -> Option<String> {
     let file = path.metadata().ok()?;
     if file.is_dir() {
+        // As `target` is, where cargo builds: a word of a configuration that happens to be its name.
+        if path.join(CACHE).is_file() {
+            return None;
+        }
         let mut found = vec![];
         entries(path, DEPTH, &mut found);
         found.sort();
@@ -183,5 +189,45 @@ fn entries(folder: &Path, depth: usize, found: &mut Vec<String>) {
         } else if depth > 1 {
             entries(&path, depth - 1, found);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_of_a_sweep_is_known_by_its_identity_and_a_cache_is_no_input() {
+        let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            let parent = path.parent().unwrap_or(dir.path());
+            let written = fs::create_dir_all(parent).and_then(|()| fs::write(&path, text));
+            written.unwrap_or_else(|error| panic!("{error}"));
+        };
+        let identity_of = |name: &str| {
+            let path = dir.path().join(name);
+            let config = serde_yaml::from_str(&format!("a: ['{}']", path.display()));
+            let config: Value = config.unwrap_or_else(|error| panic!("{error}"));
+            identity("job", "1", &config, &mut Inputs::default())
+        };
+        let before = identity_of("sweep/3/words.csv");
+        let listed = |id: &str| format!(r#"{{"jobs": [{{"number": 3, "id": "{id}"}}]}}"#);
+        write("sweep/manifest.json", &listed("first"));
+        let first = ["sweep/3/words.csv", "sweep", "sweep/4/words.csv"].map(identity_of);
+        assert_ne!(first[0], before);
+        // Whether it has run or not.
+        write("sweep/3/words.csv", "word");
+        assert_eq!(identity_of("sweep/3/words.csv"), first[0]);
+        write("sweep/manifest.json", &listed("second"));
+        let second = ["sweep/3/words.csv", "sweep", "sweep/4/words.csv"].map(identity_of);
+        assert_ne!(second[0], first[0]);
+        assert_ne!(second[1], first[1]);
+        assert_eq!(second[2], first[2]);
+
+        write("target/CACHEDIR.TAG", "");
+        let first = identity_of("target");
+        write("target/more", "more");
+        assert_eq!(identity_of("target"), first);
     }
 }
