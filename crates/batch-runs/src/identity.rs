@@ -198,17 +198,17 @@ mod tests {
 
     #[test]
     fn a_job_of_a_sweep_is_known_by_its_identity_and_a_cache_is_no_input() {
-        let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = dir.path().join(name);
             let parent = path.parent().unwrap_or(dir.path());
             let written = fs::create_dir_all(parent).and_then(|()| fs::write(&path, text));
-            written.unwrap_or_else(|error| panic!("{error}"));
+            written.unwrap();
         };
         let identity_of = |name: &str| {
             let path = dir.path().join(name);
             let config = serde_yaml::from_str(&format!("a: ['{}']", path.display()));
-            let config: Value = config.unwrap_or_else(|error| panic!("{error}"));
+            let config: Value = config.unwrap();
             identity("job", "1", &config, &mut Inputs::default())
         };
         let before = identity_of("sweep/3/words.csv");

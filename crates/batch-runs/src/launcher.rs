@@ -20,7 +20,7 @@ pub(crate) const TASKS: &str = "tasks.txt";
 pub(crate) enum Launcher {
     /// Writes [`TASKS`], and runs nothing.
     TaskList,
-    Slurm(Slurm),
+    Slurm(Box<Slurm>),
 }
 
 /// How jobs are asked of Slurm; what is null is left to it.
