@@ -1214,3 +1214,68 @@ fn a_band_of_a_few_tokens_is_warned_of() {
     let run = fs::read_to_string(out.path().join("run.json")).unwrap();
     assert!(run.contains("the band holds 3 tokens, too few"));
 }
+
+/// Two checkpoints in two shards, and the run itself, to the last bit.
+#[test]
+fn merged_shards_are_the_run_itself() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let same = [
+        "model.path=examples/data/tiny-neox",
+        "model.steps=[512, 4000]",
+        "corpus.rows=0..30",
+        "ablation.sequences=2",
+        "ablation.neurons=0..140",
+        "ablation.engine=exact",
+        "-q",
+    ];
+    ablate(&path("whole"), &same).assert().success();
+    let sweep = format!("sweep.dir={}", path("shards").display());
+    let mut shards = Command::new(env!("CARGO_BIN_EXE_ablate-unigram"));
+    shards
+        .current_dir(root())
+        .args(["-m", "ablation.shard=1/2,2/2", &sweep])
+        .args(same)
+        .assert()
+        .success();
+    let merge = format!("merge={}", path("shards").display());
+    let merged = [&same[..], &[&merge]].concat();
+    ablate(&path("merged"), &merged).assert().success();
+    for step in ["step512", "step4000"] {
+        let read = |run: &str| fs::read(path(run).join(step).join("neurons.parquet")).unwrap();
+        assert!(read("whole") == read("merged"), "{step}");
+        // The same rows of positions, though in another order.
+        let table = |run: &str| Table::read(path(run).join(step).join("positions.parquet"));
+        let (whole, merged) = (table("whole"), table("merged"));
+        let (place, keys) = (whole.keys(), merged.keys());
+        assert_eq!(place.len(), keys.len());
+        let (a, b) = (
+            whole.floats("loss_post_ablation"),
+            merged.floats("loss_post_ablation"),
+        );
+        assert!(keys.iter().all(|(key, &row)| a[place[key]] == b[row]));
+    }
+
+    fs::remove_dir_all(path("shards/1")).unwrap();
+    let refused = ablate(&path("refused"), &merged).assert().failure();
+    let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(
+        said.contains("lacks 1 of 2 shards of this run: 2/2"),
+        "{said}"
+    );
+    let other = [&merged[..], &["seed=7"]].concat();
+    let refused = ablate(&path("refused"), &other).assert().failure();
+    let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(
+        said.contains("holds a shard of this run at step512"),
+        "{said}"
+    );
+    let refused = ablate(&path("refused"), &["ablation.shard=4/3"])
+        .assert()
+        .failure();
+    let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(
+        said.contains("expected a part of several such as `1/4`"),
+        "{said}"
+    );
+}

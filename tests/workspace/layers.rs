@@ -53,6 +53,7 @@ const LIGHT_BINS: &[&str] = &[
     "analyze-unigram",
     "longtail-neurons",
     "prepare-context",
+    "run-study",
     "select-longtail",
 ];
 

@@ -32,6 +32,9 @@ pub(crate) struct AblateConfig {
     /// Sets of neurons changed together, beside the neurons one by one.
     #[serde(default)]
     pub(crate) sets: Option<SetsConfig>,
+    /// A folder in whose folders the shards of this run are (`ablation.shard`): their tables are put together, and nothing is computed.
+    #[serde(default)]
+    pub(crate) merge: Option<PathBuf>,
     #[serde(default = "default_seed")]
     pub(crate) seed: u64,
     pub(crate) output: OutputConfig,
@@ -43,6 +46,12 @@ impl Rules for AblateConfig {
             |config, _| config["semantics"]["band_reading"] == "corrected";
         let mut rules = vec![
             Rule::one_of(&["model.steps", "model.revision"]),
+            Rule::one_of(&["ablation.shard", "merge"]),
+            Rule::unused(
+                "sets",
+                |config, _| !config["ablation"]["shard"].is_null() || !config["merge"].is_null(),
+                "sets are measured in a run of their own, not in shards (`ablation.shard`, `merge`)",
+            ),
             Rule::unused(
                 "model.allow_bad",
                 |config, _| {
@@ -112,6 +121,9 @@ pub(crate) struct AblationConfig {
     /// `all`, a range `0..64`, or a list.
     #[serde(default)]
     pub(crate) neurons: Neurons,
+    /// Only this part of the neurons: `2/4` is the second of four.
+    #[serde(default)]
+    pub(crate) shard: Option<Shard>,
     /// A list of sequences, or how many to draw by seed.
     pub(crate) sequences: Sequences,
     #[serde(default)]
@@ -196,6 +208,24 @@ pub(crate) enum VariantName {
 }
 
 impl AblationConfig {
+    /// The neurons of a layer of `d_mlp` that this run ablates.
+    pub(crate) fn neurons(&self, d_mlp: usize) -> anyhow::Result<Vec<usize>> {
+        let all = self.neurons.resolve(d_mlp)?;
+        let Some(shard) = self.shard else {
+            return Ok(all);
+        };
+        let taken = shard.take(&all);
+        if taken.is_empty() {
+            bail!(
+                "`ablation.shard` is {}, but {} neurons make {} shards at most, of {SHARD_BLOCK} neurons",
+                String::from(shard),
+                all.len(),
+                all.len().div_ceil(SHARD_BLOCK)
+            );
+        }
+        Ok(taken)
+    }
+
     pub(crate) fn variants(&self) -> Variants {
         let wanted = |name| self.variants.contains(&name);
         Variants {
@@ -217,6 +247,49 @@ impl AblationConfig {
             tolerance: self.tolerance,
             exact: self.exact_sums,
         })
+    }
+}
+
+/// Neurons that stay together in a shard: products of matrices go in blocks, and another cut through them changes last bits.
+const SHARD_BLOCK: usize = 64;
+
+/// One of several parts, counted from 1, of whole blocks of [`SHARD_BLOCK`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Shard {
+    pub(crate) part: usize,
+    pub(crate) of: usize,
+}
+
+impl TryFrom<String> for Shard {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(part, of)| {
+            let number = |text: &str| text.trim().parse().ok();
+            Some((number(part)?, number(of)?))
+        });
+        match numbers {
+            Some((part, of)) if (1..=of).contains(&part) => Ok(Self { part, of }),
+            _ => Err(format!(
+                "expected a part of several such as `1/4` (to `4/4`), found `{text}`"
+            )),
+        }
+    }
+}
+
+impl From<Shard> for String {
+    fn from(Shard { part, of }: Shard) -> Self {
+        format!("{part}/{of}")
+    }
+}
+
+impl Shard {
+    /// Its part of a list; empty where there are fewer blocks than parts.
+    fn take(self, list: &[usize]) -> Vec<usize> {
+        let blocks = list.len().div_ceil(SHARD_BLOCK);
+        let end = |part: usize| (blocks * part / self.of * SHARD_BLOCK).min(list.len());
+        list[end(self.part - 1)..end(self.part)].to_vec()
     }
 }
 
@@ -304,7 +377,7 @@ fn default_true() -> bool {
 
 impl Neurons {
     /// The neurons of a layer of `d_mlp`.
-    pub(crate) fn resolve(&self, d_mlp: usize) -> anyhow::Result<Vec<usize>> {
+    fn resolve(&self, d_mlp: usize) -> anyhow::Result<Vec<usize>> {
         match self {
             Self::List(list) => Ok(list.clone()),
             Self::All(_) => Ok((0..d_mlp).collect()),
@@ -313,6 +386,32 @@ impl Neurons {
                 d_mlp - 1
             ),
             Self::Range(span) => Ok(span.range().collect()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_all_of_a_list_once() {
+        let list: Vec<usize> = (0..1000).collect();
+        for of in 1..=16 {
+            let shards = (1..=of).map(|part| Shard { part, of }.take(&list));
+            let sizes: Vec<usize> = shards.clone().map(|shard| shard.len()).collect();
+            let least = 16 / of * SHARD_BLOCK;
+            // The last block is not full.
+            assert!(
+                sizes
+                    .iter()
+                    .all(|&size| size + 24 >= least && size <= least + SHARD_BLOCK),
+                "{sizes:?}"
+            );
+            assert_eq!(shards.flatten().collect::<Vec<_>>(), list);
+        }
+        for text in ["0/4", "5/4", "1", "1/0", "a/b", "1/2/3"] {
+            assert!(Shard::try_from(text.to_owned()).is_err(), "{text}");
         }
     }
 }

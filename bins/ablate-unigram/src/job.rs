@@ -1,5 +1,7 @@
 //! One checkpoint, or one after the other.
 
+mod merge;
+
 use std::{
     path::Path,
     sync::{Mutex, OnceLock},
@@ -151,6 +153,9 @@ fn ablate(
 ) -> anyhow::Result<()> {
     let out = OutputDir::create(dir, JOB, resolved, outputs(config))?;
     let mut record = begin(config, resolved);
+    if let Some(shards) = &config.merge {
+        return merge::run(config, resolved, (shards, revision), &out, record);
+    }
     let loaded = Loaded::read(&config.model, revision, &config.corpus, &mut record)?;
     let (frequencies, bands) = frequencies(config, &loaded, &mut record)?;
     let Loaded { model, sample, .. } = loaded;
@@ -313,7 +318,7 @@ fn weights(
 
 pub(crate) fn plan(config: &AblateConfig, sample: &Sample, d_mlp: usize) -> anyhow::Result<Plan> {
     Ok(Plan {
-        neurons: config.ablation.neurons.resolve(d_mlp)?,
+        neurons: config.ablation.neurons(d_mlp)?,
         sequences: config.ablation.sequences.resolve(sample, config.seed),
         dose: config.ablation.dose,
         semantics: config.semantics.to_options(),

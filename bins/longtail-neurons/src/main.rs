@@ -6,6 +6,7 @@ fn main() -> ExitCode {
     job_kit::dispatch(&[
         ("analyze-unigram", analyze_unigram::main),
         ("prepare-context", prepare_context::main),
+        ("run-study", run_study::main),
         ("select-longtail", select_longtail::main),
     ])
 }

@@ -1,25 +1,48 @@
 //! What makes two jobs the same: program, configuration without its output folder, and what its inputs hold.
+//!
+//! A file in the folder of a job of a sweep is known by that job's identity, and the folder of a sweep by those of all its jobs, so that a job can be named before its inputs are there.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
 
-use job_kit::sha256_file;
+use job_kit::{output::RUN_RECORD, sha256_file};
+use serde::Deserialize;
 use serde_yaml::Value;
 use sha2::{Digest, Sha256};
 
+use crate::manifest::MANIFEST;
+
 /// Larger files are known by size and time.
 const HASHED_BYTES: u64 = 16 << 20;
+/// By this file a folder says that it is a cache, and no input (bford.info/cachedir).
+const CACHE: &str = "CACHEDIR.TAG";
 /// How deep and how far a folder is looked at.
 const DEPTH: usize = 3;
 const ENTRIES: usize = 2_000;
 
 /// Fingerprints of inputs, each made once.
 #[derive(Debug, Default)]
-pub(crate) struct Inputs(HashMap<PathBuf, Option<String>>);
+pub(crate) struct Inputs {
+    prints: HashMap<PathBuf, Option<String>>,
+    /// The identities of the jobs of a sweep by its folder and their numbers.
+    sweeps: HashMap<PathBuf, BTreeMap<usize, String>>,
+}
+
+/// What is read of the manifest of another sweep.
+#[derive(Deserialize)]
+struct Listed {
+    jobs: Vec<ListedJob>,
+}
+
+#[derive(Deserialize)]
+struct ListedJob {
+    number: usize,
+    id: String,
+}
 
 /// The identity of a job, in hexadecimal digits.
 pub(crate) fn identity(job: &str, version: &str, config: &Value, inputs: &mut Inputs) -> String {
@@ -52,27 +75,87 @@ pub(crate) fn set(config: &mut Value, path: &[&str], value: Option<Value>) {
 impl Inputs {
     /// Adds what the files and folders hold that a configuration names.
     fn describe(&mut self, config: &Value, out: &mut String) {
-        match config {
-            Value::Mapping(pairs) => pairs.values().for_each(|value| self.describe(value, out)),
-            Value::Sequence(items) => items.iter().for_each(|value| self.describe(value, out)),
-            Value::String(text) if !text.is_empty() => {
-                let path = PathBuf::from(text);
-                let known = self
-                    .0
-                    .entry(path)
-                    .or_insert_with_key(|path| fingerprint(path));
-                if let Some(print) = known {
-                    *out += &format!("{text} {print}\n");
-                }
+        for text in texts(config) {
+            let path = Path::new(text);
+            if !self.prints.contains_key(path) {
+                let jobs = self.jobs_of(path).into_iter().map(|(_, id)| id);
+                let ids = jobs.collect::<Vec<_>>().join(" ");
+                let print = match ids.is_empty() {
+                    false => Some(ids),
+                    true => fingerprint(path),
+                };
+                self.prints.insert(path.to_owned(), print);
             }
-            _ => {}
+            if let Some(Some(print)) = self.prints.get(path) {
+                *out += &format!("{text} {print}\n");
+            }
         }
+    }
+
+    /// The folders and identities of the jobs of a sweep that a path is, or lies in the folder of; all of them for the sweep's own folder.
+    fn jobs_of(&mut self, path: &Path) -> Vec<(PathBuf, String)> {
+        let all = self.of_sweep(path).iter();
+        let all: Vec<_> = all
+            .map(|(number, id)| (path.join(number.to_string()), id.clone()))
+            .collect();
+        if !all.is_empty() {
+            return all;
+        }
+        let job = path.ancestors().find_map(|folder| {
+            let number: usize = folder.file_name()?.to_str()?.parse().ok()?;
+            let id = self.of_sweep(folder.parent()?).get(&number)?;
+            Some((folder.to_owned(), id.clone()))
+        });
+        job.into_iter().collect()
+    }
+
+    fn of_sweep(&mut self, folder: &Path) -> &BTreeMap<usize, String> {
+        let sweep = self.sweeps.entry(folder.to_owned());
+        sweep.or_insert_with_key(|folder| listed(folder))
+    }
+}
+
+/// The jobs of a sweep by their numbers; none if the folder is of no sweep.
+fn listed(sweep: &Path) -> BTreeMap<usize, String> {
+    let json = fs::read(sweep.join(MANIFEST)).unwrap_or_default();
+    let listed = serde_json::from_slice(&json).unwrap_or(Listed { jobs: vec![] });
+    let jobs = listed.jobs.into_iter();
+    jobs.map(|job| (job.number, job.id)).collect()
+}
+
+/// The folders of jobs of sweeps that a configuration reads from and that hold no results yet.
+pub(crate) fn unfinished_inputs(config: &Value) -> Vec<PathBuf> {
+    let mut config = config.clone();
+    set(&mut config, &["output"], None);
+    let mut inputs = Inputs::default();
+    let mut found: Vec<PathBuf> = texts(&config)
+        .into_iter()
+        .flat_map(|text| inputs.jobs_of(Path::new(text)))
+        .map(|(folder, _)| folder)
+        .filter(|folder| !folder.join(RUN_RECORD).is_file())
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// All texts in a configuration.
+fn texts(config: &Value) -> Vec<&str> {
+    match config {
+        Value::Mapping(pairs) => pairs.values().flat_map(texts).collect(),
+        Value::Sequence(items) => items.iter().flat_map(texts).collect(),
+        Value::String(text) if !text.is_empty() => vec![text],
+        _ => vec![],
     }
 }
 
 fn fingerprint(path: &Path) -> Option<String> {
     let file = path.metadata().ok()?;
     if file.is_dir() {
+        // As `target` is, where cargo builds: a word of a configuration that happens to be its name.
+        if path.join(CACHE).is_file() {
+            return None;
+        }
         let mut found = vec![];
         entries(path, DEPTH, &mut found);
         found.sort();
@@ -106,5 +189,45 @@ fn entries(folder: &Path, depth: usize, found: &mut Vec<String>) {
         } else if depth > 1 {
             entries(&path, depth - 1, found);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_of_a_sweep_is_known_by_its_identity_and_a_cache_is_no_input() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            let parent = path.parent().unwrap_or(dir.path());
+            let written = fs::create_dir_all(parent).and_then(|()| fs::write(&path, text));
+            written.unwrap();
+        };
+        let identity_of = |name: &str| {
+            let path = dir.path().join(name);
+            let config = serde_yaml::from_str(&format!("a: ['{}']", path.display()));
+            let config: Value = config.unwrap();
+            identity("job", "1", &config, &mut Inputs::default())
+        };
+        let before = identity_of("sweep/3/words.csv");
+        let listed = |id: &str| format!(r#"{{"jobs": [{{"number": 3, "id": "{id}"}}]}}"#);
+        write("sweep/manifest.json", &listed("first"));
+        let first = ["sweep/3/words.csv", "sweep", "sweep/4/words.csv"].map(identity_of);
+        assert_ne!(first[0], before);
+        // Whether it has run or not.
+        write("sweep/3/words.csv", "word");
+        assert_eq!(identity_of("sweep/3/words.csv"), first[0]);
+        write("sweep/manifest.json", &listed("second"));
+        let second = ["sweep/3/words.csv", "sweep", "sweep/4/words.csv"].map(identity_of);
+        assert_ne!(second[0], first[0]);
+        assert_ne!(second[1], first[1]);
+        assert_eq!(second[2], first[2]);
+
+        write("target/CACHEDIR.TAG", "");
+        let first = identity_of("target");
+        write("target/more", "more");
+        assert_eq!(identity_of("target"), first);
     }
 }

@@ -1,10 +1,7 @@
 //! Jobs as processes of the same program, a bounded number at a time.
 
 use std::{
-    env, fs,
-    fs::File,
-    path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ExitStatus},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,8 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
-use chrono::{SecondsFormat, Utc};
 use job_kit::Verbosity;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -23,15 +18,14 @@ use signal_hook::{
 
 use crate::{
     BatchArgs,
-    manifest::{CONFIG, LOG, Manifest, State},
+    manifest::{Manifest, State},
+    process,
 };
 
 /// How often running jobs are looked at.
 const LOOK: Duration = Duration::from_millis(5);
 /// How often the manifest is written while jobs end; a job that has ended is known by its own `run.json` too.
 const WRITE: Duration = Duration::from_secs(1);
-/// Variables by which libraries know how many threads they may use.
-const THREADS: [&str; 2] = ["RAYON_NUM_THREADS", "OMP_NUM_THREADS"];
 
 /// How the launcher ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +98,12 @@ fn attempt(
             let Some(place) = waiting.next() else {
                 break;
             };
+            let waits = process::waits_for(&manifest.job_folder(place))?;
+            if waits.is_some() {
+                let entry = &mut manifest.jobs[place];
+                (entry.state, entry.error) = (State::Pending, waits);
+                continue;
+            }
             running.push(start(manifest, place, at_once, verbosity)?);
         }
         if running.is_empty() {
@@ -146,41 +146,13 @@ fn start(
     at_once: usize,
     verbosity: Verbosity,
 ) -> anyhow::Result<Running> {
-    let folder = manifest.job_folder(place);
-    let log_path = folder.join(LOG);
-    let log = File::create(&log_path)
-        .with_context(|| format!("failed to write `{}`", log_path.display()))?;
-    let program = env::current_exe().context("failed to find this program's own file")?;
-    let mut command = Command::new(program);
-    // A program of several jobs goes by the name that it is called by.
-    #[cfg(unix)]
-    std::os::unix::process::CommandExt::arg0(&mut command, &manifest.job);
-    command.arg("--config").arg(folder.join(CONFIG));
-    if verbosity.quiet {
-        command.arg("--quiet");
-    }
-    command.args(std::iter::repeat_n("--verbose", verbosity.verbose.into()));
-    if at_once > 1 {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let share = (cores / at_once).max(1).to_string();
-        for name in THREADS {
-            if env::var_os(name).is_none() {
-                command.env(name, &share);
-            }
-        }
-    }
-    command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let share = (at_once > 1).then(|| (cores / at_once).max(1));
+    let child = process::start(&manifest.job_folder(place), share, verbosity)?;
     let entry = &mut manifest.jobs[place];
-    let number = entry.number;
-    let child = command
-        .spawn()
-        .with_context(|| format!("failed to start job {number}"))?;
     entry.state = State::Running;
-    entry.started = Some(Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true));
-    entry.host = host();
+    entry.started = Some(process::now());
+    entry.host = process::host();
     (entry.seconds, entry.exit_code, entry.error) = (None, None, None);
     entry.attempts += 1;
     Ok(Running {
@@ -193,7 +165,7 @@ fn start(
 fn note(manifest: &mut Manifest, place: usize, since: Instant, state: State) {
     let entry = &mut manifest.jobs[place];
     entry.state = state;
-    entry.seconds = Some((since.elapsed().as_secs_f64() * 1e3).round() / 1e3);
+    entry.seconds = Some(process::rounded(since.elapsed().as_secs_f64()));
 }
 
 /// A job that was stopped; if it was just after its last file, it has finished.
@@ -214,31 +186,9 @@ fn finish(manifest: &mut Manifest, job: &Running, status: ExitStatus) {
     };
     note(manifest, job.place, job.since, state);
     let record = manifest.has_record(job.place);
-    let log = manifest.job_folder(job.place).join(LOG);
+    let folder = manifest.job_folder(job.place);
     let entry = &mut manifest.jobs[job.place];
     entry.run_record = record;
     entry.exit_code = status.code();
-    entry.error = (!status.success()).then(|| error_of(&log, status));
-}
-
-/// What a job said last: its error, or else its last line, or else how it ended.
-fn error_of(log: &Path, status: ExitStatus) -> String {
-    let text = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let error = text.lines().rev().find(|line| line.starts_with("error: "));
-    match (error, status.code()) {
-        (Some(error), Some(_)) => error.to_owned(),
-        (None, Some(code)) => {
-            let last = text.lines().rev().find(|line| !line.trim().is_empty());
-            format!("exit code {code}: {}", last.unwrap_or("nothing was said"))
-        }
-        (_, None) => format!("ended by a {status}"),
-    }
-}
-
-fn host() -> Option<String> {
-    let kernel = fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let named = kernel.or_else(|| env::var("HOSTNAME").ok());
-    let named = named.or_else(|| env::var("COMPUTERNAME").ok());
-    named.map(|name| name.trim().to_owned())
+    entry.error = (!status.success()).then(|| process::error_of(&folder, status));
 }

@@ -4,18 +4,31 @@
 //! as `seed=1,2,3` are taken apart, every combination is composed and frozen in a folder of its own, and each runs as a process of the
 //! same program. What has finished is not run again.
 //!
+//! [`run_study`] runs steps whose inputs are results of earlier ones, each a sweep of another program.
+//!
 //! It knows no job, and computes nothing.
 
+mod follow;
 mod identity;
 mod launch;
+mod launcher;
 mod manifest;
+mod process;
+mod slurm;
+mod study;
 mod sweep;
 mod values;
+mod worker;
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use job_kit::{ConfigArgs, Resolved, Rules, Verbosity, compose};
 use serde::{Serialize, de::DeserializeOwned};
+
+pub use self::{
+    follow::Follow,
+    study::{StudyArgs, run_study},
+};
 
 /// The arguments of a job that can be swept; flatten them into its parser.
 ///
@@ -52,6 +65,27 @@ pub struct BatchArgs {
     /// With `-m`: how many jobs run at once, sharing the cores [default: 1]
     #[arg(short, long, value_name = "N", requires = "multirun")]
     pub jobs: Option<NonZeroUsize>,
+    /// With `-m`: what runs the jobs, a choice of `configs/launcher`: `slurm`, `task-list` [default: this program, here]
+    #[arg(long, value_name = "NAME", requires = "multirun")]
+    pub launcher: Option<String>,
+    /// With `-m`: end once a scheduler has the jobs
+    #[arg(long, requires = "multirun")]
+    pub detach: bool,
+    /// What to do with jobs that a scheduler has.
+    #[command(flatten)]
+    pub follow: Follow,
+    /// With `-m`: freeze the jobs (or with `--dry-run` do not), print them as JSON, and run none
+    #[arg(long, hide = true, requires = "multirun")]
+    pub plan: bool,
+    /// Jobs of the scheduler that have to end first
+    #[arg(long, hide = true, value_delimiter = ':', requires = "multirun")]
+    pub after: Vec<String>,
+    /// End when this process, which must be the parent, does
+    #[arg(long, hide = true)]
+    pub started_by: Option<u32>,
+    /// Run the task of this list that a scheduler has started this process for
+    #[arg(long, hide = true, value_name = "LIST", exclusive = true)]
+    pub work: Option<PathBuf>,
 }
 
 /// What `--retry` runs.
@@ -103,7 +137,13 @@ pub fn run<T: DeserializeOwned + Serialize + Rules>(
         job_kit::config::export(folder)?;
         return Ok(job_kit::print(format!("Configs: {}\n", folder.display()))?);
     }
-    if args.multirun {
+    if let Some(launcher) = args.started_by {
+        process::end_with(launcher);
+    }
+    if let Some(list) = &args.work {
+        return worker::run(list);
+    }
+    if args.multirun || args.follow.asked().is_some() {
         return sweep::run::<T>(job, version, args, verbosity);
     }
     let resolved = compose::<T>(job, &args.config)?;

@@ -4,6 +4,8 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -26,7 +28,7 @@ pub(crate) struct Manifest {
 }
 
 /// One job; its number is the name of its folder.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) number: usize,
     pub(crate) id: String,
@@ -40,12 +42,28 @@ pub(crate) struct Entry {
     pub(crate) attempts: u32,
     /// Whether it has left a `run.json`.
     pub(crate) run_record: bool,
+    /// Where a scheduler has it, while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) task: Option<Task>,
+}
+
+/// A task of a scheduler that a job was given to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Task {
+    /// Which list of tasks of the sweep.
+    pub(crate) list: usize,
+    /// The place in it.
+    pub(crate) index: usize,
+    /// The scheduler's name of the list, once it has given one.
+    pub(crate) job: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
     Pending,
+    /// Waits at a scheduler.
+    Queued,
     Running,
     Finished,
     Failed,
@@ -53,9 +71,15 @@ pub(crate) enum State {
 }
 
 impl State {
+    /// Whether a scheduler, or this launcher, has the job.
+    pub(crate) fn is_active(self) -> bool {
+        matches!(self, Self::Queued | Self::Running)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",
+            Self::Queued => "queued",
             Self::Running => "running",
             Self::Finished => "finished",
             Self::Failed => "failed",
@@ -95,10 +119,13 @@ impl Manifest {
             let record = folder.join(RUN_RECORD).is_file();
             let entry = &mut manifest.jobs[i];
             match entry.state {
+                // The scheduler is asked.
+                _ if entry.task.is_some() => {}
                 // A launcher that was killed could not say so.
                 State::Running | State::Pending | State::Interrupted if record => {
                     entry.state = State::Finished;
                     entry.run_record = true;
+                    entry.error = None;
                 }
                 State::Running => entry.state = State::Interrupted,
                 // Somebody has removed the results.
@@ -138,6 +165,7 @@ impl Manifest {
             error: None,
             attempts: 0,
             run_record: false,
+            task: None,
         });
         self.jobs.len() - 1
     }
@@ -149,6 +177,33 @@ impl Manifest {
         json.push(b'\n');
         Ok(write_file(self.folder.join(MANIFEST), json)?)
     }
+}
+
+/// Writes the files of a job that is frozen, each whole or not at all. They are on disk once [`sync`] was called: waiting for each of
+/// thousands takes longer than everything else.
+///
+/// # Errors
+/// If one cannot be written.
+pub(crate) fn freeze(folder: &Path, files: [(&str, String); 2]) -> anyhow::Result<()> {
+    for (name, text) in files {
+        let path = folder.join(name);
+        let partial = folder.join(format!(".{name}.partial"));
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&partial, text))
+            .and_then(|()| fs::rename(&partial, &path))
+            .with_context(|| format!("failed to write `{}`", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Waits until what was written below a folder is on disk.
+pub(crate) fn sync(folder: &Path) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = File::open(folder).and_then(|folder| Ok(rustix::fs::syncfs(folder)?)) {
+        tracing::debug!("`{}` not synced: {error}", folder.display());
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = folder;
 }
 
 /// Makes a folder and keeps other launchers out of it while the file lives.
@@ -163,7 +218,16 @@ pub(crate) fn lock(folder: &Path) -> anyhow::Result<File> {
         .append(true)
         .open(folder.join(".lock"))
         .with_context(failed)?;
-    match lock.try_lock() {
+    // One that was killed may not quite have gone.
+    let mut locked = lock.try_lock();
+    for _ in 0..10 {
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(50));
+        locked = lock.try_lock();
+    }
+    match locked {
         Err(TryLockError::WouldBlock) => bail!(
             "another program runs the jobs of `{}`: wait for it, or choose another folder with `sweep.dir=...`",
             folder.display()

@@ -6,16 +6,17 @@ use anyhow::{Context, bail};
 use job_kit::{
     ConfigArgs, ConfigError, Resolved, Rules, Verbosity, WithHint, compose,
     config::{compose_values, group_choices},
-    write_file,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    BatchArgs,
+    BatchArgs, follow,
     identity::{Inputs, identity, set},
     launch::{self, Ended},
-    manifest::{self, CONFIG, Manifest, OVERRIDES, State},
+    launcher::{self, Launcher},
+    manifest::{self, CONFIG, Entry, Manifest, OVERRIDES, State},
+    slurm,
     values::{call, is_name, split, values},
 };
 
@@ -23,9 +24,19 @@ use crate::{
 const MOST: usize = 100_000;
 
 /// Keys that change together: for each of its values the overrides that make it.
-struct Axis {
-    keys: Vec<String>,
-    values: Vec<Vec<String>>,
+#[derive(Debug, Clone)]
+pub(crate) struct Axis {
+    pub(crate) keys: Vec<String>,
+    pub(crate) values: Vec<Vec<String>>,
+}
+
+/// What is said of a sweep under the key `sweep`.
+struct Described {
+    folder: PathBuf,
+    axes: Vec<Axis>,
+    /// Overrides of all its jobs, each as it is.
+    overrides: Vec<String>,
+    launcher: Option<Launcher>,
 }
 
 pub(crate) fn run<T: DeserializeOwned + Serialize + Rules>(
@@ -35,33 +46,48 @@ pub(crate) fn run<T: DeserializeOwned + Serialize + Rules>(
     verbosity: Verbosity,
 ) -> anyhow::Result<()> {
     let (mut base, typed) = axes(&args.config)?;
-    if let (Some(_), Some(axis)) = (args.retry, typed.first()) {
+    if let Some(launcher) = &args.launcher {
+        let choices = group_choices(&args.config.config_dir, "launcher");
+        let is_file = launcher.ends_with(".yaml") || launcher.ends_with(".yml");
+        if !is_file && !choices.contains(launcher) {
+            return Err(ConfigError::Override {
+                text: format!("--launcher {launcher}"),
+                reason: format!("no such launcher; there are {}", choices.join(", ")),
+            }
+            .into());
+        }
+        base.overrides
+            .push(format!("+launcher@sweep.launcher={launcher}"));
+    }
+    let as_composed = match (args.retry, args.follow.asked()) {
+        (Some(_), _) => Some("--retry"),
+        (None, asked) => asked,
+    };
+    if let (Some(option), Some(axis)) = (as_composed, typed.first()) {
         return Err(ConfigError::Override {
             text: axis.values.concat().join(" "),
-            reason: "`--retry` runs jobs as they were composed: leave the values out".to_owned(),
+            reason: format!("`{option}` is of jobs as they were composed: leave the values out"),
         }
         .into());
     }
-    let (folder, mut axes) = described(job, &base)?;
-    axes.retain(|axis| {
+    let mut sweep = described(job, &base)?;
+    sweep.axes.retain(|axis| {
         let again = |key: &String| typed.iter().any(|axis| axis.keys.contains(key));
         !axis.keys.iter().any(again) && !sets(&base.overrides, &axis.keys)
     });
-    axes.extend(typed);
+    sweep.axes.extend(typed);
+    let folder = &sweep.folder;
+    if args.follow.asked().is_some() {
+        return follow::run(folder, job, &args.follow);
+    }
 
-    let _lock = (!args.dry_run)
-        .then(|| manifest::lock(&folder))
+    let lock = (!args.dry_run)
+        .then(|| manifest::lock(folder))
         .transpose()?;
-    let manifest = Manifest::read(&folder, job)?;
+    let manifest = Manifest::read(folder, job)?;
     let mut manifest = match (manifest, args.retry) {
         (Some(manifest), _) => manifest,
-        (None, Some(_)) => {
-            return Err(anyhow::anyhow!(
-                "no sweep was run in `{}`",
-                folder.display()
-            ))
-            .hint("name its folder with `sweep.dir=...`");
-        }
+        (None, Some(_)) => return no_sweep(folder),
         (None, None) => Manifest {
             job: job.to_owned(),
             version: version.to_owned(),
@@ -69,14 +95,22 @@ pub(crate) fn run<T: DeserializeOwned + Serialize + Rules>(
             folder: folder.clone(),
         },
     };
+    slurm::refresh(&mut manifest)?;
     let places = match args.retry {
         Some(_) => failed(&manifest),
         None => {
             // What a sweep says of itself is of no job.
             base.overrides.retain(|text| !is_of_sweep(text));
-            submit::<T>(job, version, &base, &axes, &mut manifest, args.dry_run)?
+            base.overrides.splice(0..0, sweep.overrides);
+            let axes = &sweep.axes;
+            submit::<T>(job, version, &base, axes, &mut manifest, args.dry_run)?
         }
     };
+    if args.plan {
+        let entries: Vec<&Entry> = places.iter().map(|&i| &manifest.jobs[i]).collect();
+        let json = serde_json::to_string(&entries)?;
+        return Ok(job_kit::print(format!("{json}\n"))?);
+    }
     if places.is_empty() {
         return Ok(job_kit::print(format!(
             "no job of `{}` has failed\n",
@@ -90,11 +124,43 @@ pub(crate) fn run<T: DeserializeOwned + Serialize + Rules>(
         .iter()
         .copied()
         .filter(|&i| manifest.jobs[i].state != State::Finished)
+        // Others have them.
+        .filter(|&i| !manifest.jobs[i].state.is_active())
         .collect();
-    let before = places.len() - todo.len();
-    let ended = launch::run(&mut manifest, &todo, args, verbosity)?;
+    let before = count(&manifest, &places, State::Finished);
+    let ended = match &sweep.launcher {
+        None => launch::run(&mut manifest, &todo, args, verbosity)?,
+        Some(Launcher::TaskList) => {
+            launcher::write_tasks(&manifest, &todo)?;
+            return Ok(job_kit::print(format!(
+                "{} commands, one a line\nFile: {}\n",
+                todo.len(),
+                folder.join(launcher::TASKS).display()
+            ))?);
+        }
+        Some(Launcher::Slurm(settings)) => {
+            slurm::submit(&mut manifest, &todo, settings, &args.after, verbosity)?;
+            if args.detach {
+                return Ok(job_kit::print(summary(&manifest, &places, before))?);
+            }
+            // Others may look at the folder, and cancel.
+            drop(lock);
+            follow::wait(folder, job)?;
+            manifest = follow::collected(folder, job)?;
+            Ended::Whole
+        }
+    };
     job_kit::print(summary(&manifest, &places, before))?;
     report(&manifest, &places, ended)
+}
+
+/// The error that a folder holds no sweep.
+pub(crate) fn no_sweep<T>(folder: &Path) -> anyhow::Result<T> {
+    Err(anyhow::anyhow!(
+        "no sweep was run in `{}`",
+        folder.display()
+    ))
+    .hint("name its folder with `sweep.dir=...`")
 }
 
 /// Jobs that were started and have not finished.
@@ -108,21 +174,13 @@ fn failed(manifest: &Manifest) -> Vec<usize> {
 }
 
 fn is_of_sweep(text: &str) -> bool {
-    text.trim_start_matches(['+', '~']).starts_with("sweep.")
+    let text = text.trim_start_matches(['+', '~']);
+    text.starts_with("sweep.") || text.starts_with("launcher@sweep.")
 }
 
 /// Whether an override sets one of the keys.
 fn sets(overrides: &[String], keys: &[String]) -> bool {
-    let key = |text: &str| {
-        text.trim_start_matches(['+', '~'])
-            .split('=')
-            .next()
-            .map(str::to_owned)
-    };
-    overrides
-        .iter()
-        .filter_map(|text| key(text))
-        .any(|key| keys.contains(&key))
+    overrides.iter().any(|text| keys.contains(&key(text)))
 }
 
 /// Takes the overrides apart: those of all jobs, and those with several values.
@@ -163,7 +221,7 @@ fn axes(args: &ConfigArgs) -> Result<(ConfigArgs, Vec<Axis>), ConfigError> {
 }
 
 /// The axis of one key, if its value is several.
-fn axis(key: &str, value: &str, config_dir: &Path) -> Result<Option<Axis>, String> {
+pub(crate) fn axis(key: &str, value: &str, config_dir: &Path) -> Result<Option<Axis>, String> {
     let plain = key.trim_start_matches(['+', '~']).to_owned();
     let group = plain
         .split('@')
@@ -202,7 +260,7 @@ fn pairs(inner: &str) -> Result<Vec<(String, String)>, String> {
 }
 
 /// Keys whose values go together, one by one.
-fn zip(pairs: Vec<(String, String)>, config_dir: &Path) -> Result<Axis, String> {
+pub(crate) fn zip(pairs: Vec<(String, String)>, config_dir: &Path) -> Result<Axis, String> {
     let mut zipped = Axis {
         keys: vec![],
         values: vec![],
@@ -233,8 +291,8 @@ fn zip(pairs: Vec<(String, String)>, config_dir: &Path) -> Result<Axis, String> 
     Ok(zipped)
 }
 
-/// The folder of the sweep and the axes that files describe, under `sweep`.
-fn described(job: &str, base: &ConfigArgs) -> anyhow::Result<(PathBuf, Vec<Axis>)> {
+/// The folder of the sweep, the axes that files describe, and its launcher, under `sweep`.
+fn described(job: &str, base: &ConfigArgs) -> anyhow::Result<Described> {
     let values = compose_values(job, base)?;
     let sweep = &values["sweep"];
     let wrong = |key: &str, found: &Value, message: &str| ConfigError::Invalid {
@@ -243,7 +301,7 @@ fn described(job: &str, base: &ConfigArgs) -> anyhow::Result<(PathBuf, Vec<Axis>
         message: message.to_owned(),
         origin: job_kit::config::Origin::Default,
     };
-    let known = ["dir", "params", "zip"];
+    let known = ["dir", "params", "zip", "jobs", "overrides", "launcher"];
     let other = sweep.as_object().and_then(|sweep| {
         sweep
             .keys()
@@ -300,11 +358,48 @@ fn described(job: &str, base: &ConfigArgs) -> anyhow::Result<(PathBuf, Vec<Axis>
     if !zipped.is_empty() {
         axes.push(zip(zipped, &base.config_dir).map_err(refuse("sweep.zip"))?);
     }
-    Ok((folder, axes))
+    let list = |key: &str, value: &Value| -> Result<Vec<String>, ConfigError> {
+        let texts = value
+            .as_array()
+            .map(|items| items.iter().map(Value::as_str));
+        let texts = texts.and_then(|texts| texts.map(|text| text.map(str::to_owned)).collect());
+        match (texts, value) {
+            (Some(texts), _) => Ok(texts),
+            (None, Value::Null) => Ok(vec![]),
+            (None, other) => Err(wrong(key, other, "expected a list of overrides")),
+        }
+    };
+    if let Value::Array(jobs) = &sweep["jobs"] {
+        let rows = jobs.iter().map(|job| list("sweep.jobs", job));
+        axes.push(listed(rows.collect::<Result<_, _>>()?));
+    } else if !sweep["jobs"].is_null() {
+        let message = "expected a list with the overrides of each job";
+        return Err(wrong("sweep.jobs", &sweep["jobs"], message).into());
+    }
+    Ok(Described {
+        folder,
+        axes,
+        overrides: list("sweep.overrides", &sweep["overrides"])?,
+        launcher: Launcher::read(&sweep["launcher"])?,
+    })
+}
+
+/// Combinations that are written out.
+fn listed(rows: Vec<Vec<String>>) -> Axis {
+    let mut keys: Vec<String> = rows.iter().flatten().map(|text| key(text)).collect();
+    keys.sort();
+    keys.dedup();
+    Axis { keys, values: rows }
+}
+
+/// The key that an override is of.
+pub(crate) fn key(text: &str) -> String {
+    let text = text.trim_start_matches(['+', '~']);
+    text.split('=').next().unwrap_or_default().trim().to_owned()
 }
 
 /// The values of a key in YAML as they would be typed.
-fn written(value: &Value) -> String {
+pub(crate) fn written(value: &Value) -> String {
     let one = |value: &Value| match value {
         Value::String(text) => {
             // A text that would be read as something else, or taken apart, gets quotes.
@@ -369,7 +464,8 @@ fn submit<T: DeserializeOwned + Serialize + Rules>(
             continue;
         }
         places.push(place);
-        if manifest.jobs[place].state != State::Finished {
+        let state = manifest.jobs[place].state;
+        if state != State::Finished && !state.is_active() {
             frozen.push((place, resolved.to_yaml().clone(), args.overrides));
         }
     }
@@ -381,9 +477,13 @@ fn submit<T: DeserializeOwned + Serialize + Rules>(
         let folder = manifest.job_folder(place);
         let dir = folder.to_string_lossy().into_owned();
         set(&mut config, &["output", "dir"], Some(dir.into()));
-        write_file(folder.join(CONFIG), serde_yaml::to_string(&config)?)?;
-        write_file(folder.join(OVERRIDES), serde_yaml::to_string(&overrides)?)?;
+        let files = [
+            (CONFIG, serde_yaml::to_string(&config)?),
+            (OVERRIDES, serde_yaml::to_string(&overrides)?),
+        ];
+        manifest::freeze(&folder, files)?;
     }
+    manifest::sync(&manifest.folder);
     manifest.write()?;
     Ok(places)
 }
@@ -401,7 +501,7 @@ fn listing(manifest: &Manifest, places: &[usize]) -> String {
     text
 }
 
-fn table(manifest: &Manifest, places: &[usize]) -> String {
+pub(crate) fn table(manifest: &Manifest, places: &[usize]) -> String {
     let mut text = format!("{:>5}  {:<11}  {:>9}  values\n", "job", "state", "seconds");
     for &i in places {
         let entry = &manifest.jobs[i];
@@ -420,7 +520,7 @@ fn table(manifest: &Manifest, places: &[usize]) -> String {
     text
 }
 
-fn count(manifest: &Manifest, places: &[usize], state: State) -> usize {
+pub(crate) fn count(manifest: &Manifest, places: &[usize], state: State) -> usize {
     places
         .iter()
         .filter(|&&i| manifest.jobs[i].state == state)
@@ -428,14 +528,20 @@ fn count(manifest: &Manifest, places: &[usize], state: State) -> usize {
 }
 
 /// What a person wants to know at the end.
-fn summary(manifest: &Manifest, places: &[usize], before: usize) -> String {
+pub(crate) fn summary(manifest: &Manifest, places: &[usize], before: usize) -> String {
     let mut text = table(manifest, places);
     let of = |state| count(manifest, places, state);
     text += &format!("{} jobs: {} finished", places.len(), of(State::Finished));
     if before > 0 {
         text += &format!(" ({before} before)");
     }
-    for state in [State::Failed, State::Interrupted, State::Pending] {
+    for state in [
+        State::Running,
+        State::Queued,
+        State::Failed,
+        State::Interrupted,
+        State::Pending,
+    ] {
         if of(state) > 0 {
             text += &format!(", {} {}", of(state), state.name());
         }
@@ -444,24 +550,41 @@ fn summary(manifest: &Manifest, places: &[usize], before: usize) -> String {
 }
 
 /// The error that tells that not all has finished.
-fn report(manifest: &Manifest, places: &[usize], ended: Ended) -> anyhow::Result<()> {
+pub(crate) fn report(manifest: &Manifest, places: &[usize], ended: Ended) -> anyhow::Result<()> {
     let all = places.len();
-    let finished = count(manifest, places, State::Finished);
+    let of = |state| count(manifest, places, state);
+    let finished = of(State::Finished);
     if let Ended::Interrupted = ended {
         return Err(anyhow::anyhow!(
             "interrupted, when {finished} of {all} jobs had finished"
         ))
         .hint("the same command goes on with the others");
     }
-    let failed = count(manifest, places, State::Failed);
-    if failed == 0 && finished == all {
+    if finished == all {
         return Ok(());
     }
     let dir = manifest.folder.display();
-    Err(anyhow::anyhow!(
-        "{failed} of {all} jobs failed; what they said is in `{dir}/NUMBER/job.log`"
-    ))
-    .hint(format!(
-        "run them again with `-m --retry failed sweep.dir={dir}`"
-    ))
+    let active = of(State::Running) + of(State::Queued);
+    if active > 0 {
+        return Err(anyhow::anyhow!(
+            "{active} of {all} jobs wait or run at the scheduler"
+        ))
+        .hint(format!(
+            "`-m --wait sweep.dir={dir}` waits for them, `-m --cancel` takes them back"
+        ));
+    }
+    match of(State::Failed) + of(State::Interrupted) {
+        0 => Err(anyhow::anyhow!(
+            "{} of {all} jobs were not run",
+            all - finished
+        ))
+        .hint("the same command runs them"),
+        _ => Err(anyhow::anyhow!(
+            "{} of {all} jobs failed; what they said is in `{dir}/NUMBER/job.log`",
+            of(State::Failed) + of(State::Interrupted)
+        ))
+        .hint(format!(
+            "run them again with `-m --retry failed sweep.dir={dir}`"
+        )),
+    }
 }

@@ -5,12 +5,22 @@ use std::{
     ffi::{OsStr, OsString},
     path::Path,
     process::ExitCode,
+    sync::OnceLock,
 };
 
 use crate::stdio::tell;
 
 /// A job of a program with several: its name, and its `main`.
 pub type NamedJob = (&'static str, fn() -> ExitCode);
+
+static DISPATCHED: OnceLock<&'static str> = OnceLock::new();
+
+/// The job that a program with several does now; none in a program of one job.
+///
+/// To start another process of it, the name goes first among the arguments.
+pub fn dispatched() -> Option<&'static str> {
+    DISPATCHED.get().copied()
+}
 
 /// Ends as the job does whose name the program was called by, else as the one that its first argument names.
 ///
@@ -25,7 +35,8 @@ pub type NamedJob = (&'static str, fn() -> ExitCode);
 pub fn dispatch(jobs: &[NamedJob]) -> ExitCode {
     let mut args = env::args_os();
     let called = args.next().unwrap_or_default();
-    if let Some((_, main)) = jobs.iter().find(|(name, _)| named(&called) == Some(*name)) {
+    if let Some((name, main)) = jobs.iter().find(|(name, _)| named(&called) == Some(*name)) {
+        let _ = DISPATCHED.set(name);
         return main();
     }
     let first = args.next();

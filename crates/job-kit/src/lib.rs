@@ -20,7 +20,7 @@ pub use input_files::{Columns, InputError, TableReader};
 
 pub use self::{
     config::{ConfigArgs, ConfigError, Paths, Resolved, Rule, Rules, Span, compose, switch},
-    dispatch::{NamedJob, dispatch},
+    dispatch::{NamedJob, dispatch, dispatched},
     exit::{WithHint, exit, main},
     logging::Verbosity,
     output::{AtomicFile, OutputDir, OutputError, sha256_file, write_file},
