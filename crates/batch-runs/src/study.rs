@@ -222,7 +222,10 @@ fn read(args: &StudyArgs) -> anyhow::Result<(Study, PathBuf)> {
     let folder = args.config_dir.join("study");
     let path = match is_path {
         true => args.study.clone(),
-        false => folder.join(format!("{}.yaml", args.study.display())),
+        false => {
+            let name = args.study.to_string_lossy();
+            job_kit::config::group_file(&args.config_dir, "study", &name)
+        }
     };
     let text = fs::read_to_string(&path)
         .with_context(|| format!("failed to read study `{}`", path.display()))

@@ -215,6 +215,12 @@ pub fn compose_values(job: &str, args: &ConfigArgs) -> Result<serde_json::Value,
     serde_json::to_value(&composed.tree).map_err(|err| refused(job, err.to_string()))
 }
 
+/// The file of a choice of a group, in `config_dir` or, for the folder that is searched by itself, among the shipped ones; the file may
+/// not be there.
+pub fn group_file(config_dir: &Path, group: &str, choice: &str) -> PathBuf {
+    Search::new(config_dir).file(group, choice)
+}
+
 /// The names of the choices of a group, `model` or `model/tokenizer`, sorted; none if there is no such group.
 pub fn group_choices(config_dir: &Path, group: &str) -> Vec<String> {
     Search::new(config_dir).choices(group)
