@@ -14,7 +14,10 @@ use serde::Deserialize;
 use serde_yaml::Value;
 use sha2::{Digest, Sha256};
 
-use crate::manifest::MANIFEST;
+use crate::{
+    manifest::{MANIFEST, State},
+    worker::has_finished,
+};
 
 /// Larger files are known by size and time.
 const HASHED_BYTES: u64 = 16 << 20;
@@ -28,8 +31,8 @@ const ENTRIES: usize = 2_000;
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
     prints: HashMap<PathBuf, Option<String>>,
-    /// The identities of the jobs of a sweep by its folder and their numbers.
-    sweeps: HashMap<PathBuf, BTreeMap<usize, String>>,
+    /// The jobs of a sweep by its folder and their numbers.
+    sweeps: HashMap<PathBuf, BTreeMap<usize, ListedJob>>,
 }
 
 /// What is read of the manifest of another sweep.
@@ -38,10 +41,11 @@ struct Listed {
     jobs: Vec<ListedJob>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct ListedJob {
     number: usize,
     id: String,
+    state: State,
 }
 
 /// The identity of a job, in hexadecimal digits.
@@ -78,7 +82,7 @@ impl Inputs {
         for text in texts(config) {
             let path = Path::new(text);
             if !self.prints.contains_key(path) {
-                let jobs = self.jobs_of(path).into_iter().map(|(_, id)| id);
+                let jobs = self.jobs_of(path).into_iter().map(|(_, job)| job.id);
                 let ids = jobs.collect::<Vec<_>>().join(" ");
                 let print = match ids.is_empty() {
                     false => Some(ids),
@@ -92,35 +96,35 @@ impl Inputs {
         }
     }
 
-    /// The folders and identities of the jobs of a sweep that a path is, or lies in the folder of; all of them for the sweep's own folder.
-    fn jobs_of(&mut self, path: &Path) -> Vec<(PathBuf, String)> {
+    /// The jobs of a sweep, with their folders, that a path is the folder of or lies in; all of them for the sweep's own folder.
+    fn jobs_of(&mut self, path: &Path) -> Vec<(PathBuf, ListedJob)> {
         let all = self.of_sweep(path).iter();
         let all: Vec<_> = all
-            .map(|(number, id)| (path.join(number.to_string()), id.clone()))
+            .map(|(number, job)| (path.join(number.to_string()), job.clone()))
             .collect();
         if !all.is_empty() {
             return all;
         }
         let job = path.ancestors().find_map(|folder| {
             let number: usize = folder.file_name()?.to_str()?.parse().ok()?;
-            let id = self.of_sweep(folder.parent()?).get(&number)?;
-            Some((folder.to_owned(), id.clone()))
+            let job = self.of_sweep(folder.parent()?).get(&number)?;
+            Some((folder.to_owned(), job.clone()))
         });
         job.into_iter().collect()
     }
 
-    fn of_sweep(&mut self, folder: &Path) -> &BTreeMap<usize, String> {
+    fn of_sweep(&mut self, folder: &Path) -> &BTreeMap<usize, ListedJob> {
         let sweep = self.sweeps.entry(folder.to_owned());
         sweep.or_insert_with_key(|folder| listed(folder))
     }
 }
 
 /// The jobs of a sweep by their numbers; none if the folder is of no sweep.
-fn listed(sweep: &Path) -> BTreeMap<usize, String> {
+fn listed(sweep: &Path) -> BTreeMap<usize, ListedJob> {
     let json = fs::read(sweep.join(MANIFEST)).unwrap_or_default();
     let listed = serde_json::from_slice(&json).unwrap_or(Listed { jobs: vec![] });
     let jobs = listed.jobs.into_iter();
-    jobs.map(|job| (job.number, job.id)).collect()
+    jobs.map(|job| (job.number, job)).collect()
 }
 
 /// The folders of jobs of sweeps that a configuration reads from and that hold no results yet.
@@ -131,8 +135,12 @@ pub(crate) fn unfinished_inputs(config: &Value) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = texts(&config)
         .into_iter()
         .flat_map(|text| inputs.jobs_of(Path::new(text)))
+        .filter(|(folder, job)| {
+            // A job of several checkpoints has a record in the folder of each.
+            let noted = job.state == State::Finished || has_finished(folder);
+            !folder.join(RUN_RECORD).is_file() && !(noted && folder.is_dir())
+        })
         .map(|(folder, _)| folder)
-        .filter(|folder| !folder.join(RUN_RECORD).is_file())
         .collect();
     found.sort();
     found.dedup();
@@ -212,7 +220,9 @@ mod tests {
             identity("job", "1", &config, &mut Inputs::default())
         };
         let before = identity_of("sweep/3/words.csv");
-        let listed = |id: &str| format!(r#"{{"jobs": [{{"number": 3, "id": "{id}"}}]}}"#);
+        let listed = |id: &str| {
+            format!(r#"{{"jobs": [{{"number": 3, "id": "{id}", "state": "pending"}}]}}"#)
+        };
         write("sweep/manifest.json", &listed("first"));
         let first = ["sweep/3/words.csv", "sweep", "sweep/4/words.csv"].map(identity_of);
         assert_ne!(first[0], before);

@@ -233,7 +233,7 @@ pub(crate) fn refresh(manifest: &mut Manifest) -> anyhow::Result<()> {
         }
         let state = marker.map(|marker| marker.state);
         entry.state = match state {
-            Some(State::Finished) if record => State::Finished,
+            Some(State::Finished) => State::Finished,
             // Whatever it was that ended the worker, the job was complete.
             Some(State::Running) if record && !is_there => State::Finished,
             Some(State::Failed) => State::Failed,

@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use job_kit::{Verbosity, output::RUN_RECORD, write_file};
+use job_kit::{Verbosity, write_file};
 use serde::{Deserialize, Serialize};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -65,6 +65,11 @@ impl Marker {
         json.push(b'\n');
         Ok(write_file(folder.join(MARKER), json)?)
     }
+}
+
+/// Whether the last task that ran the job of a folder noted that it has finished.
+pub(crate) fn has_finished(folder: &Path) -> bool {
+    Marker::read(folder).is_some_and(|marker| marker.state == State::Finished)
 }
 
 /// What Slurm has asked of the task.
@@ -176,12 +181,10 @@ impl Work {
         let mine = earlier
             .as_ref()
             .filter(|marker| (marker.list, marker.index) == (self.list, self.index));
-        // In an earlier life of this task; or the worker was killed after the job's last file.
+        // In an earlier life of this task.
         match mine.map(|marker| marker.state) {
             Some(State::Failed) => return Ok(Told::Failed),
-            Some(State::Finished) if folder.join(RUN_RECORD).is_file() => {
-                return Ok(Told::Finished);
-            }
+            Some(State::Finished) => return Ok(Told::Finished),
             _ => {}
         }
         if self.signals.soon() || self.signals.now() {
