@@ -57,7 +57,7 @@ fn the_job_is_the_name_or_the_first_argument() {
     assert_eq!(code, 2);
     assert_eq!(
         text,
-        "error: `ablate` is no job of this program\nhint: jobs: analyze-unigram, prepare-context, select-longtail\n"
+        "error: `ablate` is no job of this program\nhint: jobs: analyze-unigram, prepare-context, run-study, select-longtail\n"
     );
     assert!(passes(dir.path(), &[]).contains("Usage: longtail-neurons JOB"));
 }

@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 /// Values of every type that a key may have, of most two that differ.
-const VALUES: [&str; 15] = [
+const VALUES: [&str; 17] = [
     "log",
     "5",
     "6",
@@ -26,6 +26,8 @@ const VALUES: [&str; 15] = [
     "another",
     "skip",
     "line",
+    "1/2",
+    "2/2",
 ];
 
 struct Job {

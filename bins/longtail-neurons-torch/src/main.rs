@@ -6,7 +6,7 @@ fn main() -> ExitCode {
     job_kit::dispatch(&[
         ("ablate-unigram", ablate_unigram::main),
         ("compute-surprisal", compute_surprisal::main),
-        ("scale-neuron", scale_neuron::main),
         ("longtail-check", longtail_check::main),
+        ("scale-neuron", scale_neuron::main),
     ])
 }
