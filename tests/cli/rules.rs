@@ -1,6 +1,7 @@
 //! What holds for the configuration of every job: of keys that exclude each other the later one wins, what belonged to the other goes with
 //! it, and what `--print-config` prints is read back. A part of each binary's own tests, as it needs the types of its configuration.
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -51,20 +52,28 @@ impl Job {
         typed: &[&str],
     ) -> Result<Resolved<T>, ConfigError> {
         let config = (!file.is_empty()).then(|| {
-            // The keys of a rule stand side by side: `a.b.c=1 a.b.d=2` is `a: {b: {c: 1, d: 2}}`.
-            let (mut inside, mut parents) = (Vec::new(), "");
+            // `a.b.c=1 a.b.d=2 e=3` is `a: {b: {c: 1, d: 2}}` and `e: 3`.
+            let mut by_parents: BTreeMap<&str, Vec<String>> = BTreeMap::new();
             for setting in file {
                 let (key, value) = setting.split_once('=').unwrap();
-                let (parent, last) = key.rsplit_once('.').unwrap();
+                let (parents, last) = key.rsplit_once('.').unwrap_or(("", key));
+                let inside = by_parents.entry(parents).or_default();
                 inside.push(format!("{last}: {value}"));
-                parents = parent;
             }
-            let (first, rest) = parents.split_once('.').unwrap_or((parents, ""));
-            let mut value = format!("{{{}}}", inside.join(", "));
-            for parent in rest.split('.').rev().filter(|parent| !parent.is_empty()) {
-                value = format!("{{{parent}: {value}}}");
+            let mut text = format!("defaults: [{}]\n", self.name);
+            for (parents, inside) in by_parents {
+                if parents.is_empty() {
+                    inside.iter().for_each(|line| text += &format!("{line}\n"));
+                    continue;
+                }
+                let (first, rest) = parents.split_once('.').unwrap_or((parents, ""));
+                let mut value = format!("{{{}}}", inside.join(", "));
+                for parent in rest.split('.').rev().filter(|parent| !parent.is_empty()) {
+                    value = format!("{{{parent}: {value}}}");
+                }
+                text += &format!("{first}: {value}\n");
             }
-            self.write(&format!("defaults: [{}]\n{first}: {value}\n", self.name))
+            self.write(&text)
         });
         self.compose_from(config, typed)
     }
