@@ -368,3 +368,35 @@ fn exact_sums_do_not_depend_on_how_the_work_is_cut() -> Outcome<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_does_not_fit_the_sweep_is_refused() -> Outcome<()> {
+    let case = Case::tiny_neox()?;
+    let new = |bands: Vec<TokenBand>, tolerance: f64| {
+        let plan = Plan {
+            neurons: vec![0],
+            sequences: vec![0],
+            dose: Dose::Mean,
+            semantics: Semantics::corrected(),
+            variants: Variants::default(),
+            ranks: false,
+            engine: EngineOptions { tolerance, ..AUTO },
+            batch: 4,
+            memory_budget: 64 << 20,
+        };
+        Sweep::new(&case.model, &case.sample, &case.frequencies, bands, plan).map(|_| ())
+    };
+    let d_vocab = case.frequencies.q().len();
+    let band = |name: &str, d_vocab| TokenBand::new(name, &case.band, d_vocab);
+    new(vec![band("rare", d_vocab)?], 1e-6)?;
+    let other = new(vec![band("rare", d_vocab + 1)?], 1e-6).unwrap_err();
+    assert!(other.to_string().contains("a vocabulary of 4097"), "{other}");
+    let twice = vec![band("rare", d_vocab)?, band("rare", d_vocab)?];
+    let twice = new(twice, 1e-6).unwrap_err().to_string();
+    assert!(twice.contains("rare") && twice.contains("twice"), "{twice}");
+    for tolerance in [f64::NAN, -1e-6, 0.0, f64::INFINITY] {
+        let refused = new(vec![band("rare", d_vocab)?], tolerance).unwrap_err();
+        assert!(refused.to_string().contains("`tolerance`"), "{refused}");
+    }
+    Ok(())
+}

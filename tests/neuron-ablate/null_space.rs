@@ -536,7 +536,24 @@ fn what_does_not_fit_is_refused() {
         NullSpace::find(&model, &frequencies[1..], N_TOKENS, LIU2025),
         Err(ScalingError::Vocabulary { .. })
     ));
+    let mut broken = frequencies.clone();
+    broken[7] = f64::NAN;
+    assert!(matches!(
+        NullSpace::find(&model, &broken, N_TOKENS, LIU2025),
+        Err(ScalingError::Setting {
+            name: "frequencies",
+            ..
+        })
+    ));
     let space = NullSpace::find(&model, &frequencies, N_TOKENS, LIU2025).unwrap();
+    // One strength for several rows was spread over all of them.
+    let short = space.row_change(&[5, 6], &[1.0], None).unwrap_err();
+    assert!(
+        short.to_string().contains("one for each of 2 rows"),
+        "{short}"
+    );
+    let broken = space.row_change(&[5], &[f64::NAN], None).unwrap_err();
+    assert!(broken.to_string().contains("`strengths` is NaN"), "{broken}");
     assert!(
         space
             .neuron_change(&model, &[256], None)

@@ -98,6 +98,14 @@ pub enum InterventionError {
         /// Number of neurons.
         neurons: usize,
     },
+    /// A value or factor that is not a finite number.
+    #[error("intervention `{name}` has the value {value}, expected a finite number")]
+    NotFinite {
+        /// The intervention.
+        name: String,
+        /// The value.
+        value: f64,
+    },
 }
 
 /// Where activations are replaced.
@@ -160,6 +168,7 @@ impl Intervention {
     /// # Errors
     /// - [`InterventionError::Twice`] if a neuron is repeated
     /// - [`InterventionError::Values`] if the operation has not one value per neuron
+    /// - [`InterventionError::NotFinite`] for a value or factor that is NaN or infinite
     pub fn new(
         name: impl Into<String>,
         site: NeuronSite,
@@ -174,6 +183,14 @@ impl Intervention {
                 name,
                 neuron: pair[0],
             });
+        }
+        let values = match &operation {
+            Operation::Set(values) | Operation::Clip(values) => values.as_slice(),
+            Operation::Scale(factor) => std::slice::from_ref(factor),
+            Operation::LayerMean => &[],
+        };
+        if let Some(&value) = values.iter().find(|value| !value.is_finite()) {
+            return Err(InterventionError::NotFinite { name, value });
         }
         match &operation {
             Operation::Set(values) | Operation::Clip(values) if values.len() != neurons.len() => {
@@ -396,6 +413,16 @@ mod tests {
             new(vec![neuron, neuron], Operation::Scale(0.0)),
             Err(InterventionError::Twice { .. })
         ));
+        for broken in [
+            Operation::Set(vec![f64::NAN]),
+            Operation::Clip(vec![f64::INFINITY]),
+            Operation::Scale(f64::NAN),
+        ] {
+            assert!(matches!(
+                new(vec![neuron], broken),
+                Err(InterventionError::NotFinite { .. })
+            ));
+        }
         assert!(matches!(
             new(vec![neuron], Operation::Set(vec![])),
             Err(InterventionError::Values {

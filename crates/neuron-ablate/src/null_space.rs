@@ -92,7 +92,7 @@ impl NullSpace {
     ///
     /// # Errors
     /// - [`ScalingError::Vocabulary`] if there is not one frequency per row of `W_U`
-    /// - [`ScalingError::Setting`] for a percentage, threshold or rank out of its range
+    /// - [`ScalingError::Setting`] for a percentage, threshold or rank out of its range, or a frequency that is not finite
     /// - [`ScalingError::NoNullSpace`] if common tokens span everything
     /// - [`ScalingError::Folded`] if `gamma` has an entry too small to fold
     /// - [`ScalingError::Torch`] if libtorch fails
@@ -115,6 +115,7 @@ impl NullSpace {
                 d_vocab,
             });
         }
+        finite("frequencies", frequencies)?;
         let common = most_frequent(
             &frequencies[..n_tokens.min(d_vocab)],
             d_vocab,
@@ -263,6 +264,7 @@ impl NullSpace {
     /// With `instead`, the part along that subspace, brought to the size of the null-space part row by row.
     ///
     /// # Errors
+    /// - [`ScalingError::Setting`] if there is not one strength, a finite number, for each row
     /// - [`ScalingError::Torch`] if libtorch fails, for instance for an id past the vocabulary
     pub fn row_change(
         &self,
@@ -270,6 +272,14 @@ impl NullSpace {
         strengths: &[f64],
         instead: Option<&Subspace>,
     ) -> Result<WeightChange, ScalingError> {
+        if strengths.len() != ids.len() {
+            return Err(ScalingError::Setting {
+                name: "number of strengths",
+                value: strengths.len() as f64,
+                expected: format!("one for each of {} rows", ids.len()),
+            });
+        }
+        finite("strengths", strengths)?;
         let index: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
         let rows = self
             .seen
@@ -381,6 +391,17 @@ fn room(readout: &Readout, folded: bool) -> usize {
 }
 
 /// The `percent` of `d_vocab` tokens that are most frequent; among equals the lower id comes first.
+fn finite(name: &'static str, values: &[f64]) -> Result<(), ScalingError> {
+    match values.iter().find(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(&value) => Err(ScalingError::Setting {
+            name,
+            value,
+            expected: "finite numbers".into(),
+        }),
+    }
+}
+
 fn most_frequent(
     frequencies: &[f64],
     d_vocab: usize,

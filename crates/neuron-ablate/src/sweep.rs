@@ -162,6 +162,8 @@ impl<'a> Sweep<'a> {
     /// # Errors
     /// - [`AblateError::Vocabulary`] if the frequencies are not those of the model's vocabulary
     /// - [`AblateError::NoSuchNeuron`] for a neuron past the layer
+    /// - [`AblateError::Band`] for a band of another vocabulary, [`AblateError::Repeated`] for two of one name
+    /// - [`AblateError::Setting`] for a tolerance that is not a positive number
     /// - [`AblateError::FlatDirection`] if a direction does not exist
     /// - [`AblateError::DirectEffect`] if the variant that the semantics report as the direct effect is not measured
     pub fn new(
@@ -192,6 +194,25 @@ impl<'a> Sweep<'a> {
         }
         distinct("neuron", &plan.neurons)?;
         distinct("sequence", &plan.sequences)?;
+        let tolerance = plan.engine.tolerance;
+        if !(tolerance > 0.0 && tolerance.is_finite()) {
+            return Err(AblateError::Setting {
+                name: "tolerance",
+                value: tolerance,
+                expected: "a positive number of nats".into(),
+            });
+        }
+        let names: Vec<&str> = bands.iter().map(TokenBand::name).collect();
+        distinct("band", &names)?;
+        if let Some(band) = bands.iter().find(|band| band.mask().len() != d_vocab) {
+            return Err(AblateError::Band {
+                name: band.name().to_owned(),
+                what: format!(
+                    "it is of a vocabulary of {} tokens, but the model's has {d_vocab} rows",
+                    band.mask().len()
+                ),
+            });
+        }
         let pairs = Pairs::new(frequencies, bands, &plan.semantics, plan.variants)?;
         let device = plan.engine.device(model.device());
         let write = MlpWrite::of_last_layer(model)?;
