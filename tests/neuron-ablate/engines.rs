@@ -390,7 +390,10 @@ fn what_does_not_fit_the_sweep_is_refused() -> Outcome<()> {
     let band = |name: &str, d_vocab| TokenBand::new(name, &case.band, d_vocab);
     new(vec![band("rare", d_vocab)?], 1e-6)?;
     let other = new(vec![band("rare", d_vocab + 1)?], 1e-6).unwrap_err();
-    assert!(other.to_string().contains("a vocabulary of 4097"), "{other}");
+    assert!(
+        other.to_string().contains("a vocabulary of 4097"),
+        "{other}"
+    );
     let twice = vec![band("rare", d_vocab)?, band("rare", d_vocab)?];
     let twice = new(twice, 1e-6).unwrap_err().to_string();
     assert!(twice.contains("rare") && twice.contains("twice"), "{twice}");

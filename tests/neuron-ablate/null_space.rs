@@ -553,7 +553,10 @@ fn what_does_not_fit_is_refused() {
         "{short}"
     );
     let broken = space.row_change(&[5], &[f64::NAN], None).unwrap_err();
-    assert!(broken.to_string().contains("`strengths` is NaN"), "{broken}");
+    assert!(
+        broken.to_string().contains("`strengths` is NaN"),
+        "{broken}"
+    );
     assert!(
         space
             .neuron_change(&model, &[256], None)

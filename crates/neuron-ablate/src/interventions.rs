@@ -49,7 +49,7 @@ impl FromStr for NeuronId {
 }
 
 /// Why an intervention is not possible.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InterventionError {
     /// Text that is not `layer.index`.
