@@ -138,7 +138,7 @@ pub(crate) fn unfinished_inputs(config: &Value) -> Vec<PathBuf> {
         .filter(|(folder, job)| {
             // A job of several checkpoints has a record in the folder of each.
             let noted = job.state == State::Finished || has_finished(folder);
-            !folder.join(RUN_RECORD).is_file() && !(noted && folder.is_dir())
+            !(folder.join(RUN_RECORD).is_file() || noted && folder.is_dir())
         })
         .map(|(folder, _)| folder)
         .collect();
