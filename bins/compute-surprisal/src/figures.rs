@@ -100,8 +100,8 @@ pub(crate) fn write(
     }
 
     let mut section = Section::new("Surprisal over training").text(
-        "Every word counts once, by the mean over its contexts. Bands are 95 % bootstrap-t intervals from 1,000 resamples of the words. Step 0 has no place on \
-         a logarithmic axis; the table below has it. The draws of a control set are averaged.",
+        "Every word counts once, by the mean over its contexts. Bands are 95 % bootstrap-t intervals from 1,000 resamples of the words. Step 0 stands left of \
+         the first step, out of scale. The draws of a control set are averaged.",
     );
     let (all, caption) = match by {
         GroupBy::WordFrequency => (
@@ -184,7 +184,7 @@ fn frequency_figure(lines: &[&Line], interventions: &[String], y: &str, changes:
 fn groups_figure(lines: &[Line], groups: &[String], interventions: &[String], y: &str) -> Figure {
     let mut figure = Figure::new(
         "Surprisal over training",
-        Axis::log("training step"),
+        Axis::steps("training step"),
         Axis::linear(y),
     );
     for (g, group) in groups.iter().enumerate() {
@@ -225,7 +225,7 @@ fn surprisal_figure(
 ) -> Figure {
     let mut figure = Figure::new(
         "Surprisal over training",
-        Axis::log("training step"),
+        Axis::steps("training step"),
         Axis::linear(y),
     );
     for (g, group) in groups.iter().enumerate() {
@@ -266,7 +266,7 @@ fn change_figure(
 ) -> Option<Figure> {
     let mut figure = Figure::new(
         &format!("Change against base: {group}"),
-        Axis::log("training step"),
+        Axis::steps("training step"),
         Axis::linear(&format!("change of surprisal ({})", config.unit.name())),
     )
     .mark(Mark::horizontal("", 0.0));
