@@ -834,7 +834,7 @@ fn step_0_has_a_place_in_figures_and_one_word_has_no_interval() {
     let record = run.record();
     assert_eq!(
         record["counts"]["points_not_shown_in_surprisal"],
-        Value::Null
+        serde_json::Value::Null
     );
     let summary = fs::read_to_string(run.out("summary.csv")).unwrap();
     let row: Vec<&str> = summary.lines().nth(1).unwrap().split(',').collect();
@@ -1169,4 +1169,43 @@ fn gpt2_scores_words_under_interventions() {
         "neurons.list=['1.3', '1.77', '1.101']",
     ]);
     assert!(run.out("surprisal.parquet").is_file());
+}
+
+/// A pretrained model has no steps: its folder needs no step in its name, and neurons may come from a table that has -1 for it.
+#[test]
+fn a_model_without_steps_is_scored() {
+    let run = Run::new();
+    let bundled = root().join("examples/data/tiny-neox/step4000");
+    let model = run.path("my-model");
+    fs::create_dir(&model).unwrap();
+    for entry in fs::read_dir(bundled).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let neurons = run.path("selection.csv");
+    fs::write(&neurons, "step,top_neurons\n-1,\"[\"\"3.19\"\"]\"\n").unwrap();
+    let (model, neurons) = (
+        format!("model.path={}", model.display()),
+        format!("neurons.file={}", neurons.display()),
+    );
+    let tokenizer = root().join("examples/data/tiny-neox/tokenizer.json");
+    let tokenizer = format!("model.tokenizer={}", tokenizer.display());
+    let said = run.ok(&[
+        &model,
+        &tokenizer,
+        &neurons,
+        "steps=all",
+        "interventions.list=[base, zero]",
+    ]);
+    assert!(!said.contains("Step "), "{said}");
+    let summary = fs::read_to_string(run.out("summary.csv")).unwrap();
+    assert!(
+        summary.lines().skip(1).all(|row| row.starts_with(',')),
+        "{summary}"
+    );
+    assert!(run.out("report.html").exists() && !run.out("surprisal.svg").exists());
+    assert_eq!(
+        run.record()["notes"]["figures_over_steps"],
+        "left out: the model has no steps"
+    );
 }

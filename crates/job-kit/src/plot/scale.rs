@@ -78,7 +78,7 @@ impl Axis {
             let gap = if from <= to {
                 (0.12 * (to - from)).max(0.3)
             } else {
-                (from, to) = (0.0, 0.0);
+                from = 0.0;
                 0.3
             };
             *zero = any.then_some(Zero {
