@@ -1279,3 +1279,23 @@ fn merged_shards_are_the_run_itself() {
         "{said}"
     );
 }
+
+/// What says how a band is read has no meaning without one.
+#[test]
+fn keys_of_the_band_are_refused_without_one() {
+    let out = TempDir::new().unwrap();
+    for typed in [
+        "semantics.outside_band=clean",
+        "semantics.direction=band-masked",
+        "semantics.band_token=input",
+        "semantics.band_reading=liu2025",
+        "semantics.frozen_kl=band-against-raw",
+    ] {
+        let output = ablate(out.path(), &["band=none", typed]).assert().failure();
+        let text = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+        assert!(
+            text.contains("there is no band of tokens"),
+            "{typed}: {text}"
+        );
+    }
+}

@@ -816,7 +816,7 @@ fn what_a_run_does_not_write_again_goes_and_wide_tables_name_their_unit() {
 }
 
 #[test]
-fn step_0_alone_and_one_word_have_no_figure_and_no_interval() {
+fn step_0_has_a_place_in_figures_and_one_word_has_no_interval() {
     let run = Run::new();
     fs::write(
         run.path("words.json"),
@@ -830,13 +830,11 @@ fn step_0_alone_and_one_word_have_no_figure_and_no_interval() {
         "neurons.list=[\"3.193\"]",
     ]);
     assert!(said.contains("no interval: fewer than 8 words"), "{said}");
-    assert!(run.out("report.html").exists() && !run.out("surprisal.svg").exists());
+    assert!(run.out("report.html").exists() && run.out("surprisal.svg").exists());
     let record = run.record();
-    assert!(
-        record["warnings"]
-            .to_string()
-            .contains("`surprisal.svg` is left out"),
-        "{record}"
+    assert_eq!(
+        record["counts"]["points_not_shown_in_surprisal"],
+        serde_json::Value::Null
     );
     let summary = fs::read_to_string(run.out("summary.csv")).unwrap();
     let row: Vec<&str> = summary.lines().nth(1).unwrap().split(',').collect();
@@ -844,14 +842,19 @@ fn step_0_alone_and_one_word_have_no_figure_and_no_interval() {
     let cell = |name: &str| row[header.iter().position(|h| *h == name).unwrap()];
     assert!(!cell("mean_nats").is_empty());
     assert_eq!((cell("mean_lower_nats"), cell("mean_upper_nats")), ("", ""));
-    // A range with step 0 counts the points that have no place.
+    // Step 0 stands beside the others, left of them.
     run.ok(&[
         "words.min_context=1",
         "steps=[0, 512]",
         "interventions.list=[base]",
     ]);
-    assert_eq!(run.record()["counts"]["points_not_shown_in_surprisal"], 1);
-    assert!(run.out("surprisal.svg").exists());
+    let counts = &run.record()["counts"];
+    assert_eq!(
+        counts["points_not_shown_in_surprisal"],
+        serde_json::Value::Null
+    );
+    let svg = fs::read_to_string(run.out("surprisal.svg")).unwrap();
+    assert!(svg.contains("\n0\n"), "step 0 is labelled");
 }
 
 #[test]
@@ -1166,4 +1169,43 @@ fn gpt2_scores_words_under_interventions() {
         "neurons.list=['1.3', '1.77', '1.101']",
     ]);
     assert!(run.out("surprisal.parquet").is_file());
+}
+
+/// A pretrained model has no steps: its folder needs no step in its name, and neurons may come from a table that has -1 for it.
+#[test]
+fn a_model_without_steps_is_scored() {
+    let run = Run::new();
+    let bundled = root().join("examples/data/tiny-neox/step4000");
+    let model = run.path("my-model");
+    fs::create_dir(&model).unwrap();
+    for entry in fs::read_dir(bundled).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let neurons = run.path("selection.csv");
+    fs::write(&neurons, "step,top_neurons\n-1,\"[\"\"3.19\"\"]\"\n").unwrap();
+    let (model, neurons) = (
+        format!("model.path={}", model.display()),
+        format!("neurons.file={}", neurons.display()),
+    );
+    let tokenizer = root().join("examples/data/tiny-neox/tokenizer.json");
+    let tokenizer = format!("model.tokenizer={}", tokenizer.display());
+    let said = run.ok(&[
+        &model,
+        &tokenizer,
+        &neurons,
+        "steps=all",
+        "interventions.list=[base, zero]",
+    ]);
+    assert!(!said.contains("Step "), "{said}");
+    let summary = fs::read_to_string(run.out("summary.csv")).unwrap();
+    assert!(
+        summary.lines().skip(1).all(|row| row.starts_with(',')),
+        "{summary}"
+    );
+    assert!(run.out("report.html").exists() && !run.out("surprisal.svg").exists());
+    assert_eq!(
+        run.record()["notes"]["figures_over_steps"],
+        "left out: the model has no steps"
+    );
 }

@@ -360,3 +360,18 @@ fn figures_of_odd_values_are_drawn_or_left_out() {
         }
     }
 }
+
+/// Training steps are shown on a logarithmic axis; step 0 has a place of its own there.
+#[test]
+fn step_0_is_shown_on_an_axis_of_steps() {
+    for steps in [&[0.0][..], &[0.0, 512.0], &[0.0, 1.0, 64.0, 143_000.0]] {
+        let figure = Figure::new("t", Axis::steps("training step"), Axis::linear("y"))
+            .mark(Mark::line("base", steps.iter().map(|step| (*step, 1.0))).with_dots());
+        assert_eq!(figure.not_shown(), 0, "{steps:?}");
+        let svg = figure.to_svg().unwrap();
+        // One dot more stands in the legend.
+        assert!(svg.matches("<circle").count() >= steps.len(), "{steps:?}");
+        assert!(svg.contains("\n0\n"), "{steps:?}: no label 0");
+        assert!(!svg.contains("have no place") && !svg.contains("NaN"));
+    }
+}

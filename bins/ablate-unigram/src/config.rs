@@ -80,6 +80,22 @@ impl Rules for AblateConfig {
                 "`sets.controls.draws` is 0",
             ),
         ];
+        let of_bands = [
+            "semantics.outside_band",
+            "semantics.band_token",
+            "semantics.band_reading",
+        ];
+        rules.extend(of_bands.map(|key| Rule::unused(key, |config, _| !has_band(config), NO_BAND)));
+        rules.push(Rule::unused(
+            "semantics.direction",
+            |config, _| config["semantics"]["direction"] != "all-tokens" && !has_band(config),
+            NO_BAND,
+        ));
+        rules.push(Rule::unused(
+            "semantics.frozen_kl",
+            |config, _| config["semantics"]["frozen_kl"] != "full" && !has_band(config),
+            NO_BAND,
+        ));
         rules.extend(Rule::under("model", ModelConfig::rules()));
         rules.extend(Rule::under("corpus", CorpusConfig::rules()));
         rules.extend(Rule::under("band", BandConfig::rules(corrected)));
@@ -89,9 +105,20 @@ impl Rules for AblateConfig {
     }
 }
 
+/// Why a key of `semantics` is not used.
+const NO_BAND: &str = "there is no band of tokens that it would be about (`band=tail` takes one, or set `band.lower` and `band.upper`)";
+
+/// Whether a resolved configuration has a band, or further ones.
+fn has_band(config: &serde_json::Value) -> bool {
+    let band = &config["band"];
+    let further = config["bands"].as_object();
+    !(band["lower"].is_null() && band["upper"].is_null())
+        || further.is_some_and(|bands| !bands.is_empty())
+}
+
 /// The choices of `neuron_ablate::Semantics`, and how the bounds of the band are read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct SemanticsConfig {
     direction: Direction,
     outside_band: OutsideBand,
@@ -100,6 +127,21 @@ pub(crate) struct SemanticsConfig {
     mean_activation: MeanOver,
     band_token: BandToken,
     pub(crate) band_reading: BandReading,
+}
+
+impl Default for SemanticsConfig {
+    fn default() -> Self {
+        let of = Semantics::default();
+        Self {
+            direction: of.direction,
+            outside_band: of.outside_band,
+            kl: of.kl,
+            frozen_kl: of.frozen_kl,
+            mean_activation: of.mean_activation,
+            band_token: of.band_token,
+            band_reading: BandReading::Corrected,
+        }
+    }
 }
 
 impl SemanticsConfig {

@@ -84,6 +84,12 @@ fn open_step(
 ) -> anyhow::Result<StepInput> {
     let file = table_file(&config.input, path)?;
     let table = TableReader::open(&file)?;
+    if let (Some(layer), Some(column)) = (config.input.layer, layer_column(&table)) {
+        bail!(
+            "`input.layer` is {layer}, but `{}` says the layer of each neuron in its column `{column}`: leave `input.layer` out",
+            file.display()
+        );
+    }
     let beside = |name: &str| Some(file.parent()?.join(name)).filter(|path| path.is_file());
     let run = match beside(job_kit::output::RUN_RECORD) {
         None => None,
@@ -135,6 +141,15 @@ fn open_step(
         strata,
         layer: config.input.layer,
     })
+}
+
+/// The column that says the layer of each neuron, if there is one.
+fn layer_column(table: &TableReader) -> Option<&'static str> {
+    if table.has("layer") && table.has("neuron") {
+        Some("layer")
+    } else {
+        Some("component_name").filter(|column| table.has(column))
+    }
 }
 
 /// The table itself, or the one in a folder.
@@ -366,12 +381,10 @@ impl StepInput {
         columns: &[&str],
         mut take: impl FnMut(&[NeuronId], &[Stratum], &Columns) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let names: &[&str] = if self.table.has("layer") && self.table.has("neuron") {
-            &["layer", "neuron"]
-        } else if self.table.has("component_name") || self.layer.is_none() {
-            &["component_name"]
-        } else {
-            &["neuron"]
+        let names: &[&str] = match (layer_column(&self.table), self.layer) {
+            (Some("layer"), _) => &["layer", "neuron"],
+            (None, Some(_)) => &["neuron"],
+            _ => &["component_name"],
         };
         let needed: Vec<&str> = columns
             .iter()

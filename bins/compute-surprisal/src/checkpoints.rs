@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread::{Scope, ScopedJoinHandle};
 
 use anyhow::{Context, anyhow, bail};
-use job_inputs::source;
+use job_inputs::{source, step_in_words};
 use job_kit::{RunRecord, sha256_file};
 use model_conventions::{StepNames, step_of_folder};
 use neox_core::{AuditRow, LoadOptions, NeoxModel, Source, WeightFiles, parse_device, parse_dtype};
@@ -22,7 +22,8 @@ pub(crate) struct Checkpoints {
 
 /// A checkpoint in memory.
 pub(crate) struct Loaded {
-    pub(crate) step: u64,
+    /// Its step; none for a model without steps.
+    pub(crate) step: Option<u64>,
     pub(crate) folder: PathBuf,
     pub(crate) model: NeoxModel,
     /// What it is, as [`Checkpoints::address`] tells.
@@ -30,11 +31,11 @@ pub(crate) struct Loaded {
 }
 
 impl Checkpoints {
-    /// The source that the configuration names, and its steps that the configuration asks for.
+    /// The source that the configuration names, and its steps that the configuration asks for: none is the step of a model without steps.
     pub(crate) fn find(
         config: &SurprisalConfig,
         record: &mut RunRecord,
-    ) -> anyhow::Result<(Self, Vec<u64>)> {
+    ) -> anyhow::Result<(Self, Vec<Option<u64>>)> {
         let model = &config.model;
         let source = source(model)?;
         let options = LoadOptions {
@@ -46,8 +47,15 @@ impl Checkpoints {
             .as_ref()
             .filter(|path| path.join("config.json").is_file());
         if let Some(path) = alone {
-            let step = step_of_folder(path).with_context(|| format!("`{}` is one checkpoint, and its name does not say which step: name the folder `step<N>`", path.display()))?;
-            let steps = config.steps.resolve(&[step])?;
+            let steps = match step_of_folder(path) {
+                Some(step) => config
+                    .steps
+                    .resolve(&[step])?
+                    .into_iter()
+                    .map(Some)
+                    .collect(),
+                None => without_steps(config, &source)?,
+            };
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             refuse_bad(config, [&*name])?;
             return Ok((
@@ -61,6 +69,19 @@ impl Checkpoints {
         }
         let names = source.steps()?;
         let available: Vec<u64> = names.steps().collect();
+        // What a repository has beside steps is a model as it is published.
+        if available.is_empty() && config.model.path.is_none() {
+            refuse_bad(config, ["main"])?;
+            let steps = without_steps(config, &source)?;
+            return Ok((
+                Self {
+                    source,
+                    names: None,
+                    options,
+                },
+                steps,
+            ));
+        }
         if available.is_empty() {
             bail!(
                 "{source} has no checkpoints that are named by their step, such as `step512`{}",
@@ -85,13 +106,13 @@ impl Checkpoints {
                 names: Some(names),
                 options,
             },
-            steps,
+            steps.into_iter().map(Some).collect(),
         ))
     }
 
     /// Folder of a checkpoint, fetched if need be.
-    pub(crate) fn folder(&self, step: u64) -> anyhow::Result<PathBuf> {
-        let revision = self.names.as_ref().and_then(|names| names.name(step));
+    pub(crate) fn folder(&self, step: Option<u64>) -> anyhow::Result<PathBuf> {
+        let revision = self.names.as_ref().and_then(|names| names.name(step?));
         Ok(self.source.checkpoint(revision, &mut |transfer| {
             tracing::debug!(
                 "{}: {} of {} bytes",
@@ -103,7 +124,7 @@ impl Checkpoints {
     }
 
     /// What scores of a checkpoint depend on: the version of this program, its `config.json` and its weights, by their SHA-256.
-    pub(crate) fn address(&self, step: u64) -> anyhow::Result<String> {
+    pub(crate) fn address(&self, step: Option<u64>) -> anyhow::Result<String> {
         let folder = self.folder(step)?;
         let mut address = format!("compute-surprisal {}", env!("CARGO_PKG_VERSION"));
         let mut files: Vec<PathBuf> = WeightFiles::find(&folder)?.paths().collect();
@@ -117,11 +138,11 @@ impl Checkpoints {
         Ok(address)
     }
 
-    fn load(&self, step: u64) -> anyhow::Result<Loaded> {
+    fn load(&self, step: Option<u64>) -> anyhow::Result<Loaded> {
         let folder = self.folder(step)?;
         let address = self.address(step)?;
         let model = NeoxModel::load(&folder, &self.options)
-            .with_context(|| format!("failed to load step {step}"))?;
+            .with_context(|| format!("failed to load the checkpoint of {}", step_in_words(step)))?;
         Ok(Loaded {
             step,
             folder,
@@ -133,7 +154,7 @@ impl Checkpoints {
     /// Hands over each checkpoint in turn. While one is in use the next is read, so that two are in memory at most.
     pub(crate) fn each(
         &self,
-        steps: &[u64],
+        steps: &[Option<u64>],
         mut use_one: impl FnMut(Loaded) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         std::thread::scope(|scope| {
@@ -155,10 +176,20 @@ impl Checkpoints {
     fn start<'scope, 'env>(
         &'env self,
         scope: &'scope Scope<'scope, 'env>,
-        step: u64,
+        step: Option<u64>,
     ) -> ScopedJoinHandle<'scope, anyhow::Result<Loaded>> {
         scope.spawn(move || self.load(step))
     }
+}
+
+/// The one step of a model without steps, which is none, unless the configuration asks for others.
+fn without_steps(config: &SurprisalConfig, source: &Source) -> anyhow::Result<Vec<Option<u64>>> {
+    if !config.steps.is_all() {
+        bail!(
+            "`steps` is set, but {source} is one checkpoint, and its name says no step: leave `steps` out (`steps=all`), or name the folder `step<N>`"
+        );
+    }
+    Ok(vec![None])
 }
 
 /// Refuses revisions that the audit found bad.

@@ -99,23 +99,50 @@ pub(crate) fn write(
         report = report.section(section);
     }
 
+    let over_steps = inputs.steps.iter().all(Option::is_some);
+    let section = match over_steps {
+        true => over_training(inputs, lines, &interventions, &shown, record)?,
+        false => {
+            record.note("figures_over_steps", "left out: the model has no steps");
+            Section::new("Surprisal").text(
+                "Every word counts once, by the mean over its contexts. The model has no training steps, so there is no figure over them.",
+            )
+        }
+    };
+    report = report.section(section.grid(means_grid(lines, config)));
+    if !learned.is_empty() {
+        report = report.section(acquisition_section(learned, groups, &interventions));
+    }
+    Ok(out.write(REPORT, report.to_html())?)
+}
+
+/// The figures over training steps.
+fn over_training(
+    inputs: &Inputs<'_>,
+    lines: &[Line],
+    interventions: &[String],
+    shown: &str,
+    record: &mut RunRecord,
+) -> anyhow::Result<Section> {
+    let (config, out, by) = (inputs.config, inputs.out, inputs.words.by);
+    let groups = &inputs.words.groups;
     let mut section = Section::new("Surprisal over training").text(
-        "Every word counts once, by the mean over its contexts. Bands are 95 % bootstrap-t intervals from 1,000 resamples of the words. Step 0 has no place on \
-         a logarithmic axis; the table below has it. The draws of a control set are averaged.",
+        "Every word counts once, by the mean over its contexts. Bands are 95 % bootstrap-t intervals from 1,000 resamples of the words. Step 0 stands left of \
+         the first step, out of scale. The draws of a control set are averaged.",
     );
     let (all, caption) = match by {
         GroupBy::WordFrequency => (
-            groups_figure(lines, groups, &interventions, &shown),
+            groups_figure(lines, groups, interventions, shown),
             "Mean surprisal of each group of words in the unchanged model, or under the first intervention of the list.",
         ),
         _ => (
-            surprisal_figure(lines, groups, &interventions, &shown),
+            surprisal_figure(lines, groups, interventions, shown),
             "Mean surprisal; full lines are the first group of words, dashed ones the second.",
         ),
     };
     section = section.saved_figure(&all, caption, (out, STEM), record)?;
     for (index, group) in groups.iter().enumerate() {
-        if let Some(figure) = change_figure(lines, group, &interventions, config) {
+        if let Some(figure) = change_figure(lines, group, interventions, config) {
             section = section.saved_figure(
                 &figure,
                 "Change against the unchanged model on the same words and contexts; below 0 the intervention makes the words more probable.",
@@ -124,11 +151,7 @@ pub(crate) fn write(
             )?;
         }
     }
-    report = report.section(section.grid(means_grid(lines, config)));
-    if !learned.is_empty() {
-        report = report.section(acquisition_section(learned, groups, &interventions));
-    }
-    Ok(out.write(REPORT, report.to_html())?)
+    Ok(section)
 }
 
 fn groups_in_words(by: GroupBy) -> &'static str {
@@ -184,7 +207,7 @@ fn frequency_figure(lines: &[&Line], interventions: &[String], y: &str, changes:
 fn groups_figure(lines: &[Line], groups: &[String], interventions: &[String], y: &str) -> Figure {
     let mut figure = Figure::new(
         "Surprisal over training",
-        Axis::log("training step"),
+        Axis::steps("training step"),
         Axis::linear(y),
     );
     for (g, group) in groups.iter().enumerate() {
@@ -192,7 +215,7 @@ fn groups_figure(lines: &[Line], groups: &[String], interventions: &[String], y:
             .iter()
             .filter(|l| &l.group == group && interventions.first() == Some(&l.intervention))
             .collect();
-        let points = of.iter().map(|l| (l.step as f64, l.mean));
+        let points = of.iter().filter_map(|l| Some((l.step? as f64, l.mean)));
         let intervals = of.iter().map(|l| l.interval.map(|i| (i.lower, i.upper)));
         let mut mark = Mark::line(group, points)
             .color(COLORS[g % COLORS.len()])
@@ -225,7 +248,7 @@ fn surprisal_figure(
 ) -> Figure {
     let mut figure = Figure::new(
         "Surprisal over training",
-        Axis::log("training step"),
+        Axis::steps("training step"),
         Axis::linear(y),
     );
     for (g, group) in groups.iter().enumerate() {
@@ -234,7 +257,7 @@ fn surprisal_figure(
                 .iter()
                 .filter(|l| &l.group == group && &l.intervention == intervention)
                 .collect();
-            let points = of.iter().map(|l| (l.step as f64, l.mean));
+            let points = of.iter().filter_map(|l| Some((l.step? as f64, l.mean)));
             let intervals = of.iter().map(|l| l.interval.map(|i| (i.lower, i.upper)));
             let name = if groups.len() > 1 {
                 format!("{intervention}, {group}")
@@ -266,7 +289,7 @@ fn change_figure(
 ) -> Option<Figure> {
     let mut figure = Figure::new(
         &format!("Change against base: {group}"),
-        Axis::log("training step"),
+        Axis::steps("training step"),
         Axis::linear(&format!("change of surprisal ({})", config.unit.name())),
     )
     .mark(Mark::horizontal("", 0.0));
@@ -275,7 +298,7 @@ fn change_figure(
         let of: Vec<_> = lines
             .iter()
             .filter(|l| l.group == group && &l.intervention == intervention)
-            .filter_map(|l| Some((l.step as f64, l.paired?)))
+            .filter_map(|l| Some((l.step? as f64, l.paired?)))
             .collect();
         if !of.is_empty() {
             any = true;
@@ -315,7 +338,9 @@ fn means_grid(lines: &[Line], config: &SurprisalConfig) -> Grid {
     for line in lines {
         let paired = line.paired.as_ref();
         grid.row([
-            line.step.to_string().into(),
+            line.step
+                .map_or("none".to_owned(), |step| step.to_string())
+                .into(),
             line.group.as_str().into(),
             line.words.to_string().into(),
             line.intervention.as_str().into(),

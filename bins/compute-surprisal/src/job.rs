@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use job_inputs::{Ends, Tokens, read_sample};
+use job_inputs::{Ends, Tokens, read_sample, step_in_words};
 use job_kit::{OutputDir, Progress, RunRecord, sha256_file};
 use neox_core::{NeoxConfig, WeightFiles};
 use neuron_ablate::{Sample, Scorer, WordRequest, WordScore, WordVocabulary, mean_activations};
@@ -95,7 +95,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
             neurons,
         },
     )?;
-    let mut missing: BTreeMap<u64, Missing> = BTreeMap::new();
+    let mut missing: BTreeMap<Option<u64>, Missing> = BTreeMap::new();
     for &step in &steps {
         if store.has_part(step)? {
             store.know(step, &checkpoints.address(step)?);
@@ -122,7 +122,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
 
     let progress = Progress::new("scoring", total as u64, "scores");
     let mut times = Times::default();
-    let to_do: Vec<u64> = missing.keys().copied().collect();
+    let to_do: Vec<Option<u64>> = missing.keys().copied().collect();
     checkpoints.each(&to_do, |loaded| {
         let job = Job {
             config,
@@ -136,7 +136,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
         let step = loaded.step;
         store.know(step, &loaded.address);
         job.checkpoint(&loaded, &missing[&step], &progress, &mut times)
-            .with_context(|| format!("failed at step {step}"))?;
+            .with_context(|| format!("failed at {}", step_in_words(step)))?;
         for warning in loaded.model.warnings() {
             record.warn(format!("`{}`: {warning}", loaded.folder.display()));
         }
@@ -193,9 +193,9 @@ fn intervention_names(config: &SurprisalConfig) -> anyhow::Result<Vec<String>> {
 fn neurons_by_step(
     config: &SurprisalConfig,
     sets: &NeuronSets,
-    steps: &[u64],
+    steps: &[Option<u64>],
     record: &mut RunRecord,
-) -> anyhow::Result<BTreeMap<u64, String>> {
+) -> anyhow::Result<BTreeMap<Option<u64>, String>> {
     let list = &config.interventions.list;
     if !list.iter().any(|spec| spec.needs_neurons()) {
         return Ok(BTreeMap::new());
@@ -205,7 +205,8 @@ fn neurons_by_step(
         let (neurons, other) = sets.at(step)?;
         if let Some(other) = other {
             record.warn(format!(
-                "step {step} has no neurons of its own: those of step {other} are used"
+                "{} has no neurons of its own: those of step {other} are used",
+                step_in_words(step)
             ));
         }
         let ids: Vec<String> = neurons.iter().map(ToString::to_string).collect();
@@ -240,7 +241,7 @@ fn identity(
 
 fn what_is_missing(
     store: &Store,
-    step: u64,
+    step: Option<u64>,
     names: &[String],
     pairs: usize,
 ) -> anyhow::Result<Missing> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
-use job_inputs::neuron_rows;
+use job_inputs::{neuron_rows, step_in_words};
 use job_kit::RunRecord;
 use neuron_ablate::NeuronId;
 
@@ -18,7 +18,7 @@ pub(crate) enum NeuronSets {
     Every(Vec<NeuronId>),
     /// One per step, and the step that stands in for those without one.
     ByStep {
-        sets: BTreeMap<u64, Vec<NeuronId>>,
+        sets: BTreeMap<Option<u64>, Vec<NeuronId>>,
         fallback: Option<u64>,
         file: String,
     },
@@ -47,15 +47,22 @@ pub(crate) fn read(config: &NeuronsConfig, record: &mut RunRecord) -> anyhow::Re
             let mut sets = BTreeMap::new();
             for (step, neurons) in rows {
                 if neurons.is_empty() {
-                    bail!("`{}` has no neuron for step {step}", path.display());
+                    bail!(
+                        "`{}` has no neuron for {}",
+                        path.display(),
+                        step_in_words(step)
+                    );
                 }
                 sets.insert(step, top(neurons));
             }
-            if let Some(fallback) = config.missing_step.filter(|step| !sets.contains_key(step)) {
+            if let Some(fallback) = config
+                .missing_step
+                .filter(|step| !sets.contains_key(&Some(*step)))
+            {
                 bail!(
-                    "`neurons.missing_step` is {fallback}, but `{}` has no row for it; its steps are {:?}",
+                    "`neurons.missing_step` is {fallback}, but `{}` has no row for it; it has {}",
                     path.display(),
-                    sets.keys()
+                    in_words(&sets)
                 );
             }
             Ok(NeuronSets::ByStep {
@@ -69,7 +76,7 @@ pub(crate) fn read(config: &NeuronsConfig, record: &mut RunRecord) -> anyhow::Re
 
 impl NeuronSets {
     /// The neurons of a step, and whether they are those of another.
-    pub(crate) fn at(&self, step: u64) -> anyhow::Result<(&[NeuronId], Option<u64>)> {
+    pub(crate) fn at(&self, step: Option<u64>) -> anyhow::Result<(&[NeuronId], Option<u64>)> {
         match self {
             Self::None => {
                 bail!("the interventions need neurons: set `neurons.file` or `neurons.list`")
@@ -81,12 +88,19 @@ impl NeuronSets {
                 file,
             } => match (sets.get(&step), fallback) {
                 (Some(neurons), _) => Ok((neurons, None)),
-                (None, Some(other)) => Ok((&sets[other], Some(*other))),
+                (None, Some(other)) => Ok((&sets[&Some(*other)], Some(*other))),
                 (None, None) => bail!(
-                    "`{file}` has no row for step {step}; its steps are {:?}. Set `neurons.missing_step` to the step whose neurons stand in, or leave the step out",
-                    sets.keys()
+                    "`{file}` has no row for {}; it has {}. Set `neurons.missing_step` to the step whose neurons stand in, or leave the step out",
+                    step_in_words(step),
+                    in_words(sets)
                 ),
             },
         }
     }
+}
+
+/// The steps that there are.
+fn in_words(sets: &BTreeMap<Option<u64>, Vec<NeuronId>>) -> String {
+    let steps: Vec<String> = sets.keys().map(|step| step_in_words(*step)).collect();
+    steps.join(", ")
 }

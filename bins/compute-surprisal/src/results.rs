@@ -32,7 +32,8 @@ pub(crate) struct Inputs<'r> {
     pub(crate) words: &'r Words,
     /// `[pair]`
     pub(crate) requests: &'r [WordRequest],
-    pub(crate) steps: &'r [u64],
+    /// None is the step of a model without steps.
+    pub(crate) steps: &'r [Option<u64>],
     /// Surprisal of a uniform guess over the vocabulary, of which a word takes one for each piece.
     pub(crate) chance_nats_per_piece: f64,
 }
@@ -135,7 +136,7 @@ fn schema(unit: &str) -> SchemaRef {
     use DataType::{Boolean, Float64, Int32, Int64, UInt32, UInt64, Utf8};
     let mut fields = vec![
         Field::new("model", Utf8, false),
-        Field::new("step", Int64, false),
+        Field::new("step", Int64, true),
         Field::new("seed", UInt64, false),
         Field::new("intervention", Utf8, false),
         Field::new("operation", Utf8, false),
@@ -166,7 +167,7 @@ fn schema(unit: &str) -> SchemaRef {
 fn batch(
     inputs: &Inputs<'_>,
     schema: &SchemaRef,
-    step: u64,
+    step: Option<u64>,
     rows: &[Row],
 ) -> anyhow::Result<RecordBatch> {
     let (config, words) = (inputs.config, inputs.words);
@@ -208,7 +209,9 @@ fn batch(
     let n = rows.len();
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(std::iter::repeat_n(name, n))),
-        Arc::new(Int64Array::from_value(i64::try_from(step)?, n)),
+        Arc::new(
+            std::iter::repeat_n(step.map(i64::try_from).transpose()?, n).collect::<Int64Array>(),
+        ),
         Arc::new(UInt64Array::from_value(config.seed, n)),
         text(rows, &|r| &r.intervention),
         Arc::new(StringArray::from_iter_values(
@@ -270,7 +273,7 @@ fn wide_file(intervention: &str) -> String {
     format!("wide/{intervention}.csv")
 }
 
-/// `wide/<intervention>.csv`, as the Python package writes it: a row per word and context, a column per step. The column `unit`
+/// `wide/<intervention>.csv`, as the Python package writes it: a row per word and context, a column per step (`no step` for a model without). The column `unit`
 /// keeps tables of nats and of bits from being joined.
 fn wide(inputs: &Inputs<'_>) -> anyhow::Result<()> {
     for name in inputs.names() {
@@ -278,7 +281,8 @@ fn wide(inputs: &Inputs<'_>) -> anyhow::Result<()> {
         let file = inputs.out.file(&wide_file(&name))?;
         let path = file.path().to_owned();
         let mut writer = csv::Writer::from_writer(file);
-        let steps = inputs.steps.iter().map(u64::to_string);
+        let steps = inputs.steps.iter();
+        let steps = steps.map(|step| step.map_or("no step".to_owned(), |step| step.to_string()));
         writer.write_record(
             ["target_word", "context_id", "context", "unit"]
                 .map(String::from)
@@ -322,7 +326,8 @@ fn by_step(inputs: &Inputs<'_>, names: &[String]) -> anyhow::Result<Vec<Vec<Opti
 
 /// `acquisition.csv`: when each word was learned, under each intervention.
 fn acquisition(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Vec<Acquired>> {
-    if inputs.steps.iter().filter(|&&step| step > 0).count() < 4 {
+    let steps: Vec<u64> = inputs.steps.iter().flatten().copied().collect();
+    if steps.iter().filter(|&&step| step > 0).count() < 4 {
         tracing::info!("learning curves need four steps above 0: acquisition.csv is not written");
         record.note("acquisition", "not written: fewer than four steps above 0");
         return Ok(Vec::new());
@@ -337,7 +342,7 @@ fn acquisition(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Ve
         let chance = summary::mean_by_pair(inputs.words.pairs.len(), of_rows);
         learned.extend(summary::acquired(
             &spec.name(),
-            inputs.steps,
+            &steps,
             inputs.words,
             &by_step,
             &chance,

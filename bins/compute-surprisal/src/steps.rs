@@ -22,6 +22,11 @@ impl Default for Steps {
 }
 
 impl Steps {
+    /// Whether it is `all`, as where nothing is set.
+    pub(crate) fn is_all(&self) -> bool {
+        matches!(self, Self::Text(text) if text.trim() == "all")
+    }
+
     /// The steps in ascending order, out of those that there are. A step that is named must exist;
     /// `all`, `log` and ranges without a stride take what there is of theirs. No range is expanded beyond what there is.
     pub(crate) fn resolve(&self, available: &[u64]) -> anyhow::Result<Vec<u64>> {

@@ -41,7 +41,7 @@ pub(crate) struct Keys {
     /// Word of each pair, and all text before it.
     pub(crate) pairs: Vec<(String, String)>,
     /// The neurons of each step as text; none where no intervention needs any.
-    pub(crate) neurons: BTreeMap<u64, String>,
+    pub(crate) neurons: BTreeMap<Option<u64>, String>,
 }
 
 /// The folder of parts.
@@ -52,7 +52,7 @@ pub(crate) struct Store {
     /// The pairs of each word and context: one, unless the file of words repeats itself.
     places: HashMap<String, HashMap<String, Vec<u32>>>,
     /// What the checkpoint of each step is, as far as it is known: values of another one at the same place are not its.
-    checkpoints: Mutex<BTreeMap<u64, String>>,
+    checkpoints: Mutex<BTreeMap<Option<u64>, String>>,
 }
 
 impl Store {
@@ -114,7 +114,7 @@ impl Store {
     }
 
     /// Says what the checkpoint of a step is. Before that, no value of the step counts.
-    pub(crate) fn know(&self, step: u64, address: &str) {
+    pub(crate) fn know(&self, step: Option<u64>, address: &str) {
         let mut checkpoints = self
             .checkpoints
             .lock()
@@ -123,7 +123,7 @@ impl Store {
     }
 
     /// What the checkpoint of a step is; nothing where that is not known.
-    fn checkpoint(&self, step: u64) -> String {
+    fn checkpoint(&self, step: Option<u64>) -> String {
         let checkpoints = self
             .checkpoints
             .lock()
@@ -132,12 +132,12 @@ impl Store {
     }
 
     /// Whether there is any part of a step, of whatever checkpoint.
-    pub(crate) fn has_part(&self, step: u64) -> anyhow::Result<bool> {
+    pub(crate) fn has_part(&self, step: Option<u64>) -> anyhow::Result<bool> {
         Ok(!self.parts(step)?.is_empty())
     }
 
     /// The neurons that an intervention's values belong to.
-    fn neurons(&self, step: u64, intervention: &str) -> &str {
+    fn neurons(&self, step: Option<u64>, intervention: &str) -> &str {
         match intervention {
             "base" => "",
             _ => self.keys.neurons.get(&step).map_or("", String::as_str),
@@ -154,8 +154,8 @@ impl Store {
     }
 
     /// The parts of a step, in the order in which they were written.
-    fn parts(&self, step: u64) -> anyhow::Result<Vec<PathBuf>> {
-        let prefix = format!("step{step}-");
+    fn parts(&self, step: Option<u64>) -> anyhow::Result<Vec<PathBuf>> {
+        let prefix = prefix(step);
         let mut parts = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
@@ -170,7 +170,7 @@ impl Store {
     }
 
     /// Pairs that are done, by intervention.
-    pub(crate) fn done(&self, step: u64) -> anyhow::Result<HashMap<String, HashSet<u32>>> {
+    pub(crate) fn done(&self, step: Option<u64>) -> anyhow::Result<HashMap<String, HashSet<u32>>> {
         let mut done: HashMap<String, HashSet<u32>> = HashMap::new();
         let checkpoint = self.checkpoint(step);
         for part in self.parts(step)? {
@@ -196,7 +196,7 @@ impl Store {
     }
 
     /// Adds a complete chunk.
-    pub(crate) fn append(&self, step: u64, rows: &[Row]) -> anyhow::Result<()> {
+    pub(crate) fn append(&self, step: Option<u64>, rows: &[Row]) -> anyhow::Result<()> {
         let number = match self.parts(step)?.last() {
             Some(last) => {
                 let stem = last
@@ -212,7 +212,9 @@ impl Store {
             }
             None => 0,
         };
-        let path = self.folder.join(format!("step{step}-{number:06}.parquet"));
+        let path = self
+            .folder
+            .join(format!("{}{number:06}.parquet", prefix(step)));
         let schema = schema();
         let checkpoint = self.checkpoint(step);
         let mut columns: Vec<arrow::array::ArrayRef> = vec![
@@ -240,7 +242,11 @@ impl Store {
     }
 
     /// All rows of a step under the named interventions, in the order of the names and of the pairs.
-    pub(crate) fn read(&self, step: u64, interventions: &[String]) -> anyhow::Result<Vec<Row>> {
+    pub(crate) fn read(
+        &self,
+        step: Option<u64>,
+        interventions: &[String],
+    ) -> anyhow::Result<Vec<Row>> {
         let place: HashMap<&str, usize> = interventions
             .iter()
             .enumerate()
@@ -296,6 +302,11 @@ impl Store {
         }
         Ok(rows.into_values().collect())
     }
+}
+
+/// What the names of a step's parts begin with.
+fn prefix(step: Option<u64>) -> String {
+    step.map_or("no-step-".to_owned(), |step| format!("step{step}-"))
 }
 
 fn text<'r>(rows: &'r [Row], value: &dyn Fn(&'r Row) -> &'r str) -> arrow::array::ArrayRef {

@@ -17,7 +17,8 @@ use crate::words::Words;
 /// Mean surprisal of a group of words under an intervention at a step. Every word counts once.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
-    pub(crate) step: u64,
+    /// None in a model without steps.
+    pub(crate) step: Option<u64>,
     pub(crate) intervention: String,
     pub(crate) group: String,
     /// Mean Zipf value of those words of the group that have one.
@@ -34,7 +35,7 @@ pub(crate) struct Line {
 
 /// The values of one step.
 pub(crate) struct Step<'s> {
-    step: u64,
+    step: Option<u64>,
     words: &'s Words,
     /// Name of each entry of the list, and its values: `[pair]`.
     values: Vec<(String, Vec<Option<f64>>)>,
@@ -58,7 +59,7 @@ pub(crate) fn mean_by_pair(
 impl<'s> Step<'s> {
     /// Takes (intervention, pair, value) of one step; the draws of a control set are averaged.
     pub(crate) fn new<'v>(
-        step: u64,
+        step: Option<u64>,
         list: &[InterventionSpec],
         words: &'s Words,
         values: impl Iterator<Item = (&'v str, usize, Option<f64>)>,
@@ -194,7 +195,7 @@ pub(crate) fn table(lines: &[Line], unit: Unit) -> anyhow::Result<RecordBatch> {
     };
     let unit = unit.name();
     Ok(RecordBatch::try_from_iter_with_nullable([
-        ("step".to_owned(), count(&|l| Some(l.step)), false),
+        ("step".to_owned(), count(&|l| l.step), true),
         (
             "intervention".to_owned(),
             text(&|l| l.intervention.clone()),
@@ -260,7 +261,8 @@ pub(crate) fn text(lines: &[Line], unit: Unit) -> String {
     };
     let _ = writeln!(
         text,
-        "Step {last}: mean surprisal in {}, every word once (95 % interval); change against base",
+        "{}mean surprisal in {}, every word once (95 % interval); change against base",
+        last.map_or(String::new(), |step| format!("Step {step}: ")),
         unit.name()
     );
     let width = lines

@@ -13,6 +13,6 @@ pub use config::{
     BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, Steps,
     mebibytes,
 };
-pub use neurons::neuron_rows;
+pub use neurons::{NeuronRows, neuron_rows, step_in_words};
 pub use read::{Loaded, Vocabulary, read_sample, read_tokens, source};
 pub use tokens::{Ends, TokenName, Tokens};

@@ -205,15 +205,15 @@ impl Mark {
 /// A figure: marks over two axes.
 ///
 /// Points that have no place on an axis (not finite, or not positive on a logarithmic one) are left out, and the figure
-/// says at its foot how many.
+/// says at its foot how many. [`Axis::steps`] has a place for 0.
 ///
 /// # Examples
 /// ```
 /// use job_kit::plot::{Axis, Figure, Mark};
 ///
-/// let steps = [1.0, 10.0, 100.0, 1000.0];
+/// let steps = [0.0, 1.0, 64.0, 1000.0];
 /// let bits = [12.0, 11.5, 8.0, 6.1];
-/// let figure = Figure::new("Surprisal of rare words", Axis::log("training step"), Axis::linear("surprisal (bits)"))
+/// let figure = Figure::new("Surprisal of rare words", Axis::steps("training step"), Axis::linear("surprisal (bits)"))
 ///     .mark(Mark::line("base", steps.into_iter().zip(bits)).intervals(bits.map(|b| (b - 0.3, b + 0.3))));
 /// let svg = figure.to_svg()?;
 /// assert!(svg.starts_with("<svg") && svg.contains("training step"));
@@ -308,9 +308,17 @@ impl Figure {
         }
     }
 
-    /// Points that have no place on the axes, as step 0 on a logarithmic one.
+    /// The x axis, with a place for step 0 where there is one.
+    fn x(&self) -> Axis {
+        let points = self.marks.iter().flat_map(|mark| &mark.points);
+        self.x.with_zero(points.map(|(x, _)| *x))
+    }
+
+    /// Points that have no place on the axes, as 0 on a logarithmic one.
     pub fn not_shown(&self) -> usize {
-        let placed = |(x, y): &(f64, f64)| self.x.place(*x).is_some() && self.y.place(*y).is_some();
+        let x = self.x();
+        let placed =
+            |point: &(f64, f64)| x.place(point.0).is_some() && self.y.place(point.1).is_some();
         let points = self.marks.iter().flat_map(|mark| &mark.points);
         points.filter(|point| !placed(point)).count()
     }

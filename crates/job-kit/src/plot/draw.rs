@@ -71,13 +71,14 @@ struct Placed<'a> {
 }
 
 pub(super) fn draw(figure: &Figure, canvas: &mut Canvas<'_>) -> Result<(), PlotError> {
+    let x_axis = &figure.x();
     let mut colors = Color::ORDER.into_iter().cycle();
     let placed: Vec<Placed<'_>> = figure
         .marks
         .iter()
         .map(|mark| {
             place(
-                figure,
+                (x_axis, &figure.y),
                 mark,
                 mark.color.or_else(|| colors.next()).unwrap_or(Color::Black),
             )
@@ -106,10 +107,7 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas<'_>) -> Result<(), PlotE
         .flat_map(|p| &p.points)
         .flatten()
         .map(|point| point.0);
-    let mut x = figure.x.fit(
-        xs.chain(rules(true).filter_map(|v| figure.x.place(v))),
-        false,
-    );
+    let mut x = x_axis.fit(xs.chain(rules(true).filter_map(|v| x_axis.place(v))), false);
     let ys = placed.iter().flat_map(|p| {
         p.points.iter().flatten().map(|point| point.1).chain(
             p.intervals
@@ -122,7 +120,7 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas<'_>) -> Result<(), PlotE
         ys.chain(rules(false).filter_map(|v| figure.y.place(v))),
         bars,
     );
-    if bars && !matches!(figure.x.kind, AxisKind::Categories(_)) {
+    if bars && !matches!(x_axis.kind, AxisKind::Categories(_)) {
         let half = bar_slot(&placed) / 2.0;
         (x.from, x.to) = (x.from - half, x.to + half);
     }
@@ -140,7 +138,7 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas<'_>) -> Result<(), PlotE
         .fold(0.0, f64::max);
     let left = 36.0 + tick_width.min(width / 3.0);
     let right = width - 20.0;
-    let (x_ticks, x_factor) = x_ticks(canvas, &figure.x, &x, right - left);
+    let (x_ticks, x_factor) = x_ticks(canvas, x_axis, &x, right - left);
     let slot = (right - left)
         / x_ticks
             .iter()
@@ -151,7 +149,7 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas<'_>) -> Result<(), PlotE
         .iter()
         .map(|tick| canvas.text_width(&tick.text, TICK_EM))
         .fold(0.0, f64::max);
-    let upright = matches!(figure.x.kind, AxisKind::Categories(_)) && widest > slot - 4.0;
+    let upright = matches!(x_axis.kind, AxisKind::Categories(_)) && widest > slot - 4.0;
     let note = if left_out > 0 { 16.0 } else { 0.0 };
     let bottom = height
         - 46.0
@@ -181,6 +179,9 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas<'_>) -> Result<(), PlotE
     );
     draw_legend(canvas, &legend);
     draw_axes(canvas, &plane, &x_ticks, &y_ticks, upright);
+    if let Some(at) = x_axis.break_at() {
+        draw_break(canvas, plane.at((at, plane.y.from)));
+    }
     let label = |axis: &Axis, factor: Option<String>| {
         factor.map_or_else(
             || axis.label.clone(),
@@ -188,7 +189,7 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas<'_>) -> Result<(), PlotE
         )
     };
     canvas.text(
-        &label(&figure.x, x_factor),
+        &label(x_axis, x_factor),
         ((left + right) / 2.0, height - note - 14.0),
         Align::Middle,
         LABEL_EM,
@@ -217,7 +218,7 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas<'_>) -> Result<(), PlotE
                 group += 1;
             }
             Kind::VerticalRule(_) | Kind::HorizontalRule(_) | Kind::Span(..) => {
-                draw_rule(canvas, &plane, figure, p)
+                draw_rule(canvas, &plane, (x_axis, &figure.y), p)
             }
         }
     }
@@ -241,18 +242,18 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas<'_>) -> Result<(), PlotE
     Ok(())
 }
 
-fn place<'a>(figure: &Figure, mark: &'a Mark, color: Color) -> Placed<'a> {
+fn place<'a>((x_axis, y_axis): (&Axis, &Axis), mark: &'a Mark, color: Color) -> Placed<'a> {
     let points = mark
         .points
         .iter()
-        .map(|&(x, y)| Some((figure.x.place(x)?, figure.y.place(y)?)))
+        .map(|&(x, y)| Some((x_axis.place(x)?, y_axis.place(y)?)))
         .collect();
     let intervals = mark
         .intervals
         .iter()
         .map(|interval| {
             let (low, high) = (*interval)?;
-            Some((figure.y.place(low)?, figure.y.place(high)?))
+            Some((y_axis.place(low)?, y_axis.place(high)?))
         })
         .collect();
     Placed {
@@ -339,6 +340,18 @@ fn draw_axes(
         axis,
         1.0,
     );
+}
+
+/// Two slanted strokes over the x axis: what is left of them is not to scale.
+fn draw_break(canvas: &mut Canvas<'_>, (x, y): (f64, f64)) {
+    canvas.rectangle((x - 2.0, y - 1.0), (x + 2.0, y + 1.0), Paint::grey(255));
+    for x in [x - 2.0, x + 2.0] {
+        canvas.line(
+            &[(x - 2.0, y + 5.0), (x + 2.0, y - 5.0)],
+            Paint::grey(110),
+            1.0,
+        );
+    }
 }
 
 fn draw_line(canvas: &mut Canvas<'_>, plane: &Plane, p: &Placed<'_>) {
@@ -546,11 +559,16 @@ fn draw_intervals(canvas: &mut Canvas<'_>, plane: &Plane, p: &Placed<'_>, shift:
     }
 }
 
-fn draw_rule(canvas: &mut Canvas<'_>, plane: &Plane, figure: &Figure, p: &Placed<'_>) {
+fn draw_rule(
+    canvas: &mut Canvas<'_>,
+    plane: &Plane,
+    (x_axis, y_axis): (&Axis, &Axis),
+    p: &Placed<'_>,
+) {
     let text = Paint::grey(80);
     match p.mark.kind {
         Kind::VerticalRule(x) => {
-            let Some(x) = figure.x.place(x).filter(|x| plane.x.contains(*x)) else {
+            let Some(x) = x_axis.place(x).filter(|x| plane.x.contains(*x)) else {
                 return;
             };
             let (x, _) = plane.at((x, plane.y.from));
@@ -571,7 +589,7 @@ fn draw_rule(canvas: &mut Canvas<'_>, plane: &Plane, figure: &Figure, p: &Placed
             );
         }
         Kind::HorizontalRule(y) => {
-            let Some(y) = figure.y.place(y).filter(|y| plane.y.contains(*y)) else {
+            let Some(y) = y_axis.place(y).filter(|y| plane.y.contains(*y)) else {
                 return;
             };
             let (_, y) = plane.at((plane.x.from, y));
@@ -586,7 +604,7 @@ fn draw_rule(canvas: &mut Canvas<'_>, plane: &Plane, figure: &Figure, p: &Placed
             );
         }
         Kind::Span(from, to) => {
-            let (Some(from), Some(to)) = (figure.x.place(from), figure.x.place(to)) else {
+            let (Some(from), Some(to)) = (x_axis.place(from), x_axis.place(to)) else {
                 return;
             };
             let (from, to) = (

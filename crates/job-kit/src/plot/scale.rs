@@ -9,7 +9,7 @@ const LARGEST: f64 = 1e300;
 /// ```
 /// use job_kit::plot::Axis;
 ///
-/// let steps = Axis::log("training step");
+/// let steps = Axis::steps("training step"); // with a place for step 0
 /// let share = Axis::linear("mediated share").range(0.0, 1.0);
 /// let words = Axis::categories("set", ["selected", "random"]); // at x = 0 and 1
 /// ```
@@ -24,7 +24,16 @@ pub struct Axis {
 pub(super) enum AxisKind {
     Linear,
     Log,
+    Steps { zero: Option<Zero> },
     Categories(Vec<String>),
+}
+
+/// Where 0 stands on an axis of steps: left of the smallest positive value, with a break between.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Zero {
+    at: f64,
+    /// Places right of it are logarithms.
+    pub(super) end: f64,
 }
 
 impl Axis {
@@ -46,6 +55,52 @@ impl Axis {
         }
     }
 
+    /// A logarithmic axis of training steps: step 0 has a place of its own, left of the first step that is shown.
+    pub fn steps(label: &str) -> Self {
+        Self {
+            label: label.to_owned(),
+            kind: AxisKind::Steps { zero: None },
+            range: None,
+        }
+    }
+
+    /// The axis with a place for 0, if it is one of steps and 0 is among the values that it shows.
+    pub(super) fn with_zero(&self, values: impl Iterator<Item = f64>) -> Self {
+        let mut axis = self.clone();
+        if let AxisKind::Steps { zero } = &mut axis.kind {
+            let (mut any, mut from, mut to) = (false, f64::INFINITY, f64::NEG_INFINITY);
+            for value in values {
+                any |= value == 0.0;
+                if value > 0.0 && value <= LARGEST {
+                    (from, to) = (from.min(value.log10()), to.max(value.log10()));
+                }
+            }
+            let gap = if from <= to {
+                (0.12 * (to - from)).max(0.3)
+            } else {
+                from = 0.0;
+                0.3
+            };
+            *zero = any.then_some(Zero {
+                at: from - gap,
+                end: from - gap / 2.0,
+            });
+        }
+        axis
+    }
+
+    /// The place of the break between 0 and the first step.
+    pub(super) fn break_at(&self) -> Option<f64> {
+        match self.kind {
+            AxisKind::Steps { zero } => Some(zero?.end),
+            _ => None,
+        }
+    }
+
+    fn is_log(&self) -> bool {
+        matches!(self.kind, AxisKind::Log | AxisKind::Steps { .. })
+    }
+
     /// An axis of names; the first stands at 0, the next at 1, and so on.
     pub fn categories<S: Into<String>>(label: &str, names: impl IntoIterator<Item = S>) -> Self {
         Self {
@@ -63,10 +118,11 @@ impl Axis {
 
     /// A value in units of the axis: its logarithm to base 10 on a logarithmic one; none where it has no place.
     pub(super) fn place(&self, value: f64) -> Option<f64> {
-        let place = if self.kind == AxisKind::Log {
-            if value > 0.0 { value.log10() } else { f64::NAN }
-        } else {
-            value
+        let place = match self.kind {
+            AxisKind::Steps { zero } if value == 0.0 => zero?.at,
+            AxisKind::Log | AxisKind::Steps { .. } if value > 0.0 => value.log10(),
+            AxisKind::Log | AxisKind::Steps { .. } => return None,
+            AxisKind::Linear | AxisKind::Categories(_) => value,
         };
         (place.abs() <= LARGEST).then_some(place)
     }
@@ -79,7 +135,7 @@ impl Axis {
                 to: names.len().max(1) as f64 - 0.4,
             };
         }
-        let log = self.kind == AxisKind::Log;
+        let log = self.is_log();
         if let Some((from, to)) = self
             .range
             .and_then(|(from, to)| Some((self.place(from)?, self.place(to)?)))
@@ -151,7 +207,22 @@ impl Scale {
                     .collect(),
                 None,
             ),
-            AxisKind::Log => (self.log_ticks(wanted), None),
+            AxisKind::Log | AxisKind::Steps { zero: None } => (self.log_ticks(wanted), None),
+            AxisKind::Steps { zero: Some(zero) } => {
+                let steps = Scale {
+                    from: self.from.max(zero.end),
+                    to: self.to,
+                };
+                let mut ticks = steps.log_ticks(wanted);
+                ticks.insert(
+                    0,
+                    Tick {
+                        at: zero.at,
+                        text: "0".to_owned(),
+                    },
+                );
+                (ticks, None)
+            }
             AxisKind::Linear => self.linear_ticks(wanted),
         }
     }
@@ -354,6 +425,32 @@ mod tests {
         check(&axis, 1.0, 4000.0, &["1", "10", "100", "1,000"], None);
         check(&axis, 1e-8, 1e-1, &["10⁻⁸", "10⁻⁶", "10⁻⁴", "10⁻²"], None);
         check(&axis, 2.0, 9.0, &["2", "4", "6", "8"], None);
+    }
+
+    #[test]
+    fn step_0_stands_left_of_the_first_step() {
+        let texts = |steps: &[f64]| {
+            let axis = Axis::steps("").with_zero(steps.iter().copied());
+            let places: Vec<f64> = steps.iter().filter_map(|s| axis.place(*s)).collect();
+            assert_eq!(places.len(), steps.len());
+            assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
+            let scale = axis.fit(places.iter().copied(), false);
+            let (ticks, _) = scale.ticks(&axis, 5);
+            assert!(ticks.is_sorted_by(|a, b| a.at < b.at), "{ticks:?}");
+            let named = ticks.into_iter().map(|tick| tick.text);
+            named.filter(|text| !text.is_empty()).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(&[0.0]), ["0"]);
+        assert_eq!(
+            texts(&[0.0, 1.0, 512.0, 4000.0]),
+            ["0", "1", "10", "100", "1,000"]
+        );
+        assert_eq!(texts(&[0.0, 3000.0, 5000.0])[..2], ["0", "3,000"]);
+        assert_eq!(texts(&[1.0, 100.0]), ["1", "10", "100"]);
+        assert_eq!(
+            Axis::steps("").with_zero([5.0].into_iter()).place(0.0),
+            None
+        );
     }
 
     #[test]
