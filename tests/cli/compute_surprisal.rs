@@ -353,7 +353,7 @@ fn neurons_of_a_step_are_never_guessed() {
     let error = run.error(&args);
     assert!(
         error.contains(
-            "has no row for step 1000; its steps are [512, 4000]. Set `neurons.missing_step`"
+            "has no row for step 1000; it has step 512, step 4000. Set `neurons.missing_step`"
         ),
         "{error}"
     );

@@ -34,6 +34,8 @@ pub(super) struct Zero {
     at: f64,
     /// Places right of it are logarithms.
     pub(super) end: f64,
+    /// Whether there is no other step.
+    alone: bool,
 }
 
 impl Axis {
@@ -75,7 +77,8 @@ impl Axis {
                     (from, to) = (from.min(value.log10()), to.max(value.log10()));
                 }
             }
-            let gap = if from <= to {
+            let alone = from > to;
+            let gap = if !alone {
                 (0.12 * (to - from)).max(0.3)
             } else {
                 from = 0.0;
@@ -84,6 +87,7 @@ impl Axis {
             *zero = any.then_some(Zero {
                 at: from - gap,
                 end: from - gap / 2.0,
+                alone,
             });
         }
         axis
@@ -92,7 +96,7 @@ impl Axis {
     /// The place of the break between 0 and the first step.
     pub(super) fn break_at(&self) -> Option<f64> {
         match self.kind {
-            AxisKind::Steps { zero } => Some(zero?.end),
+            AxisKind::Steps { zero } => zero.filter(|zero| !zero.alone).map(|zero| zero.end),
             _ => None,
         }
     }
@@ -213,7 +217,10 @@ impl Scale {
                     from: self.from.max(zero.end),
                     to: self.to,
                 };
-                let mut ticks = steps.log_ticks(wanted);
+                let mut ticks = match zero.alone {
+                    true => Vec::new(),
+                    false => steps.log_ticks(wanted),
+                };
                 ticks.insert(
                     0,
                     Tick {
@@ -445,7 +452,7 @@ mod tests {
             texts(&[0.0, 1.0, 512.0, 4000.0]),
             ["0", "1", "10", "100", "1,000"]
         );
-        assert_eq!(texts(&[0.0, 3000.0, 5000.0])[..2], ["0", "3,000"]);
+        assert_eq!(texts(&[0.0, 3000.0, 5000.0])[..2], ["0", "2,500"]);
         assert_eq!(texts(&[1.0, 100.0]), ["1", "10", "100"]);
         assert_eq!(
             Axis::steps("").with_zero([5.0].into_iter()).place(0.0),
