@@ -6,9 +6,4 @@ fn main() {
         return; // feature `doc-only`: nothing is linked
     };
     println!("cargo:rustc-link-arg=-Wl,-rpath,{dir}");
-    if std::path::Path::new(&dir).join("libtorch_cuda.so").exists() {
-        // No symbol of the CUDA part is named directly, so the linker would drop it.
-        println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
-        println!("cargo:rustc-link-arg=-ltorch");
-    }
 }

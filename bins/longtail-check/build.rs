@@ -12,9 +12,4 @@ fn main() {
         .unwrap_or_else(|_| "unknown".into());
     println!("cargo:rustc-env=LIBTORCH_VERSION={}", version.trim());
     println!("cargo:rustc-link-arg=-Wl,-rpath,{dir}");
-    if Path::new(&dir).join("libtorch_cuda.so").exists() {
-        // No symbol of the CUDA part is named directly, so the linker would drop it.
-        println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
-        println!("cargo:rustc-link-arg=-ltorch");
-    }
 }

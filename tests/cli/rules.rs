@@ -269,3 +269,24 @@ pub(crate) fn what_is_printed_is_read_back<T: DeserializeOwned + Serialize + Rul
         assert_eq!(again.value(), first.value(), "{name} {case:?}");
     }
 }
+
+/// The tests of a job's configuration, from its type and sets of settings that are printed and read back.
+macro_rules! hold {
+    ($config:ty, $printed:expr $(,)?) => {
+        #[test]
+        fn later_keys_displace_earlier_ones() {
+            crate::rules::later_keys_displace_earlier_ones::<$config>(crate::JOB);
+        }
+
+        #[test]
+        fn what_belongs_goes_with_its_owner() {
+            crate::rules::what_belongs_goes_with_its_owner::<$config>(crate::JOB);
+        }
+
+        #[test]
+        fn what_is_printed_is_read_back() {
+            crate::rules::what_is_printed_is_read_back::<$config>(crate::JOB, $printed);
+        }
+    };
+}
+pub(crate) use hold;

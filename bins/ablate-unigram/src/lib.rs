@@ -88,50 +88,37 @@ mod rules;
 
 #[cfg(test)]
 mod tests {
-    use crate::{JOB, config::AblateConfig, rules};
+    use crate::{config::AblateConfig, rules};
 
-    #[test]
-    fn later_keys_displace_earlier_ones() {
-        rules::later_keys_displace_earlier_ones::<AblateConfig>(JOB);
-    }
-
-    #[test]
-    fn what_belongs_goes_with_its_owner() {
-        rules::what_belongs_goes_with_its_owner::<AblateConfig>(JOB);
-    }
-
-    #[test]
-    fn what_is_printed_is_read_back() {
-        rules::what_is_printed_is_read_back::<AblateConfig>(
-            JOB,
+    rules::hold!(
+        AblateConfig,
+        &[
             &[
-                &[
-                    "sets=doubling",
-                    "sets.neurons.list=['3.1']",
-                    "sets.doses=[mean, {scale: 0.5}, clip-at-mean]",
-                    "sets.sizes=[1]",
-                ],
-                &[
-                    "bands={rare: {lower: elbow, upper: 40}, 'null': {lower: {frequency: 2e-5}}}",
-                    "ablation.dose={scale: 2}",
-                ],
-                &[
-                    "corpus.rows=0..500",
-                    "ablation.neurons=0..64",
-                    "ablation.null_directions={count: 4}",
-                ],
-                &[
-                    "model.path= a # b ",
-                    "corpus.path=*.jsonl",
-                    "corpus.column=1e3",
-                    "output.dir=2026",
-                ],
-                &[
-                    "model.revision=yes",
-                    "model.token_file=x",
-                    "model.repo=a: b",
-                ],
+                "sets=doubling",
+                "sets.neurons.list=['3.1']",
+                "sets.doses=[mean, {scale: 0.5}, clip-at-mean]",
+                "sets.sizes=[1]",
             ],
-        );
-    }
+            &[
+                "bands={rare: {lower: elbow, upper: 40}, 'null': {lower: {frequency: 2e-5}}}",
+                "ablation.dose={scale: 2}",
+            ],
+            &[
+                "corpus.rows=0..500",
+                "ablation.neurons=0..64",
+                "ablation.null_directions={count: 4}",
+            ],
+            &[
+                "model.path= a # b ",
+                "corpus.path=*.jsonl",
+                "corpus.column=1e3",
+                "output.dir=2026",
+            ],
+            &[
+                "model.revision=yes",
+                "model.token_file=x",
+                "model.repo=a: b",
+            ],
+        ],
+    );
 }

@@ -76,27 +76,14 @@ mod rules;
 
 #[cfg(test)]
 mod tests {
-    use crate::{JOB, config::AnalyzeConfig, rules};
+    use crate::{config::AnalyzeConfig, rules};
 
-    #[test]
-    fn later_keys_displace_earlier_ones() {
-        rules::later_keys_displace_earlier_ones::<AnalyzeConfig>(JOB);
-    }
-
-    #[test]
-    fn what_belongs_goes_with_its_owner() {
-        rules::what_belongs_goes_with_its_owner::<AnalyzeConfig>(JOB);
-    }
-
-    #[test]
-    fn what_is_printed_is_read_back() {
-        rules::what_is_printed_is_read_back::<AnalyzeConfig>(
-            JOB,
-            &[
-                &["input.steps=[0, 1000]", "persistence=0.5"],
-                &["input.steps=all", "selection.top_n=all"],
-                &["frequency=tiny-neox", "frequency.d_vocab=9"],
-            ],
-        );
-    }
+    rules::hold!(
+        AnalyzeConfig,
+        &[
+            &["input.steps=[0, 1000]", "persistence=0.5"],
+            &["input.steps=all", "selection.top_n=all"],
+            &["frequency=tiny-neox", "frequency.d_vocab=9"],
+        ],
+    );
 }

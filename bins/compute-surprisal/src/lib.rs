@@ -73,39 +73,26 @@ mod rules;
 
 #[cfg(test)]
 mod tests {
-    use crate::{JOB, config::SurprisalConfig, rules};
+    use crate::{config::SurprisalConfig, rules};
 
-    #[test]
-    fn later_keys_displace_earlier_ones() {
-        rules::later_keys_displace_earlier_ones::<SurprisalConfig>(JOB);
-    }
-
-    #[test]
-    fn what_belongs_goes_with_its_owner() {
-        rules::what_belongs_goes_with_its_owner::<SurprisalConfig>(JOB);
-    }
-
-    #[test]
-    fn what_is_printed_is_read_back() {
-        rules::what_is_printed_is_read_back::<SurprisalConfig>(
-            JOB,
+    rules::hold!(
+        SurprisalConfig,
+        &[
             &[
-                &[
-                    "steps=[1, '1000..3000', log]",
-                    "neurons.file=a.csv",
-                    "neurons.missing_step=3",
-                    "neurons.top=2",
-                ],
-                &["interventions.list=[base]"],
-                &[
-                    "interventions.list=[base, {scaled: 1e-7}, {random: {like: {scaled: 0.5}, draws: 2}}]",
-                ],
-                &["reading=liu2025"],
-                &["words.bos_only=true"],
-                &["band=null"],
-                &["band=none"],
-                &["frequency=null"],
+                "steps=[1, '1000..3000', log]",
+                "neurons.file=a.csv",
+                "neurons.missing_step=3",
+                "neurons.top=2",
             ],
-        );
-    }
+            &["interventions.list=[base]"],
+            &[
+                "interventions.list=[base, {scaled: 1e-7}, {random: {like: {scaled: 0.5}, draws: 2}}]",
+            ],
+            &["reading=liu2025"],
+            &["words.bos_only=true"],
+            &["band=null"],
+            &["band=none"],
+            &["frequency=null"],
+        ],
+    );
 }

@@ -63,32 +63,19 @@ mod rules;
 
 #[cfg(test)]
 mod tests {
-    use crate::{JOB, config::PrepareConfig, rules};
+    use crate::{config::PrepareConfig, rules};
 
-    #[test]
-    fn later_keys_displace_earlier_ones() {
-        rules::later_keys_displace_earlier_ones::<PrepareConfig>(JOB);
-    }
-
-    #[test]
-    fn what_belongs_goes_with_its_owner() {
-        rules::what_belongs_goes_with_its_owner::<PrepareConfig>(JOB);
-    }
-
-    #[test]
-    fn what_is_printed_is_read_back() {
-        rules::what_is_printed_is_read_back::<PrepareConfig>(
-            JOB,
+    rules::hold!(
+        PrepareConfig,
+        &[
             &[
-                &[
-                    "words.list=['a', 'yes', '0x10', ' b ', '# c', '~', 'null', '', \"two\\nlines\", \"\\u2028\\u0085\\ufeff\\0\"]",
-                ],
-                &["words.column=~", "words.path=yes", "output.dir=two\nlines"],
-                &["words.column=0x10", "output.dir= x "],
-                &["corpus.path=['a', 'b: c']", "corpus.column=- a"],
-                &["contexts.choice=topk"],
-                &["split.held_out=0.25", "split.seed=7"],
+                "words.list=['a', 'yes', '0x10', ' b ', '# c', '~', 'null', '', \"two\\nlines\", \"\\u2028\\u0085\\ufeff\\0\"]",
             ],
-        );
-    }
+            &["words.column=~", "words.path=yes", "output.dir=two\nlines"],
+            &["words.column=0x10", "output.dir= x "],
+            &["corpus.path=['a', 'b: c']", "corpus.column=- a"],
+            &["contexts.choice=topk"],
+            &["split.held_out=0.25", "split.seed=7"],
+        ],
+    );
 }

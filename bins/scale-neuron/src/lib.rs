@@ -62,31 +62,18 @@ mod rules;
 
 #[cfg(test)]
 mod tests {
-    use crate::{JOB, config::ScaleConfig, rules};
+    use crate::{config::ScaleConfig, rules};
 
-    #[test]
-    fn later_keys_displace_earlier_ones() {
-        rules::later_keys_displace_earlier_ones::<ScaleConfig>(JOB);
-    }
-
-    #[test]
-    fn what_belongs_goes_with_its_owner() {
-        rules::what_belongs_goes_with_its_owner::<ScaleConfig>(JOB);
-    }
-
-    #[test]
-    fn what_is_printed_is_read_back() {
-        rules::what_is_printed_is_read_back::<ScaleConfig>(
-            JOB,
-            &[
-                &["checkpoint={scaled: rows, law: {power: 1.0}}"],
-                &["scaling.rank=5"],
-                &["evaluation.factors=[.inf, 1e-300, 2]"],
-                &["neurons=null"],
-                &["scaling.rare={quantile: 0.5}"],
-                &["corpus.tokens=a.npy"],
-                &["evaluation.sequences=[1, 2]"],
-            ],
-        );
-    }
+    rules::hold!(
+        ScaleConfig,
+        &[
+            &["checkpoint={scaled: rows, law: {power: 1.0}}"],
+            &["scaling.rank=5"],
+            &["evaluation.factors=[.inf, 1e-300, 2]"],
+            &["neurons=null"],
+            &["scaling.rare={quantile: 0.5}"],
+            &["corpus.tokens=a.npy"],
+            &["evaluation.sequences=[1, 2]"],
+        ],
+    );
 }

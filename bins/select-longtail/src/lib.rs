@@ -80,32 +80,19 @@ mod rules;
 
 #[cfg(test)]
 mod tests {
-    use crate::{JOB, config::SelectConfig, rules};
+    use crate::{config::SelectConfig, rules};
 
-    #[test]
-    fn later_keys_displace_earlier_ones() {
-        rules::later_keys_displace_earlier_ones::<SelectConfig>(JOB);
-    }
-
-    #[test]
-    fn what_belongs_goes_with_its_owner() {
-        rules::what_belongs_goes_with_its_owner::<SelectConfig>(JOB);
-    }
-
-    #[test]
-    fn what_is_printed_is_read_back() {
-        rules::what_is_printed_is_read_back::<SelectConfig>(
-            JOB,
+    rules::hold!(
+        SelectConfig,
+        &[
+            &["tokenizer.path=mine.json"],
+            &["band.lower={percentile: 0.5}", "band.upper=rank:7"],
+            &["band_reading=liu2025", "band.window=40"],
             &[
-                &["tokenizer.path=mine.json"],
-                &["band.lower={percentile: 0.5}", "band.upper=rank:7"],
-                &["band_reading=liu2025", "band.window=40"],
-                &[
-                    "frequency.counts=null",
-                    "corpus=train",
-                    "corpus.document_token=<|endoftext|>",
-                ],
+                "frequency.counts=null",
+                "corpus=train",
+                "corpus.document_token=<|endoftext|>",
             ],
-        );
-    }
+        ],
+    );
 }

@@ -373,6 +373,11 @@ impl Engines {
             report.exact_pairs += exact;
             report.moment_pairs += n_directions * n_rows - exact;
         }
+        if let (Exact::Cuda(cuda, _), Some(rows), true) = (&self.exact, &prepared.on_gpu, exact > 0)
+        {
+            let out = (&mut measured[..], progress);
+            left = by_cuda(cuda, pairs, job, (prepared, rows), directions, out)?;
+        }
         match &self.exact {
             _ if exact == 0 => {}
             Exact::Kernel(kernel) => {
@@ -380,23 +385,8 @@ impl Engines {
                 let u = directions.logits.host()?;
                 by_kernel(kernel, pairs, job, rows, u, &left, &mut measured, progress);
             }
-            Exact::Cuda(cuda, tensor) => {
-                if let Some(rows) = &prepared.on_gpu {
-                    let out = (&mut measured[..], progress);
-                    left = by_cuda(cuda, pairs, job, (prepared, rows), directions, out)?;
-                }
-                by_tensor(
-                    tensor,
-                    pairs,
-                    job,
-                    prepared,
-                    directions,
-                    &left,
-                    &mut measured,
-                    progress,
-                )?;
-            }
-            Exact::Tensor(tensor) => by_tensor(
+            // On a GPU what its kernel does not hold.
+            Exact::Cuda(_, tensor) | Exact::Tensor(tensor) => by_tensor(
                 tensor,
                 pairs,
                 job,

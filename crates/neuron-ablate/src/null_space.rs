@@ -390,7 +390,7 @@ fn room(readout: &Readout, folded: bool) -> usize {
     }
 }
 
-/// The `percent` of `d_vocab` tokens that are most frequent; among equals the lower id comes first.
+/// Refuses NaN and infinity.
 fn finite(name: &'static str, values: &[f64]) -> Result<(), ScalingError> {
     match values.iter().find(|value| !value.is_finite()) {
         None => Ok(()),
@@ -402,6 +402,7 @@ fn finite(name: &'static str, values: &[f64]) -> Result<(), ScalingError> {
     }
 }
 
+/// The `percent` of `d_vocab` tokens that are most frequent; among equals the lower id comes first.
 fn most_frequent(
     frequencies: &[f64],
     d_vocab: usize,

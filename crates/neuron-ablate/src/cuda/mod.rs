@@ -205,6 +205,11 @@ impl CudaSums {
         })
     }
 
+    /// Factors of a pair: two of each base, one of each tilt.
+    fn factors(&self) -> i64 {
+        (self.n_bases + self.n_variants) as i64
+    }
+
     /// Makes rows ready; with them the sums of their clean logits, `[row][cell]`.
     pub(crate) fn rows(&self, logits: &RowLogits) -> Result<(CudaRows, Vec<Vec<Sums>>), TchError> {
         let (l, g) = (logits.l.tensor(), logits.g.tensor());
@@ -237,8 +242,7 @@ impl CudaSums {
             l: bits,
         };
         let zeros = Tensor::f_zeros([1, d_vocab], (Kind::Float, self.device))?;
-        let kinds = (2 * self.n_bases + self.n_variants - self.n_bases) as i64;
-        let none = Tensor::f_zeros([kinds, 1, n_rows], (Kind::Float, self.device))?;
+        let none = Tensor::f_zeros([self.factors(), 1, n_rows], (Kind::Float, self.device))?;
         let mut clean = Vec::new();
         for cell in 0..self.cells.len() {
             let sums = self.sums_of_cell(cell, &rows.l, g, &zeros, &none)?; // [reading, 3, 1, row]
@@ -323,8 +327,7 @@ impl CudaSums {
         let n_rows = block.l.size()[0];
         let n_pairs = (n_directions * n_rows) as usize;
         let on = |kind| (kind, self.device);
-        let kinds = (self.n_bases + self.n_variants) as i64;
-        let factors = Tensor::f_empty([kinds, n_directions, n_rows], on(Kind::Float))?;
+        let factors = Tensor::f_empty([self.factors(), n_directions, n_rows], on(Kind::Float))?;
         let left = Tensor::f_empty([n_directions, n_rows], on(Kind::Uint8))?;
         let (of_directions, change, cross, u_target) = (
             part(&block.directions)?,
