@@ -757,16 +757,80 @@ fn a_sweep_keeps_finished_checkpoints_and_refuses_audited_bad_ones() {
     .assert()
     .success();
     assert!(out.path().join("step4000/run.json").exists());
-    // Another configuration computes anew; the same one does not.
-    let rerun = fs::metadata(&record).unwrap().modified().unwrap();
-    assert!(rerun > finished);
-    ablate(
-        out.path(),
-        &[&sweep[..], &["model.allow_bad=true"]].concat(),
-    )
-    .assert()
-    .success();
-    assert_eq!(fs::metadata(&record).unwrap().modified().unwrap(), rerun);
+    // What does not change the result keeps it.
+    let now = || fs::metadata(&record).unwrap().modified().unwrap();
+    assert_eq!(now(), finished);
+    let another = [&sweep[..], &["model.allow_bad=true", "seed=7"]].concat();
+    ablate(out.path(), &another).assert().success();
+    assert!(now() > finished);
+}
+
+/// One more step computes that step; other weights, text or counts at the same path, or an output that is gone, are computed again.
+#[test]
+fn only_what_changed_is_computed_again() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let model = root().join("examples/data/tiny-neox");
+    for (step, from) in [
+        ("step1", "step512"),
+        ("step2", "step2000"),
+        ("step3", "step4000"),
+    ] {
+        fs::create_dir_all(path("models").join(step)).unwrap();
+        for file in fs::read_dir(model.join(from)).unwrap() {
+            let file = file.unwrap();
+            fs::copy(
+                file.path(),
+                path("models").join(step).join(file.file_name()),
+            )
+            .unwrap();
+        }
+    }
+    let text = |text: &str| fs::write(path("text.txt"), text.repeat(60)).unwrap();
+    text("There she blows, the white whale.\n");
+    let counts = fs::read(root().join("examples/data/tiny-neox/train-unigrams.npy")).unwrap();
+    fs::write(path("counts.npy"), &counts).unwrap();
+    let setting = |key: &str, name: &str| format!("{key}={}", path(name).display());
+    let same = [
+        setting("model.path", "models"),
+        format!("model.tokenizer={}", model.join("tokenizer.json").display()),
+        setting("corpus.path", "text.txt"),
+        setting("frequency.counts", "counts.npy"),
+        "corpus.context_length=32".into(),
+        "ablation.sequences=2".into(),
+        "ablation.neurons=0..4".into(),
+    ];
+    // The steps that were computed.
+    let computed = |steps: &str| {
+        let record = |step: &str| path("out").join(step).join("run.json");
+        let time = |step: &str| {
+            fs::metadata(record(step))
+                .and_then(|file| file.modified())
+                .ok()
+        };
+        let before = ["step1", "step2", "step3"].map(time);
+        let steps = format!("model.steps={steps}");
+        let args: Vec<&str> = same.iter().map(String::as_str).chain([&*steps]).collect();
+        ablate(&path("out"), &args).assert().success();
+        (1..=3)
+            .filter(|i| before[i - 1] != time(&format!("step{i}")))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(computed("[1, 2]"), [1, 2]);
+    assert_eq!(computed("[1, 2, 3]"), [3]);
+    assert_eq!(computed("all"), [0; 0]);
+    let weights = |step: &str| path("models").join(step).join("model.safetensors");
+    fs::copy(weights("step3"), weights("step1")).unwrap();
+    assert_eq!(computed("all"), [1]);
+    fs::remove_file(path("out/step2/neurons.parquet")).unwrap();
+    assert_eq!(computed("all"), [2]);
+    text("There she blew, the black whale.\n");
+    assert_eq!(computed("all"), [1, 2, 3]);
+    let mut other = counts;
+    // The count of token 0, the first after the header.
+    other[128] ^= 1;
+    fs::write(path("counts.npy"), &other).unwrap();
+    assert_eq!(computed("[2, 3]"), [2, 3]);
 }
 
 #[test]
@@ -1150,6 +1214,10 @@ fn settings_that_exclude_each_other_or_are_not_used_are_refused() {
         (
             vec!["model.allow_bad=true"],
             "the audit is asked for named checkpoints",
+        ),
+        (
+            vec!["corpus.document_token=<|endoftext|>"],
+            "this job puts the model's own beginning of a text",
         ),
         (
             vec!["corpus.tokens=b.npy", "corpus.rows=0..4"],

@@ -593,6 +593,15 @@ fn wrong_inputs_are_named() -> Outcome {
         &["none is long-tail"],
     )?;
     check_failure(
+        &[
+            &GOLDEN[..],
+            &["selection.filed_by=input", "input.layer=3", &to],
+        ]
+        .concat(),
+        1,
+        &["`input.layer` is 3, but", "leave `input.layer` out"],
+    )?;
+    check_failure(
         &["selection.hueristic=kl"],
         2,
         &["selection.hueristic", "heuristic"],

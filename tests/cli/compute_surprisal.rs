@@ -1067,6 +1067,25 @@ fn steps_are_found_however_they_are_written() {
     );
 }
 
+/// The rows that the job takes of its own text are no rows of another one.
+#[test]
+fn a_corpus_of_ones_own_is_not_cut() {
+    for (corpus, rows) in [
+        (None, "0..40"),
+        (Some("corpus.path=README.md"), "null"),
+        (Some("corpus=train"), "null"),
+    ] {
+        let mut command = Command::cargo_bin("compute-surprisal").unwrap();
+        command.current_dir(root()).args(corpus);
+        let output = command.arg("--print-config").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            text.contains(&format!("  rows: {rows} ")),
+            "{corpus:?}: {text}"
+        );
+    }
+}
+
 /// Other weights, or another text, at the same path are not what an earlier run scored.
 #[test]
 fn what_changed_at_the_same_path_is_not_finished() {

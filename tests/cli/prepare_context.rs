@@ -342,6 +342,18 @@ fn wrong_input_is_a_clear_error() {
             "`missing.jsonl` not found",
         ),
         (
+            &["words.list=[a]", "corpus.tokens=a.npy"],
+            "this job reads text (`corpus.path`)",
+        ),
+        (
+            &[
+                "words.list=[a]",
+                "exclude.path=a.txt",
+                "exclude.document_token=b",
+            ],
+            "this job counts no tokens",
+        ),
+        (
             &["words.list=[a]", "corpus.rows=600..700"],
             "rows 600..700 hold no document",
         ),

@@ -198,7 +198,7 @@ fn a_corpus_is_counted_and_its_counts_serve_again() {
     let (first, second) = (folder.path().join("first"), folder.path().join("second"));
     let corpus = [
         "tokenizer=tiny-neox",
-        "frequency.counts=null",
+        "frequency=null",
         "corpus=train",
         "corpus.document_token=<|endoftext|>",
     ];
@@ -242,6 +242,43 @@ fn a_corpus_is_counted_and_its_counts_serve_again() {
     );
 }
 
+/// Counts are of one tokenizer: another one leaves out those that came with the first, which would have fitted by their size alone.
+#[test]
+fn another_tokenizer_does_not_take_the_counts_of_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let mine = folder.path().join("mine.json");
+    fs::copy(root().join("examples/data/pythia/tokenizer.json"), &mine).unwrap();
+    let out = folder.path().join("out");
+    let tokenizer = format!("tokenizer.path={}", mine.display());
+    let stderr = String::from_utf8(
+        select(&out, &[&tokenizer])
+            .assert()
+            .failure()
+            .get_output()
+            .stderr
+            .clone(),
+    )
+    .unwrap();
+    let expected = format!(
+        "set `frequency.counts` to a file with those of `{}`",
+        mine.display()
+    );
+    assert!(stderr.contains(&expected), "{stderr}");
+    select(&out, &[&tokenizer, "frequency=pythia"])
+        .assert()
+        .success();
+    select(
+        &folder.path().join("counted"),
+        &[&tokenizer, "corpus=held-out", "band.lower=null"],
+    )
+    .assert()
+    .success();
+    assert_eq!(
+        json(folder.path().join("counted/run.json"))["counts"]["documents_read"],
+        600
+    );
+}
+
 #[test]
 fn held_out_documents_are_not_counted() {
     let folder = tempfile::tempdir().unwrap();
@@ -251,7 +288,7 @@ fn held_out_documents_are_not_counted() {
             &out,
             &[
                 "tokenizer=tiny-neox",
-                "frequency.counts=null",
+                "frequency=null",
                 "corpus=held-out",
                 &format!("split.held_out={held_out}"),
             ],
@@ -340,7 +377,7 @@ fn wrong_input_is_a_clear_error() {
         (
             "nothing",
             (
-                vec!["frequency.counts=null"],
+                vec!["frequency=null"],
                 "no token counts: set `frequency.counts`",
             ),
         ),

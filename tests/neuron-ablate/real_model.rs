@@ -19,7 +19,7 @@ fn golden(name: &str) -> Value {
 fn model() -> Model {
     let folder = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/../../outputs/real/smollm2-135m/step1"
+        "/../../outputs/real/smollm2-135m"
     );
     Model::load(folder.as_ref(), &LoadOptions::default()).unwrap()
 }

@@ -30,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "model-conventions",
             "neox-core",
             "neuron-ablate",
+            "text-inputs",
         ],
     ),
     ("job-kit", &["input-files"]),
@@ -42,6 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("neuron-select", &["surprisal-metrics"]),
     ("surprisal-metrics", &[]),
+    ("text-inputs", &["job-kit", "longtail-corpus"]),
     ("xtask", &[]),
 ];
 
@@ -62,7 +64,13 @@ const PROGRAMS: &[&str] = &["longtail-neurons", "longtail-neurons-torch"];
 
 /// Command lines, layered configs and catch-all errors stay at the top.
 const JOB_LIBRARIES: &[&str] = &["anyhow", "clap", "figment"];
-const JOB_CRATES: &[&str] = &["batch-runs", "job-inputs", "job-kit", "xtask"];
+const JOB_CRATES: &[&str] = &[
+    "batch-runs",
+    "job-inputs",
+    "job-kit",
+    "text-inputs",
+    "xtask",
+];
 
 /// A workspace member.
 struct Member {

@@ -97,7 +97,7 @@ impl Rules for AblateConfig {
             NO_BAND,
         ));
         rules.extend(Rule::under("model", ModelConfig::rules()));
-        rules.extend(Rule::under("corpus", CorpusConfig::rules()));
+        rules.extend(Rule::under("corpus", CorpusConfig::rules_for_models()));
         rules.extend(Rule::under("band", BandConfig::rules(corrected)));
         rules.extend(Rule::under("bands.*", BandConfig::rules(corrected)));
         rules.extend(Rule::under("sets.neurons", NeuronsConfig::rules()));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use job_inputs::{Loaded, mebibytes, source};
+use job_inputs::{Loaded, corpus_sha256, mebibytes, source};
 use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter, plot::Figure};
 use neox_core::NeoxModel;
 use neuron_ablate::{
@@ -50,13 +50,17 @@ pub(crate) fn run(config: &AblateConfig, resolved: &serde_json::Value) -> anyhow
             &config.output.dir,
         );
     };
+    let corpus = corpus_sha256(&config.corpus)?;
     for revision in steps.revisions(&source(&config.model)?)? {
         let dir = config.output.dir.join(&revision);
-        if finished(&dir, resolved) {
-            tracing::info!("{revision}: already finished in `{}`, kept", dir.display());
-            continue;
-        }
         checks::refuse_bad(config, &revision)?;
+        match finished(&dir, resolved, corpus.as_deref()) {
+            Ok(()) => {
+                tracing::info!("{revision}: already finished in `{}`, kept", dir.display());
+                continue;
+            }
+            Err(why) => tracing::debug!("{revision} is computed: {why}"),
+        }
         ablate(config, resolved, Some(&revision), &dir)
             .with_context(|| format!("failed at {revision}"))?;
     }
@@ -89,14 +93,14 @@ fn outputs(config: &AblateConfig) -> Vec<String> {
     names
 }
 
-/// Whether a folder holds the results of a finished run of this configuration.
-fn finished(dir: &Path, resolved: &serde_json::Value) -> bool {
-    let record = std::fs::read(dir.join(job_kit::output::RUN_RECORD))
-        .ok()
-        .and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
-    // Through text on both sides, as numbers may change in their last bit on the way.
-    let resolved = serde_json::from_str::<serde_json::Value>(&resolved.to_string()).ok();
-    record.is_some_and(|record| Some(&record["config"]) == resolved.as_ref())
+/// Whether a folder holds what this run would write there: why not, otherwise.
+fn finished(dir: &Path, resolved: &serde_json::Value, corpus: Option<&str>) -> Result<(), String> {
+    let beside = ["model.steps", "model.allow_bad", "model.token_file"];
+    let record = job_kit::finished_run(dir, JOB, env!("CARGO_PKG_VERSION"), resolved, &beside)?;
+    match record["notes"]["corpus_sha256"].as_str() == corpus {
+        true => Ok(()),
+        false => Err("the corpus has changed since".into()),
+    }
 }
 
 /// The record of a run, with what is known at its start.

@@ -142,7 +142,7 @@ impl Rules for SurprisalConfig {
         let mut model = ModelConfig::rules();
         model.retain(|rule| rule.keys()[0] != "revision");
         rules.extend(Rule::under("model", model));
-        rules.extend(Rule::under("corpus", CorpusConfig::rules()));
+        rules.extend(Rule::under("corpus", CorpusConfig::rules_for_models()));
         let corrected: job_kit::config::When = |_, band| band["reading"] == "corrected";
         rules.extend(Rule::under(
             "band",

@@ -234,7 +234,7 @@ fn identity(
         "boundary": &config.boundary,
         "interventions.site": &config.interventions.site,
         "interventions.mean_over": &config.interventions.mean_over,
-        "corpus": corpus.map(|hash| serde_json::json!([hash, config.corpus.rows, config.corpus.context_length])),
+        "corpus": corpus.map(|hash| serde_json::json!([hash, &config.corpus])),
         "seed": config.seed,
     }))
 }

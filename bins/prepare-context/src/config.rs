@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
-use job_kit::{Paths, Rule, Rules, Span};
-use longtail_corpus::{
-    BadRows, Choice, ContextOptions, ContextReading, ReadOptions, SentenceRule, Split, TextUnit,
-};
+use job_kit::{Rule, Rules};
+use longtail_corpus::{Choice, ContextOptions, ContextReading, SentenceRule, Split};
 use serde::{Deserialize, Serialize};
+use text_inputs::CorpusConfig;
 
 /// The whole configuration of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,7 +26,7 @@ pub(crate) struct PrepareConfig {
 
 impl Rules for PrepareConfig {
     fn rules() -> Vec<Rule> {
-        vec![
+        let mut rules = vec![
             Rule::one_of(&["words.path", "words.list"]),
             Rule::belongs("words.column", &["words.path"]),
             Rule::unused(
@@ -40,7 +39,11 @@ impl Rules for PrepareConfig {
                 |config, _| config["split"]["held_out"].is_null(),
                 "there is no split: `split.held_out` is null",
             ),
-        ]
+        ];
+        for corpus in ["corpus", "exclude"] {
+            rules.extend(Rule::under(corpus, CorpusConfig::rules_for_text()));
+        }
+        rules
     }
 }
 
@@ -55,22 +58,6 @@ pub(crate) struct WordsConfig {
     /// Or the words themselves.
     #[serde(default)]
     pub(crate) list: Option<Vec<String>>,
-}
-
-/// Text, as in the other jobs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CorpusConfig {
-    pub(crate) path: Paths,
-    #[serde(default = "default_column")]
-    pub(crate) column: String,
-    /// Rows of the corpus, `0..500`.
-    #[serde(default)]
-    pub(crate) rows: Option<Span>,
-    #[serde(default)]
-    pub(crate) bad_rows: BadRows,
-    #[serde(default)]
-    pub(crate) text_unit: TextUnit,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -111,9 +98,6 @@ pub(crate) struct OutputConfig {
 fn default_seed() -> u64 {
     42
 }
-fn default_column() -> String {
-    "text".into()
-}
 fn default_word_column() -> String {
     "word".into()
 }
@@ -129,17 +113,6 @@ impl PrepareConfig {
             },
             sentences: self.contexts.sentences,
             reading: self.contexts.reading,
-        }
-    }
-}
-
-impl CorpusConfig {
-    pub(crate) fn to_options(&self) -> ReadOptions {
-        ReadOptions {
-            column: self.column.clone(),
-            rows: self.rows.as_ref().map(Span::range),
-            bad_rows: self.bad_rows,
-            text_unit: self.text_unit,
         }
     }
 }

@@ -11,12 +11,12 @@ use anyhow::{Context, bail};
 use input_files::{Format, TableReader};
 use job_kit::{OutputDir, Progress, RunRecord};
 use longtail_corpus::{
-    CorpusReader, CorpusSummary, Documents, FoundContexts, KnownTexts, ReadOptions, TextUnit,
-    find_contexts,
+    CorpusReader, FoundContexts, KnownTexts, ReadOptions, TextUnit, find_contexts,
 };
+use text_inputs::{CorpusConfig, Reading};
 
 use crate::{
-    config::{CorpusConfig, PrepareConfig, WordsConfig},
+    config::{PrepareConfig, WordsConfig},
     tables,
 };
 
@@ -128,12 +128,9 @@ fn zipf_values(config: &WordsConfig) -> anyhow::Result<HashMap<String, f64>> {
 
 /// The texts of the corpus that is to be kept out.
 fn known_texts(corpus: &CorpusConfig, record: &mut RunRecord) -> anyhow::Result<KnownTexts> {
-    let reader = CorpusReader::open(corpus.path.list(), corpus.to_options())
-        .context("failed to open the corpus to exclude (`exclude.path`)")?;
-    let mut documents = reader.documents();
+    let mut documents = corpus.open("exclude")?.documents();
     let known = KnownTexts::of(&mut documents).context("failed to read the corpus to exclude")?;
-    record_reading("exclude", documents.summary(), record);
-    record.note("exclude_sha256", documents.sha256());
+    record_reading("exclude", &Reading::of(&documents), record);
     Ok(known)
 }
 
@@ -144,8 +141,7 @@ fn search(
     record: &mut RunRecord,
 ) -> anyhow::Result<FoundContexts> {
     let split = config.split.to_split()?;
-    let reader = CorpusReader::open(config.corpus.path.list(), config.corpus.to_options())
-        .context("failed to open the corpus (`corpus.path`)")?;
+    let reader = config.corpus.open("corpus")?;
     // The corpus is read twice: to find the contexts, and to take down those that are kept.
     let progress = Progress::new("finding contexts", 2 * reader.total_bytes(), "bytes");
     let passes: std::sync::Mutex<Vec<Reading>> = std::sync::Mutex::default();
@@ -187,8 +183,7 @@ fn search(
     record.timing("finding_contexts", progress.finish());
     let passes = passes.into_inner().unwrap_or_default();
     if let Some(reading) = passes.first() {
-        record_reading("corpus", &reading.summary, record);
-        record.note("corpus_sha256", reading.sha256.clone());
+        record_reading("corpus", reading, record);
     }
     record.count("documents_left_out", left_out.into_inner() / 2);
     if found.documents == 0 {
@@ -197,29 +192,10 @@ fn search(
     Ok(found)
 }
 
-/// What one pass has read.
-struct Reading {
-    summary: CorpusSummary,
-    sha256: String,
-}
-
-impl Reading {
-    fn of(documents: &Documents) -> Self {
-        Self {
-            summary: documents.summary().clone(),
-            sha256: documents.sha256(),
-        }
-    }
-}
-
-fn record_reading(name: &str, summary: &CorpusSummary, record: &mut RunRecord) {
-    record.count(&format!("{name}_documents_read"), summary.documents as u64);
-    for (what, count) in summary.counts() {
-        record.count(&format!("{name}_{what}"), count);
-    }
-    for warning in summary.warnings() {
-        record.warn(warning);
-    }
+fn record_reading(key: &str, reading: &Reading, record: &mut RunRecord) {
+    let documents = reading.summary.documents as u64;
+    record.count(&format!("{key}_documents_read"), documents);
+    reading.record(key, &format!("{key}_"), record);
 }
 
 fn write_json(out: &OutputDir, found: &FoundContexts) -> anyhow::Result<()> {

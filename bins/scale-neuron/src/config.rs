@@ -68,7 +68,7 @@ impl Rules for ScaleConfig {
             "rare tokens are those of a quantile (`scaling.rare`)",
         ));
         rules.extend(Rule::under("model", ModelConfig::rules()));
-        rules.extend(Rule::under("corpus", CorpusConfig::rules()));
+        rules.extend(Rule::under("corpus", CorpusConfig::rules_for_models()));
         rules.extend(Rule::under("band", BandConfig::rules(corrected)));
         rules.extend(Rule::under("neurons", NeuronsConfig::rules()));
         rules

@@ -1,13 +1,12 @@
 //! The shape of the YAML, and its conversion into library options.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use job_kit::{Paths, Rule, Rules, Span};
-use longtail_corpus::{
-    BadRows, BandReading, BandSpec, Bound, CasePolicy, ReadOptions, Split, TextUnit, WordOptions,
-};
+use job_kit::{Rule, Rules};
+use longtail_corpus::{BandReading, CasePolicy, Split, WordOptions};
 use serde::{Deserialize, Serialize};
+use text_inputs::{BandConfig, CorpusConfig};
 
 /// The whole configuration of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct SelectConfig {
     pub(crate) tokenizer: TokenizerConfig,
     #[serde(default)]
-    pub(crate) frequency: FrequencyConfig,
+    pub(crate) frequency: Option<FrequencyConfig>,
     pub(crate) band: BandConfig,
     #[serde(default)]
     pub(crate) band_reading: BandReading,
@@ -29,20 +28,9 @@ pub(crate) struct SelectConfig {
 
 impl Rules for SelectConfig {
     fn rules() -> Vec<Rule> {
-        vec![
+        let mut rules = vec![
             Rule::made_for("tokenizer.vocab_size", &["tokenizer.path"]),
-            Rule::unused(
-                "band.window",
-                |config, _| config["band_reading"] == "corrected",
-                "only the reading `liu2025` finds the elbow with a window",
-            ),
-            Rule::unused(
-                "band.window",
-                |config, _| {
-                    config["band"]["lower"] != "elbow" && config["band"]["upper"] != "elbow"
-                },
-                "no bound of the band is `elbow`",
-            ),
+            Rule::made_for("frequency.counts", &["tokenizer.path"]),
             Rule::unused(
                 "corpus.document_token",
                 |config, _| !config["frequency"]["counts"].is_null(),
@@ -58,7 +46,11 @@ impl Rules for SelectConfig {
                 |config, _| config["split"]["held_out"] == 0.0,
                 "nothing is held out: `split.held_out` is 0",
             ),
-        ]
+        ];
+        rules.extend(Rule::under("corpus", CorpusConfig::rules_for_counts()));
+        let corrected: job_kit::config::When = |config, _| config["band_reading"] == "corrected";
+        rules.extend(Rule::under("band", BandConfig::rules(corrected)));
+        rules
     }
 }
 
@@ -74,40 +66,12 @@ pub(crate) struct TokenizerConfig {
     pub(crate) word_start: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FrequencyConfig {
     /// Token counts (`.npy`, Parquet or JSON); without them the corpus is counted.
     #[serde(default)]
     pub(crate) counts: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct BandConfig {
-    pub(crate) lower: Option<Bound>,
-    pub(crate) upper: Option<Bound>,
-    #[serde(default)]
-    pub(crate) window: Option<usize>,
-}
-
-/// Text, as in the other jobs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CorpusConfig {
-    pub(crate) path: Paths,
-    #[serde(default = "default_column")]
-    pub(crate) column: String,
-    /// Rows of the corpus, `0..500`.
-    #[serde(default)]
-    pub(crate) rows: Option<Span>,
-    #[serde(default)]
-    pub(crate) bad_rows: BadRows,
-    #[serde(default)]
-    pub(crate) text_unit: TextUnit,
-    /// A token counted once before each document, as in `<|endoftext|>`.
-    #[serde(default)]
-    pub(crate) document_token: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -149,18 +113,11 @@ pub(crate) struct OutputConfig {
 fn default_seed() -> u64 {
     42
 }
-fn default_column() -> String {
-    "text".into()
-}
 
 impl SelectConfig {
-    pub(crate) fn band_spec(&self) -> BandSpec {
-        BandSpec {
-            lower: self.band.lower,
-            upper: self.band.upper,
-            window: self.band.window,
-            reading: self.band_reading,
-        }
+    /// The file of token counts; none where the corpus is counted.
+    pub(crate) fn counts(&self) -> Option<&Path> {
+        self.frequency.as_ref()?.counts.as_deref()
     }
 
     pub(crate) fn word_options(&self) -> WordOptions {
@@ -168,17 +125,6 @@ impl SelectConfig {
             min_length: self.words.min_length,
             case: self.words.case,
             common: self.words.common,
-        }
-    }
-}
-
-impl CorpusConfig {
-    pub(crate) fn to_options(&self) -> ReadOptions {
-        ReadOptions {
-            column: self.column.clone(),
-            rows: self.rows.as_ref().map(Span::range),
-            bad_rows: self.bad_rows,
-            text_unit: self.text_unit,
         }
     }
 }

@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, bail};
 use job_kit::{OutputDir, Progress, RunRecord};
 use longtail_corpus::{
-    CorpusError, CorpusReader, Document, Documents, TokenCounts, WordCounts, count_tokens,
-    load_tokenizer, n_tokens, write_counts,
+    CorpusError, Document, Documents, TokenCounts, WordCounts, count_tokens, load_tokenizer,
+    n_tokens, write_counts,
 };
 use model_conventions::{Fit, WordPieces, fit};
+use text_inputs::{CorpusConfig, Reading};
 use tokenizers::Tokenizer;
 
-use crate::config::{CorpusConfig, SelectConfig};
+use crate::config::SelectConfig;
 
 /// The tokenizer, with how many tokens it has and how many rows the vocabulary.
 pub(crate) struct Vocabulary {
@@ -59,7 +60,7 @@ impl Vocabulary {
         out: &OutputDir,
         record: &mut RunRecord,
     ) -> anyhow::Result<TokenCounts> {
-        let counts = match (&config.frequency.counts, &config.corpus) {
+        let counts = match (config.counts(), &config.corpus) {
             (Some(path), _) => {
                 let counts = TokenCounts::read(path, self.d_vocab)?;
                 record.input(path)?;
@@ -74,7 +75,8 @@ impl Vocabulary {
             }
             (None, Some(corpus)) => self.count(config, corpus, out, record)?,
             (None, None) => bail!(
-                "no token counts: set `frequency.counts` to a file, or `corpus.path` to text to count"
+                "no token counts: set `frequency.counts` to a file with those of `{}`, or `corpus.path` to text to count",
+                config.tokenizer.path.display()
             ),
         };
         record.count("tokens_counted", counts.total());
@@ -148,8 +150,7 @@ fn pass<T>(
     count: impl FnOnce(Stream<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<(T, String)> {
     let split = config.split.to_split()?;
-    let reader = CorpusReader::open(corpus.path.list(), corpus.to_options())
-        .context("failed to open the corpus (`corpus.path`)")?;
+    let reader = corpus.open("corpus")?;
     let progress = Progress::new(title, reader.total_bytes(), "bytes");
     let mut documents = reader.documents();
     let counted = count(Box::new(
@@ -158,17 +159,10 @@ fn pass<T>(
     ))
     .with_context(|| format!("failed at {title}"))?;
     record.timing(&title.replace(' ', "_"), progress.finish());
-    let summary = documents.summary();
-    record.count("documents_read", summary.documents as u64);
-    for (what, count) in summary.counts() {
-        record.count(what, count);
-    }
-    for warning in summary.warnings() {
-        record.warn(warning);
-    }
-    let sha256 = documents.sha256();
-    record.note("corpus_sha256", sha256.clone());
-    Ok((counted, sha256))
+    let reading = Reading::of(&documents);
+    record.count("documents_read", reading.summary.documents as u64);
+    reading.record("corpus", "", record);
+    Ok((counted, reading.sha256))
 }
 
 fn watched<'a>(

@@ -36,7 +36,8 @@ pub(crate) fn run(config: &SelectConfig, resolved: &serde_json::Value) -> anyhow
     let counts = vocabulary.counts(config, &out, &mut record)?;
     let frequencies = Frequencies::add_one(&counts);
     let band = config
-        .band_spec()
+        .band
+        .spec(config.band_reading)
         .resolve(&frequencies, vocabulary.n_tokens)
         .context("failed to find the long-tail band (`band.lower`, `band.upper`)")?;
     let ranked = match config.band_reading {

@@ -30,9 +30,8 @@ Examples (from the root of the repository):
   select-longtail tokenizer=tiny-neox frequency=tiny-neox corpus=train \\
     words.common=200 output.dir=outputs/both
       200 words above the band with them, to compare with
-  select-longtail tokenizer=tiny-neox frequency.counts=null \\
-    corpus=train 'corpus.document_token=<|endoftext|>' \\
-    output.dir=outputs/counted
+  select-longtail tokenizer=tiny-neox frequency=null corpus=train \\
+    'corpus.document_token=<|endoftext|>' output.dir=outputs/counted
       counts the tokens of the text first, and keeps them as counts.parquet for `frequency.counts`
   select-longtail band_reading=liu2025 lexicon=none \\
     output.dir=outputs/liu2025

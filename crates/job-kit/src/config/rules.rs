@@ -261,9 +261,14 @@ pub(super) fn displace(composed: &mut Composed, rules: &[Rule]) -> Result<(), Co
                 })
                 .max_by_key(|(place, ..)| *place)
         };
-        let Some((_, old, old_value)) = owner(own_place + 1, &|_| true) else {
+        let Some((old_place, old, old_value)) = owner(own_place + 1, &|_| true) else {
             continue;
         };
+        // What a choice of the command line brings without its owner was chosen beside whatever owner is typed.
+        let chosen = |place: usize| &composed.layers[place].chosen;
+        if chosen(own_place).is_some() && chosen(own_place) != chosen(old_place) {
+            continue;
+        }
         let now = owner(all, &|owner| composed.is_set(owner));
         let why = match now {
             Some((place, new, value)) => {

@@ -1,0 +1,10 @@
+//! What jobs read of text, and the shape of it in YAML: a corpus, a band of token frequencies.
+//!
+//! Shared by the jobs, so that a key means the same in each; those that use a part of the keys refuse the others. Needs no model, and so
+//! no libtorch.
+
+mod band;
+mod corpus;
+
+pub use band::BandConfig;
+pub use corpus::{CorpusConfig, Reading};
