@@ -593,13 +593,9 @@ fn wrong_inputs_are_named() -> Outcome {
         &["none is long-tail"],
     )?;
     check_failure(
-        &[
-            &GOLDEN[..],
-            &["selection.filed_by=input", "input.layer=3", &to],
-        ]
-        .concat(),
+        &[PANDAS, "input.layer=3", &to],
         1,
-        &["`input.layer` is 3, but", "leave `input.layer` out"],
+        &["`input.layer` is 3, but", "in its column `component_name`"],
     )?;
     check_failure(
         &["selection.hueristic=kl"],

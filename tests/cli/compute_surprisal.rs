@@ -161,7 +161,7 @@ fn examples_run_as_printed() {
 #[test]
 fn a_run_writes_every_table_and_counts_what_it_leaves_out() {
     let run = Run::new();
-    let stdout = run.ok(&["steps=all"]);
+    let stdout = run.ok(&["model.steps=all"]);
     assert!(
         stdout.contains("Step 4000: mean surprisal in nats"),
         "{stdout}"
@@ -206,7 +206,7 @@ fn a_run_writes_every_table_and_counts_what_it_leaves_out() {
 #[test]
 fn a_rerun_computes_only_what_is_missing() {
     let run = Run::new();
-    run.ok(&["steps=[512, 4000]", "interventions.list=[base, zero]"]);
+    run.ok(&["model.steps=[512, 4000]", "interventions.list=[base, zero]"]);
     let first = rows(&run.out("surprisal.parquet"));
     assert_eq!(first.len(), 2 * 6 * 2);
     // As if killed in the middle: one part is gone, one is half-written, and so are the tables.
@@ -214,7 +214,7 @@ fn a_rerun_computes_only_what_is_missing() {
     fs::remove_file(parts.join("step4000-000000.parquet")).unwrap();
     fs::write(parts.join(".step4000-000000.parquet.x.partial"), "half").unwrap();
     fs::remove_file(run.out("surprisal.parquet")).unwrap();
-    run.ok(&["steps=[512, 4000]", "interventions.list=[base, zero]"]);
+    run.ok(&["model.steps=[512, 4000]", "interventions.list=[base, zero]"]);
     assert_eq!(
         run.record()["counts"]["scores_computed_by_an_earlier_run"],
         12
@@ -223,7 +223,7 @@ fn a_rerun_computes_only_what_is_missing() {
     assert!(!parts.join(".step4000-000000.parquet.x.partial").exists());
     // One more step and one more intervention.
     run.ok(&[
-        "steps=[512, 1000, 4000]",
+        "model.steps=[512, 1000, 4000]",
         "interventions.list=[base, zero, mean]",
     ]);
     assert_eq!(
@@ -237,14 +237,14 @@ fn a_rerun_computes_only_what_is_missing() {
     }
     // Nothing is missing: nothing is computed.
     run.ok(&[
-        "steps=[512, 1000, 4000]",
+        "model.steps=[512, 1000, 4000]",
         "interventions.list=[base, zero, mean]",
     ]);
     assert_eq!(
         run.record()["counts"]["scores_computed_by_an_earlier_run"],
         54
     );
-    let error = run.error(&["steps=512", "interventions.list=[base]", "seed=43"]);
+    let error = run.error(&["model.steps=512", "interventions.list=[base]", "seed=43"]);
     assert!(
         error.contains("holds results of a run with other settings (seed)"),
         "{error}"
@@ -268,7 +268,7 @@ fn more_words_or_other_neurons_compute_what_is_new() {
     };
     let earlier = || run.record()["counts"]["scores_computed_by_an_earlier_run"].clone();
     write("512,\"['3.7']\"\n");
-    run.ok(&args("steps=512"));
+    run.ok(&args("model.steps=512"));
     let first = rows(&run.out("surprisal.parquet"));
     // A word more, at the front, and one fewer.
     let more = words.replace(
@@ -277,7 +277,7 @@ fn more_words_or_other_neurons_compute_what_is_new() {
     );
     let more = more.replace("\"whale\"", "\"whales\"");
     fs::write(run.path("words.json"), more).unwrap();
-    run.ok(&args("steps=512"));
+    run.ok(&args("model.steps=512"));
     assert_eq!(earlier(), 2 * 4);
     let second = rows(&run.out("surprisal.parquet"));
     assert_eq!(second.len(), 2 * 8);
@@ -288,10 +288,10 @@ fn more_words_or_other_neurons_compute_what_is_new() {
     );
     // Another step, then another set for the first step: base stays.
     write("512,\"['3.7']\"\n4000,\"['3.8']\"\n");
-    run.ok(&args("steps=[512, 4000]"));
+    run.ok(&args("model.steps=[512, 4000]"));
     assert_eq!(earlier(), 2 * 8);
     write("512,\"['3.9']\"\n4000,\"['3.8']\"\n");
-    run.ok(&args("steps=[512, 4000]"));
+    run.ok(&args("model.steps=[512, 4000]"));
     assert_eq!(earlier(), 8 + 2 * 8);
     let last = rows(&run.out("surprisal.parquet"));
     assert_eq!(last.len(), 2 * 2 * 8);
@@ -311,18 +311,18 @@ fn only_contexts_that_are_too_long_are_cut() {
     fs::write(run.path("words.json"), words.to_string()).unwrap();
     let cut = || run.record()["counts"]["contexts_cut_to_what_the_model_reads"].clone();
     let list = "interventions.list=[base]";
-    run.ok(&["steps=4000", list]);
+    run.ok(&["model.steps=4000", list]);
     assert_eq!(cut(), 1);
     // A word of several pieces, of which this reading scores one.
     fs::remove_dir_all(run.out("parts")).unwrap();
-    run.ok(&["steps=4000", list, "reading=liu2025"]);
+    run.ok(&["model.steps=4000", list, "reading=liu2025"]);
     assert_eq!(cut(), 1);
 }
 
 #[test]
 fn chunks_change_no_value() {
     let (small, whole) = (Run::new(), Run::new());
-    let args = ["steps=4000", "interventions.list=[base, zero]"];
+    let args = ["model.steps=4000", "interventions.list=[base, zero]"];
     whole.ok(&args);
     small.ok(&[args[0], args[1], "output.chunk=1", "batch_tokens=8"]);
     for (a, b) in rows(&small.out("surprisal.parquet"))
@@ -348,7 +348,7 @@ fn neurons_of_a_step_are_never_guessed() {
         "neurons.list=null",
         &neurons,
         "interventions.list=[base, zero]",
-        "steps=[512, 1000, 4000]",
+        "model.steps=[512, 1000, 4000]",
     ];
     let error = run.error(&args);
     assert!(
@@ -374,7 +374,7 @@ fn neurons_of_a_step_are_never_guessed() {
     let error = run.error(&[
         args[0],
         &format!("neurons.file={}", json.display()),
-        "steps=4000",
+        "model.steps=4000",
         args[2],
     ]);
     assert!(error.contains("put quotes around it"), "{error}");
@@ -386,7 +386,7 @@ fn liu2025_scores_the_first_piece_alone() {
     run.ok(&[
         "interventions=liu2025",
         "reading=liu2025",
-        "steps=4000",
+        "model.steps=4000",
         "words.bos_only=true",
         "unit=bits",
         "output.acquisition=false",
@@ -405,23 +405,23 @@ fn liu2025_scores_the_first_piece_alone() {
 fn mistakes_are_named() {
     for (args, expected) in [
         (
-            vec!["steps=513"],
+            vec!["model.steps=513"],
             "there is no checkpoint of step 513; there are 0, 1, 64, 512, 1000, 2000, 4000",
         ),
         (
-            vec!["steps=soon"],
-            "`steps` holds `soon`, expected a step, `all`, `log`, or a range",
+            vec!["model.steps=soon"],
+            "`soon` is none: there is no `..` in it; expected a step, `all`, `log`, a range",
         ),
         (
-            vec!["neurons.list=[\"3.999\"]", "steps=4000"],
+            vec!["neurons.list=[\"3.999\"]", "model.steps=4000"],
             "there is no neuron 3.999",
         ),
         (
-            vec!["neurons.list=null", "steps=4000"],
+            vec!["neurons.list=null", "model.steps=4000"],
             "set `neurons.file` or `neurons.list`",
         ),
         (
-            vec!["neurons.list=[\"2.5\"]", "steps=4000"],
+            vec!["neurons.list=[\"2.5\"]", "model.steps=4000"],
             "they are taken in the last layer alone",
         ),
         (vec!["words.min_context=50"], "has 50 contexts or more"),
@@ -437,10 +437,13 @@ fn mistakes_are_named() {
             vec!["interventions.list=[{random: {like: base, draws: 2}}]"],
             "a control set needs an operation",
         ),
-        (vec!["model.steps=[512]"], "say `steps=[0, 512]` instead"),
         (
-            vec!["model.revision=step4000"],
-            "say `steps=3000` instead of `model.revision=step3000`",
+            vec!["model.steps=[512]", "steps=512"],
+            "`model.steps` and `steps` exclude each other",
+        ),
+        (
+            vec!["model.revision=step4001"],
+            "no `step4001`; nearest: step4000",
         ),
         (
             vec!["model.path=examples/data/corpus"],
@@ -462,7 +465,7 @@ fn words_are_the_same_in_every_format() {
         run.ok(&[
             &format!("words.path={}", run.path(name).display()),
             &format!("output.dir={}", run.out(name).display()),
-            "steps=4000",
+            "model.steps=4000",
             "words.min_context=1",
             "interventions.list=[base]",
         ]);
@@ -542,7 +545,7 @@ fn nothing_is_put_into_contexts_that_say_what_stood_before_the_word() {
         run.ok(&[
             &[
                 &format!("words.path={}", run.path(name).display()),
-                "steps=4000",
+                "model.steps=4000",
                 "words.min_context=1",
                 "interventions.list=[base]",
             ],
@@ -592,7 +595,7 @@ fn words_are_grouped_by_the_frequency_of_the_word() {
     )
     .unwrap();
     let small = [
-        "steps=4000",
+        "model.steps=4000",
         "words.min_context=1",
         "interventions.list=[base, zero]",
     ];
@@ -688,7 +691,7 @@ fn the_table_has_the_covariates_of_a_mixed_model() {
     .unwrap();
     let list = "interventions.list=[base, {scaled: 2.0}, {matched: {like: mean, draws: 2}}]";
     let table = |more: &[&str]| {
-        run.ok(&[&["steps=4000", "words.min_context=1", list], more].concat());
+        run.ok(&[&["model.steps=4000", "words.min_context=1", list], more].concat());
         let file = File::open(run.out("surprisal.parquet")).unwrap();
         let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
         let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
@@ -748,7 +751,7 @@ fn the_table_has_the_covariates_of_a_mixed_model() {
     }
     // Another boundary changes the corrected forms alone.
     let error = run.error(&[
-        "steps=4000",
+        "model.steps=4000",
         "words.min_context=1",
         list,
         "boundary=space-punctuation-newline",
@@ -764,7 +767,7 @@ fn the_table_has_the_covariates_of_a_mixed_model() {
 #[test]
 fn what_a_run_does_not_write_again_goes_and_wide_tables_name_their_unit() {
     let run = Run::new();
-    let small = ["steps=[512, 4000]", "words.min_context=1"];
+    let small = ["model.steps=[512, 4000]", "words.min_context=1"];
     run.ok(&[
         &small[..],
         &[
@@ -825,7 +828,7 @@ fn step_0_has_a_place_in_figures_and_one_word_has_no_interval() {
     .unwrap();
     let said = run.ok(&[
         "words.min_context=1",
-        "steps=0",
+        "model.steps=0",
         "interventions.list=[base, zero]",
         "neurons.list=[\"3.193\"]",
     ]);
@@ -845,7 +848,7 @@ fn step_0_has_a_place_in_figures_and_one_word_has_no_interval() {
     // Step 0 stands beside the others, left of them.
     run.ok(&[
         "words.min_context=1",
-        "steps=[0, 512]",
+        "model.steps=[0, 512]",
         "interventions.list=[base]",
     ]);
     let counts = &run.record()["counts"];
@@ -868,7 +871,7 @@ fn a_repository_that_was_named_is_used() {
         let output = command
             .current_dir(root())
             .arg(format!("output.dir={}", run.path("out").display()))
-            .args([model, "steps=512"])
+            .args([model, "model.steps=512"])
             .env("HF_HOME", cache.path())
             .env("HF_HUB_OFFLINE", "1")
             .output()
@@ -921,7 +924,7 @@ fn settings_that_would_not_be_used_are_refused() {
         ),
         (vec!["model.allow_bad=true"], "no `audit` is read"),
         (
-            vec!["steps=512.5"],
+            vec!["model.steps=512.5"],
             "expected a step, `all`, `log`, a range",
         ),
     ] {
@@ -929,7 +932,7 @@ fn settings_that_would_not_be_used_are_refused() {
         assert!(error.contains(said), "{args:?}: {error}");
     }
     assert!(
-        run.ok(&["steps=4000.0", "interventions.list=[base]"])
+        run.ok(&["model.steps=4000.0", "interventions.list=[base]"])
             .contains("4000")
     );
 }
@@ -954,7 +957,7 @@ fn metaspace(json: &mut serde_json::Value) {
 #[test]
 fn the_beginning_of_a_word_is_the_tokenizers_own() {
     let args = [
-        "steps=4000",
+        "model.steps=4000",
         "interventions.list=[base]",
         "band=null",
         "frequency=null",
@@ -981,7 +984,7 @@ fn a_tokenizer_that_marks_no_word_is_an_error_that_says_what_to_set() {
         json["decoder"] = serde_json::json!({"type": "Fuse"});
     });
     let tokenizer = format!("model.tokenizer={}", path.display());
-    let error = run.error(&["steps=4000", "interventions.list=[base]", &tokenizer]);
+    let error = run.error(&["model.steps=4000", "interventions.list=[base]", &tokenizer]);
     assert!(
         error.contains("model.word_start") && error.contains("unmarked.json"),
         "{error}"
@@ -1057,7 +1060,7 @@ fn steps_are_found_however_they_are_written() {
     steps.dedup();
     assert_eq!(steps, [64, 512, 1000]);
     assert_eq!(run.record()["counts"]["revisions_that_are_no_steps"], 1);
-    let error = run.error(&[&args[..], &["steps=0..10000000000/1"]].concat());
+    let error = run.error(&[&args[..], &["model.steps=0..10000000000/1"]].concat());
     assert!(error.contains("no checkpoint of step 0"), "{error}");
     checkpoint(&models, "step512", |_| ());
     let error = run.error(&args);
@@ -1065,6 +1068,72 @@ fn steps_are_found_however_they_are_written() {
         error.contains("step-512") && error.contains("`step512`"),
         "{error}"
     );
+}
+
+/// Series that say tokens or words in the names of their checkpoints, and one revision by its name.
+#[test]
+fn names_of_published_series_are_understood() {
+    let run = Run::new();
+    let series = |folder: &str, names: [(&str, &str); 3]| {
+        let models = run.path(folder);
+        for (name, from) in names {
+            fs::create_dir_all(models.join(name)).unwrap();
+            for file in fs::read_dir(root().join("examples/data/tiny-neox").join(from)).unwrap() {
+                let file = file.unwrap();
+                fs::copy(file.path(), models.join(name).join(file.file_name())).unwrap();
+            }
+        }
+        format!("model.path={}", models.display())
+    };
+    let tokenizer = format!("model.tokenizer={TOKENIZER}");
+    let list = "interventions.list=[base]";
+    let steps = || {
+        let rows = rows(&run.out("surprisal.parquet"));
+        let steps: std::collections::BTreeSet<_> = rows.iter().map(|row| row.0).collect();
+        steps.into_iter().collect::<Vec<_>>()
+    };
+
+    let olmo = series(
+        "olmo",
+        [
+            ("stage1-step512-tokens1B", "step512"),
+            ("stage1-step2000-tokens4B", "step2000"),
+            ("stage2-ingredient1-step2000-tokens5B", "step4000"),
+        ],
+    );
+    run.ok(&[&olmo, &tokenizer, list, "model.steps=2B..10B"]);
+    assert_eq!(steps(), [2000]);
+    fs::remove_dir_all(run.path("out")).unwrap();
+    run.ok(&[
+        &olmo,
+        &tokenizer,
+        list,
+        "model.revision=stage1-step512-tokens1B",
+    ]);
+    assert_eq!(steps(), [512]);
+    fs::remove_dir_all(run.path("out")).unwrap();
+    let error = run.error(&[&olmo, &tokenizer, list, "model.steps=3B"]);
+    assert!(
+        error.contains("no checkpoint of 3B tokens; the nearest are of 1B, 4B"),
+        "{error}"
+    );
+
+    let words = [
+        ("chck_1M", "step512"),
+        ("chck_10M", "step2000"),
+        ("main", "step4000"),
+    ];
+    let babylm = series("babylm", words);
+    // The name that `model.steps` had.
+    run.ok(&[&babylm, &tokenizer, list, "steps=all"]);
+    assert_eq!(steps(), [1, 10]);
+    let record = run.record().to_string();
+    assert!(
+        record.contains("`steps` is called `model.steps` now"),
+        "{record}"
+    );
+    let figure = fs::read_to_string(run.out("surprisal.svg")).unwrap();
+    assert!(figure.contains("million words seen"));
 }
 
 /// The rows that the job takes of its own text are no rows of another one.
@@ -1142,15 +1211,19 @@ fn checkpoints_that_an_audit_found_bad_are_refused() {
     fs::write(&audit, rows.to_string()).unwrap();
     let audit = format!("audit={}", audit.display());
     let args = |steps| [steps, "interventions.list=[base]", &audit];
-    run.ok(&args("steps=4000"));
-    let error = run.error(&args("steps=[512, 4000]"));
+    run.ok(&args("model.steps=4000"));
+    let error = run.error(&args("model.steps=[512, 4000]"));
     assert!(
         error.contains("found step512 bad (missing)") && error.contains("model.allow_bad"),
         "{error}"
     );
-    run.ok(&[&args("steps=[512, 4000]")[..], &["model.allow_bad=true"]].concat());
+    run.ok(&[
+        &args("model.steps=[512, 4000]")[..],
+        &["model.allow_bad=true"],
+    ]
+    .concat());
     let error = run.error(&[
-        "steps=4000",
+        "model.steps=4000",
         "interventions.list=[base]",
         "audit=nowhere.json",
     ]);
@@ -1164,7 +1237,7 @@ fn checkpoints_that_an_audit_found_bad_are_refused() {
 fn a_tokenizer_of_another_size_is_refused() {
     let run = Run::new();
     let error = run.error(&[
-        "steps=4000",
+        "model.steps=4000",
         "interventions.list=[base]",
         "model.tokenizer=examples/data/pythia/tokenizer.json",
     ]);
@@ -1213,7 +1286,7 @@ fn a_model_without_steps_is_scored() {
         &model,
         &tokenizer,
         &neurons,
-        "steps=all",
+        "model.steps=all",
         "interventions.list=[base, zero]",
     ]);
     assert!(!said.contains("Step "), "{said}");

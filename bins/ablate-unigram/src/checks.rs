@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use job_inputs::{Loaded, Steps, source};
+use job_inputs::{Loaded, revisions, source};
 use job_kit::{OutputDir, Progress, write_file};
 use neox_core::{AuditDepth, AuditRow, audit as audit_source};
 use neuron_ablate::{Plan, self_check as check};
@@ -19,13 +19,8 @@ const TOLERANCE_NATS: f64 = 1e-3;
 /// Audits the checkpoints of `model.steps` (all that there are, by default); fails if one is bad.
 pub(crate) fn audit(config: &AblateConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
     let source = source(&config.model)?;
-    let all = Steps::Text("all".into());
-    let revisions = config
-        .model
-        .steps
-        .as_ref()
-        .unwrap_or(&all)
-        .revisions(&source)?;
+    let steps = config.model.steps.clone().unwrap_or_default();
+    let revisions = revisions(&steps, &source)?;
     // No result of a run: it stands beside those of a sweep, and is replaced by the next audit alone.
     let out = OutputDir::create(&config.output.dir, job::JOB, resolved, [""; 0])?;
     read_audit(&out.join(AUDIT))?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use job_inputs::{Loaded, corpus_sha256, mebibytes, source};
+use job_inputs::{Loaded, corpus_sha256, mebibytes, revisions, source};
 use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter, plot::Figure};
 use neox_core::NeoxModel;
 use neuron_ablate::{
@@ -51,7 +51,7 @@ pub(crate) fn run(config: &AblateConfig, resolved: &serde_json::Value) -> anyhow
         );
     };
     let corpus = corpus_sha256(&config.corpus)?;
-    for revision in steps.revisions(&source(&config.model)?)? {
+    for revision in revisions(steps, &source(&config.model)?)? {
         let dir = config.output.dir.join(&revision);
         checks::refuse_bad(config, &revision)?;
         match finished(&dir, resolved, corpus.as_deref()) {

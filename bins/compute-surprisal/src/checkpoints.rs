@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::thread::{Scope, ScopedJoinHandle};
 
 use anyhow::{Context, anyhow, bail};
-use job_inputs::{source, step_in_words};
+use job_inputs::{series, source, step_in_words};
 use job_kit::{RunRecord, sha256_file};
-use model_conventions::{StepNames, step_of_folder};
+use model_conventions::{Counted, StepNames, step_of, step_of_folder};
 use neox_core::{AuditRow, LoadOptions, NeoxModel, Source, WeightFiles, parse_device, parse_dtype};
 
 use crate::config::SurprisalConfig;
@@ -15,10 +15,68 @@ use crate::config::SurprisalConfig;
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
     source: Source,
-    /// How each step is written; none for a folder that is itself a checkpoint.
-    names: Option<StepNames>,
+    which: Which,
     options: LoadOptions,
 }
+
+/// Which checkpoints of the source.
+#[derive(Debug)]
+enum Which {
+    /// One: a revision, or the source itself.
+    One(Option<String>),
+    /// Those with a step, and how it is written.
+    Series(StepNames),
+}
+
+impl Which {
+    /// What the configuration asks for, with its steps: none is the step of a model without steps.
+    fn asked(
+        config: &SurprisalConfig,
+        source: &Source,
+        record: &mut RunRecord,
+    ) -> anyhow::Result<(Self, Vec<Option<u64>>)> {
+        let model = &config.model;
+        if let Some(revision) = &model.revision {
+            refuse_bad(config, [&**revision])?;
+            let step = step_of(revision);
+            return Ok((Which::One(Some(revision.clone())), vec![step]));
+        }
+        let alone = model
+            .path
+            .as_ref()
+            .filter(|path| path.join("config.json").is_file());
+        if let Some(path) = alone {
+            let steps = match step_of_folder(path) {
+                Some(step) => {
+                    let name = StepNames::among([format!("step{step}")])?;
+                    let steps = config.steps().cloned().unwrap_or_default().resolve(&name);
+                    steps.context(CHOICE)?.into_iter().map(Some).collect()
+                }
+                None => without_steps(config, source)?,
+            };
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            refuse_bad(config, [&*name])?;
+            return Ok((Which::One(None), steps));
+        }
+        // What a repository has beside steps is a model as it is published.
+        if model.path.is_none() && source.steps()?.steps().next().is_none() {
+            refuse_bad(config, ["main"])?;
+            let steps = without_steps(config, source)?;
+            return Ok((Which::One(None), steps));
+        }
+        let names = series(source)?;
+        record.count("revisions_that_are_no_steps", names.others().len() as u64);
+        record.note("steps_count", names.counted().label());
+        let steps = config.steps().cloned().unwrap_or_default();
+        let steps = steps.resolve(&names).context(CHOICE)?;
+        refuse_bad(config, steps.iter().filter_map(|&step| names.name(step)))?;
+        let steps = steps.into_iter().map(Some).collect();
+        Ok((Which::Series(names), steps))
+    }
+}
+
+/// What fails where the steps that are asked for are not there.
+const CHOICE: &str = "failed to choose checkpoints (`model.steps`)";
 
 /// A checkpoint in memory.
 pub(crate) struct Loaded {
@@ -42,77 +100,34 @@ impl Checkpoints {
             device: parse_device(&model.device)?,
             dtype: parse_dtype(&model.dtype)?,
         };
-        let alone = model
-            .path
-            .as_ref()
-            .filter(|path| path.join("config.json").is_file());
-        if let Some(path) = alone {
-            let steps = match step_of_folder(path) {
-                Some(step) => config
-                    .steps
-                    .resolve(&[step])?
-                    .into_iter()
-                    .map(Some)
-                    .collect(),
-                None => without_steps(config, &source)?,
-            };
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            refuse_bad(config, [&*name])?;
-            return Ok((
-                Self {
-                    source,
-                    names: None,
-                    options,
-                },
-                steps,
-            ));
-        }
-        let names = source.steps()?;
-        let available: Vec<u64> = names.steps().collect();
-        // What a repository has beside steps is a model as it is published.
-        if available.is_empty() && config.model.path.is_none() {
-            refuse_bad(config, ["main"])?;
-            let steps = without_steps(config, &source)?;
-            return Ok((
-                Self {
-                    source,
-                    names: None,
-                    options,
-                },
-                steps,
-            ));
-        }
-        if available.is_empty() {
-            bail!(
-                "{source} has no checkpoints that are named by their step, such as `step512`{}",
-                match names.others() {
-                    [] => String::new(),
-                    others => format!("; there are {}", others.join(", ")),
-                }
+        if config.steps.is_some() {
+            record.warn(
+                "`steps` is called `model.steps` now, as in the other jobs; it is read as that",
             );
         }
-        record.count("revisions_that_are_no_steps", names.others().len() as u64);
-        if !names.others().is_empty() {
-            tracing::info!(
-                "{source}: left out, as their names are no steps: {}",
-                names.others().join(", ")
-            );
+        let (which, steps) = Which::asked(config, &source, record)?;
+        let checkpoints = Self {
+            source,
+            which,
+            options,
+        };
+        Ok((checkpoints, steps))
+    }
+
+    /// What the steps count, for the axis of a figure.
+    pub(crate) fn counted(&self) -> Counted {
+        match &self.which {
+            Which::One(_) => Counted::default(),
+            Which::Series(names) => names.counted(),
         }
-        let steps = config.steps.resolve(&available)?;
-        refuse_bad(config, steps.iter().filter_map(|&step| names.name(step)))?;
-        Ok((
-            Self {
-                source,
-                names: Some(names),
-                options,
-            },
-            steps.into_iter().map(Some).collect(),
-        ))
     }
 
     /// Folder of a checkpoint, fetched if need be.
     pub(crate) fn folder(&self, step: Option<u64>) -> anyhow::Result<PathBuf> {
-        let revision = self.names.as_ref().and_then(|names| names.name(step?));
+        let revision = match &self.which {
+            Which::One(revision) => revision.as_deref(),
+            Which::Series(names) => step.and_then(|step| names.name(step)),
+        };
         Ok(self.source.checkpoint(revision, &mut |transfer| {
             tracing::debug!(
                 "{}: {} of {} bytes",
@@ -184,9 +199,9 @@ impl Checkpoints {
 
 /// The one step of a model without steps, which is none, unless the configuration asks for others.
 fn without_steps(config: &SurprisalConfig, source: &Source) -> anyhow::Result<Vec<Option<u64>>> {
-    if !config.steps.is_all() {
+    if config.steps().is_some_and(|steps| !steps.is_all()) {
         bail!(
-            "`steps` is set, but {source} is one checkpoint, and its name says no step: leave `steps` out (`steps=all`), or name the folder `step<N>`"
+            "`model.steps` is set, but {source} is one checkpoint, and its name says no step: leave it out (`model.steps=all`), or name the folder `step<N>`"
         );
     }
     Ok(vec![None])
@@ -208,7 +223,7 @@ fn refuse_bad<'r>(
             path.display()
         )
     })?;
-    let instead = "leave it out of `steps`";
+    let instead = "leave it out of `model.steps`";
     revisions.into_iter().try_for_each(|revision| {
         job_inputs::refuse_bad(path, &rows, revision, &config.model, instead)
     })

@@ -5,20 +5,21 @@ use std::path::PathBuf;
 use job_inputs::{CorpusConfig, FrequencyConfig, ModelConfig};
 use job_kit::{Rule, Rules};
 use longtail_corpus::{BandReading, Bound};
+use model_conventions::Steps;
 use neuron_ablate::{Join, MeanOver, NeuronSite, WordBoundary};
 use serde::{Deserialize, Serialize};
 use surprisal_metrics::{Unit, WordForm};
 
-use crate::{interventions::InterventionSpec, steps::Steps};
+use crate::interventions::InterventionSpec;
 
 /// The whole configuration of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SurprisalConfig {
-    /// `steps` beside it says which checkpoints, not `model.steps` or `model.revision`.
     pub(crate) model: ModelConfig,
+    /// What `model.steps` was called once.
     #[serde(default)]
-    pub(crate) steps: Steps,
+    pub(crate) steps: Option<Steps>,
     /// The `audit.json` of `ablate-unigram --audit`: checkpoints that it found bad are refused.
     #[serde(default)]
     pub(crate) audit: Option<PathBuf>,
@@ -57,16 +58,7 @@ pub(crate) struct SurprisalConfig {
 impl Rules for SurprisalConfig {
     fn rules() -> Vec<Rule> {
         let mut rules = vec![
-            Rule::unused(
-                "model.revision",
-                |_, _| true,
-                "this job goes over steps: say `steps=3000` instead of `model.revision=step3000`",
-            ),
-            Rule::unused(
-                "model.steps",
-                |_, _| true,
-                "this job has its checkpoints in `steps`: say `steps=[0, 512]` instead",
-            ),
+            Rule::one_of(&["model.steps", "model.revision", "steps"]),
             Rule::unused(
                 "model.allow_bad",
                 |config, _| config["audit"].is_null(),
@@ -169,6 +161,11 @@ fn needs_mean(entry: &serde_json::Value) -> bool {
 }
 
 impl SurprisalConfig {
+    /// The checkpoints that are asked for; all where it says nothing.
+    pub(crate) fn steps(&self) -> Option<&Steps> {
+        self.model.steps.as_ref().or(self.steps.as_ref())
+    }
+
     /// The form that the figure, the summary and the wide tables show.
     pub(crate) fn form(&self) -> WordForm {
         self.form.unwrap_or(match self.reading {

@@ -126,23 +126,24 @@ fn over_training(
 ) -> anyhow::Result<Section> {
     let (config, out, by) = (inputs.config, inputs.out, inputs.words.by);
     let groups = &inputs.words.groups;
+    let x = || Axis::steps(inputs.counted.label());
     let mut section = Section::new("Surprisal over training").text(
         "Every word counts once, by the mean over its contexts. Bands are 95 % bootstrap-t intervals from 1,000 resamples of the words. Step 0 stands left of \
          the first step, out of scale. The draws of a control set are averaged.",
     );
     let (all, caption) = match by {
         GroupBy::WordFrequency => (
-            groups_figure(lines, groups, interventions, shown),
+            groups_figure(lines, groups, interventions, x(), shown),
             "Mean surprisal of each group of words in the unchanged model, or under the first intervention of the list.",
         ),
         _ => (
-            surprisal_figure(lines, groups, interventions, shown),
+            surprisal_figure(lines, groups, interventions, x(), shown),
             "Mean surprisal; full lines are the first group of words, dashed ones the second.",
         ),
     };
     section = section.saved_figure(&all, caption, (out, STEM), record)?;
     for (index, group) in groups.iter().enumerate() {
-        if let Some(figure) = change_figure(lines, group, interventions, config) {
+        if let Some(figure) = change_figure(lines, group, interventions, x(), config) {
             section = section.saved_figure(
                 &figure,
                 "Change against the unchanged model on the same words and contexts; below 0 the intervention makes the words more probable.",
@@ -204,12 +205,14 @@ fn frequency_figure(lines: &[&Line], interventions: &[String], y: &str, changes:
 }
 
 /// A line for each group of words under the first intervention.
-fn groups_figure(lines: &[Line], groups: &[String], interventions: &[String], y: &str) -> Figure {
-    let mut figure = Figure::new(
-        "Surprisal over training",
-        Axis::steps("training step"),
-        Axis::linear(y),
-    );
+fn groups_figure(
+    lines: &[Line],
+    groups: &[String],
+    interventions: &[String],
+    x: Axis,
+    y: &str,
+) -> Figure {
+    let mut figure = Figure::new("Surprisal over training", x, Axis::linear(y));
     for (g, group) in groups.iter().enumerate() {
         let of: Vec<&Line> = lines
             .iter()
@@ -244,13 +247,10 @@ fn surprisal_figure(
     lines: &[Line],
     groups: &[String],
     interventions: &[String],
+    x: Axis,
     y: &str,
 ) -> Figure {
-    let mut figure = Figure::new(
-        "Surprisal over training",
-        Axis::steps("training step"),
-        Axis::linear(y),
-    );
+    let mut figure = Figure::new("Surprisal over training", x, Axis::linear(y));
     for (g, group) in groups.iter().enumerate() {
         for (i, intervention) in interventions.iter().enumerate() {
             let of: Vec<&Line> = lines
@@ -285,11 +285,12 @@ fn change_figure(
     lines: &[Line],
     group: &str,
     interventions: &[String],
+    x: Axis,
     config: &SurprisalConfig,
 ) -> Option<Figure> {
     let mut figure = Figure::new(
         &format!("Change against base: {group}"),
-        Axis::steps("training step"),
+        x,
         Axis::linear(&format!("change of surprisal ({})", config.unit.name())),
     )
     .mark(Mark::horizontal("", 0.0));

@@ -159,6 +159,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
             words: &words,
             requests: &requests,
             steps: &steps,
+            counted: checkpoints.counted(),
             chance_nats_per_piece: (d_vocab as f64).ln(),
         },
         &mut record,

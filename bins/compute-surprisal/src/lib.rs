@@ -8,7 +8,6 @@ mod interventions;
 mod job;
 mod neurons;
 mod results;
-mod steps;
 mod store;
 mod summary;
 mod words;
@@ -28,7 +27,7 @@ const EXAMPLES: &str = "\
 Examples (from the root of the repository):
   compute-surprisal
       bundled words and model: base, zero, mean, scaled and control sets at every bundled step
-  compute-surprisal 'steps=[512, 4000]' output.dir=outputs/two-steps
+  compute-surprisal 'model.steps=[512, 4000]' output.dir=outputs/two-steps
       two checkpoints; run it again with more steps and only those are computed
   compute-surprisal interventions=liu2025 reading=liu2025 \\
     output.dir=outputs/liu2025
@@ -79,7 +78,7 @@ mod tests {
         SurprisalConfig,
         &[
             &[
-                "steps=[1, '1000..3000', log]",
+                "model.steps=[1, '1000..3000', log]",
                 "neurons.file=a.csv",
                 "neurons.missing_step=3",
                 "neurons.top=2",

@@ -10,6 +10,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use job_kit::{Format, OutputDir, RunRecord, TableWriter};
+use model_conventions::Counted;
 use neuron_ablate::WordRequest;
 use surprisal_metrics::WordForm;
 
@@ -34,6 +35,8 @@ pub(crate) struct Inputs<'r> {
     pub(crate) requests: &'r [WordRequest],
     /// None is the step of a model without steps.
     pub(crate) steps: &'r [Option<u64>],
+    /// What they count.
+    pub(crate) counted: Counted,
     /// Surprisal of a uniform guess over the vocabulary, of which a word takes one for each piece.
     pub(crate) chance_nats_per_piece: f64,
 }

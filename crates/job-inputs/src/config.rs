@@ -5,9 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use job_kit::{Rule, Rules};
-use model_conventions::step_of_folder;
+use model_conventions::{StepNames, Steps, step_of_folder};
 use neox_core::Source;
 use neuron_ablate::Sample;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -27,7 +27,7 @@ pub struct ModelConfig {
     /// `step3000`, `main`.
     #[serde(default)]
     pub revision: Option<String>,
-    /// Several checkpoints `step<N>` (or `step-<N>`, `checkpoint-<N>`): a list of steps, or `all`.
+    /// Several checkpoints, named by their step (`step<N>`, `checkpoint-<N>`, ...): `all`, `log`, steps, ranges, tokens seen.
     #[serde(default)]
     pub steps: Option<Steps>,
     /// Whether to use checkpoints that an audit found bad.
@@ -83,59 +83,39 @@ impl ModelConfig {
     }
 }
 
-/// Training steps, or `all` that the source has.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a list of training steps like `[0, 512, 1000]`, or `all`"
-)]
-pub enum Steps {
-    /// These.
-    List(Vec<u64>),
-    /// `all`.
-    Text(String),
+/// Names of the revisions of `steps` (`model.steps`), in the order of their steps.
+///
+/// # Errors
+/// If the source cannot be listed, or has none of them.
+pub fn revisions(steps: &Steps, source: &Source) -> anyhow::Result<Vec<String>> {
+    let there = series(source)?;
+    let steps = steps
+        .resolve(&there)
+        .context("failed to choose checkpoints (`model.steps`)")?;
+    let names = steps.iter().filter_map(|&step| there.name(step));
+    Ok(names.map(str::to_owned).collect())
 }
 
-impl Steps {
-    /// Names of the revisions, in order.
-    ///
-    /// # Errors
-    /// If the list is empty, the text is not `all`, or the source cannot be listed.
-    pub fn revisions(&self, source: &Source) -> anyhow::Result<Vec<String>> {
-        match self {
-            Self::List(steps) if steps.is_empty() => {
-                bail!("`model.steps` is empty: name at least one step")
-            }
-            Self::List(steps) => {
-                let there = source.steps()?;
-                let name = |step: &u64| {
-                    there
-                        .name(*step)
-                        .map_or_else(|| format!("step{step}"), str::to_owned)
-                };
-                Ok(steps.iter().map(name).collect())
-            }
-            Self::Text(text) if text == "all" => {
-                let there = source.steps()?;
-                if !there.others().is_empty() {
-                    tracing::info!(
-                        "{source}: left out, as their names are no steps: {}",
-                        there.others().join(", ")
-                    );
-                }
-                let names: Vec<String> = there.names().map(str::to_owned).collect();
-                if names.is_empty() {
-                    bail!(
-                        "`model.steps` is `all`, but {source} has no checkpoints that are named by their step, such as `step512`"
-                    );
-                }
-                Ok(names)
-            }
-            Self::Text(text) => bail!(
-                "`model.steps` is `{text}`, expected a list of training steps like `[0, 512, 1000]`, or `all`"
-            ),
-        }
+/// The checkpoints of a source that are named by their step; what else there is is told.
+///
+/// # Errors
+/// If the source cannot be listed, or has none.
+pub fn series(source: &Source) -> anyhow::Result<StepNames> {
+    let there = source.steps()?;
+    let others = there.others().join(", ");
+    if there.steps().next().is_none() {
+        let others = match &*others {
+            "" => String::new(),
+            others => format!("; there are {others}"),
+        };
+        bail!(
+            "{source} has no checkpoints that are named by their step, such as `step512`{others}"
+        );
     }
+    if !others.is_empty() {
+        tracing::info!("{source}: left out, as their names are no steps: {others}");
+    }
+    Ok(there)
 }
 
 /// Where token frequencies come from.

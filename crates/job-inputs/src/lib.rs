@@ -9,7 +9,9 @@ mod read;
 mod tokens;
 
 pub use audit::refuse_bad;
-pub use config::{FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, Steps, mebibytes};
+pub use config::{
+    FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, mebibytes, revisions, series,
+};
 pub use neurons::{NeuronRows, neuron_rows, step_in_words};
 pub use read::{Loaded, Vocabulary, corpus_sha256, read_sample, read_tokens, source};
 pub use text_inputs::{BandConfig, CorpusConfig};

@@ -193,7 +193,9 @@ pub fn finished_run(
         for key in beside {
             let (parents, last) = key.rsplit_once('.').unwrap_or(("", key));
             let parents = parents.split('.').filter(|name| !name.is_empty());
-            let owner = parents.into_iter().try_fold(&mut config, |part, name| part.get_mut(name));
+            let owner = parents
+                .into_iter()
+                .try_fold(&mut config, |part, name| part.get_mut(name));
             if let Some(Value::Object(owner)) = owner {
                 owner.remove(last);
             }

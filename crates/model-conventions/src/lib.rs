@@ -1,6 +1,7 @@
 //! Where published language models differ in their conventions, each in one place.
 //!
 //! - [`step`]: how a training step is written in the name of a folder or revision;
+//! - [`steps`]: how a configuration says which of them;
 //! - [`word_pieces`]: what begins a word, from the tokenizer's own decoder and pre-tokenizer;
 //! - [`text_ends`]: which tokens begin and end a text, as the files of a tokenizer say;
 //! - [`size`]: how many tokens a tokenizer has, and whether a vocabulary can be its.
@@ -20,10 +21,12 @@
 
 pub mod size;
 pub mod step;
+pub mod steps;
 pub mod text_ends;
 pub mod word_pieces;
 
 pub use size::{Fit, fit, n_tokens, read_tokenizer};
-pub use step::{SameStep, StepNames, step_of, step_of_folder};
+pub use step::{Counted, SameStep, StepName, StepNames, step_of, step_of_folder};
+pub use steps::{Steps, StepsError};
 pub use text_ends::{TextEnds, TextEndsError};
 pub use word_pieces::{UnknownWordStart, WordPieces};
