@@ -13,7 +13,8 @@ use job_inputs::{Loaded, corpus_sha256, mebibytes, revisions, source};
 use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter, plot::Figure};
 use neox_core::NeoxModel;
 use neuron_ablate::{
-    Plan, Sample, Sweep, Tick, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics,
+    AblateError, Plan, Sample, Sweep, Tick, TokenBand, TokenFrequencies, UnembeddingMoments,
+    WeightStatistics,
 };
 
 use surprisal_metrics::{Bootstrap, MIN_GROUPS};
@@ -302,7 +303,15 @@ fn weights(
     let started = Instant::now();
     let moments =
         UnembeddingMoments::of_model(model, frequencies, bands, config.ablation.null_directions)
-            .context("failed to compute statistics of the weights (`ablation.null_directions`)")?;
+            .map_err(|err| {
+                let key = match err {
+                    AblateError::FlatDirection { .. } => "band",
+                    _ => "ablation.null_directions",
+                };
+                anyhow::Error::from(err).context(format!(
+                    "failed to compute statistics of the weights (`{key}`)"
+                ))
+            })?;
     let weights = moments.neurons(model, neurons)?;
     record.timing("weight_statistics", started.elapsed());
     let (count, singular) = (moments.null_directions(), moments.singular_values());

@@ -24,7 +24,7 @@ pub enum AblateError {
     },
     /// All tokens of a band are equally frequent, so no direction tells rare from common.
     #[error(
-        "the {tokens} tokens all have the same frequency, so there is no frequency direction: choose a wider band"
+        "tokens looked at: {tokens}, all of the same frequency, so there is no frequency direction: choose a wider band"
     )]
     FlatDirection {
         /// Number of tokens looked at.
