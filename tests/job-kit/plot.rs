@@ -178,6 +178,36 @@ fn points_without_a_place_are_counted() {
     assert!(svg.contains("2 points have no place on these axes and are not shown"));
 }
 
+/// A point says what it is and its values while the mouse is over it.
+#[test]
+fn points_say_what_they_are() {
+    let svg = |mark: Mark| {
+        let figure = Figure::new("t", Axis::linear("x"), Axis::linear("y"));
+        figure.mark(mark).to_svg().unwrap()
+    };
+    let points = || [(0.5, 1234.5), (2.0, -3.0)];
+    let named = svg(Mark::points("all", points()).names(["3.17", "<3.2>"]));
+    assert!(
+        named.contains("<title>3.17: 0.5000, 1,234</title>"),
+        "{named}"
+    );
+    assert!(
+        named.contains("<title>&lt;3.2&gt;: 2.000, \u{2212}3.000</title>"),
+        "{named}"
+    );
+    assert!(svg(Mark::line("base", points()).with_dots()).contains("<title>base: 0.5000"));
+    // Thousands of points without names stay small.
+    let crowd = || (0..1000).map(|i| (f64::from(i), 1.0));
+    assert!(!svg(Mark::points("all", crowd())).contains("<title>"));
+    let names = (0..1000).map(|i| format!("3.{i}"));
+    assert_eq!(
+        svg(Mark::points("all", crowd()).names(names))
+            .matches("<title>")
+            .count(),
+        1000
+    );
+}
+
 #[test]
 fn nothing_to_show_is_an_error() {
     let figure = Figure::new("none", Axis::log("x"), Axis::linear("y"))
@@ -212,14 +242,21 @@ fn png_has_text_and_colour() {
     )
     .unwrap();
     let mut record = RunRecord::new("job", "0", &serde_json::Value::Null);
-    assert!(figures()[0].1.write(&out, "curve", &mut record).unwrap());
+    assert!(
+        figures()[0]
+            .1
+            .write(&out, "curve", &mut record)
+            .unwrap()
+            .is_some()
+    );
     assert!(out.join("curve.svg").exists());
     let decoder = png::Decoder::new(std::fs::File::open(out.join("curve.png")).unwrap());
     let mut reader = decoder.read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size()];
     let info = reader.next_frame(&mut pixels).unwrap();
     assert_eq!((info.width, info.height), (1440, 880));
-    let pixel = |x: usize, y: usize| &pixels[(y * 1440 + x) * 3..][..3];
+    let channels = info.color_type.samples();
+    let pixel = |x: usize, y: usize| &pixels[(y * 1440 + x) * channels..][..3];
     assert_eq!(pixel(1438, 878), [255, 255, 255]);
     // The title stands in the upper left corner, and is ink on paper.
     let ink = (20..60)
@@ -228,7 +265,13 @@ fn png_has_text_and_colour() {
         .count();
     assert!(ink > 500, "{ink} dark pixels where the title should be");
     // The first mark is blue (0, 114, 178).
-    assert!(pixels.chunks(3).filter(|p| **p == [0, 114, 178]).count() > 1000);
+    assert!(
+        pixels
+            .chunks(channels)
+            .filter(|p| p[..3] == [0, 114, 178])
+            .count()
+            > 1000
+    );
 }
 
 #[test]
@@ -291,7 +334,9 @@ fn a_report_holds_everything_it_shows() {
         job_kit::write_file(std::path::Path::new(&folder).join("report.html"), &html).unwrap();
         for (name, figure) in figures() {
             let path = std::path::Path::new(&folder).join(format!("{name}.svg"));
-            job_kit::write_file(path, figure.to_svg().unwrap()).unwrap();
+            job_kit::write_file(&path, figure.to_svg().unwrap()).unwrap();
+            let picture = path.with_extension("png");
+            job_kit::write_file(picture, figure.to_png().unwrap()).unwrap();
         }
     }
 }
@@ -343,7 +388,7 @@ fn figures_of_odd_values_are_drawn_or_left_out() {
             )
             .mark(Mark::horizontal(&long, 0.0));
         assert_eq!(
-            figure.write(&out, name, &mut record).unwrap(),
+            figure.write(&out, name, &mut record).unwrap().is_some(),
             drawn,
             "{name}"
         );
@@ -371,7 +416,7 @@ fn step_0_is_shown_on_an_axis_of_steps() {
         let svg = figure.to_svg().unwrap();
         // One dot more stands in the legend.
         assert!(svg.matches("<circle").count() >= steps.len(), "{steps:?}");
-        assert!(svg.contains("\n0\n"), "{steps:?}: no label 0");
+        assert!(svg.contains(">0</text>"), "{steps:?}: no label 0");
         assert!(!svg.contains("have no place") && !svg.contains("NaN"));
     }
 }

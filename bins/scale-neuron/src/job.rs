@@ -210,7 +210,7 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
         measured.rows_in(TargetGroup::Rare) > 0 && measured.rows_in(TargetGroup::Common) > 0;
     let mut figure = drawn.then(|| show::trade_off(&results, &factors, config.scaling.factor));
     if let Some(drawn) = &figure
-        && !drawn.write(&out, FIGURE, &mut record)?
+        && drawn.write(&out, FIGURE, &mut record)?.is_none()
     {
         figure = None;
     }

@@ -8,6 +8,7 @@ mod dispatch;
 pub mod exit;
 pub mod logging;
 mod nearest;
+mod notation;
 pub mod output;
 pub mod plot;
 pub mod progress;

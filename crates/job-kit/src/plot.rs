@@ -9,8 +9,8 @@ mod scale;
 
 use self::canvas::Canvas;
 pub use self::scale::Axis;
-pub(crate) use self::scale::{decimal, superscript};
 use crate::{
+    notation::number,
     output::{OutputDir, OutputError},
     run_record::RunRecord,
 };
@@ -25,8 +25,8 @@ pub enum PlotError {
         /// The title of the figure.
         title: String,
     },
-    /// The drawing library failed.
-    #[error("failed to draw figure `{title}`: {message}")]
+    /// The renderer failed.
+    #[error("failed to make a picture of figure `{title}`: {message}")]
     Draw {
         /// The title of the figure.
         title: String,
@@ -90,6 +90,7 @@ pub struct Mark {
     points: Vec<(f64, f64)>,
     intervals: Vec<Option<(f64, f64)>>,
     labels: Vec<String>,
+    names: Vec<String>,
     color: Option<Color>,
     dashed: bool,
     dots: bool,
@@ -115,6 +116,7 @@ impl Mark {
             points,
             intervals: vec![],
             labels: vec![],
+            names: vec![],
             color: None,
             dashed: false,
             dots: false,
@@ -173,6 +175,29 @@ impl Mark {
     pub fn labels<S: Into<String>>(mut self, labels: impl IntoIterator<Item = S>) -> Self {
         self.labels = labels.into_iter().map(Into::into).collect();
         self
+    }
+
+    /// What each point is called while the mouse is over it; otherwise it has its label, or the name of the mark.
+    pub fn names<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        self.names = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What is shown while the mouse is over a point: what it is and its values. Nothing in a crowd without names.
+    fn hover(&self, point: usize) -> String {
+        const CROWD: usize = 400;
+        let called = |texts: &[String]| texts.get(point).filter(|text| !text.is_empty()).cloned();
+        let name = called(&self.names).or_else(|| called(&self.labels));
+        if name.is_none() && self.points.len() > CROWD {
+            return String::new();
+        }
+        let name = name.unwrap_or_else(|| self.name.clone());
+        let (x, y) = self.points[point];
+        let values = format!("{}, {}", number(x, 4), number(y, 4));
+        match &*name {
+            "" => values,
+            name => format!("{name}: {values}"),
+        }
     }
 
     /// A colour other than the next in the order.
@@ -268,7 +293,9 @@ impl Figure {
     /// # Errors
     /// [`PlotError::Empty`] or [`PlotError::Draw`].
     pub fn to_svg(&self) -> Result<String, PlotError> {
-        Canvas::svg(self.size, &self.title, |canvas| draw::draw(self, canvas))
+        let mut canvas = Canvas::new(self.size, &self.title);
+        draw::draw(self, &mut canvas)?;
+        Ok(canvas.finish())
     }
 
     /// The figure as a PNG, two pixels to one of [`size`](Self::size).
@@ -276,11 +303,18 @@ impl Figure {
     /// # Errors
     /// [`PlotError::Empty`] or [`PlotError::Draw`].
     pub fn to_png(&self) -> Result<Vec<u8>, PlotError> {
-        Canvas::png(self.size, &self.title, |canvas| draw::draw(self, canvas))
+        self.picture(&self.to_svg()?)
+    }
+
+    fn picture(&self, svg: &str) -> Result<Vec<u8>, PlotError> {
+        canvas::png(svg).map_err(|message| PlotError::Draw {
+            title: self.title.clone(),
+            message,
+        })
     }
 
     /// Writes `<stem>.svg` and `<stem>.png` as outputs, see [`outputs`](Self::outputs). A figure that cannot be drawn, as it has no points
-    /// for instance, is a warning in the record: results do not depend on it. Says whether it was.
+    /// for instance, is a warning in the record: results do not depend on it. Gives the SVG.
     ///
     /// # Errors
     /// [`OutputError`] if a file cannot be written.
@@ -289,21 +323,21 @@ impl Figure {
         out: &OutputDir,
         stem: &str,
         record: &mut RunRecord,
-    ) -> Result<bool, OutputError> {
-        let drawn = self.to_svg().and_then(|svg| Ok((svg, self.to_png()?)));
+    ) -> Result<Option<String>, OutputError> {
+        let drawn = self.to_svg().and_then(|svg| Ok((self.picture(&svg)?, svg)));
         match drawn {
-            Ok((svg, png)) => {
-                out.write(&format!("{stem}.svg"), svg)?;
+            Ok((png, svg)) => {
+                out.write(&format!("{stem}.svg"), &svg)?;
                 out.write(&format!("{stem}.png"), png)?;
                 match self.not_shown() {
                     0 => {}
                     points => record.count(&format!("points_not_shown_in_{stem}"), points as u64),
                 }
-                Ok(true)
+                Ok(Some(svg))
             }
             Err(error) => {
                 record.warn(format!("`{stem}.svg` is left out: {error}"));
-                Ok(false)
+                Ok(None)
             }
         }
     }

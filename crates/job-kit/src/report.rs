@@ -5,8 +5,10 @@ mod style;
 
 use std::fmt::Write;
 
-pub use self::grid::{Cell, Grid, number};
+pub use self::grid::{Cell, Grid};
+pub use crate::notation::number;
 use crate::{
+    notation::escape,
     output::{OutputDir, OutputError},
     plot::{Figure, PlotError},
     run_record::RunRecord,
@@ -79,9 +81,8 @@ impl Section {
         (out, stem): (&OutputDir, &str),
         record: &mut RunRecord,
     ) -> Result<Self, OutputError> {
-        let drawn = figure.write(out, stem, record)?;
-        Ok(match drawn.then(|| figure.to_svg()) {
-            Some(Ok(svg)) => match figure.not_shown() {
+        Ok(match figure.write(out, stem, record)? {
+            Some(svg) => match figure.not_shown() {
                 0 => self.svg(svg, caption),
                 points => self.svg(
                     svg,
@@ -90,7 +91,7 @@ impl Section {
                     ),
                 ),
             },
-            _ => self.text(&format!(
+            None => self.text(&format!(
                 "The figure “{}” is left out; the warnings of `run.json` say why.",
                 figure.title()
             )),
@@ -206,24 +207,6 @@ impl Report {
         }
         html + "</main>\n</body>\n</html>\n"
     }
-}
-
-/// Text safe inside HTML and its attributes.
-pub(crate) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped += "&amp;",
-            '<' => escaped += "&lt;",
-            '>' => escaped += "&gt;",
-            '"' => escaped += "&quot;",
-            '\'' => escaped += "&#39;",
-            // XML and HTML have no place for the other control characters.
-            c if c.is_control() && !matches!(c, '\n' | '\t') => escaped.push('\u{FFFD}'),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 /// Escaped text in which pairs of backticks become code.

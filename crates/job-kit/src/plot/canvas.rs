@@ -1,35 +1,28 @@
-//! Pixels with fractions, in front of the two back ends.
+//! A figure as SVG, and the picture of that SVG.
 
-use std::sync::Once;
-
-use plotters::{
-    coord::Shift,
-    prelude::{
-        BitMapBackend, Circle, DrawingArea, DrawingBackend, IntoDrawingArea, PathElement, Polygon,
-        SVGBackend, Text,
-    },
-    style::{
-        Color as _, FontDesc, FontFamily, FontStyle, FontTransform, IntoFont, RGBAColor, RGBColor,
-        ShapeStyle, TextStyle, WHITE, register_font,
-        text_anchor::{HPos, Pos, VPos},
-    },
+use std::{
+    fmt::{self, Write},
+    sync::{Arc, LazyLock},
 };
 
-use super::{Color, PlotError};
+use resvg::{
+    tiny_skia::{Pixmap, Transform},
+    usvg::{Options, Tree, fontdb::Database},
+};
 
-/// Names as CSS knows them; the first is the font that we bundle for bitmaps.
+use super::Color;
+use crate::notation::escape;
+
+/// Names as CSS knows them; the first is the font that we bundle.
 const FAMILY: &str = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif";
 static FONT: &[u8] = include_bytes!("../../fonts/dejavu-sans-subset.ttf");
+/// Width of a character over the em, where the font does not know it.
+const USUAL_WIDTH: f64 = 0.6;
+/// From the middle of a line of text down to where its letters stand, over the em.
+const DROP: f64 = 0.36;
 
-/// plotters draws at whole pixels: SVG is drawn larger and shown smaller, PNG is drawn larger and averaged.
-const SVG_SCALE: u32 = 8;
-const PNG_SCALE: u32 = 2;
-const PNG_SAMPLES: u32 = 2;
-
-/// Height of plotters' font size over the em, in its SVG back end.
-const SIZE_PER_EM: f64 = 1.24;
-/// The same in its bitmap back end: ascent plus descent of the bundled font.
-const BITMAP_SIZE_PER_EM: f64 = 1.164;
+/// Pixels of a picture to one of the figure.
+const PNG_SCALE: f32 = 2.0;
 
 /// Where a text stands about its point.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,8 +51,16 @@ impl Paint {
         Self { alpha, ..self }
     }
 
-    fn rgba(self) -> RGBAColor {
-        RGBColor(self.rgb.0, self.rgb.1, self.rgb.2).mix(self.alpha)
+    /// As the attribute `fill` or `stroke`.
+    fn attribute(self, name: &str) -> String {
+        let (r, g, b) = self.rgb;
+        match self.alpha < 1.0 {
+            true => format!(
+                "{name}=\"#{r:02x}{g:02x}{b:02x}\" {name}-opacity=\"{}\"",
+                Short(self.alpha)
+            ),
+            false => format!("{name}=\"#{r:02x}{g:02x}{b:02x}\""),
+        }
     }
 }
 
@@ -72,106 +73,52 @@ impl From<Color> for Paint {
     }
 }
 
+/// A number with two decimals at most.
+struct Short(f64);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", (self.0 * 100.0).round() / 100.0)
+    }
+}
+
+/// The points of a path: `M1 2L3 4`.
+struct Path<'p>(&'p [(f64, f64)]);
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, &(x, y)) in self.0.iter().enumerate() {
+            let command = if i == 0 { 'M' } else { 'L' };
+            write!(f, "{command}{} {}", Short(x), Short(y))?;
+        }
+        Ok(())
+    }
+}
+
 /// What figures are drawn on; coordinates are pixels of the figure, y downwards.
-pub(super) struct Canvas<'a> {
+pub(super) struct Canvas {
     size: (f64, f64),
-    scale: f64,
-    bitmap: bool,
-    sink: &'a mut dyn Sink,
-    failure: Option<String>,
+    svg: String,
 }
 
-/// The three shapes of a back end, and text.
-trait Sink {
-    fn path(&mut self, points: Vec<(i32, i32)>, style: ShapeStyle) -> Result<(), String>;
-    fn polygon(&mut self, points: Vec<(i32, i32)>, style: ShapeStyle) -> Result<(), String>;
-    fn circle(&mut self, center: (i32, i32), radius: i32, style: ShapeStyle) -> Result<(), String>;
-    fn text(&mut self, text: &str, at: (i32, i32), style: TextStyle<'_>) -> Result<(), String>;
-}
-
-impl<B: DrawingBackend> Sink for DrawingArea<B, Shift> {
-    fn path(&mut self, points: Vec<(i32, i32)>, style: ShapeStyle) -> Result<(), String> {
-        self.draw(&PathElement::new(points, style))
-            .map_err(|err| err.to_string())
-    }
-
-    fn polygon(&mut self, points: Vec<(i32, i32)>, style: ShapeStyle) -> Result<(), String> {
-        self.draw(&Polygon::new(points, style))
-            .map_err(|err| err.to_string())
-    }
-
-    fn circle(&mut self, center: (i32, i32), radius: i32, style: ShapeStyle) -> Result<(), String> {
-        self.draw(&Circle::new(center, radius, style))
-            .map_err(|err| err.to_string())
-    }
-
-    fn text(&mut self, text: &str, at: (i32, i32), style: TextStyle<'_>) -> Result<(), String> {
-        self.draw(&Text::new(text.to_owned(), at, style))
-            .map_err(|err| err.to_string())
-    }
-}
-
-type Drawing<'d> = dyn FnMut(&mut Canvas<'_>) -> Result<(), PlotError> + 'd;
-
-impl Canvas<'_> {
-    pub(super) fn svg(
-        size: (u32, u32),
-        title: &str,
-        mut drawing: impl FnMut(&mut Canvas<'_>) -> Result<(), PlotError>,
-    ) -> Result<String, PlotError> {
-        let mut svg = String::new();
-        let backend = SVGBackend::with_string(&mut svg, (size.0 * SVG_SCALE, size.1 * SVG_SCALE));
-        fill(backend, size, SVG_SCALE, false, title, &mut drawing)?;
-        let large = format!(
-            "width=\"{}\" height=\"{}\"",
-            size.0 * SVG_SCALE,
-            size.1 * SVG_SCALE
+impl Canvas {
+    /// White, of this size.
+    pub(super) fn new((width, height): (u32, u32), title: &str) -> Self {
+        let svg = format!(
+            "<svg width=\"{width}\" height=\"{height}\" role=\"img\" aria-label=\"{}\" viewBox=\"0 0 {width} {height}\" \
+             xmlns=\"http://www.w3.org/2000/svg\" font-family=\"{FAMILY}\">\n<rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n",
+            escape(title)
         );
-        let shown = format!(
-            "width=\"{}\" height=\"{}\" role=\"img\" aria-label=\"{}\"",
-            size.0,
-            size.1,
-            crate::report::escape(title)
-        );
-        Ok(svg.replacen(&large, &shown, 1))
+        Self {
+            size: (f64::from(width), f64::from(height)),
+            svg,
+        }
     }
 
-    pub(super) fn png(
-        size: (u32, u32),
-        title: &str,
-        mut drawing: impl FnMut(&mut Canvas<'_>) -> Result<(), PlotError>,
-    ) -> Result<Vec<u8>, PlotError> {
-        let scale = PNG_SCALE * PNG_SAMPLES;
-        let (width, height) = (size.0 * scale, size.1 * scale);
-        let mut pixels = vec![0; width as usize * height as usize * 3];
-        fill(
-            BitMapBackend::with_buffer(&mut pixels, (width, height)),
-            size,
-            scale,
-            true,
-            title,
-            &mut drawing,
-        )?;
-        let (width, height) = (size.0 * PNG_SCALE, size.1 * PNG_SCALE);
-        let failed = |err: png::EncodingError| PlotError::Draw {
-            title: title.to_owned(),
-            message: err.to_string(),
-        };
-        let mut png = vec![];
-        let mut encoder = png::Encoder::new(&mut png, width, height);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_compression(png::Compression::Default);
-        let mut writer = encoder.write_header().map_err(failed)?;
-        writer
-            .write_image_data(&average(
-                &pixels,
-                width as usize,
-                height as usize,
-                PNG_SAMPLES as usize,
-            ))
-            .map_err(failed)?;
-        writer.finish().map_err(failed)?;
-        Ok(png)
+    /// The document.
+    pub(super) fn finish(mut self) -> String {
+        self.svg += "</svg>\n";
+        self.svg
     }
 
     /// Width and height of the figure.
@@ -179,35 +126,55 @@ impl Canvas<'_> {
         self.size
     }
 
+    fn add(&mut self, element: fmt::Arguments<'_>) {
+        // Writing to a text cannot fail.
+        let _ = writeln!(self.svg, "{element}");
+    }
+
     pub(super) fn line(&mut self, points: &[(f64, f64)], paint: Paint, width: f64) {
+        self.polyline(points, paint, width, "");
+    }
+
+    pub(super) fn dashed_line(&mut self, points: &[(f64, f64)], paint: Paint, width: f64) {
+        self.polyline(points, paint, width, " stroke-dasharray=\"7 5\"");
+    }
+
+    fn polyline(&mut self, points: &[(f64, f64)], paint: Paint, width: f64, dashes: &str) {
         if points.len() > 1 {
-            let style = paint
-                .rgba()
-                .stroke_width((width * self.scale).round().max(1.0) as u32);
-            let points = self.pixels(points);
-            let drawn = self.sink.path(points, style);
-            self.note(drawn);
+            self.add(format_args!(
+                "<path d=\"{}\" fill=\"none\" {} stroke-width=\"{}\"{dashes}/>",
+                Path(points),
+                paint.attribute("stroke"),
+                Short(width)
+            ));
         }
     }
 
     pub(super) fn polygon(&mut self, points: &[(f64, f64)], paint: Paint) {
-        let points = self.pixels(points);
-        let drawn = self.sink.polygon(points, paint.rgba().filled());
-        self.note(drawn);
+        let paint = paint.attribute("fill");
+        self.add(format_args!("<path d=\"{}Z\" {paint}/>", Path(points)));
     }
 
     pub(super) fn rectangle(&mut self, from: (f64, f64), to: (f64, f64), paint: Paint) {
         self.polygon(&[from, (to.0, from.1), to, (from.0, to.1)], paint);
     }
 
-    pub(super) fn dot(&mut self, center: (f64, f64), radius: f64, paint: Paint) {
-        let center = self.pixel(center);
-        let drawn = self.sink.circle(
-            center,
-            (radius * self.scale).round() as i32,
-            paint.rgba().filled(),
+    /// A dot; `hover` is shown while the mouse is over it, unless it is empty.
+    pub(super) fn dot(&mut self, center: (f64, f64), radius: f64, paint: Paint, hover: &str) {
+        let circle = format!(
+            "<circle cx=\"{}\" cy=\"{}\" r=\"{}\" {}",
+            Short(center.0),
+            Short(center.1),
+            Short(radius),
+            paint.attribute("fill")
         );
-        self.note(drawn);
+        match hover {
+            "" => self.add(format_args!("{circle}/>")),
+            hover => self.add(format_args!(
+                "{circle}><title>{}</title></circle>",
+                escape(hover)
+            )),
+        }
     }
 
     /// Text about a point, centred on it vertically; `em` is its size. Upright text runs from the point upwards.
@@ -220,121 +187,61 @@ impl Canvas<'_> {
         paint: Paint,
         upright: bool,
     ) {
-        let h_pos = match align {
-            Align::Left => HPos::Left,
-            Align::Middle => HPos::Center,
-            Align::Right => HPos::Right,
+        let anchor = match align {
+            Align::Left => "start",
+            Align::Middle => "middle",
+            Align::Right => "end",
         };
-        let (size, drop) = if self.bitmap {
-            (em * BITMAP_SIZE_PER_EM, 0.16 * em)
-        } else {
-            (em * SIZE_PER_EM, 0.08 * em)
+        let turn = match upright {
+            true => format!(" transform=\"rotate(-90 {} {})\"", Short(at.0), Short(at.1)),
+            false => String::new(),
         };
-        let at = if upright {
-            (at.0 + drop, at.1)
-        } else {
-            (at.0, at.1 + drop)
-        };
-        let at = self.pixel(at);
-        let transform = if upright {
-            FontTransform::Rotate270
-        } else {
-            FontTransform::None
-        };
-        let font = FontDesc::new(
-            FontFamily::Name(FAMILY),
-            size * self.scale,
-            FontStyle::Normal,
-        )
-        .transform(transform);
-        let color = paint.rgba();
-        let style = TextStyle::from(font)
-            .color(&color)
-            .pos(Pos::new(h_pos, VPos::Center));
-        let drawn = self.sink.text(text, at, style);
-        self.note(drawn);
+        self.add(format_args!(
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"{anchor}\" font-size=\"{}\" {}{turn}>{}</text>",
+            Short(at.0),
+            Short(at.1 + DROP * em),
+            Short(em),
+            paint.attribute("fill"),
+            escape(text)
+        ));
     }
 
     /// Width of a text of size `em`.
     pub(super) fn text_width(&self, text: &str, em: f64) -> f64 {
-        // Measured large, since plotters rounds to whole pixels.
-        let font = (FAMILY, 100.0 * BITMAP_SIZE_PER_EM).into_font();
-        font.layout_box(text)
-            .map_or(0.6 * em * text.chars().count() as f64, |(from, to)| {
-                f64::from(to.0 - from.0) * em / 100.0
-            })
-    }
-
-    fn pixel(&self, (x, y): (f64, f64)) -> (i32, i32) {
-        (
-            (x * self.scale).round() as i32,
-            (y * self.scale).round() as i32,
-        )
-    }
-
-    fn pixels(&self, points: &[(f64, f64)]) -> Vec<(i32, i32)> {
-        points.iter().map(|&point| self.pixel(point)).collect()
-    }
-
-    fn note(&mut self, drawn: Result<(), String>) {
-        if let Err(message) = drawn {
-            self.failure.get_or_insert(message);
-        }
+        static FACE: LazyLock<Option<ttf_parser::Face<'static>>> =
+            LazyLock::new(|| ttf_parser::Face::parse(FONT, 0).ok());
+        let width = |letter: char| {
+            let face = FACE.as_ref()?;
+            let advance = face.glyph_hor_advance(face.glyph_index(letter)?)?;
+            Some(f64::from(advance) / f64::from(face.units_per_em()))
+        };
+        em * text
+            .chars()
+            .map(|letter| width(letter).unwrap_or(USUAL_WIDTH))
+            .sum::<f64>()
     }
 }
 
-/// Runs a drawing on a white back end.
-fn fill<B: DrawingBackend>(
-    backend: B,
-    size: (u32, u32),
-    scale: u32,
-    bitmap: bool,
-    title: &str,
-    drawing: &mut Drawing<'_>,
-) -> Result<(), PlotError> {
-    static REGISTER: Once = Once::new();
-    REGISTER.call_once(|| {
-        // The bundled file is a font (a test draws with it); were it not, drawing text would fail with an error.
-        let _ = register_font(FAMILY, FontStyle::Normal, FONT);
+/// The picture of an SVG of ours, two pixels to one of the figure.
+///
+/// # Errors
+/// What the renderer says.
+pub(super) fn png(svg: &str) -> Result<Vec<u8>, String> {
+    static FONTS: LazyLock<Arc<Database>> = LazyLock::new(|| {
+        let mut fonts = Database::new();
+        fonts.load_font_data(FONT.to_vec());
+        Arc::new(fonts)
     });
-    let failed = |message: String| PlotError::Draw {
-        title: title.to_owned(),
-        message,
+    let options = Options {
+        fontdb: Arc::clone(&FONTS),
+        ..Options::default()
     };
-    let mut area = backend.into_drawing_area();
-    area.fill(&WHITE).map_err(|err| failed(err.to_string()))?;
-    let mut canvas = Canvas {
-        size: (f64::from(size.0), f64::from(size.1)),
-        scale: f64::from(scale),
-        bitmap,
-        sink: &mut area,
-        failure: None,
-    };
-    drawing(&mut canvas)?;
-    if let Some(message) = canvas.failure.take() {
-        return Err(failed(message));
-    }
-    area.present().map_err(|err| failed(err.to_string()))
-}
-
-/// Averages blocks of `samples` by `samples` RGB pixels into an image of `width` by `height`.
-fn average(pixels: &[u8], width: usize, height: usize, samples: usize) -> Vec<u8> {
-    let mut image = Vec::with_capacity(width * height * 3);
-    for y in 0..height {
-        for x in 0..width {
-            for channel in 0..3 {
-                let block = (0..samples).flat_map(|dy| (0..samples).map(move |dx| (dx, dy)));
-                let sum: usize = block
-                    .map(|(dx, dy)| {
-                        usize::from(
-                            pixels[((y * samples + dy) * width * samples + x * samples + dx) * 3
-                                + channel],
-                        )
-                    })
-                    .sum();
-                image.push((sum / (samples * samples)) as u8);
-            }
-        }
-    }
-    image
+    let tree = Tree::from_str(svg, &options).map_err(|err| err.to_string())?;
+    let pixels = |length: f32| (length * PNG_SCALE).ceil() as u32;
+    let (width, height) = (pixels(tree.size().width()), pixels(tree.size().height()));
+    let mut picture = Pixmap::new(width, height)
+        .ok_or_else(|| format!("a picture of {width} by {height} pixels is too large"))?;
+    let scale = Transform::from_scale(PNG_SCALE, PNG_SCALE);
+    resvg::render(&tree, scale, &mut picture.as_mut());
+    picture.encode_png().map_err(|err| err.to_string())
 }

@@ -70,7 +70,7 @@ struct Placed<'a> {
     intervals: Vec<Option<(f64, f64)>>,
 }
 
-pub(super) fn draw(figure: &Figure, canvas: &mut Canvas<'_>) -> Result<(), PlotError> {
+pub(super) fn draw(figure: &Figure, canvas: &mut Canvas) -> Result<(), PlotError> {
     let x_axis = &figure.x();
     let mut colors = Color::ORDER.into_iter().cycle();
     let placed: Vec<Placed<'_>> = figure
@@ -265,12 +265,7 @@ fn place<'a>((x_axis, y_axis): (&Axis, &Axis), mark: &'a Mark, color: Color) -> 
 }
 
 /// Ticks of the x axis, fewer where their texts would touch.
-fn x_ticks(
-    canvas: &Canvas<'_>,
-    axis: &Axis,
-    scale: &Scale,
-    width: f64,
-) -> (Vec<Tick>, Option<String>) {
+fn x_ticks(canvas: &Canvas, axis: &Axis, scale: &Scale, width: f64) -> (Vec<Tick>, Option<String>) {
     let mut wanted = (width / 80.0).clamp(2.0, 10.0) as usize;
     loop {
         let (ticks, factor) = scale.ticks(axis, wanted);
@@ -288,7 +283,7 @@ fn x_ticks(
 }
 
 fn draw_axes(
-    canvas: &mut Canvas<'_>,
+    canvas: &mut Canvas,
     plane: &Plane,
     x_ticks: &[Tick],
     y_ticks: &[Tick],
@@ -343,7 +338,7 @@ fn draw_axes(
 }
 
 /// Two slanted strokes over the x axis: what is left of them is not to scale.
-fn draw_break(canvas: &mut Canvas<'_>, (x, y): (f64, f64)) {
+fn draw_break(canvas: &mut Canvas, (x, y): (f64, f64)) {
     canvas.rectangle((x - 2.0, y - 1.0), (x + 2.0, y + 1.0), Paint::grey(255));
     for x in [x - 2.0, x + 2.0] {
         canvas.line(
@@ -354,7 +349,7 @@ fn draw_break(canvas: &mut Canvas<'_>, (x, y): (f64, f64)) {
     }
 }
 
-fn draw_line(canvas: &mut Canvas<'_>, plane: &Plane, p: &Placed<'_>) {
+fn draw_line(canvas: &mut Canvas, plane: &Plane, p: &Placed<'_>) {
     // A band, broken where a point or its interval has no place.
     let with_band: Vec<Option<(f64, f64, f64)>> = p
         .points
@@ -383,15 +378,23 @@ fn draw_line(canvas: &mut Canvas<'_>, plane: &Plane, p: &Placed<'_>) {
     for run in p.points.split(Option::is_none) {
         let pixels: Vec<(f64, f64)> = run.iter().flatten().map(|&point| plane.at(point)).collect();
         stroke(canvas, plane, &pixels, p, LINE);
-        if p.mark.dots || pixels.len() == 1 {
-            for &pixel in pixels.iter().filter(|&&pixel| plane.clamp(pixel) == pixel) {
-                canvas.dot(pixel, 3.0, p.color.into());
-            }
+    }
+    let place = |i: usize| p.points.get(i).copied().flatten();
+    for (i, point) in p.points.iter().enumerate() {
+        let alone = place(i.wrapping_sub(1)).is_none() && place(i + 1).is_none();
+        let Some(pixel) = point
+            .map(|point| plane.at(point))
+            .filter(|_| p.mark.dots || alone)
+        else {
+            continue;
+        };
+        if plane.clamp(pixel) == pixel {
+            canvas.dot(pixel, 3.0, p.color.into(), &p.mark.hover(i));
         }
     }
 }
 
-fn draw_steps(canvas: &mut Canvas<'_>, plane: &Plane, p: &Placed<'_>) {
+fn draw_steps(canvas: &mut Canvas, plane: &Plane, p: &Placed<'_>) {
     for run in p.points.split(Option::is_none) {
         let mut pixels: Vec<(f64, f64)> = vec![];
         for pixel in run.iter().flatten().map(|&point| plane.at(point)) {
@@ -405,13 +408,7 @@ fn draw_steps(canvas: &mut Canvas<'_>, plane: &Plane, p: &Placed<'_>) {
 }
 
 /// A polyline cut off at the plane's edges.
-fn stroke(
-    canvas: &mut Canvas<'_>,
-    plane: &Plane,
-    pixels: &[(f64, f64)],
-    p: &Placed<'_>,
-    width: f64,
-) {
+fn stroke(canvas: &mut Canvas, plane: &Plane, pixels: &[(f64, f64)], p: &Placed<'_>, width: f64) {
     let mut inside: Vec<(f64, f64)> = vec![];
     let mut runs = vec![];
     for pair in pixels.windows(2) {
@@ -428,53 +425,15 @@ fn stroke(
     }
     runs.push(inside);
     for run in runs {
-        if p.mark.dashed {
-            for dash in dashes(&run, 7.0, 5.0) {
-                canvas.line(&dash, p.color.into(), width);
-            }
-        } else {
-            canvas.line(&run, p.color.into(), width);
+        match p.mark.dashed {
+            true => canvas.dashed_line(&run, p.color.into(), width),
+            false => canvas.line(&run, p.color.into(), width),
         }
     }
-}
-
-/// A polyline cut into dashes.
-fn dashes(points: &[(f64, f64)], on: f64, off: f64) -> Vec<Vec<(f64, f64)>> {
-    let mut dashes = vec![];
-    let mut dash: Vec<(f64, f64)> = points.first().copied().into_iter().collect();
-    let (mut drawing, mut left) = (true, on);
-    for pair in points.windows(2) {
-        let (mut a, b) = (pair[0], pair[1]);
-        loop {
-            // Not `hypot`, which would ask for glibc 2.35: programs are carried to older systems.
-            let length = ((b.0 - a.0).powi(2) + (b.1 - a.1).powi(2)).sqrt();
-            if length <= left {
-                left -= length;
-                if drawing {
-                    dash.push(b);
-                }
-                break;
-            }
-            let t = left / length;
-            a = (a.0 + t * (b.0 - a.0), a.1 + t * (b.1 - a.1));
-            if drawing {
-                dash.push(a);
-                dashes.push(std::mem::take(&mut dash));
-            } else {
-                dash = vec![a];
-            }
-            drawing = !drawing;
-            left = if drawing { on } else { off };
-        }
-    }
-    if drawing && dash.len() > 1 {
-        dashes.push(dash);
-    }
-    dashes
 }
 
 fn draw_points(
-    canvas: &mut Canvas<'_>,
+    canvas: &mut Canvas,
     plane: &Plane,
     p: &Placed<'_>,
     radius: f64,
@@ -483,10 +442,13 @@ fn draw_points(
     draw_intervals(canvas, plane, p, 0.0);
     // Many points are drawn lighter, so that crowds show.
     let alpha = if p.points.len() > 400 { 0.35 } else { 0.8 };
-    for &point in p.points.iter().flatten() {
-        let pixel = plane.at(point);
+    for (i, point) in p.points.iter().enumerate() {
+        let Some(pixel) = point.map(|point| plane.at(point)) else {
+            continue;
+        };
         if plane.clamp(pixel) == pixel {
-            canvas.dot(pixel, radius, Paint::from(p.color).alpha(alpha));
+            let paint = Paint::from(p.color).alpha(alpha);
+            canvas.dot(pixel, radius, paint, &p.mark.hover(i));
             if p.points.len() <= 400 {
                 taken.push([
                     pixel.0 - radius,
@@ -517,7 +479,7 @@ fn bar_slot(placed: &[Placed<'_>]) -> f64 {
 }
 
 fn draw_bars(
-    canvas: &mut Canvas<'_>,
+    canvas: &mut Canvas,
     plane: &Plane,
     p: &Placed<'_>,
     slot: f64,
@@ -539,7 +501,7 @@ fn draw_bars(
     draw_intervals(canvas, plane, p, shift);
 }
 
-fn draw_intervals(canvas: &mut Canvas<'_>, plane: &Plane, p: &Placed<'_>, shift: f64) {
+fn draw_intervals(canvas: &mut Canvas, plane: &Plane, p: &Placed<'_>, shift: f64) {
     for (point, interval) in p.points.iter().zip(&p.intervals) {
         let Some(((x, _), (low, high))) = point.zip(*interval) else {
             continue;
@@ -559,12 +521,7 @@ fn draw_intervals(canvas: &mut Canvas<'_>, plane: &Plane, p: &Placed<'_>, shift:
     }
 }
 
-fn draw_rule(
-    canvas: &mut Canvas<'_>,
-    plane: &Plane,
-    (x_axis, y_axis): (&Axis, &Axis),
-    p: &Placed<'_>,
-) {
+fn draw_rule(canvas: &mut Canvas, plane: &Plane, (x_axis, y_axis): (&Axis, &Axis), p: &Placed<'_>) {
     let text = Paint::grey(80);
     match p.mark.kind {
         Kind::VerticalRule(x) => {
@@ -626,7 +583,7 @@ fn draw_rule(
 }
 
 /// Texts beside points: at the first of eight places that touches nothing, else where it touches least.
-fn draw_labels(canvas: &mut Canvas<'_>, plane: &Plane, p: &Placed<'_>, taken: &mut Vec<[f64; 4]>) {
+fn draw_labels(canvas: &mut Canvas, plane: &Plane, p: &Placed<'_>, taken: &mut Vec<[f64; 4]>) {
     let gap = if let Kind::Points { radius } = p.mark.kind {
         radius + 3.0
     } else {
@@ -689,7 +646,7 @@ struct LegendEntry<'p> {
 }
 
 fn legend_rows<'p>(
-    canvas: &Canvas<'_>,
+    canvas: &Canvas,
     placed: &[Placed<'p>],
     width: f64,
 ) -> Vec<Vec<LegendEntry<'p>>> {
@@ -720,13 +677,13 @@ fn legend_rows<'p>(
     rows
 }
 
-fn draw_legend(canvas: &mut Canvas<'_>, rows: &[Vec<LegendEntry<'_>>]) {
+fn draw_legend(canvas: &mut Canvas, rows: &[Vec<LegendEntry<'_>>]) {
     for (i, row) in rows.iter().enumerate() {
         let y = 42.0 + 20.0 * i as f64;
         for entry in row {
             let paint = Paint::from(entry.color);
             match entry.mark.kind {
-                Kind::Points { .. } => canvas.dot((entry.x + 12.0, y), 4.0, paint),
+                Kind::Points { .. } => canvas.dot((entry.x + 12.0, y), 4.0, paint, ""),
                 Kind::Bars => canvas.rectangle(
                     (entry.x + 6.0, y - 5.0),
                     (entry.x + 18.0, y + 5.0),
@@ -741,15 +698,12 @@ fn draw_legend(canvas: &mut Canvas<'_>, rows: &[Vec<LegendEntry<'_>>]) {
                         );
                     }
                     let line = [(entry.x, y), (entry.x + 24.0, y)];
-                    if entry.mark.dashed {
-                        for dash in dashes(&line, 7.0, 5.0) {
-                            canvas.line(&dash, paint, LINE);
-                        }
-                    } else {
-                        canvas.line(&line, paint, LINE);
+                    match entry.mark.dashed {
+                        true => canvas.dashed_line(&line, paint, LINE),
+                        false => canvas.line(&line, paint, LINE),
                     }
                     if entry.mark.dots {
-                        canvas.dot((entry.x + 12.0, y), 3.0, paint);
+                        canvas.dot((entry.x + 12.0, y), 3.0, paint, "");
                     }
                 }
             }

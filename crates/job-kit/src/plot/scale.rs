@@ -1,5 +1,7 @@
 //! Axes: where values lie, where ticks stand, and how numbers read.
 
+use crate::notation::{decimal, superscript};
+
 /// Values beyond this have no place: sums and differences of them would overflow.
 const LARGEST: f64 = 1e300;
 
@@ -339,42 +341,6 @@ fn decimals_of(step: f64) -> usize {
                 < 1e-6
         })
         .unwrap_or(12) as usize
-}
-
-/// A number with its decimals, a real minus sign, and a comma at the thousands.
-pub(crate) fn decimal(value: f64, decimals: usize) -> String {
-    let text = format!("{:.decimals$}", value.abs());
-    let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
-    let mut grouped = String::new();
-    for (i, digit) in whole.chars().enumerate() {
-        if i > 0 && (whole.len() - i).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    let negative = value < 0.0 && text.chars().any(|c| c.is_ascii_digit() && c != '0');
-    format!("{}{grouped}{rest}", if negative { "\u{2212}" } else { "" })
-}
-
-/// An exponent in raised digits.
-pub(crate) fn superscript(exponent: i32) -> String {
-    exponent
-        .to_string()
-        .chars()
-        .map(|c| match c {
-            '-' => '⁻',
-            '1' => '¹',
-            '2' => '²',
-            '3' => '³',
-            '4' => '⁴',
-            '5' => '⁵',
-            '6' => '⁶',
-            '7' => '⁷',
-            '8' => '⁸',
-            '9' => '⁹',
-            _ => '⁰',
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Small tables for people: as HTML in a report, as aligned text on a terminal.
 
 use super::{escape, inline};
-use crate::plot::{decimal, superscript};
+use crate::notation::{decimal, integer, number};
 
 /// A value in a [`Grid`].
 #[derive(Debug, Clone, PartialEq)]
@@ -191,81 +191,5 @@ impl Grid {
             .iter()
             .filter_map(|row| row.get(column))
             .any(Cell::is_text)
-    }
-}
-
-fn integer(value: i64) -> String {
-    // Exact for every integer, unlike a way through f64.
-    let digits = value.unsigned_abs().to_string();
-    let mut text = if value < 0 {
-        "\u{2212}".to_owned()
-    } else {
-        String::new()
-    };
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A number to so many significant digits: `0.01235`, `1,235`, `−2.5×10⁻⁷`.
-///
-/// # Examples
-/// ```
-/// use job_kit::report::number;
-///
-/// assert_eq!(number(1234.56, 4), "1,235");
-/// assert_eq!(number(0.0123456, 3), "0.0123");
-/// assert_eq!(number(-2.5e-7, 2), "−2.5×10⁻⁷");
-/// ```
-pub fn number(value: f64, digits: usize) -> String {
-    if value.is_nan() {
-        return "NaN".to_owned();
-    }
-    if value.is_infinite() {
-        return if value > 0.0 {
-            "∞".to_owned()
-        } else {
-            "\u{2212}∞".to_owned()
-        };
-    }
-    if value == 0.0 {
-        return "0".to_owned();
-    }
-    let digits = digits.max(1);
-    // The exponent after rounding: 9.9996 to four digits is 10.00.
-    let scientific = format!("{:.*e}", digits - 1, value.abs());
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if (-4..7).contains(&exponent) {
-        return decimal(
-            value,
-            usize::try_from(digits as i32 - 1 - exponent).unwrap_or(0),
-        );
-    }
-    let sign = if value < 0.0 { "\u{2212}" } else { "" };
-    format!("{sign}{mantissa}×10{}", superscript(exponent))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_read_well() {
-        for (value, text) in [
-            (0.0, "0"),
-            (9.99996, "10.00"),
-            (-0.5, "\u{2212}0.5000"),
-            (3e6, "3,000,000"),
-            (6.02e23, "6.020×10²³"),
-            (0.000_123_4, "0.0001234"),
-        ] {
-            assert_eq!(number(value, 4), text);
-        }
-        assert_eq!(integer(i64::MIN), "\u{2212}9,223,372,036,854,775,808");
     }
 }
