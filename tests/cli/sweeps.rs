@@ -84,6 +84,37 @@ impl Sweep {
     }
 }
 
+/// The tables of all jobs lie as parts of one, by the keys that differ; the report shows their figures beside each other.
+#[test]
+fn a_sweep_is_seen_as_one() {
+    let sweep = Sweep::new();
+    let part = |case: &str, job: usize| {
+        let folder = format!("sweep/tables/words/sweep.words.case={case}/sweep.job={job}");
+        fs::read(sweep.path(&folder).join("part.parquet"))
+    };
+    let own = |job: usize| fs::read(sweep.path(&format!("sweep/{job}/words.parquet"))).unwrap();
+    sweep.passes(&["words.case=keep,lower", "output.plot=true"]);
+    assert!(part("keep", 0).unwrap() == own(0) && part("lower", 1).unwrap() == own(1));
+    assert_ne!(own(0), own(1));
+    let report = || fs::read_to_string(sweep.path("sweep/report.html")).unwrap();
+    assert_eq!(report().matches("<svg").count(), 2);
+    assert!(
+        report().contains("Job 1, <code>words.case=lower</code>"),
+        "{}",
+        report()
+    );
+
+    // Another value joins them; a job that is gone leaves them.
+    sweep.passes(&["words.case=keep,lower_only", "output.plot=true"]);
+    assert!(part("lower_only", 2).unwrap() == own(2) && part("keep", 0).unwrap() == own(0));
+    assert_eq!(report().matches("<svg").count(), 3);
+    fs::remove_dir_all(sweep.path("sweep/1")).unwrap();
+    fs::remove_file(sweep.path("sweep/report.html")).unwrap();
+    sweep.passes(&["words.case=keep,lower_only", "output.plot=true"]);
+    assert!(part("keep", 0).is_ok() && part("lower", 1).is_err());
+    assert_eq!(report().matches("<svg").count(), 2);
+}
+
 #[test]
 fn what_is_finished_is_kept_and_what_is_new_runs() {
     let sweep = Sweep::new();

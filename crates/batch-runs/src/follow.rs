@@ -16,6 +16,7 @@ use signal_hook::{
 };
 
 use crate::{
+    collect::collect,
     launch::Ended,
     manifest::{self, Manifest},
     slurm, sweep,
@@ -60,6 +61,9 @@ pub(crate) fn run(folder: &Path, job: &str, follow: &Follow) -> anyhow::Result<(
         cancel(folder, job)?;
     }
     let manifest = collected(folder, job)?;
+    if follow.wait {
+        collect(&manifest)?;
+    }
     let places: Vec<usize> = (0..manifest.jobs.len()).collect();
     job_kit::print(sweep::summary(&manifest, &places, 0))?;
     match follow.cancel {

@@ -8,6 +8,7 @@
 //!
 //! It knows no job, and computes nothing.
 
+mod collect;
 mod follow;
 mod identity;
 mod launch;

@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    BatchArgs, follow,
+    BatchArgs, collect, follow,
     identity::{Inputs, identity, set},
     launch::{self, Ended},
     launcher::{self, Launcher},
@@ -150,6 +150,9 @@ pub(crate) fn run<T: DeserializeOwned + Serialize + Rules>(
             Ended::Whole
         }
     };
+    if !todo.is_empty() || !collect::is_there(folder) {
+        collect::collect(&manifest)?;
+    }
     job_kit::print(summary(&manifest, &places, before))?;
     report(&manifest, &places, ended)
 }

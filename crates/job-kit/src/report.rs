@@ -46,7 +46,14 @@ pub struct Section {
 enum Part {
     Text(String),
     Grid(Grid),
-    Figure { svg: String, caption: String },
+    Figures(Vec<Drawn>),
+}
+
+/// A figure as SVG, with what stands below it.
+#[derive(Debug, Clone)]
+struct Drawn {
+    svg: String,
+    caption: String,
 }
 
 impl Section {
@@ -106,12 +113,16 @@ impl Section {
         Ok(self.svg(figure.to_svg()?, caption))
     }
 
-    fn svg(mut self, svg: String, caption: &str) -> Self {
-        self.parts.push(Part::Figure {
-            svg,
-            caption: caption.to_owned(),
-        });
+    /// Adds figures that were written before, `(SVG, caption)`, beside each other where there is room.
+    pub fn beside(mut self, figures: impl IntoIterator<Item = (String, String)>) -> Self {
+        let drawn = |(svg, caption)| Drawn { svg, caption };
+        self.parts
+            .push(Part::Figures(figures.into_iter().map(drawn).collect()));
         self
+    }
+
+    fn svg(self, svg: String, caption: &str) -> Self {
+        self.beside([(svg, caption.to_owned())])
     }
 }
 
@@ -192,14 +203,22 @@ impl Report {
                         }
                     }
                     Part::Grid(grid) => html += &grid.to_html(),
-                    Part::Figure { svg, caption } => {
-                        push(
-                            &mut html,
-                            format_args!(
-                                "<figure>\n{svg}<figcaption>{}</figcaption>\n</figure>\n",
-                                inline(caption)
-                            ),
-                        );
+                    Part::Figures(figures) => {
+                        if figures.len() > 1 {
+                            html += "<div class=\"beside\">\n";
+                        }
+                        for Drawn { svg, caption } in figures {
+                            push(
+                                &mut html,
+                                format_args!(
+                                    "<figure>\n{svg}<figcaption>{}</figcaption>\n</figure>\n",
+                                    inline(caption)
+                                ),
+                            );
+                        }
+                        if figures.len() > 1 {
+                            html += "</div>\n";
+                        }
                     }
                 }
             }

@@ -27,6 +27,8 @@ tbody tr:nth-child(even) { background: var(--stripe) }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 figure { margin: 1.2rem 0 }
 figure svg { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 4px }
+main:has(.beside) { max-width: 120rem }
+.beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)); gap: 0 1.2rem }
 figcaption { max-width: 44rem; margin-top: .4rem; color: var(--soft); font-size: .9rem }
 @media print { h2 { break-after: avoid } figure, tr { break-inside: avoid } }
 ";
