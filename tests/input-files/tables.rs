@@ -141,6 +141,34 @@ fn every_codec_of_parquet_and_both_kinds_of_arrow() {
     check(&path);
 }
 
+/// Rows that the footer says and the row groups do not have are missing, and a part of a table is not the table.
+#[test]
+fn a_parquet_file_with_fewer_rows_than_its_footer_says_is_an_error() {
+    let mut bytes = vec![];
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch().schema(), None).unwrap();
+    writer.write(&batch()).unwrap();
+    writer.close().unwrap();
+    // `num_rows` of the file, an i64 of 2, before the list of one row group; then of 18.
+    let said = [0x16, 0x04, 0x19, 0x1c];
+    let at = bytes.windows(4).rposition(|window| window == said).unwrap();
+    bytes[at + 1] = 0x24;
+    let (_folder, path) = write("a.parquet", "");
+    fs::write(&path, bytes).unwrap();
+    let error = TableReader::open(&path)
+        .unwrap()
+        .read(&["word"])
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("its footer says 18 rows, but it has 2"),
+        "{error}"
+    );
+    let path = Arc::new(path);
+    let mut texts = Texts::open(&path, "word", TextUnit::Line, &Progress::default()).unwrap();
+    assert!((0..3).any(|_| texts.next_row(true).is_err()));
+}
+
 /// Arrow panics on some of these files; every one of its panics has to become an error, and a program has to know that it will.
 #[test]
 fn damaged_arrow_is_an_error() {

@@ -17,7 +17,10 @@ use arrow::{
     ipc::reader::{FileReader, StreamReader},
 };
 use file_kind::FileKind;
-use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
+use parquet::{
+    arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder},
+    errors::ParquetError,
+};
 
 use crate::{
     Format, Input, InputError, arrow_sizes, delimited::Delimited, error::place, json, lines::Lines,
@@ -81,17 +84,18 @@ impl TableReader {
         let stream = format == Some(Format::Arrow) && head.starts_with(&[0xff; 4]);
         let (schema, kind) = match (FileKind::of(&head), format) {
             (Some(FileKind::Parquet), _) => {
-                let builder = ParquetRecordBatchReaderBuilder::try_new(open(&path)?)
-                    .map_err(|err| InputError::invalid(&path, PARQUET, err))?;
-                let rows = usize::try_from(builder.metadata().file_metadata().num_rows());
-                let rows = rows.unwrap_or(0);
+                let builder = parquet(&path)?;
+                let rows = builder.metadata().file_metadata().num_rows();
+                let rows = usize::try_from(rows).map_err(|_| {
+                    InputError::invalid(&path, PARQUET, format!("its footer says {rows} rows"))
+                })?;
                 (builder.schema().clone(), Kind::Parquet { rows })
             }
             (Some(FileKind::Arrow), _) => {
                 arrow_sizes::check(&mut open(&path)?)
                     .map_err(|err| InputError::invalid(&path, ARROW, err))?;
                 let reader = BufReader::new(open(&path)?);
-                let reader = without_panic(|| Some(FileReader::try_new(reader, None)));
+                let reader = without_panic(|| FileReader::try_new(reader, None));
                 (
                     schema_of(&path, reader, |reader| reader.schema())?,
                     Kind::ArrowFile,
@@ -99,7 +103,7 @@ impl TableReader {
             }
             _ if stream => {
                 let reader = BufReader::new(open(&path)?);
-                let reader = without_panic(|| Some(StreamReader::try_new(reader, None)));
+                let reader = without_panic(|| StreamReader::try_new(reader, None));
                 (
                     schema_of(&path, reader, |reader| reader.schema())?,
                     Kind::ArrowStream,
@@ -227,26 +231,24 @@ impl TableReader {
     fn record_batches(&self, indices: Vec<usize>) -> Result<Batches, InputError> {
         let path = self.path.clone();
         Ok(match &self.kind {
-            Kind::Parquet { .. } => {
-                let invalid = |err| InputError::invalid(&path, PARQUET, err);
-                let builder =
-                    ParquetRecordBatchReaderBuilder::try_new(open(&path)?).map_err(invalid)?;
+            Kind::Parquet { rows } => {
+                let builder = parquet(&path)?;
                 let mask = ProjectionMask::roots(builder.parquet_schema(), indices);
-                let reader = builder
-                    .with_projection(mask)
-                    .with_batch_size(BATCH_ROWS)
-                    .build();
-                arrow_batches(path.clone(), PARQUET, reader.map_err(invalid)?)
+                let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+                let reader = without_panic(|| builder.build())
+                    .map_err(|err| InputError::invalid(&path, PARQUET, err))?;
+                let batches = arrow_batches(path.clone(), PARQUET, reader);
+                all_rows(path, *rows, batches)
             }
             Kind::ArrowFile => {
                 let file = BufReader::new(open(&path)?);
-                let reader = FileReader::try_new(file, Some(indices))
+                let reader = without_panic(|| FileReader::try_new(file, Some(indices)))
                     .map_err(|err| InputError::invalid(&path, ARROW, err))?;
                 arrow_batches(path, ARROW, reader)
             }
             Kind::ArrowStream => {
                 let file = BufReader::new(open(&path)?);
-                let reader = StreamReader::try_new(file, Some(indices))
+                let reader = without_panic(|| StreamReader::try_new(file, Some(indices)))
                     .map_err(|err| InputError::invalid(&path, ARROW, err))?;
                 arrow_batches(path, ARROW, reader)
             }
@@ -285,13 +287,19 @@ fn open(path: &Path) -> Result<File, InputError> {
     File::open(path).map_err(InputError::read(path))
 }
 
+fn parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, InputError> {
+    let file = open(path)?;
+    without_panic(|| ParquetRecordBatchReaderBuilder::try_new(file))
+        .map_err(|err| InputError::invalid(path, PARQUET, err))
+}
+
 fn schema_of<R>(
     path: &Path,
-    reader: Result<Option<R>, ArrowError>,
+    reader: Result<R, ArrowError>,
     schema: impl Fn(&R) -> SchemaRef,
 ) -> Result<SchemaRef, InputError> {
     let reader = reader.map_err(|err| InputError::invalid(path, ARROW, err))?;
-    Ok(reader.map_or_else(|| Arc::new(Schema::empty()), |reader| schema(&reader)))
+    Ok(schema(&reader))
 }
 
 fn arrow_batches(
@@ -300,9 +308,30 @@ fn arrow_batches(
     mut reader: impl Iterator<Item = Result<RecordBatch, ArrowError>> + Send + 'static,
 ) -> Batches {
     Box::new(
-        std::iter::from_fn(move || without_panic(|| reader.next()).transpose())
+        std::iter::from_fn(move || without_panic(|| reader.next().transpose()).transpose())
             .map(move |batch| batch.map_err(|err| InputError::invalid(&path, format, err))),
     )
+}
+
+/// The batches of a Parquet file, and an error behind them where they are not the rows that its footer says: the reader passes over a row
+/// group that is cut short.
+fn all_rows(path: PathBuf, said: usize, mut batches: Batches) -> Batches {
+    let (mut found, mut ended) = (0, false);
+    Box::new(std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        let next = batches.next();
+        if let Some(Ok(batch)) = &next {
+            found += batch.num_rows();
+            return next;
+        }
+        ended = true;
+        next.or_else(|| {
+            let what = format!("its footer says {said} rows, but it has {found}");
+            (found != said).then(|| Err(InputError::invalid(&path, PARQUET, what)))
+        })
+    }))
 }
 
 /// The rows of a CSV or TSV file.
@@ -611,16 +640,31 @@ pub fn panic_becomes_error() -> bool {
     PANIC_BECOMES_ERROR.get()
 }
 
-/// Runs a reader of arrow's, which panics on some damaged files where it should return an error.
-fn without_panic<T>(
-    next: impl FnOnce() -> Option<Result<T, ArrowError>>,
-) -> Result<Option<T>, ArrowError> {
+/// Runs a reader of arrow's or parquet's, which panic on some damaged files where they should return an error.
+pub(crate) fn without_panic<T, E: Damaged>(read: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     PANIC_BECOMES_ERROR.set(true);
-    let outcome = catch_unwind(AssertUnwindSafe(next));
+    let outcome = catch_unwind(AssertUnwindSafe(read));
     PANIC_BECOMES_ERROR.set(false);
-    match outcome {
-        Ok(item) => item.transpose(),
-        Err(_) => Err(ArrowError::IpcError("the file is damaged".to_owned())),
+    outcome.unwrap_or_else(|_| Err(E::damaged()))
+}
+
+/// Errors of the readers.
+pub(crate) trait Damaged {
+    /// The error that stands for a panic.
+    fn damaged() -> Self;
+}
+
+const DAMAGED: &str = "the file is damaged";
+
+impl Damaged for ArrowError {
+    fn damaged() -> Self {
+        Self::IpcError(DAMAGED.to_owned())
+    }
+}
+
+impl Damaged for ParquetError {
+    fn damaged() -> Self {
+        Self::General(DAMAGED.to_owned())
     }
 }
 

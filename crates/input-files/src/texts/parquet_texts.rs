@@ -19,7 +19,7 @@ use parquet::{
 };
 
 use super::{Rows, TextRow};
-use crate::{InputError, error::place, open::head_of};
+use crate::{InputError, error::place, open::head_of, table::without_panic};
 
 /// Rows decoded at once.
 const BATCH: usize = 256;
@@ -32,6 +32,8 @@ pub(super) struct ParquetTexts {
     /// Definition level of a value that is there; below it the row is null.
     present: i16,
     group: usize,
+    /// Rows decoded so far.
+    rows: usize,
     pages: Option<ColumnReaderImpl<ByteArrayType>>,
     decoded: VecDeque<Option<Vec<u8>>>,
 }
@@ -55,9 +57,9 @@ impl ParquetTexts {
                 });
             }
         }
-        let reader =
-            SerializedFileReader::new_with_options(file, ReadOptionsBuilder::new().build())
-                .map_err(|err| invalid(&path, &err))?;
+        let options = ReadOptionsBuilder::new().build();
+        let reader = without_panic(|| SerializedFileReader::new_with_options(file, options))
+            .map_err(|err| invalid(&path, &err))?;
         let schema = reader.metadata().file_metadata().schema_descr_ptr();
         let names: Vec<String> = schema
             .columns()
@@ -80,6 +82,7 @@ impl ParquetTexts {
             name: column.into(),
             present,
             group: 0,
+            rows: 0,
             pages: None,
             decoded: VecDeque::new(),
         })
@@ -90,7 +93,14 @@ impl ParquetTexts {
         while self.decoded.is_empty() {
             let Some(pages) = &mut self.pages else {
                 if self.group == self.reader.num_row_groups() {
-                    return Ok(false);
+                    let said = self.reader.metadata().file_metadata().num_rows();
+                    return match usize::try_from(said) {
+                        Ok(said) if said == self.rows => Ok(false),
+                        _ => Err(ParquetError::General(format!(
+                            "its footer says {said} rows, but it has {}",
+                            self.rows
+                        ))),
+                    };
                 }
                 let ColumnReader::ByteArrayColumnReader(pages) = self
                     .reader
@@ -112,6 +122,7 @@ impl ParquetTexts {
                 self.pages = None;
                 continue;
             }
+            self.rows += rows;
             let mut values = values.into_iter().map(|value| value.data().to_vec());
             if self.present == 0 {
                 self.decoded.extend(values.map(Some));
@@ -131,7 +142,8 @@ impl ParquetTexts {
 
 impl Rows for ParquetTexts {
     fn next_row(&mut self, _wanted: bool) -> Result<Option<TextRow>, InputError> {
-        if !self.fill().map_err(|err| invalid(&self.path, &err))? {
+        let filled = without_panic(|| self.fill());
+        if !filled.map_err(|err| invalid(&self.path, &err))? {
             return Ok(None);
         }
         Ok(self.decoded.pop_front().map(|value| match value {
