@@ -13,6 +13,7 @@ mod error;
 mod frequency;
 mod interventions;
 pub mod kernel;
+mod keys;
 mod mlp_write;
 mod null_space;
 mod outcome;
@@ -45,7 +46,7 @@ pub use interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronId, NeuronSite, Operation,
 };
 pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace, output_norms};
-pub use outcome::Measures;
+pub use outcome::Measure;
 pub use readout::{NormScale, Readout};
 pub use sample::{FIRST_POSITION, Row, RowCounts, Sample};
 pub use scaling::{RareTokens, ScalingError, ScalingLaw, Target, WeightChange};
