@@ -146,7 +146,7 @@ fn sets_match_hooked_forwards_in_every_family() -> Outcome<()> {
         let layer = model.config().num_hidden_layers - 1;
         for (set, indices) in sets.iter().zip([vec![3], vec![3, 9, 20]]) {
             let values = indices.iter().map(|&n| mean[n]).collect();
-            let neurons = indices.iter().map(|&index| NeuronId { layer, index });
+            let neurons = indices.iter().map(|&neuron| NeuronId { layer, neuron });
             let ablated = Intervention::new(
                 "ablated",
                 NeuronSite::Post,
@@ -223,10 +223,7 @@ fn ranks_match_hooked_forwards_in_every_family() -> Outcome<()> {
                 let ablated = Intervention::new(
                     "ablated",
                     NeuronSite::Post,
-                    vec![NeuronId {
-                        layer,
-                        index: neuron,
-                    }],
+                    vec![NeuronId { layer, neuron }],
                     Operation::Set(vec![mean[neuron]]),
                 )?;
                 for (sequence, tokens) in sample.sequences().iter().enumerate() {
@@ -300,7 +297,7 @@ fn words_match_hooked_forwards_in_every_family() -> Outcome<()> {
             request(&tokens[0][..10], 7..10),
             request(&tokens[1], 39..40),
         ];
-        let neurons = |layer| [3, 9].map(|index| NeuronId { layer, index }).to_vec();
+        let neurons = |layer| [3, 9].map(|neuron| NeuronId { layer, neuron }).to_vec();
         let interventions = [
             Intervention::base(),
             Intervention::new(

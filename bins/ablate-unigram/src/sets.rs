@@ -67,7 +67,7 @@ impl Selected {
         );
         if let Some(neuron) = neurons
             .iter()
-            .find(|n| n.layer != layer || n.index >= d_mlp)
+            .find(|n| n.layer != layer || n.neuron >= d_mlp)
         {
             bail!(
                 "neuron {neuron} of `sets.neurons` is not in the last MLP layer, which has neurons {layer}.0 to {layer}.{}",
@@ -77,7 +77,7 @@ impl Selected {
         if config.doses.is_empty() {
             bail!("`sets.doses` is empty: name a dose, such as `mean` or `{{scale: 0.5}}`");
         }
-        let ranked: Vec<usize> = neurons.iter().map(|n| n.index).collect();
+        let ranked: Vec<usize> = neurons.iter().map(|n| n.neuron).collect();
         let sets = match &config.sizes {
             Some(sizes) => NestedSets::new("selected", ranked, sizes.clone()),
             None => NestedSets::doubling("selected", ranked),
@@ -90,12 +90,7 @@ impl Selected {
                 "`sets.controls` needs {selected} neurons outside `sets.neurons`, but the layer has {free} others: shorten the list with `sets.neurons.top`, or set `sets.controls.draws=0`"
             );
         }
-        let ids = sets
-            .ranked()
-            .iter()
-            .map(|&n| neuron_id(layer, n))
-            .collect::<anyhow::Result<_>>()?;
-        Ok(Self { sets, ids })
+        Ok(Self { sets, ids: neurons })
     }
 
     /// Draws the controls and measures all lists; `mean` is `[d_mlp]`.
@@ -144,21 +139,12 @@ impl Selected {
         seed: u64,
     ) -> anyhow::Result<Vec<(Role, NestedSets)>> {
         let layer = model.config().num_hidden_layers - 1;
-        let candidates = mean
-            .iter()
-            .zip(output_norms(model)?)
-            .enumerate()
-            .map(|(n, (&mean, norm))| {
-                Ok(Candidate {
-                    neuron: neuron_id(layer, n)?,
-                    traits: [Some(mean), Some(norm)],
-                })
-            })
-            .collect::<anyhow::Result<Vec<_>>>()?;
+        let norms = output_norms(model, layer)?;
+        let candidates: Vec<_> = Candidate::of_layer(layer, Some(mean), &norms).collect();
         let mut lists = Vec::new();
         for &kind in &config.kinds {
             for set in draw_controls(kind, &self.ids, &candidates, config.draws, seed)? {
-                let neurons = set.neurons.iter().map(|n| n.neuron as usize).collect();
+                let neurons = set.neurons.iter().map(|n| n.neuron).collect();
                 let name = format!("{}-{}", kind.name(), set.draw);
                 lists.push((
                     Role::Control {
@@ -171,13 +157,6 @@ impl Selected {
         }
         Ok(lists)
     }
-}
-
-fn neuron_id(layer: usize, neuron: usize) -> anyhow::Result<NeuronId> {
-    Ok(NeuronId {
-        layer: u32::try_from(layer)?,
-        neuron: u32::try_from(neuron)?,
-    })
 }
 
 /// `mean`, `scale 0.5`, `clip-at-mean`.

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use neuron_ablate::{AblateError, Effects, Measure, NeuronEffects, Sweep, Variant, mediated_share};
+use neuron_ablate::{
+    AblateError, Effects, Measure, NeuronEffects, NeuronId, Sweep, Variant, mediated_share,
+};
 
 /// Neurons listed.
 const LISTED: usize = 10;
@@ -46,7 +48,11 @@ pub(crate) fn text(
     );
     text.push_str("neuron    total effect  direct effect  mediated  without the neuron\n");
     for (neuron, total, direct) in ranked.iter().take(LISTED) {
-        let name = format!("{layer}.{}", neuron.neuron);
+        let name = NeuronId {
+            layer,
+            neuron: neuron.neuron,
+        };
+        let name = name.to_string();
         let share = mediated_share(total.mean_abs, direct.mean_abs, floor)
             .map_or("-".into(), |share| format!("{:.1} %", 100.0 * share));
         let sign = if total.mean < 0.0 {

@@ -9,7 +9,8 @@ use arrow::{
 };
 use neuron_ablate::{
     AblateError, Change, Dose, EffectSums, Effects, FrozenKl, KlDirection, Mean, Measure,
-    NeuronEffects, Over, PairBlock, Semantics, Sweep, Variant, WeightStatistics, mediated_share,
+    NeuronEffects, NeuronId, Over, PairBlock, Semantics, Sweep, Variant, WeightStatistics,
+    mediated_share,
 };
 use rayon::prelude::*;
 use surprisal_metrics::{Bootstrap, Interval, Resamples};
@@ -154,9 +155,13 @@ impl PositionTable {
             ))
         };
         let mut arrays: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(
-                pairs().map(|(n, _)| format!("{}.{}", self.layer, block.neurons[n])),
-            )),
+            Arc::new(StringArray::from_iter_values(pairs().map(|(n, _)| {
+                let id = NeuronId {
+                    layer: self.layer,
+                    neuron: block.neurons[n],
+                };
+                id.to_string()
+            }))),
             ints(&|_, _| self.layer as i64),
             ints(&|n, _| block.neurons[n] as i64),
             ints(&|_, r| block.rows[r].sequence as i64),
@@ -245,11 +250,7 @@ impl NeuronTable<'_> {
         let mut columns: Columns = vec![
             (
                 "component_name".into(),
-                texts(
-                    neurons
-                        .iter()
-                        .map(|n| Some(format!("{}.{}", self.layer, n.neuron))),
-                ),
+                texts(neurons.iter().map(|n| Some(named(self.layer, n.neuron)))),
             ),
             ("layer".into(), ints(neurons.iter().map(|_| self.layer))),
             ("neuron".into(), ints(neurons.iter().map(|n| n.neuron))),
@@ -298,7 +299,7 @@ impl SetTable {
         };
         let names = sets.iter().map(|set| {
             let neurons = run.lists[set.list].set(set.size).iter();
-            let names: Vec<String> = neurons.map(|n| format!("{}.{n}", self.layer)).collect();
+            let names: Vec<String> = neurons.map(|&n| named(self.layer, n)).collect();
             Some(names.join(" "))
         });
         let draws = sets
@@ -468,6 +469,10 @@ fn push_effect(
     let values: Vec<Option<f64>> = effects.iter().map(|e| value(e)).collect::<Result<_, _>>()?;
     columns.push((name.into(), floats(values.into_iter())));
     Ok(())
+}
+
+fn named(layer: usize, neuron: usize) -> String {
+    NeuronId { layer, neuron }.to_string()
 }
 
 fn texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {

@@ -43,9 +43,11 @@ pub use engine::{Engine, EngineOptions, EngineReport, ExactSums};
 pub use error::AblateError;
 pub use frequency::{TokenBand, TokenFrequencies};
 pub use interventions::{
-    Intervention, InterventionError, InterventionHooks, NeuronId, NeuronSite, Operation,
+    Intervention, InterventionError, InterventionHooks, NeuronSite, Operation,
 };
-pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace, output_norms};
+pub use mlp_write::output_norms;
+pub use neuron_id::NeuronId;
+pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace};
 pub use outcome::Measure;
 pub use readout::{NormScale, Readout};
 pub use sample::{FIRST_POSITION, Row, RowCounts, Sample};
