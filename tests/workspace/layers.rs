@@ -43,11 +43,13 @@ const ARROWS: &[(&str, &[&str])] = &[
             "neox-core",
             "neuron-id",
             "surprisal-metrics",
+            "vocabulary-sums",
         ],
     ),
     ("neuron-id", &[]),
     ("neuron-select", &["neuron-id", "surprisal-metrics"]),
     ("surprisal-metrics", &[]),
+    ("vocabulary-sums", &[]),
     ("xtask", &[]),
 ];
 

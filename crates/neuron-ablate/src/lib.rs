@@ -12,7 +12,6 @@ mod engine;
 mod error;
 mod frequency;
 mod interventions;
-pub mod kernel;
 mod keys;
 mod mlp_write;
 mod null_space;

@@ -1,6 +1,8 @@
 //! From sums over the vocabulary to loss, entropy and divergences.
 
-use crate::{KlDirection, TokenBand, TokenFrequencies, kernel::Sums};
+use vocabulary_sums::Sums;
+
+use crate::{KlDirection, TokenBand, TokenFrequencies};
 
 /// A number that is measured of one vector of logits, in nats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,12 +4,12 @@ use std::{ops::Range, sync::Arc};
 
 use rayon::prelude::*;
 use tch::{Device, Kind, TchError, Tensor};
+use vocabulary_sums::{Base, Cell, Sums, Tilt, TiltSite, VocabLayout};
 
 use crate::{
     AblateError, Direction, OutsideBand, Row, Semantics, TokenBand, TokenFrequencies, Variant,
     Variants,
     frequency::Axis,
-    kernel::{Base, Cell, Sums, Tilt, TiltSite, VocabLayout},
     keys::EffectKeys,
     outcome::{Linear, Measures},
     readout::NormScale,
