@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use neox_core::{LoadOptions, Model, next_token_ln_probs};
 use neuron_ablate::{
-    Dose, Engine, EngineOptions, ExactSums, Intervention, InterventionHooks, NestedSets, NeuronId,
-    NeuronSite, Operation, Plan, Sample, Scorer, Semantics, Sweep, TokenFrequencies, Variant,
-    Variants, WordRequest, WordStart, WordVocabulary, self_check,
+    Dose, Engine, EngineOptions, ExactSums, Intervention, InterventionHooks, KlDirection, Measure,
+    NestedSets, NeuronId, NeuronSite, Operation, Plan, Sample, Scorer, Semantics, Sweep,
+    TokenFrequencies, Variant, Variants, WordRequest, WordStart, WordVocabulary, self_check,
 };
 use tch::{Kind, Tensor};
 
@@ -85,44 +85,37 @@ fn check(name: &str, engine: EngineOptions) -> Outcome<()> {
     let worst = self_check(&model, &sample, &frequencies, plan.clone())?.worst();
     assert!(worst < 1e-5, "{name}: self-check off by {worst:.1e}");
 
-    let measures = ["loss", "entropy", "kl_model_freq"];
+    let measures = [
+        ("loss", Measure::Loss),
+        ("entropy", Measure::Entropy),
+        ("kl_model_freq", Measure::Kl(KlDirection::ModelFreq)),
+    ];
     let read = |kind: &str| -> Outcome<Vec<Vec<f64>>> {
         let all = measures.iter();
-        all.map(|measure| values(&golden[&format!("{kind}_{measure}")]))
+        all.map(|(name, _)| values(&golden[&format!("{kind}_{name}")]))
             .collect()
     };
     let (after, frozen) = (read("ablated")?, read("frozen_ln")?); // [measure][neuron][2][39]
     let before = read("clean")?; // [measure][2][39]
     let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan)?;
-    let place = |variant| sweep.variants().iter().position(|v| *v == variant);
-    let (total, frozen_ln) = (
-        place(Variant::Total).ok_or("no total effect")?,
-        place(Variant::FrozenLn).ok_or("no frozen norm")?,
-    );
     let neurons = of_last.len();
     let mut compared = 0;
     sweep.run(
         &mut |block| {
-            for (pair, values) in block
-                .ablated
-                .chunks(block.variants * block.measures)
-                .enumerate()
-            {
-                let (n, row) = (pair / block.rows.len(), block.rows[pair % block.rows.len()]);
-                let of_row = row.sequence * 39 + row.pos;
-                let at = |neuron: usize| neuron * 2 * 39 + of_row;
-                let clean = &block.clean[pair % block.rows.len() * block.measures..];
-                for measure in 0..measures.len() {
-                    for (variant, golden) in [
-                        (total, after[measure][at(of_last[n])]),
-                        (frozen_ln, frozen[measure][at(n)]),
-                    ] {
-                        let value = values[variant * block.measures + measure];
-                        let off = (value - clean[measure] - (golden - before[measure][of_row])).abs();
+            let n_rows = block.rows.len();
+            for (place, (measure_name, measure)) in measures.into_iter().enumerate() {
+                for (variant, golden, of_golden) in [
+                    (Variant::Total, &after[place], of_last.clone()),
+                    (Variant::FrozenLn, &frozen[place], (0..neurons).collect()),
+                ] {
+                    for (pair, found) in block.change(variant, measure)?.enumerate() {
+                        let (n, row) = (pair / n_rows, block.rows[pair % n_rows]);
+                        let of_row = row.sequence * 39 + row.pos;
+                        let golden = golden[of_golden[n] * 2 * 39 + of_row];
+                        let off = (found - (golden - before[place][of_row])).abs();
                         assert!(
                             off < 1e-5,
-                            "{name}: the effect on {} of neuron {n}, variant {variant}, is off by {off:.1e}",
-                            measures[measure],
+                            "{name}: the effect on {measure_name} of neuron {n}, {variant:?}, is off by {off:.1e}",
                         );
                         compared += 1;
                     }
@@ -153,7 +146,7 @@ fn sets_match_hooked_forwards_in_every_family() -> Outcome<()> {
         let layer = model.config().num_hidden_layers - 1;
         for (set, indices) in sets.iter().zip([vec![3], vec![3, 9, 20]]) {
             let values = indices.iter().map(|&n| mean[n]).collect();
-            let neurons = indices.iter().map(|&index| NeuronId { layer, index });
+            let neurons = indices.iter().map(|&neuron| NeuronId { layer, neuron });
             let ablated = Intervention::new(
                 "ablated",
                 NeuronSite::Post,
@@ -175,7 +168,7 @@ fn sets_match_hooked_forwards_in_every_family() -> Outcome<()> {
                 Ok(sum / 72.0)
             };
             let expected = loss(&ablated)? - loss(&Intervention::base())?;
-            let found = set.effects.change(0, 0).mean;
+            let found = set.effects.change(Variant::Total, Measure::Loss)?.mean;
             assert!(expected.abs() > 1e-5, "{}", dir.display());
             assert!(
                 (found - expected).abs() < 2e-6,
@@ -230,10 +223,7 @@ fn ranks_match_hooked_forwards_in_every_family() -> Outcome<()> {
                 let ablated = Intervention::new(
                     "ablated",
                     NeuronSite::Post,
-                    vec![NeuronId {
-                        layer,
-                        index: neuron,
-                    }],
+                    vec![NeuronId { layer, neuron }],
                     Operation::Set(vec![mean[neuron]]),
                 )?;
                 for (sequence, tokens) in sample.sequences().iter().enumerate() {
@@ -307,7 +297,7 @@ fn words_match_hooked_forwards_in_every_family() -> Outcome<()> {
             request(&tokens[0][..10], 7..10),
             request(&tokens[1], 39..40),
         ];
-        let neurons = |layer| [3, 9].map(|index| NeuronId { layer, index }).to_vec();
+        let neurons = |layer| [3, 9].map(|neuron| NeuronId { layer, neuron }).to_vec();
         let interventions = [
             Intervention::base(),
             Intervention::new(

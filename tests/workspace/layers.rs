@@ -39,11 +39,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("neox-core", &["file-kind", "model-conventions"]),
     (
         "neuron-ablate",
-        &["model-conventions", "neox-core", "surprisal-metrics"],
+        &[
+            "model-conventions",
+            "neox-core",
+            "neuron-id",
+            "surprisal-metrics",
+            "vocabulary-sums",
+        ],
     ),
-    ("neuron-select", &["surprisal-metrics"]),
+    ("neuron-id", &[]),
+    ("neuron-select", &["neuron-id", "surprisal-metrics"]),
     ("surprisal-metrics", &[]),
     ("text-inputs", &["job-kit", "longtail-corpus"]),
+    ("vocabulary-sums", &[]),
     ("xtask", &[]),
 ];
 

@@ -274,16 +274,16 @@ fn ablate(
         }
         .batch(&sweep, sets)?;
         out.table(SETS, &table)?;
-        sets.doses_figure(&bootstrap)
+        sets.doses_figure(&bootstrap)?
             .write(&out, SETS_FIGURE, &mut record)?;
-        if let Some(figure) = sets.controls_figure(&bootstrap) {
+        if let Some(figure) = sets.controls_figure(&bootstrap)? {
             figure.write(&out, CONTROLS_FIGURE, &mut record)?;
         }
     }
     record.write(&out)?;
-    let mut text = summary::text(layer, &sweep, &effects, config.ablation.effect_floor);
+    let mut text = summary::text(layer, &sweep, &effects, config.ablation.effect_floor)?;
     if let Some(sets) = &sets {
-        text += &sets.summary(&bootstrap);
+        text += &sets.summary(&bootstrap)?;
     }
     Ok(job_kit::print(format!(
         "{text}Files: {}\n",

@@ -2,24 +2,32 @@
 
 use std::fmt::Write;
 
-use neuron_ablate::{Effects, NeuronEffects, Sweep, mediated_share};
+use neuron_ablate::{
+    AblateError, Effects, Measure, NeuronEffects, NeuronId, Sweep, Variant, mediated_share,
+};
 
 /// Neurons listed.
 const LISTED: usize = 10;
 
 /// The neurons with the largest total effect on long-tail tokens (on all tokens where the run has no band).
-pub(crate) fn text(layer: usize, sweep: &Sweep<'_>, effects: &Effects, floor: f64) -> String {
-    let (total, direct) = (0, sweep.direct());
+pub(crate) fn text(
+    layer: usize,
+    sweep: &Sweep<'_>,
+    effects: &Effects,
+    floor: f64,
+) -> Result<String, AblateError> {
+    let (total, direct) = (Variant::Total, sweep.direct());
     let banded = effects.neurons.iter().any(|n| n.effects.band_rows() > 0);
     let change = |neuron: &NeuronEffects, variant| match banded {
         true => neuron.effects.band_loss_change(variant),
-        false => Some(neuron.effects.change(variant, 0)),
+        false => neuron.effects.change(variant, Measure::Loss).map(Some),
     };
-    let mut ranked: Vec<_> = effects
-        .neurons
-        .iter()
-        .filter_map(|n| Some((n, change(n, total)?, change(n, direct)?)))
-        .collect();
+    let mut ranked = Vec::new();
+    for n in &effects.neurons {
+        if let (Some(total), Some(direct)) = (change(n, total)?, change(n, direct)?) {
+            ranked.push((n, total, direct));
+        }
+    }
     ranked.sort_by(|a, b| b.1.mean_abs.total_cmp(&a.1.mean_abs));
 
     let rows = effects.neurons.first().map_or(0, |n| {
@@ -40,7 +48,11 @@ pub(crate) fn text(layer: usize, sweep: &Sweep<'_>, effects: &Effects, floor: f6
     );
     text.push_str("neuron    total effect  direct effect  mediated  without the neuron\n");
     for (neuron, total, direct) in ranked.iter().take(LISTED) {
-        let name = format!("{layer}.{}", neuron.neuron);
+        let name = NeuronId {
+            layer,
+            neuron: neuron.neuron,
+        };
+        let name = name.to_string();
         let share = mediated_share(total.mean_abs, direct.mean_abs, floor)
             .map_or("-".into(), |share| format!("{:.1} %", 100.0 * share));
         let sign = if total.mean < 0.0 {
@@ -56,5 +68,5 @@ pub(crate) fn text(layer: usize, sweep: &Sweep<'_>, effects: &Effects, floor: f6
         );
     }
     text.push('\n');
-    text
+    Ok(text)
 }

@@ -2,10 +2,9 @@
 
 use anyhow::{Context, bail};
 use neox_core::NeoxModel;
-use neuron_ablate::{Intervention, NeuronId, NeuronSite, Operation};
+use neuron_ablate::{Intervention, NeuronId, NeuronSite, Operation, output_norms};
 use neuron_select::{Candidate, ControlKind, draw_controls};
 use serde::{Deserialize, Serialize};
-use tch::Kind;
 
 /// One entry of `interventions.list`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -162,7 +161,7 @@ impl Sources<'_> {
     /// All interventions of a list, by name.
     pub(crate) fn build(&self, list: &[InterventionSpec]) -> anyhow::Result<Vec<Intervention>> {
         let (layers, d_mlp) = (self.last_layer() + 1, self.model.config().intermediate_size);
-        let exists = |n: &&NeuronId| n.layer < layers && (n.index as i64) < d_mlp;
+        let exists = |n: &&NeuronId| n.layer < layers && (n.neuron as i64) < d_mlp;
         if let Some(neuron) = self.neurons.iter().find(|n| !exists(n)) {
             bail!(
                 "there is no neuron {neuron}: the model has layers 0 to {} of {d_mlp} neurons",
@@ -213,26 +212,12 @@ impl Sources<'_> {
         built: &mut Vec<Intervention>,
     ) -> anyhow::Result<()> {
         let name = spec.name();
-        let id = |n: &NeuronId| {
-            Ok::<_, anyhow::Error>(neuron_select::NeuronId {
-                layer: u32::try_from(n.layer)?,
-                neuron: u32::try_from(n.index)?,
-            })
-        };
-        let selected = self.neurons.iter().map(id).collect::<Result<Vec<_>, _>>()?;
         let candidates = self.candidates()?;
-        let sets = draw_controls(kind, &selected, &candidates, controls.draws, self.seed)
+        let sets = draw_controls(kind, self.neurons, &candidates, controls.draws, self.seed)
             .with_context(|| format!("failed to draw control sets for `{name}`"))?;
         for set in sets {
-            let neurons = set
-                .neurons
-                .iter()
-                .map(|n| NeuronId {
-                    layer: n.layer as usize,
-                    index: n.neuron as usize,
-                })
-                .collect();
-            built.push(self.one(&controls.like, format!("{name}-{}", set.draw), neurons)?);
+            let name = format!("{name}-{}", set.draw);
+            built.push(self.one(&controls.like, name, set.neurons)?);
         }
         Ok(())
     }
@@ -245,28 +230,11 @@ impl Sources<'_> {
         layers.dedup();
         let mut candidates = Vec::new();
         for layer in layers {
-            let norms: Vec<f64> = Vec::try_from(
-                self.model
-                    .w_out(layer)?
-                    .f_to_kind(Kind::Double)?
-                    .f_square()?
-                    .f_sum_dim_intlist(0, false, Kind::Double)?
-                    .f_sqrt()?,
-            )?;
-            for (index, norm) in norms.into_iter().enumerate() {
-                let neuron = neuron_select::NeuronId {
-                    layer: u32::try_from(layer)?,
-                    neuron: u32::try_from(index)?,
-                };
-                let mean = self
-                    .mean
-                    .filter(|_| layer == last)
-                    .and_then(|mean| mean.get(index).copied());
-                candidates.push(Candidate {
-                    neuron,
-                    traits: [mean, Some(norm)],
-                });
-            }
+            let (mean, norms) = (
+                self.mean.filter(|_| layer == last),
+                output_norms(self.model, layer)?,
+            );
+            candidates.extend(Candidate::of_layer(layer, mean, &norms));
         }
         Ok(candidates)
     }
@@ -284,7 +252,7 @@ impl Sources<'_> {
             .with_context(|| format!("`{name}` needs mean activations"))?;
         neurons
             .iter()
-            .map(|n| match mean.get(n.index) {
+            .map(|n| match mean.get(n.neuron) {
                 Some(value) if n.layer == last => Ok(*value),
                 _ => bail!("`{name}` needs the mean activation of neuron {n}, but they are taken in the last layer alone (layer {last}, {} neurons)", mean.len()),
             })

@@ -5,11 +5,11 @@ use std::{cell::OnceCell, ops::Range, sync::Mutex, time::Instant};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, TchError, Tensor};
+use vocabulary_sums::{self as kernel, Base, Kernel, RowVectors, Sums};
 
 use crate::{
     closed_form::Projected,
     cuda::{CudaRows, CudaSums, Started},
-    kernel::{self, Base, Kernel, RowVectors, Sums},
     pairs::{Block, Pairs, RowLogits, Scratch},
     readout::NormScale,
     series::{RowCell, Series, SeriesBlock, SeriesRows, Spread},

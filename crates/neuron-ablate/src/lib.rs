@@ -12,7 +12,7 @@ mod engine;
 mod error;
 mod frequency;
 mod interventions;
-pub mod kernel;
+mod keys;
 mod mlp_write;
 mod null_space;
 mod outcome;
@@ -42,10 +42,12 @@ pub use engine::{Engine, EngineOptions, EngineReport, ExactSums};
 pub use error::AblateError;
 pub use frequency::{TokenBand, TokenFrequencies};
 pub use interventions::{
-    Intervention, InterventionError, InterventionHooks, NeuronId, NeuronSite, Operation,
+    Intervention, InterventionError, InterventionHooks, NeuronSite, Operation,
 };
-pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace, output_norms};
-pub use outcome::Measures;
+pub use mlp_write::output_norms;
+pub use neuron_id::NeuronId;
+pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace};
+pub use outcome::Measure;
 pub use readout::{NormScale, Readout};
 pub use sample::{FIRST_POSITION, Row, RowCounts, Sample};
 pub use scaling::{RareTokens, ScalingError, ScalingLaw, Target, WeightChange};

@@ -72,9 +72,9 @@ impl MlpWrite {
         &self.w_out
     }
 
-    /// `|w|` of each neuron's output weights as stored, `[d_mlp]`.
+    /// As [`output_norms`].
     pub(crate) fn norms(&self) -> Result<Vec<f64>, TchError> {
-        on_host(&self.w_out.f_norm_scalaropt_dim(2.0, [-1i64], false)?)
+        norms(&self.w_out)
     }
 
     /// The direction of the residual stream that each neuron writes along: its output weights, or `gamma * w_c`; `[d_mlp, d_model]`, f64
@@ -87,6 +87,20 @@ impl MlpWrite {
     pub(crate) fn norm(&self) -> Option<&NormBehindMlp> {
         self.norm.as_ref()
     }
+}
+
+/// `|w|` of the output weights of each neuron of a layer, as stored, `[d_mlp]`.
+///
+/// # Errors
+/// - [`AblateError::Forward`] if there is no such layer
+/// - [`AblateError::Torch`] if libtorch fails
+pub fn output_norms(model: &Model, layer: usize) -> Result<Vec<f64>, AblateError> {
+    let w_out = host(model.w_out(layer)?)?.f_tr()?.f_contiguous()?; // [d_mlp, d_model]
+    Ok(norms(&w_out)?)
+}
+
+fn norms(rows: &Tensor) -> Result<Vec<f64>, TchError> {
+    on_host(&rows.f_norm_scalaropt_dim(2.0, [-1i64], false)?)
 }
 
 impl NormBehindMlp {

@@ -4,9 +4,17 @@ use neox_core::{Hooks, NeoxModel, Site};
 use tch::{Kind, TchError, Tensor};
 
 use crate::{
-    AblateError, Plan, Sample, Sweep, TokenFrequencies, Variant,
+    AblateError, KlDirection, Measure, PairBlock, Plan, Sample, Sweep, TokenFrequencies, Variant,
     states::{last_layer, mean_activations},
 };
+
+/// What is compared, in the order of [`explicit`].
+const MEASURES: [Measure; 4] = [
+    Measure::Loss,
+    Measure::Entropy,
+    Measure::Kl(KlDirection::ModelFreq),
+    Measure::Kl(KlDirection::FreqModel),
+];
 
 /// Largest differences between the closed form and the explicit forward, in nats.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -78,17 +86,16 @@ pub fn self_check(
     )?;
     let site = Site::MlpPost(last_layer(model));
     let sweep = Sweep::new(model, sample, frequencies, vec![], plan)?;
-    let total = sweep
-        .variants()
-        .iter()
-        .position(|v| *v == Variant::Total)
-        .unwrap_or(0);
 
     let mut check = SelfCheck::default();
-    let mut compare = |block: &crate::PairBlock<'_>| -> Result<(), AblateError> {
-        for (n, &neuron) in block.neurons.iter().enumerate() {
+    let mut compare = |block: &PairBlock<'_>| -> Result<(), AblateError> {
+        let mut ablated = MEASURES
+            .iter()
+            .map(|measure| block.ablated(Variant::Total, *measure))
+            .collect::<Result<Vec<_>, _>>()?;
+        for &neuron in block.neurons {
             let mut sequence = None;
-            for (r, row) in block.rows.iter().enumerate() {
+            for row in block.rows {
                 let logits = match &sequence {
                     Some((done, logits)) if *done == row.sequence => logits,
                     _ => {
@@ -109,7 +116,6 @@ pub fn self_check(
                 };
                 let z: Vec<f64> = Vec::try_from(&centred(&logits.f_get(row.pos as i64)?)?)?;
                 let explicit = explicit(&z, row.target as usize, frequencies);
-                let at = ((n * block.rows.len() + r) * block.variants + total) * block.measures;
                 for (worst, (ours, theirs)) in [
                     &mut check.loss,
                     &mut check.entropy,
@@ -117,7 +123,7 @@ pub fn self_check(
                     &mut check.kl_freq_model,
                 ]
                 .into_iter()
-                .zip(block.ablated[at..].iter().zip(explicit))
+                .zip(ablated.iter_mut().filter_map(Iterator::next).zip(explicit))
                 {
                     *worst = worst.max((ours - theirs).abs());
                 }

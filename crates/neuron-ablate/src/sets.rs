@@ -174,13 +174,13 @@ impl Sweep<'_> {
     /// # Examples
     /// ```no_run
     /// # fn curve(sweep: &neuron_ablate::Sweep<'_>) -> Result<(), neuron_ablate::AblateError> {
-    /// use neuron_ablate::{Dose, NestedSets};
+    /// use neuron_ablate::{Dose, Measure, NestedSets, Variant};
     ///
     /// let effects = sweep.run(&mut |_| Ok(()), &|_| ())?;
     /// let lists = [NestedSets::doubling("selected", vec![193, 105, 19, 7, 40])?];
     /// let doses = [Dose::Mean, Dose::Scale(0.5)];
     /// for set in sweep.run_sets(&lists, &doses, &effects.mean_activations, &|_| ())? {
-    ///     let change = set.effects.change(0, 0);
+    ///     let change = set.effects.change(Variant::Total, Measure::Loss)?;
     ///     println!("{} neurons, {:?}: {:+.4} nats", set.size, set.dose, change.mean);
     /// }
     /// # Ok(())
@@ -267,9 +267,8 @@ impl Sweep<'_> {
 
     /// The results before the first row.
     fn without_rows(&self, lists: &[NestedSets], doses: &[Dose]) -> Vec<SetEffects> {
-        let (variants, measures) = (self.variants().len(), self.measures().len());
         let clusters = self.sample.n_clusters(&self.plan.sequences);
-        let empty = EffectSums::new(clusters, variants, measures);
+        let empty = EffectSums::new(clusters, self.pairs.keys().clone());
         let mut results = Vec::new();
         for (number, list) in lists.iter().enumerate() {
             for &dose in doses {

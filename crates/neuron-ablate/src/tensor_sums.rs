@@ -3,11 +3,9 @@
 use std::ops::Range;
 
 use tch::{Device, Kind, TchError, Tensor};
+use vocabulary_sums::{Base, Sums, Tilt, TiltSite, VocabLayout};
 
-use crate::{
-    kernel::{Base, Sums, Tilt, TiltSite, VocabLayout},
-    vectors::on_host,
-};
+use crate::vectors::on_host;
 
 /// Tensors of a chunk's logits that are in memory at once: logits, one cell's change, exponentials and products.
 const COPIES: usize = 5;

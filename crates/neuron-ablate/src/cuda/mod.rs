@@ -27,13 +27,13 @@ use std::{
 };
 
 use tch::{Device, Kind, TchError, Tensor};
+use vocabulary_sums::{Base, Sums};
 
 use self::{
     driver::{Argument, Function, Source},
     tables::Cell,
 };
 use crate::{
-    kernel::{Base, Sums},
     pairs::{Block, Pairs, RowLogits},
     readout::NormScale,
     vectors::on_host,

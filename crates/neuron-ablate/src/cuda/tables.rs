@@ -1,9 +1,8 @@
 //! The tables that `measures.cu` reads: what belongs to the vocabulary, to rows and to directions.
 
-use crate::{
-    kernel::Sums,
-    pairs::{Block, Pairs},
-};
+use vocabulary_sums::Sums;
+
+use crate::pairs::{Block, Pairs};
 
 use super::{Levels, MOST_ABOVE, MOST_BITS};
 

@@ -2,14 +2,14 @@
 
 use rayon::prelude::*;
 use tch::TchError;
+use vocabulary_sums::{
+    self as kernel, Sums,
+    panels::{Centred, GROUP, Panels, SUMS},
+    weights::{self, Products, RowTile},
+};
 
 use super::{BlockCell, Directions, RowCell, Series, SeriesCell, SeriesRows, TILE, Way, tiles};
 use crate::{
-    kernel::{
-        self, Sums,
-        panels::{Centred, GROUP, Panels, SUMS},
-        weights::{self, Products, RowTile},
-    },
     pairs::RowLogits,
     product::{Matrix, add_host_product},
     vectors::Vectors,

@@ -27,14 +27,14 @@ use std::{ops::Range, sync::Mutex};
 
 use rayon::prelude::*;
 use tch::{Kind, TchError, Tensor};
+use vocabulary_sums::{
+    self as kernel, Sums,
+    panels::{Of, Panels, SUMS},
+    weights::{LINEAR, LINEAR_TILTED, MAX_TOKENS},
+};
 
 use crate::{
     closed_form::Projected,
-    kernel::{
-        self, Sums,
-        panels::{Of, Panels, SUMS},
-        weights::{LINEAR, LINEAR_TILTED, MAX_TOKENS},
-    },
     pairs::{Dots, RowLogits},
     vectors::Vectors,
 };

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use tch::{Device, Kind, TchError, Tensor};
+use vocabulary_sums::Sums;
 
 use super::{BlockCell, Directions, RowCell, Series, SeriesCell, SeriesRows, Way, tiles};
 use crate::{
     closed_form::Projected,
-    kernel::Sums,
     pairs::RowLogits,
     product::{add_product, product},
     vectors::on_host,

@@ -22,7 +22,7 @@
 //!
 //! # Examples
 //! ```
-//! use neuron_ablate::kernel::{Base, Kernel, Pairs, VocabLayout};
+//! use vocabulary_sums::{Base, Kernel, Pairs, VocabLayout};
 //! // Three equally frequent tokens; the neuron moves the last one by 1 nat.
 //! let log_q = [(1.0f64 / 3.0).ln(); 3];
 //! let kernel = Kernel::new(&VocabLayout::new(&log_q, &[]), &log_q);
@@ -37,14 +37,14 @@ mod aligned;
 mod lanes;
 mod layout;
 mod near;
-pub(crate) mod panels;
+pub mod panels;
 mod pass;
 mod path;
 mod rank;
 mod sums;
 mod tile;
 mod tiles;
-pub(crate) mod weights;
+pub mod weights;
 
 use std::f64::consts::{LN_2, LOG2_E};
 
@@ -156,10 +156,7 @@ impl Kernel {
     /// - if `log_q` has another length than the layout
     /// - if this machine does not have the instructions
     pub fn with_path(layout: &VocabLayout, log_q: &[f64], path: Path) -> Self {
-        assert!(
-            Path::available().contains(&path),
-            "this machine cannot run {path:?}"
-        );
+        path.assert_available();
         assert_eq!(
             log_q.len(),
             layout.d_vocab(),

@@ -1,10 +1,10 @@
 //! The kernel against plain f64 sums, on every instruction set that the machine has.
 #![cfg(test)]
 
-use neuron_ablate::kernel::{Base, Kernel, Pairs, Path, Sums, Tilt, TiltSite, VocabLayout};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use vocabulary_sums::{Base, Kernel, Pairs, Path, Sums, Tilt, TiltSite, VocabLayout};
 
 /// Vectors over a vocabulary, in layout order.
 struct Case {

@@ -4,15 +4,16 @@
 
 use std::f64::consts::LOG2_E;
 
-use super::lanes::Lanes;
-use super::max_abs;
-use super::path::{Path, Work};
+use crate::lanes::Lanes;
+use crate::max_abs;
+use crate::path::{Path, Work};
 
-/// Weights of `u`: `p` times 1, `l`, `log q`, `g`, `l g`, `log q g`, and where a direction is frozen `l log q`, `log q^2`.
-pub(crate) const LINEAR: usize = 6;
-pub(crate) const LINEAR_TILTED: usize = 8;
+/// Number of weights of `u`: `p` times 1, `l`, `log q`, `g`, `l g`, `log q g`.
+pub const LINEAR: usize = 6;
+/// The same where a direction is frozen: those, `l log q` and `log q^2`.
+pub const LINEAR_TILTED: usize = 8;
 /// Most tokens of a call.
-pub(crate) const MAX_TOKENS: usize = 2048;
+pub const MAX_TOKENS: usize = 2048;
 /// `1.5 * 2^52`: adding it to `x` rounds `x` to an integer, which then sits in the low bits.
 const ROUND: f64 = 6_755_399_441_055_744.0;
 /// `2^f` for `f` in [-1/2, 1/2]: minimax, relative error below 2e-8, lowest power first.
@@ -32,9 +33,11 @@ const SHORT: usize = 8;
 ///
 /// # Panics
 /// - if the lengths differ
-pub(crate) fn masses(path: Path, l: &[f32], lse: f64, g: &[f32]) -> (f64, f64) {
+/// - if this machine does not have the instructions
+pub fn masses(path: Path, l: &[f32], lse: f64, g: &[f32]) -> (f64, f64) {
     assert_eq!(l.len(), g.len(), "vectors of a row differ in length");
-    // SAFETY: the path of a kernel comes from `Path::available`.
+    path.assert_available();
+    // SAFETY: just asserted.
     unsafe { path.run(Masses { l, lse, g }) }
 }
 
@@ -82,40 +85,60 @@ fn predict(l: &[f32], lse: f64, unit: f64, p: &mut [f32]) {
 
 /// A tile of a row: `l`, `g` and `log q`, and their means under the predictions of the cell.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RowTile<'a> {
-    pub(crate) l: (&'a [f32], f64),
-    pub(crate) g: (&'a [f32], f64),
-    pub(crate) log_q: (&'a [f64], f64),
+pub struct RowTile<'a> {
+    /// `l`, and its mean.
+    pub l: (&'a [f32], f64),
+    /// `g`, and its mean.
+    pub g: (&'a [f32], f64),
+    /// `log q`, and its mean.
+    pub log_q: (&'a [f64], f64),
     /// `ln sum e^l` over the cell.
-    pub(crate) lse: f64,
+    pub lse: f64,
     /// One over the sum of the predictions that [`masses`] found.
-    pub(crate) unit: f64,
+    pub unit: f64,
 }
 
 /// Sums of `p` times products of centred `l`, `q` (for `log q`) and `g`.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Products {
-    pub(crate) g: f64,
-    pub(crate) gg: f64,
-    pub(crate) qq: f64,
-    pub(crate) gq: f64,
-    pub(crate) lg: f64,
-    pub(crate) lq: f64,
-    pub(crate) lgg: f64,
-    pub(crate) lqq: f64,
-    pub(crate) lgq: f64,
-    pub(crate) qgg: f64,
-    pub(crate) qqq: f64,
-    pub(crate) qgq: f64,
-    pub(crate) gggg: f64,
-    pub(crate) llll: f64,
-    pub(crate) qqqq: f64,
-    /// For `d = l - log q`.
-    pub(crate) dddd: f64,
-    /// Largest absolute values.
-    pub(crate) l_max: f32,
-    pub(crate) g_max: f32,
-    pub(crate) d_max: f32,
+pub struct Products {
+    /// `sum p g`.
+    pub g: f64,
+    /// `sum p g g`.
+    pub gg: f64,
+    /// `sum p q q`.
+    pub qq: f64,
+    /// `sum p g q`.
+    pub gq: f64,
+    /// `sum p l g`.
+    pub lg: f64,
+    /// `sum p l q`.
+    pub lq: f64,
+    /// `sum p l g g`.
+    pub lgg: f64,
+    /// `sum p l q q`.
+    pub lqq: f64,
+    /// `sum p l g q`.
+    pub lgq: f64,
+    /// `sum p q g g`.
+    pub qgg: f64,
+    /// `sum p q q q`.
+    pub qqq: f64,
+    /// `sum p q g q`.
+    pub qgq: f64,
+    /// `sum p g g g g`.
+    pub gggg: f64,
+    /// `sum p l l l l`.
+    pub llll: f64,
+    /// `sum p q q q q`.
+    pub qqqq: f64,
+    /// `sum p d d d d`, for `d = l - log q`.
+    pub dddd: f64,
+    /// Largest `|l|`.
+    pub l_max: f32,
+    /// Largest `|g|`.
+    pub g_max: f32,
+    /// Largest `|d|`.
+    pub d_max: f32,
 }
 
 /// Fills `out` with the predictions `p`, times 1, `l`, `log q`, `g`, `l g`, `log q g`, and if there is room `l log q`, `log q^2`; each
@@ -123,7 +146,8 @@ pub(crate) struct Products {
 ///
 /// # Panics
 /// - if the lengths differ, the tile is longer than [`MAX_TOKENS`], or `out` is neither six nor eight times as long
-pub(crate) fn weights(path: Path, tile: &RowTile<'_>, out: &mut [f32], totals: &mut Products) {
+/// - if this machine does not have the instructions
+pub fn weights(path: Path, tile: &RowTile<'_>, out: &mut [f32], totals: &mut Products) {
     let len = tile.l.0.len();
     assert!(
         len <= MAX_TOKENS && [tile.g.0.len(), tile.log_q.0.len()] == [len; 2],
@@ -133,7 +157,8 @@ pub(crate) fn weights(path: Path, tile: &RowTile<'_>, out: &mut [f32], totals: &
         [LINEAR * len, LINEAR_TILTED * len].contains(&out.len()),
         "six or eight weights are made"
     );
-    // SAFETY: the path of a kernel comes from `Path::available`, and the lengths were just compared.
+    path.assert_available();
+    // SAFETY: just asserted.
     unsafe { path.run(Weights { tile, out, totals }) }
 }
 
@@ -264,7 +289,7 @@ unsafe fn sum<L: Lanes>(x: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::{Products, RowTile, masses, predict, weights};
-    use crate::kernel::Path;
+    use crate::Path;
 
     /// Some logits, `g` and `log q`.
     fn vectors(len: usize) -> (Vec<f32>, Vec<f32>, Vec<f64>) {

@@ -4,7 +4,7 @@
 ///
 /// # Examples
 /// ```
-/// use neuron_ablate::kernel::Sums;
+/// use vocabulary_sums::Sums;
 /// let mut all = Sums::EMPTY;
 /// all.merge(&Sums { shift: 1000.0, s0: 1.0, s1: 1000.0, s2: -2.0 });
 /// all.merge(&Sums { shift: 1001.0, s0: 1.0, s1: 1001.0, s2: -3.0 });
@@ -32,6 +32,7 @@ impl Sums {
     };
 
     /// Adds the sums over other tokens, whatever their shift.
+    #[inline]
     pub fn merge(&mut self, other: &Self) {
         if other.s0 == 0.0 {
             return;
@@ -57,6 +58,7 @@ impl Sums {
     }
 
     /// Sums over all the parts together.
+    #[inline]
     pub fn over<'a>(parts: impl Iterator<Item = &'a Self>) -> Self {
         parts.fold(Self::EMPTY, |mut all, part| {
             all.merge(part);
@@ -65,6 +67,7 @@ impl Sums {
     }
 
     /// `ln sum e^z`.
+    #[inline]
     pub fn lse(&self) -> f64 {
         self.shift + self.s0.ln()
     }

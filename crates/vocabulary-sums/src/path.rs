@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "SIMD chosen at run time")]
 
-use super::lanes::Lanes;
+use crate::lanes::Lanes;
 
 /// Instructions that the kernel can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Path {
 }
 
 /// Work that registers of any kind can do.
-pub(super) trait Work {
+pub(crate) trait Work {
     type Out;
     /// Does it, `K` pairs at once where it is about pairs: as many as there are registers for.
     ///
@@ -32,28 +32,35 @@ pub(super) trait Work {
 impl Path {
     /// Those that this machine has, fastest first; the last is [`Path::Scalar`].
     pub fn available() -> Vec<Self> {
-        let mut paths = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
-                paths.push(Self::Avx512);
+        let all = [Self::Avx512, Self::Avx2, Self::Neon, Self::Scalar];
+        all.into_iter().filter(|path| path.is_available()).collect()
+    }
+
+    fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq")
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                paths.push(Self::Avx2);
-            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512 | Self::Avx2 => false,
+            Self::Neon => cfg!(target_arch = "aarch64"),
+            Self::Scalar => true,
         }
-        if cfg!(target_arch = "aarch64") {
-            paths.push(Self::Neon);
-        }
-        paths.push(Self::Scalar);
-        paths
+    }
+
+    /// Refuses instructions that this machine does not have: running them would be undefined.
+    pub(crate) fn assert_available(self) {
+        assert!(self.is_available(), "this machine cannot run {self:?}");
     }
 
     /// Does some work by these instructions.
     ///
     /// # Safety
     /// The path is one of [`Path::available`].
-    pub(super) unsafe fn run<W: Work>(self, work: W) -> W::Out {
+    pub(crate) unsafe fn run<W: Work>(self, work: W) -> W::Out {
         unsafe {
             match self {
                 #[cfg(target_arch = "x86_64")]

@@ -19,7 +19,7 @@ const ROUND: f32 = 12_582_912.0;
 /// # Safety
 /// Methods may be called only where the CPU has the instructions, and [`Lanes::load`] and [`Lanes::store`]
 /// need `N` valid places.
-pub(super) unsafe trait Lanes: Copy {
+pub(crate) unsafe trait Lanes: Copy {
     const N: usize;
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
@@ -38,14 +38,14 @@ pub(super) unsafe trait Lanes: Copy {
 }
 
 /// Most lanes of any implementation.
-pub(super) const MAX_LANES: usize = 16;
+pub(crate) const MAX_LANES: usize = 16;
 
 /// `2^x` for `|x| <= 125`.
 ///
 /// # Safety
 /// As for [`Lanes`].
 #[inline(always)]
-pub(super) unsafe fn exp2<L: Lanes>(x: L) -> L {
+pub(crate) unsafe fn exp2<L: Lanes>(x: L) -> L {
     unsafe {
         let rounded = x.add(L::splat(ROUND));
         let f = x.sub(rounded.sub(L::splat(ROUND)));

@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "SIMD chosen at run time")]
 
-use super::{
+use crate::{
     Base, Kernel, NeuronVector, RowVectors,
     lanes::{Lanes, MAX_LANES},
     path::Work,
@@ -16,7 +16,7 @@ impl Kernel {
     ///
     /// # Examples
     /// ```
-    /// use neuron_ablate::kernel::{Base, Kernel, VocabLayout};
+    /// use vocabulary_sums::{Base, Kernel, VocabLayout};
     /// let log_q = [(1.0f64 / 3.0).ln(); 3];
     /// let kernel = Kernel::new(&VocabLayout::new(&log_q, &[]), &log_q);
     /// let row = kernel.row(&[3.0, 2.0, 1.0], &[0.0, 0.0, 0.0]);

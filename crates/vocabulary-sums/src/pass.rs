@@ -4,33 +4,33 @@
 
 use std::f64::consts::LOG2_E;
 
-use super::{
+use crate::{
     lanes::{Lanes, MAX_LANES, exp2},
     near::coefficients,
 };
 
 /// What belongs to the row, over the tokens of a tile: `l` in bits, `e = 2^l / ln 2`, `g`, and `log q` from the middle of the tile.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct TileVectors<'a> {
-    pub(super) l: &'a [f32],
-    pub(super) e: &'a [f32],
-    pub(super) g: &'a [f32],
-    pub(super) lambda: &'a [f32],
+pub(crate) struct TileVectors<'a> {
+    pub(crate) l: &'a [f32],
+    pub(crate) e: &'a [f32],
+    pub(crate) g: &'a [f32],
+    pub(crate) lambda: &'a [f32],
 }
 
 /// How a pair's logits move, in nats: by `d = a g + c u + k lambda`.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Change {
-    pub(super) a: f64,
-    pub(super) c: f64,
-    pub(super) k: f64,
+pub(crate) struct Change {
+    pub(crate) a: f64,
+    pub(crate) c: f64,
+    pub(crate) k: f64,
 }
 
 /// `m[i] = sum 2^t lambda^i` and `n[i] = sum 2^t t lambda^i` with `t = l + d / ln 2`.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct TileMoments {
-    pub(super) m: [f64; 4],
-    pub(super) n: [f64; 3],
+pub(crate) struct TileMoments {
+    pub(crate) m: [f64; 4],
+    pub(crate) n: [f64; 3],
 }
 
 /// A logit, in bits, whose exponential is next to nothing: fills the last register of a tile.
@@ -45,7 +45,7 @@ const NOTHING: f32 = -125.0;
 /// # Safety
 /// The CPU has the instructions of `L`, and all vectors have one length.
 #[inline(always)]
-pub(super) unsafe fn pass<
+pub(crate) unsafe fn pass<
     L: Lanes,
     const DEGREE: usize,
     const HIGH: usize,

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use neuron_ablate::kernel::{Base, Kernel, Pairs, Path, Tilt, TiltSite, VocabLayout, exp_sum};
+use vocabulary_sums::{Base, Kernel, Pairs, Path, Tilt, TiltSite, VocabLayout, exp_sum};
 
 const D_VOCAB: usize = 50_304;
 const ROWS: usize = 16;

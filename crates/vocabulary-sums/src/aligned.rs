@@ -12,14 +12,14 @@ struct Line([f32; LINE]);
 
 /// Some f32 values from the start of a cache line on.
 #[derive(Debug, Clone)]
-pub(super) struct Aligned {
+pub(crate) struct Aligned {
     lines: Vec<Line>,
     len: usize,
 }
 
 impl Aligned {
     /// Zeros.
-    pub(super) fn zeros(len: usize) -> Self {
+    pub(crate) fn zeros(len: usize) -> Self {
         Self {
             lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)],
             len,

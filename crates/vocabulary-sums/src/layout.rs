@@ -20,11 +20,13 @@ pub struct Cell {
 
 impl Cell {
     /// Places in the layout.
+    #[inline]
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
     }
 
     /// Whether its tokens belong to a band, by the band's index.
+    #[inline]
     pub fn in_band(&self, band: usize) -> bool {
         self.bands[band]
     }
@@ -38,7 +40,7 @@ impl VocabLayout {
     ///
     /// # Examples
     /// ```
-    /// use neuron_ablate::kernel::VocabLayout;
+    /// use vocabulary_sums::VocabLayout;
     /// let log_q = [0.1f64.ln(), 0.2f64.ln(), 0.3f64.ln(), 0.4f64.ln()];
     /// let layout = VocabLayout::new(&log_q, &[&[true, false, true, false]]);
     /// assert_eq!(layout.order(), [3, 1, 2, 0]);
@@ -62,22 +64,26 @@ impl VocabLayout {
     }
 
     /// Number of tokens.
+    #[inline]
     pub fn d_vocab(&self) -> usize {
         self.order.len()
     }
 
     /// Token id at each place.
+    #[inline]
     pub fn order(&self) -> &[u32] {
         &self.order
     }
 
     /// The cells, in order; together they cover the vocabulary.
+    #[inline]
     pub fn cells(&self) -> &[Cell] {
         &self.cells
     }
 
     /// The cell that holds a place, by its index.
-    pub(crate) fn cell_at(&self, place: usize) -> usize {
+    #[inline]
+    pub fn cell_at(&self, place: usize) -> usize {
         self.cells.partition_point(|cell| cell.range.end <= place)
     }
 }

@@ -4,14 +4,14 @@
 
 use std::f32::consts::LOG2_E;
 
-use super::aligned::Aligned;
-use super::lanes::{Lanes, MAX_LANES, exp2};
-use super::pass::{Change, TileMoments, TileVectors, pass};
-use super::path::{Path, Work};
+use crate::aligned::Aligned;
+use crate::lanes::{Lanes, MAX_LANES, exp2};
+use crate::pass::{Change, TileMoments, TileVectors, pass};
+use crate::path::{Path, Work};
 
 /// What is wanted of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Want {
+pub(crate) enum Want {
     /// `m[0], m[1], n[0]`, with `k lambda` added to the logits.
     Tilted,
     /// `m[0], m[1], n[0]`.
@@ -23,13 +23,13 @@ pub(super) enum Want {
 }
 
 /// Most pairs of a call of [`moments`].
-pub(super) const MAX_PAIRS: usize = 4;
+pub(crate) const MAX_PAIRS: usize = 4;
 
 /// The moments of up to [`MAX_PAIRS`] pairs, which share passes if they are that many.
 ///
 /// With `degree` 0 they are exact to f32 rounding as long as `|t| <= 100`, which keeps every partial sum finite. With
 /// another they are what `d` adds to those of the row, for `|d|` within the reach of the degree.
-pub(super) fn moments(
+pub(crate) fn moments(
     path: Path,
     (degree, want): (usize, Want),
     row: TileVectors<'_>,
@@ -85,7 +85,7 @@ impl Work for Moments<'_> {
 }
 
 /// `2^x / ln 2` of every value; those with `|x|` above 125 are wrong.
-pub(super) fn exponentials(path: Path, x: &[f32]) -> Aligned {
+pub(crate) fn exponentials(path: Path, x: &[f32]) -> Aligned {
     let mut out = Aligned::zeros(x.len());
     // SAFETY: the path of a kernel comes from `Path::available`.
     unsafe { path.run(Exponentials { x, out: &mut out }) };
@@ -122,11 +122,8 @@ impl Work for Exponentials<'_> {
 /// # Panics
 /// - if this machine does not have the instructions
 pub fn exp_sum(path: Path, x: &[f32]) -> f64 {
-    assert!(
-        Path::available().contains(&path),
-        "this machine cannot run {path:?}"
-    );
-    // SAFETY: the machine has the instructions.
+    path.assert_available();
+    // SAFETY: just asserted.
     unsafe { path.run(ExpSum(x)) }
 }
 

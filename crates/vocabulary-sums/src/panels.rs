@@ -6,12 +6,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::aligned::Aligned;
-use super::lanes::Lanes;
-use super::path::{Path, Work};
+use crate::aligned::Aligned;
+use crate::lanes::Lanes;
+use crate::path::{Path, Work};
 
 /// Directions that share the loads of a row's weights.
-pub(crate) const GROUP: usize = 6;
+pub const GROUP: usize = 6;
 /// Tokens of a tile: the squares of some hundred directions fit the second-level cache with the weights of a panel.
 const TILE_LEN: usize = 512;
 /// Tokens of a strip, several of which make a tile.
@@ -26,7 +26,7 @@ const TURNED: usize = 16;
 /// They are arranged so that registers hold neighbouring rows. Where `log q` hardly changes from token to token, as it does for
 /// all but the most frequent ones, `p log q` is not kept: there its products follow from those of `p` over each strip.
 #[derive(Debug, Clone)]
-pub(crate) struct Panels {
+pub struct Panels {
     path: Path,
     /// Rows of a panel.
     width: usize,
@@ -53,7 +53,7 @@ struct Strip {
 /// What [`Panels::add`] sums for each direction and row, in this order, over the tokens.
 #[derive(Debug, Clone, Copy)]
 #[repr(usize)]
-pub(crate) enum Of {
+pub enum Of {
     /// `p u^2`.
     Square,
     /// `p l u^2`.
@@ -66,20 +66,26 @@ pub(crate) enum Of {
     Slack,
 }
 
-/// Number of [`Of`].
-pub(crate) const SUMS: usize = 5;
+/// Number of sums, one for each [`Of`].
+pub const SUMS: usize = 5;
 
 /// A direction over the run of tokens, and what is taken from it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Centred<'a> {
-    pub(crate) u: &'a [f32],
-    pub(crate) centre: f32,
+pub struct Centred<'a> {
+    /// The direction.
+    pub u: &'a [f32],
+    /// What is taken from each of its values.
+    pub centre: f32,
 }
 
 impl Panels {
     /// Room for rows that have these means of `log q`, `[row]`: that of `spare`, if it is enough.
-    pub(crate) fn new(path: Path, log_q: &[f64], mean_q: &[f64], spare: Option<Self>) -> Self {
-        // SAFETY: the path of a kernel comes from `Path::available`.
+    ///
+    /// # Panics
+    /// - if this machine does not have the instructions
+    pub fn new(path: Path, log_q: &[f64], mean_q: &[f64], spare: Option<Self>) -> Self {
+        path.assert_available();
+        // SAFETY: just asserted.
         let width = unsafe { path.run(Width) };
         let (len, n_panels) = (log_q.len(), mean_q.len().div_ceil(width));
         let strips: Vec<Strip> = log_q.chunks(STRIP_LEN).map(Strip::new).collect();
@@ -109,7 +115,7 @@ impl Panels {
     }
 
     /// Rows, with those that fill the panels.
-    pub(crate) fn rows(&self) -> usize {
+    pub fn rows(&self) -> usize {
         self.n_panels * self.width
     }
 
@@ -128,7 +134,10 @@ impl Panels {
 
     /// Takes the weights of some tokens, from place `start` of the run on: `[row][weight][token]`, of which the first three are ours;
     /// `n_tokens` is their number, `weights` that of the weights of a row.
-    pub(crate) fn fill(&mut self, start: usize, n_tokens: usize, weights: usize, values: &[f32]) {
+    ///
+    /// # Panics
+    /// - if `values` are not that many, or the tokens go past the run
+    pub fn fill(&mut self, start: usize, n_tokens: usize, weights: usize, values: &[f32]) {
         let (width, lens, of_row) = (self.width, self.lens(), weights * n_tokens);
         let mut rest = &mut self.values[..];
         for (kind, len) in lens.into_iter().enumerate() {
@@ -162,7 +171,7 @@ impl Panels {
     ///
     /// # Panics
     /// - if lengths disagree
-    pub(crate) fn add(&self, directions: &[Centred<'_>], out: &mut [f32]) -> Vec<f32> {
+    pub fn add(&self, directions: &[Centred<'_>], out: &mut [f32]) -> Vec<f32> {
         let of_tile = TILE_LEN / STRIP_LEN;
         // Where directions are missing in a group, zeros stand in for them.
         let n = directions.len().next_multiple_of(GROUP);
@@ -444,7 +453,7 @@ unsafe fn add<L: Lanes, const REGISTERS: usize>(
 #[cfg(test)]
 mod tests {
     use super::{Centred, GROUP, Of, Panels, SUMS};
-    use crate::kernel::Path;
+    use crate::Path;
 
     #[test]
     fn sums_are_those_of_f64() {

@@ -45,7 +45,7 @@ struct Near {
 
 /// The least degree that reaches `|a g + c u| <= largest`, and what it reaches; none for large ones, or those that are not a
 /// number, or an `a` or `c` far from usual.
-pub(super) fn degree_for(largest: f64, a: f64, c: f64) -> Option<(usize, f64)> {
+pub(crate) fn degree_for(largest: f64, a: f64, c: f64) -> Option<(usize, f64)> {
     let near = NEAR.iter().find(|near| largest <= near.reach)?;
     let c = c.abs();
     let usual = c * near.units >= 1.0 && c <= near.units && largest + a.abs() <= c * 1e30;
@@ -53,7 +53,7 @@ pub(super) fn degree_for(largest: f64, a: f64, c: f64) -> Option<(usize, f64)> {
 }
 
 /// Coefficients of the polynomial of a degree; empty for one that there is not.
-pub(super) fn coefficients(degree: usize) -> &'static [f64] {
+pub(crate) fn coefficients(degree: usize) -> &'static [f64] {
     let near = NEAR.iter().find(|near| near.q.len() == degree);
     near.map_or(&[], |near| near.q)
 }

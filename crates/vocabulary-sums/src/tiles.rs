@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Cell, VocabLayout, lanes::MAX_LANES};
+use crate::{Cell, VocabLayout, lanes::MAX_LANES};
 
 /// Most tokens of a tile: so many that what is done once for each tile is little beside them; the vectors of a few rows and
 /// neurons fit the second-level cache.
@@ -12,17 +12,17 @@ const TILE_SPAN: f64 = 1.0;
 
 /// A piece of a cell.
 #[derive(Debug, Clone)]
-pub(super) struct Tile {
-    pub(super) cell: usize,
-    pub(super) range: Range<usize>,
+pub(crate) struct Tile {
+    pub(crate) cell: usize,
+    pub(crate) range: Range<usize>,
     /// Middle of the tile's range of `log q`.
-    pub(super) centre: f64,
+    pub(crate) centre: f64,
     /// Half of that range.
-    pub(super) half_span: f64,
+    pub(crate) half_span: f64,
 }
 
 /// Cuts every cell of `layout`; `log_q` is in its order.
-pub(super) fn tiles(layout: &VocabLayout, log_q: &[f64]) -> Vec<Tile> {
+pub(crate) fn tiles(layout: &VocabLayout, log_q: &[f64]) -> Vec<Tile> {
     let mut tiles = Vec::new();
     for (cell, range) in layout.cells().iter().map(Cell::range).enumerate() {
         let mut start = range.start;
