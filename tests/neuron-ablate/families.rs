@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use neox_core::{LoadOptions, Model, next_token_ln_probs};
+use neox_core::{Hooks, LoadOptions, Model, NoHooks, Site, next_token_ln_probs};
 use neuron_ablate::{
-    Dose, Engine, EngineOptions, ExactSums, Intervention, InterventionHooks, NestedSets, NeuronId,
-    NeuronSite, Operation, Plan, Sample, Scorer, Semantics, Sweep, TokenFrequencies, Variant,
-    Variants, WordRequest, WordStart, WordVocabulary, self_check,
+    AblateError, Dose, Engine, EngineOptions, ExactSums, HeadId, Intervention, InterventionHooks,
+    NestedSets, NeuronId, NeuronSite, Operation, Over, Plan, Sample, Scorer, Semantics, Sweep,
+    Tick, TokenFrequencies, Variant, Variants, WordRequest, WordStart, WordVocabulary, layer_means,
+    self_check,
 };
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -134,6 +135,204 @@ fn check(name: &str, engine: EngineOptions) -> Outcome<()> {
     )?;
     // From position 3 on.
     assert_eq!(compared, neurons * 2 * 36 * 3 * 2);
+    Ok(())
+}
+
+/// The same values for neurons of layer 0, and once more for those of the last layer, with the model run on from the neurons' layers.
+#[test]
+fn running_on_matches_f64_in_every_family() -> Outcome<()> {
+    let measures = ["loss", "entropy", "kl_model_freq"];
+    for family in std::fs::read_dir(families())? {
+        let dir = family?.path();
+        let model = Model::load(&dir, &LoadOptions::default())?;
+        let (golden, sample, frequencies) = (golden(&dir)?, sample(&dir)?, frequencies(&dir)?);
+        let last = model.config().num_hidden_layers - 1;
+        let ablated: Vec<Vec<i64>> = Vec::try_from(&golden["ablated"])?; // (layer, neuron)
+        let mut neurons: Vec<NeuronId> = ablated
+            .iter()
+            .map(|id| NeuronId {
+                layer: id[0] as usize,
+                index: id[1] as usize,
+            })
+            .collect();
+        let of_golden = neurons.clone();
+        assert!(neurons.iter().any(|n| n.layer == 0));
+        // Another order than that of the golden values.
+        neurons.sort();
+        let means = layer_means(
+            &model,
+            &sample,
+            (&[0, last], &[]),
+            Semantics::corrected().mean_activation,
+            4,
+            &|_, _| (),
+        )?;
+        let mut compared = 0;
+        for (ranks, memory_budget) in [(false, 64 << 20), (true, 1 << 16)] {
+            // With next to no memory one copy runs on at a time.
+            let plan = Plan {
+                ranks,
+                memory_budget,
+                ..plan(vec![])
+            };
+            let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan)?;
+            let layers: Vec<usize> = neurons.iter().map(|n| n.layer).collect();
+            let cost = sweep.forward_cost(&layers)?;
+            assert_eq!(cost.pairs, neurons.len() * 72);
+            assert_eq!(cost.copies == 1, ranks);
+            let frozen_ln = sweep
+                .variants()
+                .iter()
+                .position(|v| *v == Variant::FrozenLn);
+            let variants = [
+                (0, "ablated"),
+                (frozen_ln.ok_or("no frozen norm")?, "frozen_ln"),
+            ];
+            let mut ticks = std::sync::atomic::AtomicUsize::new(0);
+            let effects = sweep.run_neurons(
+                &neurons,
+                &means,
+                &mut |block| {
+                    for (n, &index) in block.neurons.iter().enumerate() {
+                        let id = NeuronId {
+                            layer: block.layer,
+                            index,
+                        };
+                        let place = of_golden.iter().position(|of| *of == id).ok_or("no such")?;
+                        for (variant, kind) in variants {
+                            // Frozen norms are there for the last layer alone, whose neurons come first.
+                            if kind == "frozen_ln" && block.layer != last {
+                                continue;
+                            }
+                            for (r, row) in block.rows.iter().enumerate() {
+                                for (m, measure) in measures.iter().enumerate() {
+                                    let at = |tensor: &Tensor, i: usize| -> Result<f64, TchError> {
+                                        let at = [i as i64, row.sequence as i64, row.pos as i64];
+                                        tensor.f_double_value(&at[3 - tensor.dim()..])
+                                    };
+                                    let before = at(&golden[&format!("clean_{measure}")], 0)?;
+                                    let after = at(&golden[&format!("{kind}_{measure}")], place)?;
+                                    let pair = n * block.rows.len() + r;
+                                    let ours = block.ablated
+                                        [(pair * block.variants + variant) * block.measures + m]
+                                        - block.clean[r * block.measures + m];
+                                    let off = (ours - (after - before)).abs();
+                                    assert!(
+                                        off < 1e-5,
+                                        "{}: the effect on {measure} of neuron {id}, {kind}, is off by {off:.1e}",
+                                        dir.display()
+                                    );
+                                    compared += 1;
+                                }
+                            }
+                        }
+                    }
+                    Ok(())
+                },
+                &|tick| {
+                    if let Tick::Pairs(more) = tick {
+                        ticks.fetch_add(more, std::sync::atomic::Ordering::Relaxed);
+                    }
+                },
+            )?;
+            assert_eq!(*ticks.get_mut(), cost.pairs);
+            for (neuron, id) in effects.iter().zip(&neurons) {
+                assert_eq!((neuron.layer, neuron.neuron), (id.layer, id.index));
+                assert_eq!(neuron.effects.rows(), 72);
+                assert_eq!(neuron.effects.rank_change(Over::All).is_some(), ranks);
+            }
+        }
+        // Nine neurons, six of them with a frozen norm, from position 3 on, twice.
+        assert_eq!(compared, (9 + 6) * 72 * 3 * 2, "{}", dir.display());
+    }
+    Ok(())
+}
+
+/// Puts values in the place of a head's output.
+struct SetHead {
+    site: Site,
+    first: i64,
+    values: Tensor,
+}
+
+impl Hooks for SetHead {
+    fn wants(&self, site: Site) -> bool {
+        site == self.site
+    }
+
+    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
+        let value = value.f_detach_copy()?;
+        let mut part = value.f_narrow(-1, self.first, self.values.numel() as i64)?;
+        part.f_copy_(&self.values.f_expand_as(&part)?)?;
+        Ok(value)
+    }
+}
+
+/// Heads of the first and the last layer set to zero and to their means, against whole forwards with hooks.
+#[test]
+fn heads_match_hooked_forwards_in_every_family() -> Outcome<()> {
+    for family in std::fs::read_dir(families())? {
+        let dir = family?.path();
+        let model = Model::load(&dir, &LoadOptions::default())?;
+        let config = model.config();
+        let (sample, frequencies) = (sample(&dir)?, frequencies(&dir)?);
+        let (last, d_head) = (config.num_hidden_layers - 1, config.head_size);
+        let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan(vec![]))?;
+        let over = Semantics::corrected().mean_activation;
+        let means = layer_means(&model, &sample, (&[], &[0, last]), over, 4, &|_, _| ())?;
+        let heads: Vec<HeadId> = ["0.0", "0.1"]
+            .iter()
+            .map(|id| id.parse())
+            .chain([Ok(HeadId {
+                layer: last,
+                head: config.num_attention_heads as usize - 1,
+            })])
+            .collect::<Result<_, _>>()?;
+        let loss = |hooks: &mut dyn Hooks| -> Outcome<f64> {
+            let mut sum = 0.0;
+            for tokens in sample.sequences() {
+                let tokens = Tensor::from_slice(tokens).f_view([1, -1])?;
+                let logits = model.forward(&tokens, None, hooks)?;
+                let ln_probs = next_token_ln_probs(&logits, &tokens)?;
+                let kept = ln_probs.f_narrow(1, 3, 36)?;
+                sum -= kept.f_sum(Kind::Double)?.f_double_value(&[])?;
+            }
+            Ok(sum / 72.0)
+        };
+        let clean = loss(&mut NoHooks)?;
+        for dose in [Dose::Mean, Dose::Scale(0.0)] {
+            let found = sweep.run_heads(&heads, dose, &means, &|_| ())?;
+            for (head, found) in heads.iter().zip(&found) {
+                assert_eq!(found.head, *head);
+                let first = head.head as i64 * d_head;
+                let values = match dose {
+                    Dose::Mean => Tensor::from_slice(means.heads(head.layer).ok_or("no means")?)
+                        .f_narrow(0, first, d_head)?
+                        .f_to_kind(Kind::Float)?,
+                    _ => Tensor::f_zeros([d_head], (Kind::Float, tch::Device::Cpu))?,
+                };
+                let expected = loss(&mut SetHead {
+                    site: Site::HeadOut(head.layer),
+                    first,
+                    values,
+                })? - clean;
+                let change = found.effects.change(0, 0).mean;
+                assert!(expected.abs() > 1e-5, "{}", dir.display());
+                assert!(
+                    (change - expected).abs() < 2e-6,
+                    "{}, head {head}, {dose:?}: {change}, expected {expected}",
+                    dir.display()
+                );
+                assert!(found.change_norm() > 0.0);
+            }
+        }
+        let refused = sweep.run_heads(&heads, Dose::ClipAtMean, &means, &|_| ());
+        assert!(matches!(refused, Err(AblateError::HeadDose)));
+        let none = HeadId { layer: 0, head: 99 };
+        let refused = sweep.run_heads(&[none], Dose::Mean, &means, &|_| ());
+        let message = refused.err().ok_or("it has no head 99")?.to_string();
+        assert!(message.contains("head 0.99"), "{message}");
+    }
     Ok(())
 }
 

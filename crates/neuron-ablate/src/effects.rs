@@ -130,7 +130,9 @@ pub struct Change {
 /// All effects of one neuron.
 #[derive(Debug, Clone)]
 pub struct NeuronEffects {
-    /// Index in the last MLP layer.
+    /// Layer of the MLP.
+    pub layer: usize,
+    /// Index in the layer.
     pub neuron: usize,
     /// Mean activation over the sample, which mean ablation puts in.
     pub mean_activation: f64,

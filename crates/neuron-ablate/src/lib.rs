@@ -19,6 +19,7 @@ mod outcome;
 mod pairs;
 mod product;
 mod readout;
+mod replaced;
 mod sample;
 mod scaling;
 mod scoring;
@@ -47,6 +48,7 @@ pub use interventions::{
 pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace, output_norms};
 pub use outcome::Measures;
 pub use readout::{NormScale, Readout};
+pub use replaced::{HeadId, LayerMeans};
 pub use sample::{FIRST_POSITION, Row, RowCounts, Sample};
 pub use scaling::{RareTokens, ScalingError, ScalingLaw, Target, WeightChange};
 pub use scoring::{ScoreError, Scorer, WordScore};
@@ -55,8 +57,8 @@ pub use semantics::{
     BandToken, Direction, FrozenKl, KlDirection, MeanOver, OutsideBand, Semantics,
 };
 pub use sets::{NestedSets, SetEffects};
-pub use states::{LastLayerStates, last_layer_states, mean_activations};
-pub use sweep::{Effects, PairBlock, Plan, Ranks, Sink, Sweep, Tick};
+pub use states::{LastLayerStates, last_layer_states, layer_means, mean_activations};
+pub use sweep::{Effects, ForwardCost, HeadEffects, PairBlock, Plan, Ranks, Sink, Sweep, Tick};
 pub use trade_off::{
     NamedChange, ScalingEffects, ScalingMeasure, ScalingPlan, TargetGroup, measure_scaling,
 };
