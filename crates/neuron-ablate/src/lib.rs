@@ -45,6 +45,7 @@ pub use frequency::{TokenBand, TokenFrequencies};
 pub use interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronId, NeuronSite, Operation,
 };
+pub use mlp_write::output_directions;
 pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace, output_norms};
 pub use outcome::Measures;
 pub use readout::{NormScale, Readout};
@@ -52,7 +53,7 @@ pub use replaced::{HeadId, LayerMeans};
 pub use sample::{FIRST_POSITION, Row, RowCounts, Sample};
 pub use scaling::{RareTokens, ScalingError, ScalingLaw, Target, WeightChange};
 pub use scoring::{ScoreError, Scorer, WordScore};
-pub use self_check::{SelfCheck, self_check};
+pub use self_check::{SelfCheck, self_check, self_check_neurons};
 pub use semantics::{
     BandToken, Direction, FrozenKl, KlDirection, MeanOver, OutsideBand, Semantics,
 };

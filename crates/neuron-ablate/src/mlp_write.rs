@@ -42,7 +42,10 @@ pub(crate) struct NormBehindMlp {
 
 impl MlpWrite {
     pub(crate) fn of_last_layer(model: &Model) -> Result<Self, AblateError> {
-        let layer = last_layer(model);
+        Self::of_layer(model, last_layer(model))
+    }
+
+    fn of_layer(model: &Model, layer: usize) -> Result<Self, AblateError> {
         let w_out = host(model.w_out(layer)?)?.f_tr()?.f_contiguous()?;
         let norm = match model.norm_after_mlp(layer)? {
             Some(norm) => {
@@ -87,6 +90,15 @@ impl MlpWrite {
     pub(crate) fn norm(&self) -> Option<&NormBehindMlp> {
         self.norm.as_ref()
     }
+}
+
+/// The directions of the residual stream that the neurons of a layer write along, `[d_mlp, d_model]`, f64 on the CPU: their output
+/// weights `w`, or `gamma * w_c` in a model with a norm behind its MLPs.
+///
+/// # Errors
+/// - [`AblateError::Forward`] if there is no such layer
+pub fn output_directions(model: &Model, layer: usize) -> Result<Tensor, AblateError> {
+    Ok(MlpWrite::of_layer(model, layer)?.directions)
 }
 
 impl NormBehindMlp {

@@ -44,6 +44,13 @@ pub struct LayerMeans {
 }
 
 impl LayerMeans {
+    /// With the mean activations of a layer's neurons, `[d_mlp]`, such as [`Effects`](crate::Effects) has for the last layer.
+    #[must_use]
+    pub fn with_neurons(mut self, layer: usize, means: Vec<f64>) -> Self {
+        self.neurons.insert(layer, means);
+        self
+    }
+
     /// Mean activations of a layer's neurons, `[d_mlp]`, if they were taken.
     pub fn neurons(&self, layer: usize) -> Option<&[f64]> {
         self.neurons.get(&layer).map(Vec::as_slice)

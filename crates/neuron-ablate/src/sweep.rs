@@ -295,6 +295,14 @@ impl<'a> Sweep<'a> {
         Ok(self.sample.rows(&self.plan.sequences)?.0.len() * self.plan.neurons.len())
     }
 
+    /// What the position filter keeps and drops.
+    ///
+    /// # Errors
+    /// - as [`Sample::rows`]
+    pub fn row_counts(&self) -> Result<RowCounts, AblateError> {
+        Ok(self.sample.rows(&self.plan.sequences)?.1)
+    }
+
     /// Runs the sweep; `sink` gets the rows as they come, `progress` hears how far it is.
     ///
     /// # Errors

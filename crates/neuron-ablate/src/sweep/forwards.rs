@@ -395,7 +395,8 @@ impl Sweep<'_> {
         1 << most.ilog2()
     }
 
-    pub(super) fn no_effects(&self) -> EffectSums {
+    /// Sums of effects before the first row.
+    pub(crate) fn no_effects(&self) -> EffectSums {
         EffectSums::new(
             self.sample.n_clusters(&self.plan.sequences),
             self.variants().len(),
