@@ -6,7 +6,8 @@ use std::{error::Error, path::Path};
 
 use neox_core::{LoadOptions, NeoxModel, Text};
 use neuron_ablate::{
-    Dose, EngineOptions, Plan, Sample, Semantics, Sweep, TokenFrequencies, Variant, Variants,
+    Dose, EngineOptions, Measure, Plan, Sample, Semantics, Sweep, TokenFrequencies, Variant,
+    Variants,
 };
 
 const TEXT: &str = "Call me Ishmael. Some years ago, never mind how long precisely, having little or no money in my purse, \
@@ -40,18 +41,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan)?;
     let effects = sweep.run(&mut |_| Ok(()), &|_| ())?;
 
-    let at = |variant| {
-        sweep
-            .variants()
-            .iter()
-            .position(|v| *v == variant)
-            .unwrap_or(0)
-    };
     println!("{} rows; changes of the loss in nats", effects.rows.kept);
     for neuron in &effects.neurons {
         let (total, direct) = (
-            neuron.effects.change(at(Variant::Total), 0),
-            neuron.effects.change(at(Variant::FrozenAll), 0),
+            neuron.effects.change(Variant::Total, Measure::Loss)?,
+            neuron.effects.change(Variant::FrozenAll, Measure::Loss)?,
         );
         println!(
             "neuron {:>3}: total effect {:.5} (signed {:+.5}), direct effect {:.5}",

@@ -156,14 +156,9 @@ impl Case {
         let mut table = Table::new();
         sweep.run(
             &mut |block| {
-                let (of_pair, n_rows) = (block.variants * block.measures, block.rows.len());
-                for (pair, values) in block.ablated.chunks(of_pair).enumerate() {
-                    let row = pair % n_rows;
-                    let clean = &block.clean[row * block.measures..(row + 1) * block.measures];
-                    let values = values.iter().enumerate();
-                    let change = values.map(|(i, value)| value - clean[i % block.measures]);
-                    table.push((change.collect(), block.bounds[pair]));
-                }
+                let changes: Vec<f64> = block.changes().collect();
+                let pairs = changes.chunks(sweep.variants().len() * sweep.measures().len());
+                table.extend(pairs.map(<[f64]>::to_vec).zip(block.bounds.iter().copied()));
                 Ok(())
             },
             &|_| (),

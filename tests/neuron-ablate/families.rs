@@ -4,17 +4,25 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use neox_core::{Hooks, LoadOptions, Model, NoHooks, Site, next_token_ln_probs};
 use neuron_ablate::{
     AblateError, Dose, Engine, EngineOptions, ExactSums, HeadId, Intervention, InterventionHooks,
-    NestedSets, NeuronId, NeuronSite, Operation, Over, Plan, Sample, Scorer, Semantics, Sweep,
-    Tick, TokenFrequencies, Variant, Variants, WordRequest, WordStart, WordVocabulary, layer_means,
-    self_check,
+    KlDirection, Measure, NestedSets, NeuronId, NeuronSite, Operation, Over, PairBlock, Plan,
+    Sample, Scorer, Semantics, Sweep, Tick, TokenFrequencies, Variant, Variants, WordRequest,
+    WordStart, WordVocabulary, layer_means, self_check,
 };
 use tch::{Kind, TchError, Tensor};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// What the golden files have, under their names.
+const MEASURES: [(&str, Measure); 3] = [
+    ("loss", Measure::Loss),
+    ("entropy", Measure::Entropy),
+    ("kl_model_freq", Measure::Kl(KlDirection::ModelFreq)),
+];
 
 fn families() -> PathBuf {
     PathBuf::from(concat!(
@@ -86,44 +94,32 @@ fn check(name: &str, engine: EngineOptions) -> Outcome<()> {
     let worst = self_check(&model, &sample, &frequencies, plan.clone())?.worst();
     assert!(worst < 1e-5, "{name}: self-check off by {worst:.1e}");
 
-    let measures = ["loss", "entropy", "kl_model_freq"];
     let read = |kind: &str| -> Outcome<Vec<Vec<f64>>> {
-        let all = measures.iter();
-        all.map(|measure| values(&golden[&format!("{kind}_{measure}")]))
+        let all = MEASURES.iter();
+        all.map(|(name, _)| values(&golden[&format!("{kind}_{name}")]))
             .collect()
     };
     let (after, frozen) = (read("ablated")?, read("frozen_ln")?); // [measure][neuron][2][39]
     let before = read("clean")?; // [measure][2][39]
     let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan)?;
-    let place = |variant| sweep.variants().iter().position(|v| *v == variant);
-    let (total, frozen_ln) = (
-        place(Variant::Total).ok_or("no total effect")?,
-        place(Variant::FrozenLn).ok_or("no frozen norm")?,
-    );
     let neurons = of_last.len();
     let mut compared = 0;
     sweep.run(
         &mut |block| {
-            for (pair, values) in block
-                .ablated
-                .chunks(block.variants * block.measures)
-                .enumerate()
-            {
-                let (n, row) = (pair / block.rows.len(), block.rows[pair % block.rows.len()]);
-                let of_row = row.sequence * 39 + row.pos;
-                let at = |neuron: usize| neuron * 2 * 39 + of_row;
-                let clean = &block.clean[pair % block.rows.len() * block.measures..];
-                for measure in 0..measures.len() {
-                    for (variant, golden) in [
-                        (total, after[measure][at(of_last[n])]),
-                        (frozen_ln, frozen[measure][at(n)]),
-                    ] {
-                        let value = values[variant * block.measures + measure];
-                        let off = (value - clean[measure] - (golden - before[measure][of_row])).abs();
+            let n_rows = block.rows.len();
+            for (place, (measure_name, measure)) in MEASURES.into_iter().enumerate() {
+                for (variant, golden, of_golden) in [
+                    (Variant::Total, &after[place], of_last.clone()),
+                    (Variant::FrozenLn, &frozen[place], (0..neurons).collect()),
+                ] {
+                    for (pair, found) in block.change(variant, measure)?.enumerate() {
+                        let (n, row) = (pair / n_rows, block.rows[pair % n_rows]);
+                        let of_row = row.sequence * 39 + row.pos;
+                        let golden = golden[of_golden[n] * 2 * 39 + of_row];
+                        let off = (found - (golden - before[place][of_row])).abs();
                         assert!(
                             off < 1e-5,
-                            "{name}: the effect on {} of neuron {n}, variant {variant}, is off by {off:.1e}",
-                            measures[measure],
+                            "{name}: the effect on {measure_name} of neuron {n}, {variant:?}, is off by {off:.1e}",
                         );
                         compared += 1;
                     }
@@ -141,7 +137,6 @@ fn check(name: &str, engine: EngineOptions) -> Outcome<()> {
 /// The same values for neurons of layer 0, and once more for those of the last layer, with the model run on from the neurons' layers.
 #[test]
 fn running_on_matches_f64_in_every_family() -> Outcome<()> {
-    let measures = ["loss", "entropy", "kl_model_freq"];
     for family in std::fs::read_dir(families())? {
         let dir = family?.path();
         let model = Model::load(&dir, &LoadOptions::default())?;
@@ -159,17 +154,10 @@ fn running_on_matches_f64_in_every_family() -> Outcome<()> {
         assert!(neurons.iter().any(|n| n.layer == 0));
         // Another order than that of the golden values.
         neurons.sort();
-        let means = layer_means(
-            &model,
-            &sample,
-            (&[0, last], &[]),
-            Semantics::corrected().mean_activation,
-            4,
-            &|_, _| (),
-        )?;
-        let mut compared = 0;
+        let over = Semantics::corrected().mean_activation;
+        let means = layer_means(&model, &sample, (&[0, last], &[]), over, 4, &|_, _| ())?;
+        // With next to no memory one copy runs on at a time.
         for (ranks, memory_budget) in [(false, 64 << 20), (true, 1 << 16)] {
-            // With next to no memory one copy runs on at a time.
             let plan = Plan {
                 ranks,
                 memory_budget,
@@ -180,70 +168,55 @@ fn running_on_matches_f64_in_every_family() -> Outcome<()> {
             let cost = sweep.forward_cost(&layers)?;
             assert_eq!(cost.pairs, neurons.len() * 72);
             assert_eq!(cost.copies == 1, ranks);
-            let frozen_ln = sweep
-                .variants()
-                .iter()
-                .position(|v| *v == Variant::FrozenLn);
-            let variants = [
-                (0, "ablated"),
-                (frozen_ln.ok_or("no frozen norm")?, "frozen_ln"),
-            ];
-            let mut ticks = std::sync::atomic::AtomicUsize::new(0);
-            let effects = sweep.run_neurons(
-                &neurons,
-                &means,
-                &mut |block| {
-                    for (n, &index) in block.neurons.iter().enumerate() {
-                        let id = NeuronId {
-                            layer: block.layer,
-                            index,
-                        };
-                        let place = of_golden.iter().position(|of| *of == id).ok_or("no such")?;
-                        for (variant, kind) in variants {
-                            // Frozen norms are there for the last layer alone, whose neurons come first.
-                            if kind == "frozen_ln" && block.layer != last {
-                                continue;
-                            }
-                            for (r, row) in block.rows.iter().enumerate() {
-                                for (m, measure) in measures.iter().enumerate() {
-                                    let at = |tensor: &Tensor, i: usize| -> Result<f64, TchError> {
-                                        let at = [i as i64, row.sequence as i64, row.pos as i64];
-                                        tensor.f_double_value(&at[3 - tensor.dim()..])
-                                    };
-                                    let before = at(&golden[&format!("clean_{measure}")], 0)?;
-                                    let after = at(&golden[&format!("{kind}_{measure}")], place)?;
-                                    let pair = n * block.rows.len() + r;
-                                    let ours = block.ablated
-                                        [(pair * block.variants + variant) * block.measures + m]
-                                        - block.clean[r * block.measures + m];
-                                    let off = (ours - (after - before)).abs();
-                                    assert!(
-                                        off < 1e-5,
-                                        "{}: the effect on {measure} of neuron {id}, {kind}, is off by {off:.1e}",
-                                        dir.display()
-                                    );
-                                    compared += 1;
-                                }
-                            }
+            let mut compared = 0;
+            let mut compare = |block: &PairBlock<'_>| -> Result<(), Box<dyn Error + Send + Sync>> {
+                for (name, measure) in MEASURES {
+                    let before = &golden[&format!("clean_{name}")];
+                    for (variant, kind) in [
+                        (Variant::Total, "ablated"),
+                        (Variant::FrozenLn, "frozen_ln"),
+                    ] {
+                        // Frozen norms are there for the last layer alone, whose neurons come first.
+                        if variant == Variant::FrozenLn && block.layer != last {
+                            continue;
+                        }
+                        let after = &golden[&format!("{kind}_{name}")];
+                        for (pair, found) in block.change(variant, measure)?.enumerate() {
+                            let (n, r) = (pair / block.rows.len(), pair % block.rows.len());
+                            let (layer, index) = (block.layer, block.neurons[n]);
+                            let id = NeuronId { layer, index };
+                            let place = of_golden.iter().position(|of| *of == id);
+                            let place = place.ok_or("no such neuron")? as i64;
+                            let at = [block.rows[r].sequence as i64, block.rows[r].pos as i64];
+                            let expected = after.f_double_value(&[place, at[0], at[1]])?
+                                - before.f_double_value(&at)?;
+                            let off = (found - expected).abs();
+                            assert!(
+                                off < 1e-5,
+                                "{}: the effect on {name} of neuron {id}, {variant:?}, is off by {off:.1e}",
+                                dir.display()
+                            );
+                            compared += 1;
                         }
                     }
-                    Ok(())
-                },
-                &|tick| {
-                    if let Tick::Pairs(more) = tick {
-                        ticks.fetch_add(more, std::sync::atomic::Ordering::Relaxed);
-                    }
-                },
-            )?;
+                }
+                Ok(())
+            };
+            let mut ticks = AtomicUsize::new(0);
+            let effects = sweep.run_neurons(&neurons, &means, &mut compare, &|tick| {
+                if let Tick::Pairs(more) = tick {
+                    ticks.fetch_add(more, Ordering::Relaxed);
+                }
+            })?;
             assert_eq!(*ticks.get_mut(), cost.pairs);
             for (neuron, id) in effects.iter().zip(&neurons) {
                 assert_eq!((neuron.layer, neuron.neuron), (id.layer, id.index));
                 assert_eq!(neuron.effects.rows(), 72);
                 assert_eq!(neuron.effects.rank_change(Over::All).is_some(), ranks);
             }
+            // Nine neurons, six of them with a frozen norm, from position 3 on.
+            assert_eq!(compared, (9 + 6) * 72 * 3, "{}", dir.display());
         }
-        // Nine neurons, six of them with a frozen norm, from position 3 on, twice.
-        assert_eq!(compared, (9 + 6) * 72 * 3 * 2, "{}", dir.display());
     }
     Ok(())
 }
@@ -316,7 +289,7 @@ fn heads_match_hooked_forwards_in_every_family() -> Outcome<()> {
                     first,
                     values,
                 })? - clean;
-                let change = found.effects.change(0, 0).mean;
+                let change = found.effects.change(Variant::Total, Measure::Loss)?.mean;
                 assert!(expected.abs() > 1e-5, "{}", dir.display());
                 assert!(
                     (change - expected).abs() < 2e-6,
@@ -374,7 +347,7 @@ fn sets_match_hooked_forwards_in_every_family() -> Outcome<()> {
                 Ok(sum / 72.0)
             };
             let expected = loss(&ablated)? - loss(&Intervention::base())?;
-            let found = set.effects.change(0, 0).mean;
+            let found = set.effects.change(Variant::Total, Measure::Loss)?.mean;
             assert!(expected.abs() > 1e-5, "{}", dir.display());
             assert!(
                 (found - expected).abs() < 2e-6,
@@ -382,6 +355,88 @@ fn sets_match_hooked_forwards_in_every_family() -> Outcome<()> {
                 dir.display(),
                 set.size
             );
+        }
+    }
+    Ok(())
+}
+
+/// Neurons of two layers changed at once, at several doses, against a forward with hooks; and sets of the last layer as in closed form.
+#[test]
+fn sets_of_several_layers_match_hooked_forwards_in_every_family() -> Outcome<()> {
+    for family in std::fs::read_dir(families())? {
+        let dir = family?.path();
+        let model = Model::load(&dir, &LoadOptions::default())?;
+        let (sample, frequencies) = (sample(&dir)?, frequencies(&dir)?);
+        let last = model.config().num_hidden_layers - 1;
+        let over = Semantics::corrected().mean_activation;
+        let means = layer_means(&model, &sample, (&[0, last], &[]), over, 4, &|_, _| ())?;
+        let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan(vec![]))?;
+        let ids = |names: &[&str]| -> Result<Vec<NeuronId>, _> {
+            names.iter().map(|name| name.parse()).collect()
+        };
+        let ranked = [
+            ids(&["0.3", "0.20"])?,
+            vec![NeuronId {
+                layer: last,
+                index: 9,
+            }],
+        ]
+        .concat();
+        let of_last = [9, 3].map(|index| NeuronId { layer: last, index });
+        let lists = [
+            NestedSets::new("both", ranked, vec![1, 3])?,
+            NestedSets::whole("last", of_last.to_vec())?,
+        ];
+        let doses = [Dose::Mean, Dose::Scale(-1.0), Dose::ClipAtMean];
+        let sets = sweep.run_sets_on(&lists, &doses, &means, &|_| ())?;
+        assert_eq!(sets.len(), 3 * 3);
+        let loss = |intervention: &Intervention| -> Outcome<f64> {
+            let mut sum = 0.0;
+            for tokens in sample.sequences() {
+                let tokens = Tensor::from_slice(tokens).f_view([1, -1])?;
+                let mut hooks = InterventionHooks::new(intervention);
+                let logits = model.forward(&tokens, None, &mut hooks)?;
+                let kept = next_token_ln_probs(&logits, &tokens)?.f_narrow(1, 3, 36)?;
+                sum -= kept.f_sum(Kind::Double)?.f_double_value(&[])?;
+            }
+            Ok(sum / 72.0)
+        };
+        let clean = loss(&Intervention::base())?;
+        for set in &sets {
+            let neurons = lists[set.list].set(set.size).to_vec();
+            let mean = |n: &NeuronId| means.neurons(n.layer).map_or(f64::NAN, |m| m[n.index]);
+            let of_neurons = || neurons.iter().map(mean).collect();
+            let operation = match set.dose {
+                Dose::Mean => Operation::Set(of_neurons()),
+                Dose::Scale(factor) => Operation::Scale(factor),
+                Dose::ClipAtMean => Operation::Clip(of_neurons()),
+            };
+            let changed = Intervention::new("set", NeuronSite::Post, neurons.clone(), operation)?;
+            let expected = loss(&changed)? - clean;
+            let found = set.effects.change(Variant::Total, Measure::Loss)?.mean;
+            assert!(
+                (found - expected).abs() < 2e-6,
+                "{}, {:?}, {:?}: {found}, expected {expected}",
+                dir.display(),
+                lists[set.list].set(set.size),
+                set.dose
+            );
+        }
+        let in_last = lists[1].in_layer(last).ok_or("another layer")?;
+        let mean = means.neurons(last).ok_or("no means")?;
+        let closed = sweep.run_sets(&[in_last], &doses, mean, &|_| ())?;
+        for (found, closed) in sets[6..].iter().zip(&closed) {
+            for variant in sweep.variants() {
+                for measure in sweep.measures() {
+                    let (found, closed) = (
+                        found.effects.change(*variant, *measure)?,
+                        closed.effects.change(*variant, *measure)?,
+                    );
+                    let off = (found.mean_abs - closed.mean_abs).abs();
+                    assert!(off < 2e-6, "{}: {off:.1e}", dir.display());
+                }
+            }
+            assert!((found.change_norm() - closed.change_norm()).abs() < 1e-5);
         }
     }
     Ok(())

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use neox_core::{LoadOptions, Model, NoHooks, next_token_ln_probs};
 use neuron_ablate::{
-    Dose, EngineOptions, Plan, Sample, Semantics, Sweep, TokenFrequencies, Variants, self_check,
+    Dose, EngineOptions, KlDirection, Measure, Plan, Sample, Semantics, Sweep, TokenFrequencies,
+    Variants, self_check,
 };
 use serde_json::Value;
 use tch::{Kind, Tensor};
@@ -83,14 +84,19 @@ fn effects_match_f64() {
     let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan.clone()).unwrap();
     let effects = sweep.run(&mut |_| Ok(()), &|_| ()).unwrap();
     assert_eq!(effects.rows.kept, 1004);
-    let measures = ["loss", "entropy", "kl_model_freq"];
+    let measures = [
+        Measure::Loss,
+        Measure::Entropy,
+        Measure::Kl(KlDirection::ModelFreq),
+    ];
     let columns: Vec<String> = serde_json::from_value(golden["columns"].clone()).unwrap();
     for (neuron, row) in effects.neurons.iter().zip(&rows) {
         assert!((neuron.mean_activation - row[1]).abs() < 1e-5);
-        for (variant, name) in sweep.variants().iter().enumerate() {
-            let name = sweep.variant_name(*name);
-            for (measure, of) in measures.iter().enumerate() {
-                let change = neuron.effects.change(variant, measure);
+        for &variant in sweep.variants() {
+            let name = sweep.variant_name(variant).unwrap();
+            for measure in measures {
+                let of = sweep.measure_name(measure).unwrap();
+                let change = neuron.effects.change(variant, measure).unwrap();
                 for (found, kind) in [
                     (change.mean, "mean_change"),
                     (change.mean_abs, "mean_abs_change"),

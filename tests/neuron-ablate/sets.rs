@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use neox_core::{Hooks, LoadOptions, NeoxModel, Site};
 use neuron_ablate::{
-    AblateError, Dose, Engine, EngineOptions, Mean, NestedSets, Over, Plan, Sample, Semantics,
-    SetEffects, Sweep, TokenBand, TokenFrequencies, Variants,
+    AblateError, Dose, Engine, EngineOptions, Mean, Measure, NestedSets, Over, Plan, Sample,
+    Semantics, SetEffects, Sweep, TokenBand, TokenFrequencies, Variant, Variants,
 };
 use tch::{Kind, TchError, Tensor};
 
@@ -90,12 +90,12 @@ fn list(neurons: &[usize], sizes: &[usize]) -> NestedSets {
 /// Means of every variant and measure, over all rows and over the band.
 fn means(of: &neuron_ablate::EffectSums, sweep: &Sweep<'_>) -> Vec<f64> {
     let mut means = Vec::new();
-    for variant in 0..sweep.variants().len() {
-        for measure in 0..sweep.measures().len() {
-            let change = of.change(variant, measure);
+    for &variant in sweep.variants() {
+        for &measure in sweep.measures() {
+            let change = of.change(variant, measure).unwrap();
             means.extend([change.mean, change.mean_abs]);
         }
-        let change = of.band_loss_change(variant).unwrap();
+        let change = of.band_loss_change(variant).unwrap().unwrap();
         means.extend([change.mean, change.mean_abs]);
     }
     means
@@ -226,14 +226,14 @@ fn sets_agree_with_a_forward_in_which_all_their_neurons_are_replaced() {
     for (set, (dose, size)) in sets.iter().zip(each) {
         assert_eq!((set.list, set.dose, set.size), (0, dose, size));
         let after = explicit(&setting, &sequences, nothing(&ranked[..size], dose));
-        for measure in 0..4 {
+        for (place, &measure) in sweep.measures()[..4].iter().enumerate() {
             let changes: Vec<f64> = after
                 .iter()
                 .zip(&clean)
-                .map(|(after, clean)| after[measure] - clean[measure])
+                .map(|(after, clean)| after[place] - clean[place])
                 .collect();
             let n = changes.len() as f64;
-            let found = set.effects.change(0, measure);
+            let found = set.effects.change(Variant::Total, measure).unwrap();
             agree(
                 &[found.mean, found.mean_abs],
                 &[
@@ -311,7 +311,11 @@ fn a_factor_of_one_changes_nothing() {
         assert_eq!(set.change_norm(), 0.0);
     }
     // Without the whole layer the loss is another one, in every sequence.
-    let groups = sets[3].effects.groups(0, 0, Mean::Absolute, Over::All);
+    let of_loss = |set: &SetEffects| {
+        set.effects
+            .groups(Variant::Total, Measure::Loss, Mean::Absolute, Over::All)
+    };
+    let groups = of_loss(&sets[3]).unwrap();
     assert_eq!(groups.len(), 3);
     assert!(groups.iter().all(|g| g.sum / g.count > 0.1), "{groups:?}");
 }

@@ -18,7 +18,6 @@ use neuron_ablate::{
     Tick, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics, layer_means,
     output_directions,
 };
-use tch::Tensor;
 
 use surprisal_metrics::{Bootstrap, MIN_GROUPS};
 
@@ -312,9 +311,9 @@ fn ablate(
     }
     if let Some(sets) = &sets {
         out.table(SETS, &SetTable { effects: columns }.batch(&sweep, sets)?)?;
-        sets.doses_figure(&bootstrap)
+        sets.doses_figure(&bootstrap)?
             .write(&out, SETS_FIGURE, &mut record)?;
-        if let Some(figure) = sets.controls_figure(&bootstrap) {
+        if let Some(figure) = sets.controls_figure(&bootstrap)? {
             figure.write(&out, CONTROLS_FIGURE, &mut record)?;
         }
     }
@@ -322,13 +321,13 @@ fn ablate(
     let floor = config.ablation.effect_floor;
     let mut text = String::new();
     if !effects.is_empty() {
-        text += &summary::neurons(&sweep, &effects, floor);
+        text += &summary::neurons(&sweep, &effects, floor)?;
     }
     if !head_effects.is_empty() {
-        text += &summary::heads(&sweep, &head_effects, floor);
+        text += &summary::heads(&sweep, &head_effects, floor)?;
     }
     if let Some(sets) = &sets {
-        text += &sets.summary(&bootstrap);
+        text += &sets.summary(&bootstrap)?;
     }
     Ok(job_kit::print(format!(
         "{text}Files: {}\n",
@@ -351,9 +350,8 @@ fn weights(
             .context("failed to compute statistics of the weights (`ablation.null_directions`)")?;
     let mut weights = Vec::with_capacity(neurons.len());
     for of_layer in neurons.chunk_by(|a, b| a.layer == b.layer) {
-        let ids: Vec<i64> = of_layer.iter().map(|n| n.index as i64).collect();
-        let directions = output_directions(model, of_layer[0].layer)?;
-        let directions = directions.f_index_select(0, &Tensor::f_from_slice(&ids)?)?;
+        let ids: Vec<usize> = of_layer.iter().map(|n| n.index).collect();
+        let directions = output_directions(model, of_layer[0].layer, &ids)?;
         weights.extend(moments.statistics(&directions)?);
     }
     record.timing("weight_statistics", started.elapsed());

@@ -9,7 +9,8 @@ use job_kit::{
 };
 use neox_core::NeoxModel;
 use neuron_ablate::{
-    Dose, LayerMeans, Mean, NestedSets, Over, SetEffects, Sweep, Tick, output_norms,
+    AblateError, Dose, LayerMeans, Mean, Measure, NestedSets, Over, SetEffects, Sweep, Tick,
+    Variant, output_norms,
 };
 use neuron_select::{Candidate, ControlKind, NeuronId, draw_controls};
 use surprisal_metrics::{Bootstrap, Group, Interval};
@@ -273,7 +274,7 @@ impl SetRun {
         size: usize,
         dose: Dose,
         bootstrap: &Bootstrap,
-    ) -> Option<(f64, Option<Interval>)> {
+    ) -> Result<Option<(f64, Option<Interval>)>, AblateError> {
         let wanted = |set: &&SetEffects| {
             let role = match self.roles[set.list] {
                 Role::Selected => None,
@@ -283,7 +284,9 @@ impl SetRun {
         };
         let mut groups: Vec<Group> = Vec::new();
         for set in self.effects.iter().filter(wanted) {
-            let of_set = set.effects.groups(0, 0, Mean::Signed, self.over());
+            let of_set =
+                set.effects
+                    .groups(Variant::Total, Measure::Loss, Mean::Signed, self.over())?;
             groups.resize(of_set.len(), Group::default());
             for (sum, more) in groups.iter_mut().zip(of_set) {
                 sum.sum += more.sum;
@@ -296,7 +299,7 @@ impl SetRun {
         let interval = (bootstrap.resamples > 0)
             .then(|| bootstrap.mean(&groups).ok().flatten())
             .flatten();
-        (count > 0.0).then(|| (sum / count, interval))
+        Ok((count > 0.0).then(|| (sum / count, interval)))
     }
 
     /// A line with an error bar at each size, moved aside so that bars of several lines stand side by side.
@@ -307,22 +310,22 @@ impl SetRun {
         dose: Dose,
         bootstrap: &Bootstrap,
         (color, shift): (Color, f64),
-    ) -> [Mark; 2] {
+    ) -> Result<[Mark; 2], AblateError> {
         let (mut points, mut intervals) = (Vec::new(), Vec::new());
         for (place, &size) in self.sizes().iter().enumerate() {
-            if let Some((mean, interval)) = self.loss_change(kind, size, dose, bootstrap) {
+            if let Some((mean, interval)) = self.loss_change(kind, size, dose, bootstrap)? {
                 points.push((place as f64 + shift, mean));
                 intervals.push(interval.map(|i| (i.lower, i.upper)));
             }
         }
         let line = Mark::line(name, points.clone()).color(color);
-        [
+        Ok([
             if kind.is_some() { line.dashed() } else { line },
             Mark::points("", points)
                 .intervals(intervals)
                 .color(color)
                 .radius(3.5),
-        ]
+        ])
     }
 
     fn figure(&self, title: &str) -> Figure {
@@ -341,37 +344,41 @@ impl SetRun {
     }
 
     /// The curve of effect against group size, a line per dose.
-    pub(crate) fn doses_figure(&self, bootstrap: &Bootstrap) -> Figure {
+    pub(crate) fn doses_figure(&self, bootstrap: &Bootstrap) -> Result<Figure, AblateError> {
         let doses = self.doses();
         let middle = (doses.len() as f64 - 1.0) / 2.0;
-        let lines = doses.into_iter().enumerate().flat_map(|(i, dose)| {
+        let mut figure = self.figure("Selected neurons changed together, by dose");
+        for (i, dose) in doses.into_iter().enumerate() {
             let look = (COLORS[i % COLORS.len()], (i as f64 - middle) * DODGE);
-            self.line(&dose_name(dose), None, dose, bootstrap, look)
-        });
-        self.figure("Selected neurons changed together, by dose")
-            .marks(lines)
+            figure = figure.marks(self.line(&dose_name(dose), None, dose, bootstrap, look)?);
+        }
+        Ok(figure)
     }
 
     /// The first dose against its controls, each the mean of its draws.
-    pub(crate) fn controls_figure(&self, bootstrap: &Bootstrap) -> Option<Figure> {
-        let (kinds, dose) = (self.kinds(), *self.doses().first()?);
-        if kinds.is_empty() {
-            return None;
-        }
-        let selected = self.line("selected", None, dose, bootstrap, (Color::Blue, 0.0));
-        let controls = kinds.into_iter().flat_map(|kind| {
+    pub(crate) fn controls_figure(
+        &self,
+        bootstrap: &Bootstrap,
+    ) -> Result<Option<Figure>, AblateError> {
+        let (kinds, doses) = (self.kinds(), self.doses());
+        let Some(&dose) = doses.first().filter(|_| !kinds.is_empty()) else {
+            return Ok(None);
+        };
+        let title = format!("Selected neurons and controls, dose: {}", dose_name(dose));
+        let mut figure = self.figure(&title);
+        for kind in kinds {
             let (name, look) = match kind {
                 ControlKind::Random => ("random controls", (Color::Grey, -DODGE)),
                 ControlKind::Matched => ("matched controls", (Color::Orange, DODGE)),
             };
-            self.line(name, Some(kind), dose, bootstrap, look)
-        });
-        let title = format!("Selected neurons and controls, dose: {}", dose_name(dose));
-        Some(self.figure(&title).marks(controls).marks(selected))
+            figure = figure.marks(self.line(name, Some(kind), dose, bootstrap, look)?);
+        }
+        let selected = self.line("selected", None, dose, bootstrap, (Color::Blue, 0.0))?;
+        Ok(Some(figure.marks(selected)))
     }
 
     /// A row per dose and size: the selected neurons and their controls.
-    pub(crate) fn summary(&self, bootstrap: &Bootstrap) -> String {
+    pub(crate) fn summary(&self, bootstrap: &Bootstrap) -> Result<String, AblateError> {
         let kinds = self.kinds();
         let mut text = format!(
             "Sets of selected neurons changed together; mean change of the loss on {} (nats):\n\n{:<14}{:>8}  {:>34}",
@@ -386,7 +393,7 @@ impl SetRun {
         text.push('\n');
         for dose in self.doses() {
             for &size in self.sizes() {
-                let shown = match self.loss_change(None, size, dose, bootstrap) {
+                let shown = match self.loss_change(None, size, dose, bootstrap)? {
                     Some((mean, Some(i))) => {
                         format!("{mean:+.6} ({:+.6} to {:+.6})", i.lower, i.upper)
                     }
@@ -396,7 +403,7 @@ impl SetRun {
                 text += &format!("{:<14}{size:>8}  {shown:>34}", dose_name(dose));
                 for &kind in &kinds {
                     let shown = self
-                        .loss_change(Some(kind), size, dose, bootstrap)
+                        .loss_change(Some(kind), size, dose, bootstrap)?
                         .map_or("-".into(), |(mean, _)| format!("{mean:+.6}"));
                     text += &format!("  {shown:>18}");
                 }
@@ -404,6 +411,6 @@ impl SetRun {
             }
         }
         text.push('\n');
-        text
+        Ok(text)
     }
 }

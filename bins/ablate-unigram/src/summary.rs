@@ -2,36 +2,53 @@
 
 use std::fmt::Write;
 
-use neuron_ablate::{EffectSums, HeadEffects, NeuronEffects, Sweep, mediated_share};
+use neuron_ablate::{
+    AblateError, EffectSums, HeadEffects, Measure, NeuronEffects, Sweep, Variant, mediated_share,
+};
 
 /// Neurons listed.
 const LISTED: usize = 10;
 
 /// The neurons with the largest total effect on long-tail tokens (on all tokens where the run has no band).
-pub(crate) fn neurons(sweep: &Sweep<'_>, neurons: &[NeuronEffects], floor: f64) -> String {
+pub(crate) fn neurons(
+    sweep: &Sweep<'_>,
+    neurons: &[NeuronEffects],
+    floor: f64,
+) -> Result<String, AblateError> {
     let named = |n: &NeuronEffects| format!("{}.{}", n.layer, n.neuron);
     let effects: Vec<_> = neurons.iter().map(|n| (named(n), &n.effects)).collect();
     text("neuron", sweep, &effects, floor)
 }
 
 /// The same of attention heads.
-pub(crate) fn heads(sweep: &Sweep<'_>, heads: &[HeadEffects], floor: f64) -> String {
+pub(crate) fn heads(
+    sweep: &Sweep<'_>,
+    heads: &[HeadEffects],
+    floor: f64,
+) -> Result<String, AblateError> {
     let named = |h: &HeadEffects| h.head.to_string();
     let effects: Vec<_> = heads.iter().map(|h| (named(h), &h.effects)).collect();
     text("head", sweep, &effects, floor)
 }
 
-fn text(what: &str, sweep: &Sweep<'_>, effects: &[(String, &EffectSums)], floor: f64) -> String {
-    let (total, direct) = (0, sweep.direct());
+fn text(
+    what: &str,
+    sweep: &Sweep<'_>,
+    effects: &[(String, &EffectSums)],
+    floor: f64,
+) -> Result<String, AblateError> {
+    let (total, direct) = (Variant::Total, sweep.direct());
     let banded = effects.iter().any(|(_, e)| e.band_rows() > 0);
     let change = |effects: &EffectSums, variant| match banded {
         true => effects.band_loss_change(variant),
-        false => Some(effects.change(variant, 0)),
+        false => effects.change(variant, Measure::Loss).map(Some),
     };
-    let mut ranked: Vec<_> = effects
-        .iter()
-        .filter_map(|(name, e)| Some((name, change(e, total)?, change(e, direct)?)))
-        .collect();
+    let mut ranked = Vec::new();
+    for (name, e) in effects {
+        if let (Some(total), Some(direct)) = (change(e, total)?, change(e, direct)?) {
+            ranked.push((name, total, direct));
+        }
+    }
     ranked.sort_by(|a, b| b.1.mean_abs.total_cmp(&a.1.mean_abs));
 
     let kept = effects.first().map_or(0, |(_, e)| e.rows());
@@ -65,5 +82,5 @@ fn text(what: &str, sweep: &Sweep<'_>, effects: &[(String, &EffectSums)], floor:
         );
     }
     text.push('\n');
-    text
+    Ok(text)
 }

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use arrow::{
     array::{ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, StringArray},
     datatypes::{DataType, Field, Schema, SchemaRef},
-    error::ArrowError,
     record_batch::RecordBatch,
 };
 use neuron_ablate::{
-    Change, Dose, EffectSums, FrozenKl, HeadEffects, KlDirection, Mean, NeuronEffects, Over,
-    PairBlock, Semantics, Sweep, Variant, WeightStatistics, mediated_share,
+    AblateError, Change, Dose, EffectSums, FrozenKl, HeadEffects, KlDirection, Mean, Measure,
+    NeuronEffects, Over, PairBlock, Semantics, Sweep, Variant, WeightStatistics, mediated_share,
 };
 use rayon::prelude::*;
 use surprisal_metrics::{Bootstrap, Interval, Resamples};
@@ -29,12 +28,10 @@ pub(crate) struct PositionTable {
 /// Where the values of a floating-point column come from.
 #[derive(Debug, Clone, Copy)]
 enum Column {
-    Clean {
-        measure: usize,
-    },
+    Clean(Measure),
     Ablated {
-        variant: usize,
-        measure: usize,
+        variant: Variant,
+        measure: Measure,
         plus: f64,
     },
     /// Of the target, counted from 0.
@@ -46,41 +43,27 @@ enum Column {
 impl PositionTable {
     /// The Python original's columns under its names, then ours.
     pub(crate) fn new(sweep: &Sweep<'_>, semantics: &Semantics, ranks: bool) -> Self {
-        let measures = sweep.measures();
-        let index = |name: &str| measures.names().iter().position(|n| n == name).unwrap_or(0);
-        let (loss, entropy, model_freq, freq_model) = (
-            index("loss"),
-            index("entropy"),
-            index("kl_model_freq"),
-            index("kl_freq_model"),
+        let (loss, entropy) = (Measure::Loss, Measure::Entropy);
+        let (model_freq, freq_model) = (
+            Measure::Kl(KlDirection::ModelFreq),
+            Measure::Kl(KlDirection::FreqModel),
         );
-        let (total, frozen) = (0, sweep.direct());
-        let frozen_ln = sweep
-            .variants()
-            .iter()
-            .position(|v| *v == Variant::FrozenLn);
-        let kl = match semantics.kl {
-            KlDirection::ModelFreq => model_freq,
-            KlDirection::FreqModel => freq_model,
-        };
-        let frozen_kl = match (semantics.frozen_kl, measures.band_masses().first()) {
-            // The model renormalised over the band against raw frequencies: `q` is not divided by the band's mass.
-            (FrozenKl::BandAgainstRaw, Some(mass)) => Column::Ablated {
-                variant: frozen,
-                measure: freq_model + 1,
-                plus: -mass.ln(),
-            },
-            _ => Column::Ablated {
-                variant: frozen,
-                measure: kl,
-                plus: 0.0,
-            },
-        };
-        let clean = |measure| Column::Clean { measure };
+        let kl = Measure::Kl(semantics.kl);
+        let (total, frozen) = (Variant::Total, sweep.direct());
+        let clean = Column::Clean;
         let ablated = |variant, measure| Column::Ablated {
             variant,
             measure,
             plus: 0.0,
+        };
+        let frozen_kl = match (semantics.frozen_kl, sweep.band_masses().first()) {
+            // The model renormalised over the band against raw frequencies: `q` is not divided by the band's mass.
+            (FrozenKl::BandAgainstRaw, Some(mass)) => Column::Ablated {
+                variant: frozen,
+                measure: Measure::BandKl(0, KlDirection::ModelFreq),
+                plus: -mass.ln(),
+            },
+            _ => ablated(frozen, kl),
         };
         let mut floats = vec![
             ("loss", clean(loss)),
@@ -111,15 +94,15 @@ impl PositionTable {
                 ablated(frozen, freq_model),
             ),
         ];
-        if let Some(frozen_ln) = frozen_ln {
+        if sweep.variants().contains(&Variant::FrozenLn) {
             floats.extend([
                 (
                     "loss_post_ablation_with_frozen_ln",
-                    ablated(frozen_ln, loss),
+                    ablated(Variant::FrozenLn, loss),
                 ),
                 (
                     "entropy_post_ablation_with_frozen_ln",
-                    ablated(frozen_ln, entropy),
+                    ablated(Variant::FrozenLn, entropy),
                 ),
             ]);
         }
@@ -160,8 +143,8 @@ impl PositionTable {
     }
 
     /// One batch of `neurons x rows` rows.
-    pub(crate) fn batch(&self, block: &PairBlock<'_>) -> Result<RecordBatch, ArrowError> {
-        let (n_rows, m) = (block.rows.len(), block.measures);
+    pub(crate) fn batch(&self, block: &PairBlock<'_>) -> anyhow::Result<RecordBatch> {
+        let n_rows = block.rows.len();
         let pairs = || (0..block.neurons.len()).flat_map(|n| (0..n_rows).map(move |r| (n, r)));
         let ints = |value: &dyn Fn(usize, usize) -> i64| -> ArrayRef {
             Arc::new(Int32Array::from_iter_values(
@@ -190,30 +173,33 @@ impl PositionTable {
                 block.activations.iter().map(|&a| a as f32),
             )),
         ]);
+        let pairs = block.neurons.len() * n_rows;
         for column in &self.columns {
-            arrays.push(Arc::new(Float32Array::from_iter_values(pairs().map(
-                |(n, r)| match *column {
-                    Column::Clean { measure } => block.clean[r * m + measure] as f32,
-                    Column::Rank { ablated } => block.ranks.map_or(f32::NAN, |ranks| {
-                        let at = if ablated {
-                            ranks.ablated[n * n_rows + r]
-                        } else {
-                            ranks.clean[r]
-                        };
-                        at as f32
-                    }),
-                    Column::Ablated {
-                        variant,
-                        measure,
-                        plus,
-                    } => {
-                        (block.ablated[((n * n_rows + r) * block.variants + variant) * m + measure]
-                            + plus) as f32
+            let values: Vec<f32> = match *column {
+                Column::Clean(measure) => {
+                    let of_rows = block.clean(measure)?.map(|value| value as f32);
+                    of_rows.cycle().take(pairs).collect()
+                }
+                Column::Ablated {
+                    variant,
+                    measure,
+                    plus,
+                } => block
+                    .ablated(variant, measure)?
+                    .map(|value| (value + plus) as f32)
+                    .collect(),
+                Column::Rank { ablated } => match block.ranks {
+                    None => vec![f32::NAN; pairs],
+                    Some(ranks) if ablated => ranks.ablated.iter().map(|&r| r as f32).collect(),
+                    Some(ranks) => {
+                        let of_rows = ranks.clean.iter().map(|&r| r as f32);
+                        of_rows.cycle().take(pairs).collect()
                     }
                 },
-            ))));
+            };
+            arrays.push(Arc::new(Float32Array::from(values)));
         }
-        RecordBatch::try_new(self.schema(), arrays)
+        Ok(RecordBatch::try_new(self.schema(), arrays)?)
     }
 }
 
@@ -249,7 +235,7 @@ impl NeuronTable<'_> {
         &self,
         sweep: &Sweep<'_>,
         neurons: &[NeuronEffects],
-    ) -> Result<RecordBatch, ArrowError> {
+    ) -> anyhow::Result<RecordBatch> {
         let sums: Vec<&EffectSums> = neurons.iter().map(|n| &n.effects).collect();
         let mut columns: Columns = vec![
             (
@@ -271,8 +257,8 @@ impl NeuronTable<'_> {
         push("row_activation", NeuronEffects::row_activation);
         push("w_out_norm", |n| n.w_out_norm);
         self.push_weights(&mut columns);
-        push_ranks(&mut columns, &sums);
-        self.effects.push(&mut columns, sweep, &sums);
+        push_ranks(&mut columns, &sums)?;
+        self.effects.push(&mut columns, sweep, &sums)?;
         record_batch(columns)
     }
 
@@ -294,7 +280,7 @@ pub(crate) fn head_table(
     of_effects: EffectColumns,
     sweep: &Sweep<'_>,
     heads: &[HeadEffects],
-) -> Result<RecordBatch, ArrowError> {
+) -> anyhow::Result<RecordBatch> {
     let sums: Vec<&EffectSums> = heads.iter().map(|h| &h.effects).collect();
     let names = heads.iter().map(|h| Some(h.head.to_string()));
     let mut columns: Columns = vec![
@@ -307,14 +293,14 @@ pub(crate) fn head_table(
         "change_norm".into(),
         floats(heads.iter().map(|h| Some(h.change_norm()))),
     ));
-    push_ranks(&mut columns, &sums);
-    of_effects.push(&mut columns, sweep, &sums);
+    push_ranks(&mut columns, &sums)?;
+    of_effects.push(&mut columns, sweep, &sums)?;
     record_batch(columns)
 }
 
 impl SetTable {
     /// The table: what the set is, then the columns of the table per neuron.
-    pub(crate) fn batch(&self, sweep: &Sweep<'_>, run: &SetRun) -> Result<RecordBatch, ArrowError> {
+    pub(crate) fn batch(&self, sweep: &Sweep<'_>, run: &SetRun) -> anyhow::Result<RecordBatch> {
         let sets = &run.effects;
         let sums: Vec<&EffectSums> = sets.iter().map(|set| &set.effects).collect();
         let control = |list: usize| match run.roles[list] {
@@ -362,73 +348,87 @@ impl SetTable {
             "change_norm".into(),
             floats(sets.iter().map(|set| Some(set.change_norm()))),
         ));
-        self.effects.push(&mut columns, sweep, &sums);
+        self.effects.push(&mut columns, sweep, &sums)?;
         record_batch(columns)
     }
 }
 
 impl EffectColumns {
     /// A column per variant, measure and kind of mean, with what sums them up in front.
-    fn push(&self, columns: &mut Columns, sweep: &Sweep<'_>, effects: &[&EffectSums]) {
-        let (total, direct) = (0, sweep.direct());
+    fn push(
+        &self,
+        columns: &mut Columns,
+        sweep: &Sweep<'_>,
+        effects: &[&EffectSums],
+    ) -> anyhow::Result<()> {
+        let (total, direct) = (Variant::Total, sweep.direct());
         // All effects are over the same clusters. Without any, intervals are null.
         let clusters = effects.first().map_or(0, |e| e.n_clusters());
         let resamples = self.bootstrap.map(|b| b.resample(clusters).ok());
-        let push_interval = |columns: &mut Columns, name: &str, interval: &IntervalOf<'_>| {
-            if let Some(resamples) = &resamples {
-                push_interval(columns, effects, name, resamples.as_ref(), interval);
-            }
-        };
+        let push_interval =
+            |columns: &mut Columns, name: &str, interval: &IntervalOf<'_>| match &resamples {
+                None => Ok(()),
+                Some(resamples) => {
+                    push_interval(columns, effects, name, resamples.as_ref(), interval)
+                }
+            };
         for (prefix, over) in [("", Over::All), ("band_", Over::Band)] {
-            let effect = |e: &EffectSums, variant| match over {
-                Over::All => Some(e.change(variant, 0).mean_abs),
-                Over::Band => e.band_loss_change(variant).map(|c| c.mean_abs),
+            let effect = |e: &EffectSums, variant| {
+                let change = match over {
+                    Over::All => Some(e.change(variant, Measure::Loss)?),
+                    Over::Band => e.band_loss_change(variant)?,
+                };
+                Ok(change.map(|c| c.mean_abs))
             };
             push_effect(columns, effects, format!("{prefix}total_effect"), |e| {
                 effect(e, total)
-            });
+            })?;
             push_effect(columns, effects, format!("{prefix}direct_effect"), |e| {
                 effect(e, direct)
-            });
+            })?;
             push_effect(columns, effects, format!("{prefix}mediated_share"), |e| {
-                mediated_share(effect(e, total)?, effect(e, direct)?, self.floor)
-            });
+                let both = effect(e, total)?.zip(effect(e, direct)?);
+                Ok(both.and_then(|(total, direct)| mediated_share(total, direct, self.floor)))
+            })?;
             push_interval(columns, &format!("{prefix}mediated_share"), &|e, r| {
-                e.mediated_share_interval(total, direct, over, self.floor, r)
-            });
+                e.mediated_share_interval(direct, over, self.floor, r)
+            })?;
         }
-        for (v, variant) in sweep.variants().iter().enumerate() {
-            let variant = sweep.variant_name(*variant);
-            for (m, measure) in sweep.measures().names().iter().enumerate() {
-                for (kind, mean) in [
-                    ("mean_change", Mean::Signed),
-                    ("mean_abs_change", Mean::Absolute),
-                ] {
-                    let name = format!("{variant}.{measure}.{kind}");
+        let means = [
+            ("mean_change", Mean::Signed),
+            ("mean_abs_change", Mean::Absolute),
+        ];
+        for &variant in sweep.variants() {
+            let of_variant = sweep.variant_name(variant)?;
+            for &measure in sweep.measures() {
+                let of_measure = sweep.measure_name(measure)?;
+                for (kind, mean) in means {
+                    let name = format!("{of_variant}.{of_measure}.{kind}");
                     push_effect(columns, effects, &*name, |e| {
-                        Some(pick(e.change(v, m), mean))
-                    });
-                    push_interval(columns, &name, &|e, r| e.interval(v, m, mean, Over::All, r));
+                        Ok(Some(pick(e.change(variant, measure)?, mean)))
+                    })?;
+                    push_interval(columns, &name, &|e, r| {
+                        e.interval(variant, measure, mean, Over::All, r)
+                    })?;
                 }
             }
-            for (kind, mean) in [
-                ("mean_change", Mean::Signed),
-                ("mean_abs_change", Mean::Absolute),
-            ] {
-                let name = format!("{variant}.loss.{kind}_band_targets");
+            for (kind, mean) in means {
+                let name = format!("{of_variant}.loss.{kind}_band_targets");
                 push_effect(columns, effects, &*name, |e| {
-                    e.band_loss_change(v).map(|c| pick(c, mean))
-                });
+                    Ok(e.band_loss_change(variant)?.map(|c| pick(c, mean)))
+                })?;
                 push_interval(columns, &name, &|e, r| {
-                    e.interval(v, 0, mean, Over::Band, r)
-                });
+                    e.interval(variant, Measure::Loss, mean, Over::Band, r)
+                })?;
             }
         }
+        Ok(())
     }
 }
 
 /// The interval of an effect.
-type IntervalOf<'a> = dyn Fn(&EffectSums, &Resamples) -> Option<Interval> + Sync + 'a;
+type IntervalOf<'a> =
+    dyn Fn(&EffectSums, &Resamples) -> Result<Option<Interval>, AblateError> + Sync + 'a;
 
 /// Both ends of an interval and the number of resamples without a value, null where there is no interval.
 fn push_interval(
@@ -437,9 +437,12 @@ fn push_interval(
     name: &str,
     resamples: Option<&Resamples>,
     interval: &IntervalOf<'_>,
-) {
-    let of_effect = |e: &&EffectSums| resamples.and_then(|resamples| interval(e, resamples));
-    let intervals: Vec<Option<Interval>> = effects.par_iter().map(of_effect).collect();
+) -> Result<(), AblateError> {
+    let of_effect = |e: &&EffectSums| resamples.map_or(Ok(None), |r| interval(e, r));
+    let intervals: Vec<Option<Interval>> = effects
+        .par_iter()
+        .map(of_effect)
+        .collect::<Result<_, _>>()?;
     for (end, value) in [
         ("low", (|i| i.lower) as fn(Interval) -> f64),
         ("high", |i| i.upper),
@@ -452,6 +455,7 @@ fn push_interval(
         format!("{name}.undefined"),
         Arc::new(Int32Array::from_iter(undefined)),
     ));
+    Ok(())
 }
 
 fn push_rows(columns: &mut Columns, effects: &[&EffectSums]) {
@@ -467,24 +471,27 @@ fn push_rows(columns: &mut Columns, effects: &[&EffectSums]) {
 }
 
 /// Changes of the targets' ranks, where they were measured.
-fn push_ranks(columns: &mut Columns, effects: &[&EffectSums]) {
+fn push_ranks(columns: &mut Columns, effects: &[&EffectSums]) -> Result<(), AblateError> {
     for (name, over) in [
         ("rank_mean_change", Over::All),
         ("rank_mean_change_band_targets", Over::Band),
     ] {
         if effects.iter().any(|e| e.rank_change(Over::All).is_some()) {
-            push_effect(columns, effects, name, |e| e.rank_change(over));
+            push_effect(columns, effects, name, |e| Ok(e.rank_change(over)))?;
         }
     }
+    Ok(())
 }
 
 fn push_effect(
     columns: &mut Columns,
     effects: &[&EffectSums],
     name: impl Into<String>,
-    value: impl Fn(&EffectSums) -> Option<f64>,
-) {
-    columns.push((name.into(), floats(effects.iter().map(|e| value(e)))));
+    value: impl Fn(&EffectSums) -> Result<Option<f64>, AblateError>,
+) -> Result<(), AblateError> {
+    let values: Vec<Option<f64>> = effects.iter().map(|e| value(e)).collect::<Result<_, _>>()?;
+    columns.push((name.into(), floats(values.into_iter())));
+    Ok(())
 }
 
 fn texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
@@ -499,15 +506,15 @@ fn floats(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
     Arc::new(Float64Array::from_iter(values))
 }
 
-fn record_batch(columns: Columns) -> Result<RecordBatch, ArrowError> {
+fn record_batch(columns: Columns) -> anyhow::Result<RecordBatch> {
     let fields: Vec<Field> = columns
         .iter()
         .map(|(name, array)| Field::new(name, array.data_type().clone(), true))
         .collect();
-    RecordBatch::try_new(
+    Ok(RecordBatch::try_new(
         Arc::new(Schema::new(fields)),
         columns.into_iter().map(|(_, array)| array).collect(),
-    )
+    )?)
 }
 
 fn pick(change: Change, mean: Mean) -> f64 {

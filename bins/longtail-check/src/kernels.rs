@@ -122,15 +122,7 @@ impl Case {
         };
         let effects = self.sweep(engine, neurons)?.run(
             &mut |block| {
-                let (m, n_rows) = (block.measures, block.rows.len());
-                for (pair, values) in block.ablated.chunks(block.variants * m).enumerate() {
-                    let clean = &block.clean[pair % n_rows * m..][..m];
-                    let change = values
-                        .iter()
-                        .enumerate()
-                        .map(|(i, value)| value - clean[i % m]);
-                    table.changes.extend(change);
-                }
+                table.changes.extend(block.changes());
                 table.bounds.extend(block.bounds);
                 if let Some(ranks) = &block.ranks {
                     let all = ranks.clean.iter().chain(ranks.ablated);
@@ -151,14 +143,16 @@ impl Case {
             NestedSets::doubling("strong", (0..4).map(|n| n * 16).collect())?,
             NestedSets::doubling("others", (100..108).collect())?,
         ];
-        let (variants, measures) = (sweep.variants().len(), sweep.measures().len());
         let effects = sweep.run_sets(&lists, &[Dose::Mean, Dose::Scale(1.5)], mean, &|_| ())?;
-        let means = effects.iter().flat_map(|set| {
-            let each = (0..variants * measures)
-                .map(|i| set.effects.change(i / measures, i % measures).mean);
-            each.collect::<Vec<_>>()
-        });
-        Ok(means.collect())
+        let mut means = Vec::new();
+        for set in &effects {
+            for &variant in sweep.variants() {
+                for &measure in sweep.measures() {
+                    means.push(set.effects.change(variant, measure)?.mean);
+                }
+            }
+        }
+        Ok(means)
     }
 }
 

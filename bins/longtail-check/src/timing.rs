@@ -9,7 +9,8 @@ use anyhow::Context;
 use neox_core::{Model, NoHooks, next_token_ln_probs};
 use neuron_ablate::{
     AblateError, Dose, Engine, EngineOptions, Plan, Sample, Scorer, Semantics, Sweep, Tick,
-    TokenBand, TokenFrequencies, Variants, WordVocabulary, last_layer_states, mean_activations,
+    TokenBand, TokenFrequencies, Variant, Variants, WordVocabulary, last_layer_states,
+    mean_activations,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -206,27 +207,17 @@ fn sweeps(
     // Warms up besides.
     let mut changes = Vec::new();
     let compared = sweep(Engine::Exact, 0..COMPARED, 1)?;
-    let names: Vec<String> = compared
-        .variants()
-        .iter()
-        .map(|v| compared.variant_name(*v))
-        .collect();
-    let chosen = ["total", "frozen_band"].map(|name| names.iter().position(|other| other == name));
+    let (variants, measures) = (compared.variants(), compared.measures().len());
+    let chosen = [Variant::Total, Variant::FrozenBand(0)]
+        .map(|variant| variants.iter().position(|other| *other == variant));
     let mut rows = 0;
     compared.run(
         &mut |block| {
-            let m = block.measures;
             rows = block.rows.len();
-            for (pair, values) in block.ablated.chunks(block.variants * m).enumerate() {
-                let clean = &block.clean[pair % rows * m..][..m];
+            let all: Vec<f64> = block.changes().collect();
+            for pair in all.chunks(variants.len() * measures) {
                 for variant in chosen.iter().flatten() {
-                    let after = &values[variant * m..][..m];
-                    changes.extend(
-                        after
-                            .iter()
-                            .zip(clean)
-                            .map(|(after, before)| after - before),
-                    );
+                    changes.extend(&pair[variant * measures..][..measures]);
                 }
             }
             Ok(())

@@ -178,7 +178,7 @@ impl Arms {
             &|more, _| progress(more),
         )?;
         let all: Vec<usize> = (0..means.len()).collect();
-        let norms = output_norms(model)?;
+        let norms = output_norms(model, layer)?;
         let id = |&index: &usize| -> anyhow::Result<neuron_select::NeuronId> {
             Ok(neuron_select::NeuronId {
                 layer: u32::try_from(layer)?,

@@ -175,7 +175,8 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     )?;
     record.timing("intervals", resampling.finish());
 
-    let (shares, norms) = (space.neuron_shares(model)?, output_norms(model)?);
+    let layer = model.config().num_hidden_layers - 1;
+    let (shares, norms) = (space.neuron_shares(model)?, output_norms(model, layer)?);
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let of_scaled: Vec<f64> = neurons
         .iter()
@@ -194,7 +195,6 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
         "null_space",
         null_space_note(&facts, &arms, rare.threshold(), rare.least())?,
     );
-    let layer = model.config().num_hidden_layers - 1;
     tables::neurons(
         &out,
         &NeuronShares {

@@ -1,6 +1,10 @@
 //! Effects per neuron: means over its rows, kept per cluster (a document, or a sequence) so that intervals can be resampled.
 
+use std::sync::Arc;
+
 use surprisal_metrics::{Group, Interval, Resamples};
+
+use crate::{AblateError, Measure, keys::EffectKeys};
 
 /// How the logits of one ablation are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +15,7 @@ pub enum Variant {
     FrozenLn,
     /// The projection on the all-token frequency direction keeps its clean value.
     FrozenAll,
-    /// The projection on the frequency direction of this band keeps its clean value.
+    /// The projection on the frequency direction of this band (its place among the bands of the sweep) keeps its clean value.
     FrozenBand(usize),
 }
 
@@ -52,10 +56,10 @@ pub(crate) struct ClusterSums {
 }
 
 impl ClusterSums {
-    pub(crate) fn new(variants: usize, measures: usize) -> Self {
+    fn new(keys: &EffectKeys) -> Self {
         Self {
-            change: vec![[0.0; 2]; variants * measures],
-            band_loss: vec![[0.0; 2]; variants],
+            change: vec![[0.0; 2]; keys.len()],
+            band_loss: vec![[0.0; 2]; keys.variants().len()],
             ..Self::default()
         }
     }
@@ -146,7 +150,7 @@ pub struct NeuronEffects {
 #[derive(Debug, Clone)]
 pub struct EffectSums {
     pub(crate) clusters: Vec<ClusterSums>,
-    pub(crate) measures: usize,
+    keys: Arc<EffectKeys>,
 }
 
 impl NeuronEffects {
@@ -158,10 +162,10 @@ impl NeuronEffects {
 
 impl EffectSums {
     /// Without a row yet.
-    pub(crate) fn new(clusters: usize, variants: usize, measures: usize) -> Self {
+    pub(crate) fn new(clusters: usize, keys: Arc<EffectKeys>) -> Self {
         Self {
-            clusters: vec![ClusterSums::new(variants, measures); clusters],
-            measures,
+            clusters: vec![ClusterSums::new(&keys); clusters],
+            keys,
         }
     }
 
@@ -211,37 +215,61 @@ impl EffectSums {
         total.quantity / total.rows
     }
 
-    /// Change of a measure (by its index) under a variant (by its index), over all rows.
-    pub fn change(&self, variant: usize, measure: usize) -> Change {
+    /// Change of a measure under a variant, over all rows.
+    ///
+    /// # Errors
+    /// - [`AblateError::NotMeasured`] if the sweep has no such variant or measure
+    pub fn change(&self, variant: Variant, measure: Measure) -> Result<Change, AblateError> {
         let total = self.total();
-        let [sum, sum_abs] = total.change[variant * self.measures + measure];
-        Change {
+        let [sum, sum_abs] = total.change[self.keys.place(variant, measure)?];
+        Ok(Change {
             mean: sum / total.rows,
             mean_abs: sum_abs / total.rows,
-        }
+        })
     }
 
     /// Change of the loss under a variant over the rows in the band; `None` without such rows.
-    pub fn band_loss_change(&self, variant: usize) -> Option<Change> {
+    ///
+    /// # Errors
+    /// - [`AblateError::NotMeasured`] if the sweep has no such variant
+    pub fn band_loss_change(&self, variant: Variant) -> Result<Option<Change>, AblateError> {
         let total = self.total();
-        let [sum, sum_abs] = total.band_loss[variant];
-        (total.band_rows > 0.0).then(|| Change {
+        let [sum, sum_abs] = total.band_loss[self.keys.variant(variant)?];
+        Ok((total.band_rows > 0.0).then(|| Change {
             mean: sum / total.band_rows,
             mean_abs: sum_abs / total.band_rows,
-        })
+        }))
     }
 
     /// Sums of a change per cluster, the groups that intervals resample.
     ///
-    /// With [`Over::Band`] the measure is the loss, whatever `measure` says.
-    pub fn groups(&self, variant: usize, measure: usize, mean: Mean, over: Over) -> Vec<Group> {
+    /// # Errors
+    /// - [`AblateError::NotMeasured`] if the sweep has no such variant or measure, or if another measure than the loss is asked for with
+    ///   [`Over::Band`]
+    pub fn groups(
+        &self,
+        variant: Variant,
+        measure: Measure,
+        mean: Mean,
+        over: Over,
+    ) -> Result<Vec<Group>, AblateError> {
+        if over == Over::Band && measure != Measure::Loss {
+            return Err(AblateError::NotMeasured {
+                what: format!("the measure `{measure:?}` over the rows in the band alone"),
+                measured: "the loss".into(),
+            });
+        }
         let kind = match mean {
             Mean::Signed => 0,
             Mean::Absolute => 1,
         };
+        let (variant, place) = (
+            self.keys.variant(variant)?,
+            self.keys.place(variant, measure)?,
+        );
         let group = |s: &ClusterSums| match over {
             Over::All => Group {
-                sum: s.change[variant * self.measures + measure][kind],
+                sum: s.change[place][kind],
                 count: s.rows,
             },
             Over::Band => Group {
@@ -249,7 +277,7 @@ impl EffectSums {
                 count: s.band_rows,
             },
         };
-        self.clusters.iter().map(group).collect()
+        Ok(self.clusters.iter().map(group).collect())
     }
 
     /// Number of clusters.
@@ -259,42 +287,53 @@ impl EffectSums {
 
     /// Number of clusters that have such rows: those that an interval rests on.
     pub fn n_clusters_with_rows(&self, over: Over) -> usize {
-        Group::with_values(&self.groups(0, 0, Mean::Signed, over))
+        let rows = |s: &&ClusterSums| match over {
+            Over::All => s.rows > 0.0,
+            Over::Band => s.band_rows > 0.0,
+        };
+        self.clusters.iter().filter(rows).count()
     }
 
-    /// Bootstrap-t interval of a mean change, over clusters; `None` where [`surprisal_metrics::Bootstrap::mean`] gives none.
+    /// Bootstrap-t interval of a mean change, over clusters; `None` without such rows, and where
+    /// [`surprisal_metrics::Bootstrap::mean`] gives none.
+    ///
+    /// # Errors
+    /// - as [`EffectSums::groups`]
+    /// - [`AblateError::Interval`] if `resamples` are of another number of clusters
     pub fn interval(
         &self,
-        variant: usize,
-        measure: usize,
+        variant: Variant,
+        measure: Measure,
         mean: Mean,
         over: Over,
         resamples: &Resamples,
-    ) -> Option<Interval> {
-        resamples
-            .mean(&self.groups(variant, measure, mean, over))
-            .ok()?
+    ) -> Result<Option<Interval>, AblateError> {
+        let groups = self.groups(variant, measure, mean, over)?;
+        match Group::with_values(&groups) {
+            0 => Ok(None),
+            _ => Ok(resamples.mean(&groups)?),
+        }
     }
 
-    /// Bootstrap-t interval of the mediated share, over clusters; `None` where the share itself is, or
-    /// [`surprisal_metrics::Bootstrap::ratio`] gives none.
+    /// Bootstrap-t interval, over clusters, of the share of the total effect that a variant leaves out; `None` where the share itself is,
+    /// or [`surprisal_metrics::Bootstrap::ratio`] gives none.
+    ///
+    /// # Errors
+    /// - as [`EffectSums::interval`]
     pub fn mediated_share_interval(
         &self,
-        total: usize,
-        direct: usize,
+        direct: Variant,
         over: Over,
         floor: f64,
         resamples: &Resamples,
-    ) -> Option<Interval> {
-        let groups = |variant| self.groups(variant, 0, Mean::Absolute, over);
-        let ratio = resamples
-            .ratio(&groups(direct), &groups(total), floor)
-            .ok()??;
-        Some(ratio.complement())
+    ) -> Result<Option<Interval>, AblateError> {
+        let groups = |variant| self.groups(variant, Measure::Loss, Mean::Absolute, over);
+        let ratio = resamples.ratio(&groups(direct)?, &groups(Variant::Total)?, floor)?;
+        Ok(ratio.map(|ratio| ratio.complement()))
     }
 
     fn total(&self) -> ClusterSums {
-        let mut total = ClusterSums::new(self.clusters[0].band_loss.len(), self.measures);
+        let mut total = ClusterSums::new(&self.keys);
         self.clusters.iter().for_each(|s| total.merge(s));
         total
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use surprisal_metrics::MetricError;
 use tch::TchError;
 
 /// Why effects could not be measured.
@@ -181,6 +182,19 @@ pub enum AblateError {
         /// Which position in it.
         pos: usize,
     },
+    /// A value was asked for that the sweep did not measure.
+    #[error(
+        "{what} was not measured, but {measured}: the variants of the plan and the bands of the sweep decide"
+    )]
+    NotMeasured {
+        /// What was asked for.
+        what: String,
+        /// What there is instead.
+        measured: String,
+    },
+    /// An interval could not be computed.
+    #[error("no interval of an effect could be computed")]
+    Interval(#[from] MetricError),
     /// The consumer of the rows failed.
     #[error("failed to hand over rows of effects")]
     Sink {

@@ -13,6 +13,7 @@ mod error;
 mod frequency;
 mod interventions;
 pub mod kernel;
+mod keys;
 mod mlp_write;
 mod null_space;
 mod outcome;
@@ -45,9 +46,9 @@ pub use frequency::{TokenBand, TokenFrequencies};
 pub use interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronId, NeuronSite, Operation,
 };
-pub use mlp_write::output_directions;
-pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace, output_norms};
-pub use outcome::Measures;
+pub use mlp_write::{output_directions, output_norms};
+pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace};
+pub use outcome::Measure;
 pub use readout::{NormScale, Readout};
 pub use replaced::{HeadId, LayerMeans};
 pub use sample::{FIRST_POSITION, Row, RowCounts, Sample};

@@ -75,9 +75,9 @@ impl MlpWrite {
         &self.w_out
     }
 
-    /// `|w|` of each neuron's output weights as stored, `[d_mlp]`.
+    /// As [`output_norms`].
     pub(crate) fn norms(&self) -> Result<Vec<f64>, TchError> {
-        on_host(&self.w_out.f_norm_scalaropt_dim(2.0, [-1i64], false)?)
+        norms(&self.w_out)
     }
 
     /// The direction of the residual stream that each neuron writes along: its output weights, or `gamma * w_c`; `[d_mlp, d_model]`, f64
@@ -92,13 +92,34 @@ impl MlpWrite {
     }
 }
 
-/// The directions of the residual stream that the neurons of a layer write along, `[d_mlp, d_model]`, f64 on the CPU: their output
-/// weights `w`, or `gamma * w_c` in a model with a norm behind its MLPs.
+/// `|w|` of the output weights of each neuron of a layer, as stored, `[d_mlp]`.
 ///
 /// # Errors
 /// - [`AblateError::Forward`] if there is no such layer
-pub fn output_directions(model: &Model, layer: usize) -> Result<Tensor, AblateError> {
-    Ok(MlpWrite::of_layer(model, layer)?.directions)
+/// - [`AblateError::Torch`] if libtorch fails
+pub fn output_norms(model: &Model, layer: usize) -> Result<Vec<f64>, AblateError> {
+    let w_out = host(model.w_out(layer)?)?.f_tr()?.f_contiguous()?; // [d_mlp, d_model]
+    Ok(norms(&w_out)?)
+}
+
+fn norms(rows: &Tensor) -> Result<Vec<f64>, TchError> {
+    on_host(&rows.f_norm_scalaropt_dim(2.0, [-1i64], false)?)
+}
+
+/// The directions of the residual stream that neurons of a layer write along, `[neuron, d_model]`, f64 on the CPU: their output weights
+/// `w`, or `gamma * w_c` in a model with a norm behind its MLPs.
+///
+/// # Errors
+/// - [`AblateError::Forward`] if there is no such layer
+/// - [`AblateError::Torch`] if libtorch fails, for instance for a neuron past the layer
+pub fn output_directions(
+    model: &Model,
+    layer: usize,
+    neurons: &[usize],
+) -> Result<Tensor, AblateError> {
+    let ids: Vec<i64> = neurons.iter().map(|&n| n as i64).collect();
+    let all = MlpWrite::of_layer(model, layer)?.directions;
+    Ok(all.f_index_select(0, &Tensor::f_from_slice(&ids)?)?)
 }
 
 impl NormBehindMlp {

@@ -357,14 +357,6 @@ impl NullSpace {
     }
 }
 
-/// Norms of the output weights of the last MLP layer, as stored, `[d_mlp]`.
-///
-/// # Errors
-/// - [`ScalingError::Torch`] if libtorch fails
-pub fn output_norms(model: &NeoxModel) -> Result<Vec<f64>, ScalingError> {
-    Ok(MlpWrite::of_last_layer(model)?.norms()?)
-}
-
 /// `W_U` as the options say.
 fn seen(readout: &Readout, centred: bool, folded: bool) -> Result<Tensor, ScalingError> {
     let mut rows = host(readout.w_u())?;

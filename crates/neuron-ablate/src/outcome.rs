@@ -1,13 +1,23 @@
 //! From sums over the vocabulary to loss, entropy and divergences.
 
-use crate::{TokenBand, TokenFrequencies, kernel::Sums};
+use crate::{KlDirection, TokenBand, TokenFrequencies, kernel::Sums};
 
-/// The numbers measured of one vector of logits, all in nats.
-///
-/// Order: `loss`, `entropy`, `kl_model_freq`, `kl_freq_model`, then for each band its
-/// `kl_model_freq` and `kl_freq_model`, both sides renormalised over the band.
+/// A number that is measured of one vector of logits, in nats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// `-ln p(target)`.
+    Loss,
+    /// Entropy of the prediction.
+    Entropy,
+    /// The divergence between the prediction and the token frequencies.
+    Kl(KlDirection),
+    /// The same within a band (its place among the bands of the sweep), both sides renormalised over it.
+    BandKl(usize, KlDirection),
+}
+
+/// What the measures of a sweep need beside the sums over the vocabulary.
 #[derive(Debug, Clone)]
-pub struct Measures {
+pub(crate) struct Measures {
     bands: Vec<BandConstants>,
     /// `sum q log q` over the vocabulary.
     neg_entropy_q: f64,
@@ -15,7 +25,6 @@ pub struct Measures {
 
 #[derive(Debug, Clone)]
 struct BandConstants {
-    name: String,
     mass: f64,
     /// `sum (q/mass) log (q/mass)` over the band.
     neg_entropy_q: f64,
@@ -33,11 +42,16 @@ pub(crate) struct Linear<'a> {
 }
 
 /// Measures that do not depend on a band.
-const UNBANDED: [&str; 4] = ["loss", "entropy", "kl_model_freq", "kl_freq_model"];
+const UNBANDED: [Measure; 4] = [
+    Measure::Loss,
+    Measure::Entropy,
+    Measure::Kl(KlDirection::ModelFreq),
+    Measure::Kl(KlDirection::FreqModel),
+];
 
 impl Measures {
     /// The measures for these frequencies and bands.
-    pub fn new(frequencies: &TokenFrequencies, bands: &[TokenBand]) -> Self {
+    pub(crate) fn new(frequencies: &TokenFrequencies, bands: &[TokenBand]) -> Self {
         let terms = frequencies.q().iter().zip(frequencies.log_q());
         let bands = bands
             .iter()
@@ -54,7 +68,6 @@ impl Measures {
                     .map(|(q, log_q)| q / mass * (log_q - mass.ln()))
                     .sum();
                 BandConstants {
-                    name: band.name().to_owned(),
                     mass,
                     neg_entropy_q,
                 }
@@ -72,32 +85,21 @@ impl Measures {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         UNBANDED.len() + 2 * self.bands.len()
     }
 
-    /// Never true.
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// Their names, in order.
-    pub fn names(&self) -> Vec<String> {
-        let banded = self.bands.iter().flat_map(|band| {
-            [
-                format!("kl_model_freq_{}", band.name),
-                format!("kl_freq_model_{}", band.name),
-            ]
+    /// The measures in the order of [`Self::fill`].
+    pub(crate) fn in_order(&self) -> Vec<Measure> {
+        let banded = (0..self.bands.len()).flat_map(|band| {
+            [KlDirection::ModelFreq, KlDirection::FreqModel]
+                .map(|direction| Measure::BandKl(band, direction))
         });
-        UNBANDED
-            .iter()
-            .map(|&name| name.to_owned())
-            .chain(banded)
-            .collect()
+        UNBANDED.into_iter().chain(banded).collect()
     }
 
     /// Probability mass of each band under the token frequencies.
-    pub fn band_masses(&self) -> Vec<f64> {
+    pub(crate) fn band_masses(&self) -> Vec<f64> {
         self.bands.iter().map(|band| band.mass).collect()
     }
 

@@ -1,16 +1,17 @@
 //! One pair of a direction and a row: how the logits move, and what is measured of them. Tensors stay at its edge.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use rayon::prelude::*;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
-    AblateError, Direction, Measures, OutsideBand, Row, Semantics, TokenBand, TokenFrequencies,
-    Variant, Variants,
+    AblateError, Direction, OutsideBand, Row, Semantics, TokenBand, TokenFrequencies, Variant,
+    Variants,
     frequency::Axis,
     kernel::{Base, Cell, Sums, Tilt, TiltSite, VocabLayout},
-    outcome::Linear,
+    keys::EffectKeys,
+    outcome::{Linear, Measures},
     readout::NormScale,
     series::{Errors, Move, RowCell, SeriesBlock, SeriesCell, Spread, moved},
     vectors::{Vectors, dot, on_host},
@@ -25,7 +26,7 @@ pub(crate) struct Pairs {
     outside_band: OutsideBand,
     bands: Vec<TokenBand>,
     measures: Measures,
-    variants: Vec<Variant>,
+    keys: Arc<EffectKeys>,
     /// Number of variants that are bases; those after them are tilts of the total effect.
     n_bases: usize,
     layout: VocabLayout,
@@ -195,11 +196,12 @@ impl Pairs {
                 .map(|cell| frozen_on(cell, variant))
                 .collect(),
         };
+        let measures = Measures::new(frequencies, &bands);
         Ok(Self {
             outside_band: semantics.outside_band,
-            measures: Measures::new(frequencies, &bands),
             sites: variants[n_bases..].iter().map(site).collect(),
-            variants,
+            keys: Arc::new(EffectKeys::new(variants, &measures, &bands)),
+            measures,
             n_bases,
             vocab: Vocabulary::new(&layout, frequencies, &directions, axes),
             log_q: layout
@@ -220,8 +222,12 @@ impl Pairs {
         &self.measures
     }
 
+    pub(crate) fn keys(&self) -> &Arc<EffectKeys> {
+        &self.keys
+    }
+
     pub(crate) fn variants(&self) -> &[Variant] {
-        &self.variants
+        self.keys.variants()
     }
 
     pub(crate) fn layout(&self) -> &VocabLayout {
@@ -245,7 +251,7 @@ impl Pairs {
 
     /// Values of a pair: variants times measures.
     pub(crate) fn per_pair(&self) -> usize {
-        self.variants.len() * self.measures.len()
+        self.keys.len()
     }
 
     /// The cells as the series wants them.
@@ -368,7 +374,7 @@ impl Pairs {
         let place = self.target_place(job.rows, row);
         let target_cell = self.layout.cell_at(place);
         let (l, g) = (job.rows.l_at[row], job.rows.g_at[row]);
-        for v in 0..self.variants.len() {
+        for v in 0..self.variants().len() {
             scratch.cells.clear();
             scratch.qz.clear();
             for cell in 0..n_cells {
@@ -430,7 +436,7 @@ impl Pairs {
 
     /// Which of these directions a variant freezes.
     pub(crate) fn axis_of(&self, variant: usize) -> Option<usize> {
-        match self.variants[variant] {
+        match self.variants()[variant] {
             Variant::Total | Variant::FrozenLn => None,
             Variant::FrozenAll => Some(0),
             Variant::FrozenBand(band) => Some(1 + band),
@@ -444,7 +450,7 @@ impl Pairs {
 
     /// The variant whose logits a cell has under variant `v`; `None` for the clean ones.
     pub(crate) fn source(&self, v: usize, cell: usize) -> Option<usize> {
-        match self.variants[v] {
+        match self.variants()[v] {
             Variant::FrozenBand(band) if !self.layout.cells()[cell].in_band(band) => {
                 (self.outside_band == OutsideBand::Ablated).then_some(0)
             }
@@ -464,7 +470,7 @@ impl Pairs {
             ..total
         };
         shifts.clear();
-        shifts.extend(self.variants.iter().map(|variant| match variant {
+        shifts.extend(self.variants().iter().map(|variant| match variant {
             Variant::Total => total,
             Variant::FrozenLn => Shift {
                 c: change / s,
@@ -503,10 +509,10 @@ impl Pairs {
         scratch.errors.clear();
         scratch
             .sums
-            .resize(self.variants.len() * n_cells, Sums::EMPTY);
+            .resize(self.variants().len() * n_cells, Sums::EMPTY);
         scratch
             .errors
-            .resize(self.variants.len() * n_cells, Errors::default());
+            .resize(self.variants().len() * n_cells, Errors::default());
         for (cell, of_rows) in rows.iter().enumerate() {
             let of_row = &of_rows[row];
             let pair = block.pair(cell, n, row, of_row);
@@ -549,7 +555,7 @@ impl Pairs {
             // Errors of `lse` also change what each cell counts, and the entropy of that.
             lse.max(entropy).max(divergence) + lse * (2.0 * spread + lse)
         };
-        let errors = (0..self.variants.len()).map(error_of);
+        let errors = (0..self.variants().len()).map(error_of);
         errors.fold(0.0, |worst: f64, error| {
             if error > worst || error.is_nan() {
                 error

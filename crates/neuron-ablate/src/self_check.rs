@@ -4,10 +4,19 @@ use neox_core::{Hooks, NeoxModel, Site};
 use tch::{Kind, TchError, Tensor};
 
 use crate::{
-    AblateError, LayerMeans, NeuronId, PairBlock, Plan, Sample, Sweep, TokenFrequencies, Variant,
+    AblateError, KlDirection, LayerMeans, Measure, NeuronId, PairBlock, Plan, Sample, Sweep,
+    TokenFrequencies, Variant,
     readout::host,
     states::{last_layer, layer_means, mean_activations},
 };
+
+/// What is compared, in the order of [`explicit`].
+const MEASURES: [Measure; 4] = [
+    Measure::Loss,
+    Measure::Entropy,
+    Measure::Kl(KlDirection::ModelFreq),
+    Measure::Kl(KlDirection::FreqModel),
+];
 
 /// Largest differences between the closed form and the explicit forward, in nats.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -118,12 +127,11 @@ impl SelfCheck {
         means: &LayerMeans,
         block: &PairBlock<'_>,
     ) -> Result<(), AblateError> {
-        let total = sweep
-            .variants()
+        let mut ablated = MEASURES
             .iter()
-            .position(|v| *v == Variant::Total)
-            .unwrap_or(0);
-        for (n, &neuron) in block.neurons.iter().enumerate() {
+            .map(|measure| block.ablated(Variant::Total, *measure))
+            .collect::<Result<Vec<_>, _>>()?;
+        for &neuron in block.neurons {
             let mean = means
                 .neurons(block.layer)
                 .and_then(|means| means.get(neuron));
@@ -135,7 +143,7 @@ impl SelfCheck {
                 })?,
             };
             let mut sequence = None;
-            for (r, row) in block.rows.iter().enumerate() {
+            for row in block.rows {
                 let logits = match &sequence {
                     Some((done, logits)) if *done == row.sequence => logits,
                     _ => {
@@ -148,7 +156,6 @@ impl SelfCheck {
                 };
                 let z: Vec<f64> = Vec::try_from(&centred(&logits.f_get(row.pos as i64)?)?)?;
                 let explicit = explicit(&z, row.target as usize, frequencies);
-                let at = ((n * block.rows.len() + r) * block.variants + total) * block.measures;
                 for (worst, (ours, theirs)) in [
                     &mut self.loss,
                     &mut self.entropy,
@@ -156,7 +163,7 @@ impl SelfCheck {
                     &mut self.kl_freq_model,
                 ]
                 .into_iter()
-                .zip(block.ablated[at..].iter().zip(explicit))
+                .zip(ablated.iter_mut().filter_map(Iterator::next).zip(explicit))
                 {
                     *worst = worst.max((ours - theirs).abs());
                 }

@@ -196,13 +196,13 @@ impl Sweep<'_> {
     /// # Examples
     /// ```no_run
     /// # fn curve(sweep: &neuron_ablate::Sweep<'_>) -> Result<(), neuron_ablate::AblateError> {
-    /// use neuron_ablate::{Dose, NestedSets};
+    /// use neuron_ablate::{Dose, Measure, NestedSets, Variant};
     ///
     /// let effects = sweep.run(&mut |_| Ok(()), &|_| ())?;
     /// let lists = [NestedSets::doubling("selected", vec![193, 105, 19, 7, 40])?];
     /// let doses = [Dose::Mean, Dose::Scale(0.5)];
     /// for set in sweep.run_sets(&lists, &doses, &effects.mean_activations, &|_| ())? {
-    ///     let change = set.effects.change(0, 0);
+    ///     let change = set.effects.change(Variant::Total, Measure::Loss)?;
     ///     println!("{} neurons, {:?}: {:+.4} nats", set.size, set.dose, change.mean);
     /// }
     /// # Ok(())

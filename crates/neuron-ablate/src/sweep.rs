@@ -12,11 +12,12 @@ use tch::{Device, Tensor};
 use self::behind_norm::BehindNorm;
 pub use self::forwards::{ForwardCost, HeadEffects};
 use crate::{
-    AblateError, BandToken, Direction, Dose, EngineOptions, EngineReport, Measures, NeuronEffects,
+    AblateError, BandToken, Direction, Dose, EngineOptions, EngineReport, Measure, NeuronEffects,
     Row, RowCounts, Sample, Semantics, TokenBand, TokenFrequencies, Variant, Variants,
     closed_form::{Projected, Unembedding},
     engine::{Engine, Engines, FEWEST_DIRECTIONS, Measured, NotFinite, Prepared},
     error::distinct,
+    keys::EffectKeys,
     mlp_write::MlpWrite,
     pairs::{Block, Dots, Pairs, RowLogits},
     readout::Readout,
@@ -62,17 +63,66 @@ pub struct PairBlock<'a> {
     /// Activation before the intervention, `[neuron][row]`.
     pub activations: &'a [f64],
     /// Measures of the clean logits, `[row][measure]`.
-    pub clean: &'a [f64],
+    pub(crate) clean: &'a [f64],
     /// Measures after the intervention, `[neuron][row][variant][measure]`.
-    pub ablated: &'a [f64],
+    pub(crate) ablated: &'a [f64],
+    pub(crate) keys: &'a EffectKeys,
     /// How far, in nats, the measures of a pair can be from exact ones; 0 for exact sums, `[neuron][row]`.
     pub bounds: &'a [f64],
     /// Ranks of the targets, if the plan asks for them.
     pub ranks: Option<Ranks<'a>>,
-    /// Number of measures.
-    pub measures: usize,
-    /// Number of variants.
-    pub variants: usize,
+}
+
+impl PairBlock<'_> {
+    /// A measure of the clean logits, `[row]`.
+    ///
+    /// # Errors
+    /// - [`AblateError::NotMeasured`] if the sweep has no such measure
+    pub fn clean(
+        &self,
+        measure: Measure,
+    ) -> Result<impl Iterator<Item = f64> + Clone + '_, AblateError> {
+        let (per_row, place) = (self.keys.measures().len(), self.keys.measure(measure)?);
+        Ok(self.clean.iter().skip(place).step_by(per_row).copied())
+    }
+
+    /// A measure after the intervention under a variant, `[neuron][row]`.
+    ///
+    /// # Errors
+    /// - [`AblateError::NotMeasured`] if the sweep has no such variant or measure
+    pub fn ablated(
+        &self,
+        variant: Variant,
+        measure: Measure,
+    ) -> Result<impl Iterator<Item = f64> + '_, AblateError> {
+        let (per_pair, place) = (self.keys.len(), self.keys.place(variant, measure)?);
+        Ok(self.ablated.iter().skip(place).step_by(per_pair).copied())
+    }
+
+    /// The change of a measure under a variant, after minus before, `[neuron][row]`.
+    ///
+    /// # Errors
+    /// - as [`PairBlock::ablated`]
+    pub fn change(
+        &self,
+        variant: Variant,
+        measure: Measure,
+    ) -> Result<impl Iterator<Item = f64> + '_, AblateError> {
+        let before = self.clean(measure)?.cycle();
+        let after = self.ablated(variant, measure)?;
+        Ok(after.zip(before).map(|(after, before)| after - before))
+    }
+
+    /// All changes in the order of [`Sweep::variants`] and [`Sweep::measures`], `[neuron][row][variant][measure]`.
+    pub fn changes(&self) -> impl Iterator<Item = f64> + '_ {
+        let per_row = self.keys.measures().len();
+        let of_rows = self.clean.chunks(per_row).cycle();
+        let pairs = self.ablated.chunks(self.keys.len()).zip(of_rows);
+        pairs.flat_map(move |(ablated, clean)| {
+            let each = ablated.iter().zip(clean.iter().cycle());
+            each.map(|(after, before)| after - before)
+        })
+    }
 }
 
 /// Ranks of the targets among all tokens, counted from 0 for the most probable.
@@ -240,51 +290,53 @@ impl<'a> Sweep<'a> {
             engines,
             states: RefCell::default(),
         };
-        match sweep.variants().contains(&sweep.direct_variant()) {
+        match sweep.variants().contains(&sweep.direct()) {
             true => Ok(sweep),
             false => Err(AblateError::DirectEffect {
-                variant: sweep.variant_name(sweep.direct_variant()),
+                variant: sweep.variant_name(sweep.direct())?,
             }),
         }
     }
 
-    /// The measures, in the order of [`PairBlock`].
-    pub fn measures(&self) -> &Measures {
-        self.pairs.measures()
+    /// The measures, in the order of columns.
+    pub fn measures(&self) -> &[Measure] {
+        self.pairs.keys().measures()
     }
 
-    /// The variants, in the order of [`PairBlock`].
+    /// The variants, in the order of columns.
     pub fn variants(&self) -> &[Variant] {
         self.pairs.variants()
     }
 
     /// Name of a variant, as in column names; that of a band's is `frozen_` and the band.
-    pub fn variant_name(&self, variant: Variant) -> String {
-        match variant {
-            Variant::Total => "total".into(),
-            Variant::FrozenLn => "frozen_ln".into(),
-            Variant::FrozenAll => "frozen_all".into(),
-            Variant::FrozenBand(band) => format!("frozen_{}", self.pairs.bands()[band].name()),
-        }
+    ///
+    /// # Errors
+    /// - [`AblateError::NotMeasured`] for a band that the sweep has not
+    pub fn variant_name(&self, variant: Variant) -> Result<String, AblateError> {
+        self.pairs.keys().variant_name(variant)
+    }
+
+    /// Name of a measure, as in column names; that of a band's ends in the band.
+    ///
+    /// # Errors
+    /// - [`AblateError::NotMeasured`] for a band that the sweep has not
+    pub fn measure_name(&self, measure: Measure) -> Result<String, AblateError> {
+        self.pairs.keys().measure_name(measure)
+    }
+
+    /// Probability mass of each band under the token frequencies.
+    pub fn band_masses(&self) -> Vec<f64> {
+        self.pairs.measures().band_masses()
     }
 
     /// The variant that the semantics report as the direct effect.
-    fn direct_variant(&self) -> Variant {
+    pub fn direct(&self) -> Variant {
         match self.plan.semantics.direction {
             Direction::BandMasked | Direction::BandRecentred if !self.pairs.bands().is_empty() => {
                 Variant::FrozenBand(0)
             }
             _ => Variant::FrozenAll,
         }
-    }
-
-    /// Index of the variant that the semantics report as the direct effect.
-    pub fn direct(&self) -> usize {
-        let direct = self.direct_variant();
-        self.variants()
-            .iter()
-            .position(|v| *v == direct)
-            .unwrap_or(0)
     }
 
     /// Number of (neuron, row) pairs that the sweep will measure.
@@ -477,8 +529,7 @@ impl<'a> Sweep<'a> {
                     clean: &row_terms.measures,
                     ablated: &measured.values,
                     bounds: &measured.bounds,
-                    measures: self.measures().len(),
-                    variants: self.variants().len(),
+                    keys: self.pairs.keys(),
                 };
                 let measured_in = begin.elapsed();
                 accumulate(&mut neurons[range], &block, &slots);
@@ -603,8 +654,8 @@ impl Sweep<'_> {
 /// Adds a block to the sums of its neurons; `slots` says which cluster a row belongs to.
 fn accumulate(neurons: &mut [NeuronEffects], block: &PairBlock<'_>, slots: &[usize]) {
     let (m, per_row, n_rows) = (
-        block.measures,
-        block.variants * block.measures,
+        block.keys.measures().len(),
+        block.keys.len(),
         block.rows.len(),
     );
     neurons.par_iter_mut().enumerate().for_each(|(n, neuron)| {

@@ -16,6 +16,7 @@ use crate::{
     effects::EffectSums,
     engine::{Engine, EngineOptions, Engines, Measured, Prepared},
     error::distinct,
+    output_norms,
     pairs::{Block, RowLogits, RowTerms},
     readout::host,
     replaced::{ReplaceEach, Replaced},
@@ -133,8 +134,7 @@ impl Sweep<'_> {
                 ablated: &ran.measured.values,
                 bounds: &ran.measured.bounds,
                 ranks: ran.ranks,
-                measures: self.measures().len(),
-                variants: self.variants().len(),
+                keys: self.pairs.keys(),
             };
             let slots = vec![ran.cluster; ran.rows.len()];
             accumulate(&mut effects[ran.range.clone()], &block, &slots);
@@ -399,8 +399,7 @@ impl Sweep<'_> {
     pub(crate) fn no_effects(&self) -> EffectSums {
         EffectSums::new(
             self.sample.n_clusters(&self.plan.sequences),
-            self.variants().len(),
-            self.measures().len(),
+            self.pairs.keys().clone(),
         )
     }
 
@@ -413,8 +412,7 @@ impl Sweep<'_> {
         let mut effects = Vec::with_capacity(neurons.len());
         for of_layer in neurons.chunk_by(|a, b| a.layer == b.layer) {
             let layer = of_layer[0].layer;
-            let w_out = host(self.model.w_out(layer)?)?;
-            let norms = on_host(&w_out.f_norm_scalaropt_dim(2.0, [0i64], false)?)?;
+            let norms = output_norms(self.model, layer)?;
             let means = means.neurons(layer).unwrap_or_default();
             effects.extend(of_layer.iter().map(|n| NeuronEffects {
                 layer,
