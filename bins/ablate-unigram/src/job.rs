@@ -257,10 +257,8 @@ fn ablate(
             let dose = config.ablation.dose;
             let effects = sweep.run_heads(&heads, dose, &means, &progress.hear())?;
             record.count("heads", heads.len() as u64);
-            record.count(
-                "head_pairs",
-                progress.record("heads_by_forwards", &mut record) as u64,
-            );
+            let pairs = progress.record("heads_by_forwards", &mut record);
+            record.count("head_pairs", pairs as u64);
             effects
         }
     };
