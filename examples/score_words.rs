@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|n| {
             Ok(NeuronId {
                 layer,
-                index: n.parse()?,
+                neuron: n.parse()?,
             })
         })
         .collect::<Result<Vec<_>, std::num::ParseIntError>>()?;

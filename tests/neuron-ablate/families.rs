@@ -147,7 +147,7 @@ fn running_on_matches_f64_in_every_family() -> Outcome<()> {
             .iter()
             .map(|id| NeuronId {
                 layer: id[0] as usize,
-                index: id[1] as usize,
+                neuron: id[1] as usize,
             })
             .collect();
         let of_golden = neurons.clone();
@@ -183,8 +183,8 @@ fn running_on_matches_f64_in_every_family() -> Outcome<()> {
                         let after = &golden[&format!("{kind}_{name}")];
                         for (pair, found) in block.change(variant, measure)?.enumerate() {
                             let (n, r) = (pair / block.rows.len(), pair % block.rows.len());
-                            let (layer, index) = (block.layer, block.neurons[n]);
-                            let id = NeuronId { layer, index };
+                            let (layer, neuron) = (block.layer, block.neurons[n]);
+                            let id = NeuronId { layer, neuron };
                             let place = of_golden.iter().position(|of| *of == id);
                             let place = place.ok_or("no such neuron")? as i64;
                             let at = [block.rows[r].sequence as i64, block.rows[r].pos as i64];
@@ -210,7 +210,7 @@ fn running_on_matches_f64_in_every_family() -> Outcome<()> {
             })?;
             assert_eq!(*ticks.get_mut(), cost.pairs);
             for (neuron, id) in effects.iter().zip(&neurons) {
-                assert_eq!((neuron.layer, neuron.neuron), (id.layer, id.index));
+                assert_eq!((neuron.layer, neuron.neuron), (id.layer, id.neuron));
                 assert_eq!(neuron.effects.rows(), 72);
                 assert_eq!(neuron.effects.rank_change(Over::All).is_some(), ranks);
             }
@@ -325,7 +325,7 @@ fn sets_match_hooked_forwards_in_every_family() -> Outcome<()> {
         let layer = model.config().num_hidden_layers - 1;
         for (set, indices) in sets.iter().zip([vec![3], vec![3, 9, 20]]) {
             let values = indices.iter().map(|&n| mean[n]).collect();
-            let neurons = indices.iter().map(|&index| NeuronId { layer, index });
+            let neurons = indices.iter().map(|&neuron| NeuronId { layer, neuron });
             let ablated = Intervention::new(
                 "ablated",
                 NeuronSite::Post,
@@ -378,11 +378,14 @@ fn sets_of_several_layers_match_hooked_forwards_in_every_family() -> Outcome<()>
             ids(&["0.3", "0.20"])?,
             vec![NeuronId {
                 layer: last,
-                index: 9,
+                neuron: 9,
             }],
         ]
         .concat();
-        let of_last = [9, 3].map(|index| NeuronId { layer: last, index });
+        let of_last = [9, 3].map(|neuron| NeuronId {
+            layer: last,
+            neuron,
+        });
         let lists = [
             NestedSets::new("both", ranked, vec![1, 3])?,
             NestedSets::whole("last", of_last.to_vec())?,
@@ -404,7 +407,7 @@ fn sets_of_several_layers_match_hooked_forwards_in_every_family() -> Outcome<()>
         let clean = loss(&Intervention::base())?;
         for set in &sets {
             let neurons = lists[set.list].set(set.size).to_vec();
-            let mean = |n: &NeuronId| means.neurons(n.layer).map_or(f64::NAN, |m| m[n.index]);
+            let mean = |n: &NeuronId| means.neurons(n.layer).map_or(f64::NAN, |m| m[n.neuron]);
             let of_neurons = || neurons.iter().map(mean).collect();
             let operation = match set.dose {
                 Dose::Mean => Operation::Set(of_neurons()),
@@ -484,10 +487,7 @@ fn ranks_match_hooked_forwards_in_every_family() -> Outcome<()> {
                 let ablated = Intervention::new(
                     "ablated",
                     NeuronSite::Post,
-                    vec![NeuronId {
-                        layer,
-                        index: neuron,
-                    }],
+                    vec![NeuronId { layer, neuron }],
                     Operation::Set(vec![mean[neuron]]),
                 )?;
                 for (sequence, tokens) in sample.sequences().iter().enumerate() {
@@ -561,7 +561,7 @@ fn words_match_hooked_forwards_in_every_family() -> Outcome<()> {
             request(&tokens[0][..10], 7..10),
             request(&tokens[1], 39..40),
         ];
-        let neurons = |layer| [3, 9].map(|index| NeuronId { layer, index }).to_vec();
+        let neurons = |layer| [3, 9].map(|neuron| NeuronId { layer, neuron }).to_vec();
         let interventions = [
             Intervention::base(),
             Intervention::new(

@@ -70,7 +70,7 @@ fn neurons(indices: &[usize]) -> Vec<NeuronId> {
         .iter()
         .map(|&index| NeuronId {
             layer: LAYER,
-            index,
+            neuron: index,
         })
         .collect()
 }
@@ -201,8 +201,14 @@ fn all_kinds() -> Vec<Intervention> {
             "other-layer",
             NeuronSite::Post,
             vec![
-                NeuronId { layer: 1, index: 5 },
-                NeuronId { layer: 3, index: 9 },
+                NeuronId {
+                    layer: 1,
+                    neuron: 5,
+                },
+                NeuronId {
+                    layer: 3,
+                    neuron: 9,
+                },
             ],
             Operation::Set(vec![1.0, -1.0]),
         )

@@ -124,7 +124,7 @@ fn interventions_are_scored_as_in_f64() -> Outcome<()> {
         };
         let states = last_layer_states(&model, &[&tokens])?.remove(0);
         for few in [3, D_MLP] {
-            let neurons = (0..few as usize).map(|index| NeuronId { layer: 0, index });
+            let neurons = (0..few as usize).map(|neuron| NeuronId { layer: 0, neuron });
             let operation = Operation::Set(vec![2.0; few as usize]);
             let set = Intervention::new("set", NeuronSite::Post, neurons.collect(), operation)?;
             let change = states

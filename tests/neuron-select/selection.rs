@@ -14,7 +14,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Deserialize;
 use surprisal_metrics::Bootstrap;
 
-const LAYER: u32 = 3;
+const LAYER: usize = 3;
 
 /// Made by the package from `ablation-longtail.parquet`; its key says `freq=..,by_mediation=..,heuristic=..,effect=..`.
 #[derive(Deserialize)]
@@ -141,9 +141,9 @@ fn the_curve_has_intervals_around_its_values() -> Result<(), Box<dyn Error>> {
     // Three sequences are too few to be resampled.
     assert_eq!(bootstrap_curve(&grouped, &curve, &bootstrap)?, None);
     let mut tally = Tally::default();
-    for neuron in 0..200u32 {
+    for neuron in 0..200usize {
         for sequence in 0..10i64 {
-            let turn = 1.0 + ((i64::from(neuron) * 7 + sequence * 3) % 9) as f64 / 20.0;
+            let turn = 1.0 + ((neuron as i64 * 7 + sequence * 3) % 9) as f64 / 20.0;
             tally.add(&Row {
                 neuron: NeuronId {
                     layer: LAYER,
@@ -151,7 +151,7 @@ fn the_curve_has_intervals_around_its_values() -> Result<(), Box<dyn Error>> {
                 },
                 sequence,
                 stratum: Stratum::LongTail,
-                loss_change: turn / f64::from(neuron + 1),
+                loss_change: turn / (neuron + 1) as f64,
                 frozen_loss_change: 0.0,
                 kl_change: 0.0,
                 activation: 0.0,
@@ -205,7 +205,7 @@ fn read_tally() -> Result<Tally, Box<dyn Error>> {
             tally.add(&Row {
                 neuron: NeuronId {
                     layer: LAYER,
-                    neuron: neuron[i] as u32,
+                    neuron: neuron[i] as usize,
                 },
                 sequence: i64::from(sequence[i]),
                 stratum: Stratum::of(q, min, max),

@@ -213,7 +213,7 @@ fn table_of_verdicts() -> Outcome {
 /// Changes of the loss of `neurons` neurons in `clusters` clusters of four rows: what all share in a cluster, what is the neuron's own,
 /// and a mean for each neuron.
 fn table(
-    neurons: u32,
+    neurons: usize,
     clusters: i64,
     mean: impl Fn(&mut ChaCha8Rng) -> f64,
     rng: &mut ChaCha8Rng,
@@ -225,7 +225,7 @@ fn table(
         means.push(mean(rng));
         for (sequence, shared) in (0..clusters).zip(&shared) {
             let sign = if neuron % 2 == 0 { 1.0 } else { -1.0 };
-            let value = means[neuron as usize] + sign * shared + normal(rng);
+            let value = means[neuron] + sign * shared + normal(rng);
             for _ in 0..4 {
                 tally.add(&Row {
                     neuron: NeuronId { layer: 1, neuron },
@@ -243,7 +243,7 @@ fn table(
 }
 
 /// Share of tables of neurons that do nothing in which some neuron comes out at 5 %: by max-t, and by its own interval.
-fn discoveries(neurons: u32, clusters: i64, repetitions: usize) -> [f64; 2] {
+fn discoveries(neurons: usize, clusters: i64, repetitions: usize) -> [f64; 2] {
     let any = |i: usize| -> Result<[bool; 2], Box<dyn Error>> {
         let (grouped, _) = table(neurons, clusters, |_| 0.0, &mut generator(3, i))?;
         let p = max_t(&grouped, Measure::LossChange, 499, i as u64)?.ok_or("too few clusters")?;
@@ -313,7 +313,7 @@ fn differing(repetitions: usize) -> [f64; 2] {
 }
 
 /// Of selections of ten neurons out of many that do nothing, how many intervals hold the truth, 0: where they were selected, and held out.
-fn covering(neurons: u32, repetitions: usize) -> [f64; 2] {
+fn covering(neurons: usize, repetitions: usize) -> [f64; 2] {
     let criteria = Criteria {
         heuristic: Heuristic::Prob,
         effect: Effect::Boost,

@@ -38,9 +38,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("neox-core", &["file-kind", "model-conventions"]),
     (
         "neuron-ablate",
-        &["model-conventions", "neox-core", "surprisal-metrics"],
+        &[
+            "model-conventions",
+            "neox-core",
+            "neuron-id",
+            "surprisal-metrics",
+        ],
     ),
-    ("neuron-select", &["surprisal-metrics"]),
+    ("neuron-id", &[]),
+    ("neuron-select", &["neuron-id", "surprisal-metrics"]),
     ("surprisal-metrics", &[]),
     ("xtask", &[]),
 ];

@@ -1,6 +1,6 @@
 //! The shape of the YAML, and its conversion into library options.
 
-use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, error::Error, path::PathBuf, str::FromStr};
 
 use anyhow::{Context, bail};
 use job_inputs::{
@@ -10,9 +10,8 @@ use job_kit::{Rule, Rules, Span};
 use longtail_corpus::BandReading;
 use neox_core::Architecture;
 use neuron_ablate::{
-    BandToken, Direction, Dose, Engine, EngineOptions, ExactSums, FrozenKl, HeadId,
-    InterventionError, KlDirection, MeanOver, NeuronId, NullDirections, OutsideBand, Semantics,
-    Variants,
+    BandToken, Direction, Dose, Engine, EngineOptions, ExactSums, FrozenKl, HeadId, KlDirection,
+    MeanOver, NeuronId, NullDirections, OutsideBand, Semantics, Variants,
 };
 use neuron_select::ControlKind;
 use serde::{Deserialize, Serialize};
@@ -326,7 +325,7 @@ impl AblationConfig {
             last: neurons
                 .iter()
                 .filter(|n| n.layer == last)
-                .map(|n| n.index)
+                .map(|n| n.neuron)
                 .collect(),
             earlier: neurons.into_iter().filter(|n| n.layer != last).collect(),
             heads,
@@ -558,7 +557,7 @@ impl Neurons {
                     "ablation.neurons",
                     "neurons",
                     ids,
-                    |n| (n.layer, n.index),
+                    |n| (n.layer, n.neuron),
                     (last, d_mlp),
                 );
             }
@@ -572,14 +571,14 @@ impl Neurons {
         };
         let in_layer = |&layer: &usize| {
             let ids = in_each.iter();
-            ids.map(move |&index| NeuronId { layer, index })
+            ids.map(move |&neuron| NeuronId { layer, neuron })
         };
         let ids = layers.iter().flat_map(in_layer).collect();
         existing(
             "ablation.neurons",
             "neurons",
             ids,
-            |n| (n.layer, n.index),
+            |n| (n.layer, n.neuron),
             (last, d_mlp),
         )
     }
@@ -615,7 +614,7 @@ impl Heads {
 }
 
 /// What names stand for, all of them in the layers that were asked for, if any were.
-fn named<T: FromStr<Err = InterventionError>>(
+fn named<T: FromStr<Err: Error + Send + Sync + 'static>>(
     key: &str,
     names: &[String],
     asked: Option<&[usize]>,

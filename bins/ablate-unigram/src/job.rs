@@ -186,9 +186,9 @@ fn ablate(
         None => None,
     };
     let last_layer = model.config().num_hidden_layers - 1;
-    let in_last = plan.neurons.iter().map(|&index| NeuronId {
+    let in_last = plan.neurons.iter().map(|&neuron| NeuronId {
         layer: last_layer,
-        index,
+        neuron,
     });
     let neurons: Vec<NeuronId> = earlier.iter().copied().chain(in_last).collect();
     let weights = match neurons.is_empty() {
@@ -348,7 +348,7 @@ fn weights(
             .context("failed to compute statistics of the weights (`ablation.null_directions`)")?;
     let mut weights = Vec::with_capacity(neurons.len());
     for of_layer in neurons.chunk_by(|a, b| a.layer == b.layer) {
-        let ids: Vec<usize> = of_layer.iter().map(|n| n.index).collect();
+        let ids: Vec<usize> = of_layer.iter().map(|n| n.neuron).collect();
         let directions = output_directions(model, of_layer[0].layer, &ids)?;
         weights.extend(moments.statistics(&directions)?);
     }

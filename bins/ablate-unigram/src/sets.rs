@@ -31,18 +31,14 @@ const COLORS: [Color; 7] = [
     Color::Black,
 ];
 
-/// A ranked list of neurons of any layers.
-type Sets = NestedSets<neuron_ablate::NeuronId>;
-
 /// The ranked list, checked before the sweep starts.
 pub(crate) struct Selected {
-    sets: Sets,
-    ids: Vec<NeuronId>,
+    sets: NestedSets<NeuronId>,
 }
 
 /// All lists of a run: the selected neurons, then the controls.
 pub(crate) struct SetRun {
-    pub(crate) lists: Vec<Sets>,
+    pub(crate) lists: Vec<NestedSets<NeuronId>>,
     /// What the lists are, `[list]`.
     pub(crate) roles: Vec<Role>,
     pub(crate) effects: Vec<SetEffects>,
@@ -70,7 +66,7 @@ impl Selected {
             model.config().num_hidden_layers - 1,
             usize::try_from(model.config().intermediate_size)?,
         );
-        if let Some(neuron) = neurons.iter().find(|n| n.layer > last || n.index >= d_mlp) {
+        if let Some(neuron) = neurons.iter().find(|n| n.layer > last || n.neuron >= d_mlp) {
             bail!(
                 "there is no neuron {neuron} of `sets.neurons`: the model has layers 0 to {last} of neurons 0 to {}",
                 d_mlp - 1
@@ -84,14 +80,7 @@ impl Selected {
             None => NestedSets::doubling("selected", neurons),
         };
         let sets = sets.context("failed to make sets of neurons (`sets.neurons`, `sets.sizes`)")?;
-        let selected = Self {
-            ids: sets
-                .ranked()
-                .iter()
-                .map(|n| neuron_id(n.layer, n.index))
-                .collect::<anyhow::Result<_>>()?,
-            sets,
-        };
+        let selected = Self { sets };
         let controls = !config.controls.kinds.is_empty() && config.controls.draws > 0;
         for layer in selected.layers().filter(|_| controls) {
             let ranked = selected.sets.ranked().iter();
@@ -167,27 +156,16 @@ impl Selected {
         model: &NeoxModel,
         means: &LayerMeans,
         seed: u64,
-    ) -> anyhow::Result<Vec<(Role, Sets)>> {
+    ) -> anyhow::Result<Vec<(Role, NestedSets<NeuronId>)>> {
         let mut candidates = Vec::new();
         for layer in self.layers() {
-            let mean = means
-                .neurons(layer)
-                .with_context(|| format!("no mean activations of layer {layer}"))?;
-            for (n, (&mean, norm)) in mean.iter().zip(output_norms(model, layer)?).enumerate() {
-                candidates.push(Candidate {
-                    neuron: neuron_id(layer, n)?,
-                    traits: [Some(mean), Some(norm)],
-                });
-            }
+            let norms = output_norms(model, layer)?;
+            candidates.extend(Candidate::of_layer(layer, means.neurons(layer), &norms));
         }
         let mut lists = Vec::new();
         for &kind in &config.kinds {
-            for set in draw_controls(kind, &self.ids, &candidates, config.draws, seed)? {
-                let neuron = |n: &NeuronId| neuron_ablate::NeuronId {
-                    layer: n.layer as usize,
-                    index: n.neuron as usize,
-                };
-                let neurons = set.neurons.iter().map(neuron).collect();
+            for set in draw_controls(kind, self.sets.ranked(), &candidates, config.draws, seed)? {
+                let neurons = set.neurons;
                 let name = format!("{}-{}", kind.name(), set.draw);
                 lists.push((
                     Role::Control {
@@ -203,15 +181,8 @@ impl Selected {
 }
 
 /// Neurons of a list as text.
-fn named(neurons: &[neuron_ablate::NeuronId]) -> serde_json::Value {
+fn named(neurons: &[NeuronId]) -> serde_json::Value {
     neurons.iter().map(ToString::to_string).collect()
-}
-
-fn neuron_id(layer: usize, neuron: usize) -> anyhow::Result<NeuronId> {
-    Ok(NeuronId {
-        layer: u32::try_from(layer)?,
-        neuron: u32::try_from(neuron)?,
-    })
 }
 
 /// `mean`, `scale 0.5`, `clip-at-mean`.

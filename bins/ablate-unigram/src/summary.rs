@@ -15,8 +15,8 @@ pub(crate) fn neurons(
     neurons: &[NeuronEffects],
     floor: f64,
 ) -> Result<String, AblateError> {
-    let named = |n: &NeuronEffects| format!("{}.{}", n.layer, n.neuron);
-    let effects: Vec<_> = neurons.iter().map(|n| (named(n), &n.effects)).collect();
+    let named = neurons.iter().map(|n| (n.id().to_string(), &n.effects));
+    let effects: Vec<_> = named.collect();
     text("neuron", sweep, &effects, floor)
 }
 

@@ -9,7 +9,8 @@ use arrow::{
 };
 use neuron_ablate::{
     AblateError, Change, Dose, EffectSums, FrozenKl, HeadEffects, KlDirection, Mean, Measure,
-    NeuronEffects, Over, PairBlock, Semantics, Sweep, Variant, WeightStatistics, mediated_share,
+    NeuronEffects, NeuronId, Over, PairBlock, Semantics, Sweep, Variant, WeightStatistics,
+    mediated_share,
 };
 use rayon::prelude::*;
 use surprisal_metrics::{Bootstrap, Interval, Resamples};
@@ -152,9 +153,13 @@ impl PositionTable {
             ))
         };
         let mut arrays: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(
-                pairs().map(|(n, _)| format!("{}.{}", block.layer, block.neurons[n])),
-            )),
+            Arc::new(StringArray::from_iter_values(pairs().map(|(n, _)| {
+                let id = NeuronId {
+                    layer: block.layer,
+                    neuron: block.neurons[n],
+                };
+                id.to_string()
+            }))),
             ints(&|_, _| block.layer as i64),
             ints(&|n, _| block.neurons[n] as i64),
             ints(&|_, r| block.rows[r].sequence as i64),
@@ -240,11 +245,7 @@ impl NeuronTable<'_> {
         let mut columns: Columns = vec![
             (
                 "component_name".into(),
-                texts(
-                    neurons
-                        .iter()
-                        .map(|n| Some(format!("{}.{}", n.layer, n.neuron))),
-                ),
+                texts(neurons.iter().map(|n| Some(n.id().to_string()))),
             ),
             ("layer".into(), ints(neurons.iter().map(|n| n.layer))),
             ("neuron".into(), ints(neurons.iter().map(|n| n.neuron))),

@@ -157,8 +157,8 @@ fn read(path: &Path) -> anyhow::Result<Analysis> {
     let mut effects: BTreeMap<i64, Vec<NeuronEffects>> = BTreeMap::new();
     for i in 0..rows.rows() {
         let neuron = NeuronId {
-            layer: u32::try_from(integers[1][i])?,
-            neuron: u32::try_from(integers[2][i])?,
+            layer: usize::try_from(integers[1][i])?,
+            neuron: usize::try_from(integers[2][i])?,
         };
         effects
             .entry(integers[0][i])

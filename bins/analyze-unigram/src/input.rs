@@ -410,7 +410,9 @@ impl StepInput {
 
 fn numbered(layers: &[i64], neurons: &[i64]) -> anyhow::Result<Vec<NeuronId>> {
     let id = |(&layer, &neuron)| {
-        let id = u32::try_from(layer).ok().zip(u32::try_from(neuron).ok());
+        let id = usize::try_from(layer)
+            .ok()
+            .zip(usize::try_from(neuron).ok());
         id.map(|(layer, neuron)| NeuronId { layer, neuron })
             .with_context(|| format!("layer {layer}, neuron {neuron} is not a neuron"))
     };

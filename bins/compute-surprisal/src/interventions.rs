@@ -2,10 +2,9 @@
 
 use anyhow::{Context, bail};
 use neox_core::NeoxModel;
-use neuron_ablate::{Intervention, NeuronId, NeuronSite, Operation};
+use neuron_ablate::{Intervention, LayerMeans, NeuronId, NeuronSite, Operation, output_norms};
 use neuron_select::{Candidate, ControlKind, draw_controls};
 use serde::{Deserialize, Serialize};
-use tch::Kind;
 
 /// One entry of `interventions.list`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -153,8 +152,8 @@ pub(crate) struct Sources<'s> {
     pub(crate) model: &'s NeoxModel,
     pub(crate) site: NeuronSite,
     pub(crate) neurons: &'s [NeuronId],
-    /// Mean activations of the last layer, where an intervention needs them.
-    pub(crate) mean: Option<&'s [f64]>,
+    /// Mean activations of the neurons' layers, where an intervention needs them.
+    pub(crate) means: Option<&'s LayerMeans>,
     pub(crate) seed: u64,
 }
 
@@ -162,7 +161,7 @@ impl Sources<'_> {
     /// All interventions of a list, by name.
     pub(crate) fn build(&self, list: &[InterventionSpec]) -> anyhow::Result<Vec<Intervention>> {
         let (layers, d_mlp) = (self.last_layer() + 1, self.model.config().intermediate_size);
-        let exists = |n: &&NeuronId| n.layer < layers && (n.index as i64) < d_mlp;
+        let exists = |n: &&NeuronId| n.layer < layers && (n.neuron as i64) < d_mlp;
         if let Some(neuron) = self.neurons.iter().find(|n| !exists(n)) {
             bail!(
                 "there is no neuron {neuron}: the model has layers 0 to {} of {d_mlp} neurons",
@@ -213,60 +212,25 @@ impl Sources<'_> {
         built: &mut Vec<Intervention>,
     ) -> anyhow::Result<()> {
         let name = spec.name();
-        let id = |n: &NeuronId| {
-            Ok::<_, anyhow::Error>(neuron_select::NeuronId {
-                layer: u32::try_from(n.layer)?,
-                neuron: u32::try_from(n.index)?,
-            })
-        };
-        let selected = self.neurons.iter().map(id).collect::<Result<Vec<_>, _>>()?;
         let candidates = self.candidates()?;
-        let sets = draw_controls(kind, &selected, &candidates, controls.draws, self.seed)
+        let sets = draw_controls(kind, self.neurons, &candidates, controls.draws, self.seed)
             .with_context(|| format!("failed to draw control sets for `{name}`"))?;
         for set in sets {
-            let neurons = set
-                .neurons
-                .iter()
-                .map(|n| NeuronId {
-                    layer: n.layer as usize,
-                    index: n.neuron as usize,
-                })
-                .collect();
-            built.push(self.one(&controls.like, format!("{name}-{}", set.draw), neurons)?);
+            let name = format!("{name}-{}", set.draw);
+            built.push(self.one(&controls.like, name, set.neurons)?);
         }
         Ok(())
     }
 
     /// Every neuron of the layers that the selection is in.
     fn candidates(&self) -> anyhow::Result<Vec<Candidate>> {
-        let last = self.last_layer();
-        let mut layers: Vec<usize> = self.neurons.iter().map(|n| n.layer).collect();
-        layers.sort_unstable();
-        layers.dedup();
         let mut candidates = Vec::new();
-        for layer in layers {
-            let norms: Vec<f64> = Vec::try_from(
-                self.model
-                    .w_out(layer)?
-                    .f_to_kind(Kind::Double)?
-                    .f_square()?
-                    .f_sum_dim_intlist(0, false, Kind::Double)?
-                    .f_sqrt()?,
-            )?;
-            for (index, norm) in norms.into_iter().enumerate() {
-                let neuron = neuron_select::NeuronId {
-                    layer: u32::try_from(layer)?,
-                    neuron: u32::try_from(index)?,
-                };
-                let mean = self
-                    .mean
-                    .filter(|_| layer == last)
-                    .and_then(|mean| mean.get(index).copied());
-                candidates.push(Candidate {
-                    neuron,
-                    traits: [mean, Some(norm)],
-                });
-            }
+        for layer in layers_of(self.neurons) {
+            let (mean, norms) = (
+                self.means.and_then(|means| means.neurons(layer)),
+                output_norms(self.model, layer)?,
+            );
+            candidates.extend(Candidate::of_layer(layer, mean, &norms));
         }
         Ok(candidates)
     }
@@ -278,20 +242,24 @@ impl Sources<'_> {
                 "`{name}` takes the mean activation after the activation function: set `interventions.site` to `post`, or use `layer-mean`"
             );
         }
-        let last = self.last_layer();
-        let mean = self
-            .mean
-            .with_context(|| format!("`{name}` needs mean activations"))?;
-        neurons
-            .iter()
-            .map(|n| match mean.get(n.index) {
-                Some(value) if n.layer == last => Ok(*value),
-                _ => bail!("`{name}` needs the mean activation of neuron {n}, but they are taken in the last layer alone (layer {last}, {} neurons)", mean.len()),
-            })
-            .collect()
+        let mean = |n: &NeuronId| {
+            let of_layer = self.means.and_then(|means| means.neurons(n.layer));
+            let mean = of_layer.and_then(|of_layer| of_layer.get(n.neuron));
+            mean.copied()
+                .with_context(|| format!("`{name}` needs the mean activation of neuron {n}"))
+        };
+        neurons.iter().map(mean).collect()
     }
 
     fn last_layer(&self) -> usize {
         self.model.config().num_hidden_layers - 1
     }
+}
+
+/// The layers that have neurons of a list, ascending.
+pub(crate) fn layers_of(neurons: &[NeuronId]) -> Vec<usize> {
+    let mut layers: Vec<usize> = neurons.iter().map(|n| n.layer).collect();
+    layers.sort_unstable();
+    layers.dedup();
+    layers
 }

@@ -66,7 +66,7 @@ pub(crate) fn requests(contexts: usize) -> anyhow::Result<Vec<WordRequest>> {
 /// The unchanged model, and changes of some neurons of a layer.
 pub(crate) fn interventions(layer: usize) -> anyhow::Result<Vec<Intervention>> {
     let neurons: Vec<NeuronId> = [3, 16, 42, 100, 200]
-        .map(|index| NeuronId { layer, index })
+        .map(|neuron| NeuronId { layer, neuron })
         .into();
     let change =
         |name: &str, site, operation| Intervention::new(name, site, neurons.clone(), operation);

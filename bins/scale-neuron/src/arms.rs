@@ -144,10 +144,10 @@ impl Arms {
         let layer = model.config().num_hidden_layers - 1;
         if let Some(neuron) = neurons.iter().find(|neuron| neuron.layer != layer) {
             bail!(
-                "neuron {neuron} is not in the last MLP layer, {layer}, whose output weights are scaled here"
+                "neuron {neuron} is not in the last MLP layer, {layer}: the trade-off over all factors is a closed form of that layer alone (`ablate-unigram` and `compute-surprisal` scale the activations of neurons of any layer, at the factors that you name)"
             );
         }
-        let indices: Vec<usize> = neurons.iter().map(|neuron| neuron.index).collect();
+        let indices: Vec<usize> = neurons.iter().map(|neuron| neuron.neuron).collect();
         let arm = Arm {
             scaled: "neurons",
             law: None,
@@ -177,34 +177,14 @@ impl Arms {
             setting.batch,
             &|more, _| progress(more),
         )?;
-        let all: Vec<usize> = (0..means.len()).collect();
         let norms = output_norms(model, layer)?;
-        let id = |&index: &usize| -> anyhow::Result<neuron_select::NeuronId> {
-            Ok(neuron_select::NeuronId {
-                layer: u32::try_from(layer)?,
-                neuron: u32::try_from(index)?,
-            })
-        };
-        let candidates = all
-            .iter()
-            .map(|i| {
-                Ok(Candidate {
-                    neuron: id(i)?,
-                    traits: [Some(means[*i]), Some(norms[*i])],
-                })
-            })
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let selected = indices.iter().map(id).collect::<anyhow::Result<Vec<_>>>()?;
+        let candidates: Vec<_> = Candidate::of_layer(layer, Some(&means), &norms).collect();
         for (kind, control) in [
             (ControlKind::Random, Control::RandomNeurons),
             (ControlKind::Matched, Control::MatchedNeurons),
         ] {
-            for set in draw_controls(kind, &selected, &candidates, draws, seed)? {
-                let others: Vec<usize> = set
-                    .neurons
-                    .iter()
-                    .map(|neuron| neuron.neuron as usize)
-                    .collect();
+            for set in draw_controls(kind, neurons, &candidates, draws, seed)? {
+                let others: Vec<usize> = set.neurons.iter().map(|n| n.neuron).collect();
                 let control = Arm {
                     control: Some(control),
                     draw: set.draw,

@@ -180,7 +180,7 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let of_scaled: Vec<f64> = neurons
         .iter()
-        .filter_map(|neuron| shares.get(neuron.index).copied())
+        .filter_map(|neuron| shares.get(neuron.neuron).copied())
         .collect();
     let facts = Facts {
         space: &space,

@@ -78,13 +78,13 @@ pub(crate) fn neurons(out: &OutputDir, table: &NeuronShares<'_>) -> anyhow::Resu
     let ids = || {
         (0..table.shares.len()).map(|index| NeuronId {
             layer: table.layer,
-            index,
+            neuron: index,
         })
     };
     let scaled: BooleanArray = ids().map(|id| Some(table.scaled.contains(&id))).collect();
     let columns = vec![
         ints("layer", ids().map(|id| id.layer)),
-        ints("neuron", ids().map(|id| id.index)),
+        ints("neuron", ids().map(|id| id.neuron)),
         texts("component_name", ids().map(|id| Some(id.to_string()))),
         floats("null_space_share", table.shares.iter().copied()),
         floats("w_out_norm", table.norms.iter().copied()),

@@ -22,7 +22,7 @@ impl NeuronsConfig {
             ),
             (_, Some(list)) => list
                 .iter()
-                .map(|text| Ok(text.parse()?))
+                .map(|text| Ok(text.trim().parse()?))
                 .collect::<anyhow::Result<Vec<NeuronId>>>()
                 .context("failed to read `neurons.list`")?,
             (Some(path), None) => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use surprisal_metrics::{Group, Interval, Resamples};
 
-use crate::{AblateError, Measure, keys::EffectKeys};
+use crate::{AblateError, Measure, NeuronId, keys::EffectKeys};
 
 /// How the logits of one ablation are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +154,12 @@ pub struct EffectSums {
 }
 
 impl NeuronEffects {
+    /// The neuron.
+    pub fn id(&self) -> NeuronId {
+        let (layer, neuron) = (self.layer, self.neuron);
+        NeuronId { layer, neuron }
+    }
+
     /// Mean activation over the rows themselves.
     pub fn row_activation(&self) -> f64 {
         self.effects.row_quantity()

@@ -5,59 +5,16 @@
 //! [`Hooks`] implementation and runs a forward of its own.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 
 use neox_core::{Activation, Hooks, NeoxModel, Site};
+use neuron_id::NeuronId;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
-
-/// One neuron, written `layer.index` both in files and here: `5.10` is neuron 10, `5.1` neuron 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NeuronId {
-    /// Layer, from 0.
-    pub layer: usize,
-    /// Index in the layer's MLP, from 0.
-    pub index: usize,
-}
-
-impl fmt::Display for NeuronId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.layer, self.index)
-    }
-}
-
-impl FromStr for NeuronId {
-    type Err = InterventionError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let malformed = || InterventionError::NeuronId {
-            text: text.to_owned(),
-        };
-        let (layer, index) = text.trim().split_once('.').ok_or_else(malformed)?;
-        if [layer, index]
-            .iter()
-            .any(|part| !part.bytes().all(|b| b.is_ascii_digit()))
-        {
-            return Err(malformed());
-        }
-        match (layer.parse(), index.parse()) {
-            (Ok(layer), Ok(index)) => Ok(Self { layer, index }),
-            _ => Err(malformed()),
-        }
-    }
-}
 
 /// Why an intervention is not possible.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InterventionError {
-    /// Text that is not `layer.index`.
-    #[error("`{text}` is not a neuron: expected `layer.index` as text, such as \"5.10\"")]
-    NeuronId {
-        /// What was found.
-        text: String,
-    },
     /// Text that is not `layer.head`.
     #[error("`{text}` is not a head: expected `layer.head` as text, such as \"5.10\"")]
     HeadId {
@@ -241,7 +198,7 @@ impl Intervention {
         match self
             .neurons
             .iter()
-            .find(|n| n.layer >= layers || n.index >= d_mlp)
+            .find(|n| n.layer >= layers || n.neuron >= d_mlp)
         {
             None => Ok(()),
             Some(&neuron) => Err(InterventionError::NoSuchNeuron {
@@ -281,7 +238,7 @@ impl Intervention {
         };
         let index: Vec<i64> = places
             .iter()
-            .map(|&i| self.neurons[i].index as i64)
+            .map(|&i| self.neurons[i].neuron as i64)
             .collect();
         Ok(LayerPart {
             index: Tensor::f_from_slice(&index)?.f_to_device(like.device())?,
@@ -397,23 +354,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_text_not_numbers() {
-        let id = |text: &str| text.parse::<NeuronId>();
-        assert_ne!(id("5.10"), id("5.1"));
-        assert_eq!(id("5.10").map(|n| n.to_string()), Ok("5.10".to_owned()));
-        for bad in ["5", "5.", ".5", "a.b", "5.1.2", "-1.2", "+1.2", ""] {
-            assert_eq!(
-                id(bad),
-                Err(InterventionError::NeuronId {
-                    text: bad.to_owned()
-                })
-            );
-        }
-    }
-
-    #[test]
     fn malformed_interventions_are_errors() {
-        let neuron = NeuronId { layer: 3, index: 7 };
+        let neuron = NeuronId {
+            layer: 3,
+            neuron: 7,
+        };
         let new = |neurons, operation| Intervention::new("x", NeuronSite::Post, neurons, operation);
         assert!(matches!(
             new(vec![neuron, neuron], Operation::Scale(0.0)),

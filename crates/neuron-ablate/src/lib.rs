@@ -44,9 +44,10 @@ pub use engine::{Engine, EngineOptions, EngineReport, ExactSums};
 pub use error::AblateError;
 pub use frequency::{TokenBand, TokenFrequencies};
 pub use interventions::{
-    Intervention, InterventionError, InterventionHooks, NeuronId, NeuronSite, Operation,
+    Intervention, InterventionError, InterventionHooks, NeuronSite, Operation,
 };
 pub use mlp_write::{output_directions, output_norms};
+pub use neuron_id::NeuronId;
 pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace};
 pub use outcome::Measure;
 pub use readout::{NormScale, Readout};

@@ -27,10 +27,14 @@ impl FromStr for HeadId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // Heads are written as neurons are.
-        let NeuronId { layer, index } = text.parse().map_err(|_| InterventionError::HeadId {
+        let id = text.parse::<NeuronId>();
+        let NeuronId { layer, neuron } = id.map_err(|_| InterventionError::HeadId {
             text: text.to_owned(),
         })?;
-        Ok(Self { layer, head: index })
+        Ok(Self {
+            layer,
+            head: neuron,
+        })
     }
 }
 
@@ -97,14 +101,14 @@ impl Replaced {
             model.config().intermediate_size as usize,
         );
         let mut by_layer: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for &NeuronId { layer, index } in neurons {
-            if layer >= layers || index >= d_mlp {
+        for &NeuronId { layer, neuron } in neurons {
+            if layer >= layers || neuron >= d_mlp {
                 return Err(AblateError::NoSuchComponent {
-                    what: format!("neuron {layer}.{index}"),
+                    what: format!("neuron {layer}.{neuron}"),
                     has: format!("layers 0 to {} of {d_mlp} neurons", layers - 1),
                 });
             }
-            by_layer.entry(layer).or_default().push(index);
+            by_layer.entry(layer).or_default().push(neuron);
         }
         let channels = by_layer.into_iter().map(|(layer, places)| {
             let means = means.neurons(layer);

@@ -478,7 +478,7 @@ impl Scorer<'_> {
         let index: Vec<i64> = intervention
             .neurons()
             .iter()
-            .map(|n| n.index as i64)
+            .map(|n| n.neuron as i64)
             .collect();
         if index.is_empty() || !self.is_shared(intervention) {
             return Ok(NeuronVectors::default());

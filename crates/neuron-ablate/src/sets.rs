@@ -144,7 +144,7 @@ impl<N: Copy + Ord + fmt::Display> NestedSets<N> {
 impl NestedSets<NeuronId> {
     /// The same sets as numbers in a layer, if all neurons are in it.
     pub fn in_layer(&self, layer: usize) -> Option<NestedSets> {
-        let index = |n: &NeuronId| (n.layer == layer).then_some(n.index);
+        let index = |n: &NeuronId| (n.layer == layer).then_some(n.neuron);
         Some(NestedSets {
             name: self.name.clone(),
             ranked: self.ranked.iter().map(index).collect::<Option<_>>()?,

@@ -37,6 +37,20 @@ pub struct Candidate {
     pub traits: [Option<f64>; 2],
 }
 
+impl Candidate {
+    /// All neurons of a layer, from their output norms and, where these are known, their mean activations, both `[d_mlp]`.
+    pub fn of_layer<'a>(
+        layer: usize,
+        mean: Option<&'a [f64]>,
+        norms: &'a [f64],
+    ) -> impl Iterator<Item = Self> + 'a {
+        norms.iter().enumerate().map(move |(neuron, &norm)| Self {
+            neuron: NeuronId { layer, neuron },
+            traits: [mean.and_then(|mean| mean.get(neuron).copied()), Some(norm)],
+        })
+    }
+}
+
 /// One draw: as many neurons per layer as are selected there, none of them selected, none twice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ControlSet {
@@ -68,7 +82,7 @@ pub fn draw_controls(
     seed: u64,
 ) -> Result<Vec<ControlSet>, SelectError> {
     let taken: HashSet<NeuronId> = selected.iter().copied().collect();
-    let mut layers: BTreeMap<u32, Layer> = BTreeMap::new();
+    let mut layers: BTreeMap<usize, Layer> = BTreeMap::new();
     for &candidate in candidates {
         layers
             .entry(candidate.neuron.layer)
@@ -202,17 +216,17 @@ impl Layer {
 mod tests {
     use super::*;
 
-    fn candidates(n: u32) -> Vec<Candidate> {
+    fn candidates(n: usize) -> Vec<Candidate> {
         let id = |neuron| NeuronId { layer: 3, neuron };
         (0..n)
             .map(|i| Candidate {
                 neuron: id(i),
-                traits: [Some(f64::from(i)), Some(1.0)],
+                traits: [Some(i as f64), Some(1.0)],
             })
             .collect()
     }
 
-    fn ids(neurons: &[u32]) -> Vec<NeuronId> {
+    fn ids(neurons: &[usize]) -> Vec<NeuronId> {
         neurons
             .iter()
             .map(|&neuron| NeuronId { layer: 3, neuron })

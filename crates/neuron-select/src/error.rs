@@ -8,12 +8,6 @@ use crate::{NeuronId, RowFilter};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SelectError {
-    /// A name that is not `layer.neuron`.
-    #[error("`{found}` is not a neuron: expected `layer.neuron`, two whole numbers like `5.10`")]
-    Name {
-        /// The text.
-        found: String,
-    },
     /// A value that cannot enter a mean.
     #[error("neuron {neuron}, sequence {sequence}: {what} is {value}, expected a finite number")]
     NotFinite {
@@ -48,7 +42,7 @@ pub enum SelectError {
     )]
     TooFewNeurons {
         /// The layer.
-        layer: u32,
+        layer: usize,
         /// Neurons selected there.
         needed: usize,
         /// Neurons left there.

@@ -33,7 +33,6 @@ mod effects;
 mod error;
 mod laws;
 mod many;
-mod neuron;
 mod selection;
 mod stability;
 
@@ -46,6 +45,6 @@ pub use effects::{Grouped, Measure, NeuronEffects, Row, RowFilter, Stratum, Tall
 pub use error::SelectError;
 pub use laws::{GOODNESS_LEVEL, Law, LawFit, Laws, VUONG_LEVEL, Verdict, Vuong};
 pub use many::max_t;
-pub use neuron::NeuronId;
+pub use neuron_id::NeuronId;
 pub use selection::{Criteria, Effect, Heuristic, Ranked, Ranking, Standing};
 pub use stability::{RankInterval, bootstrap_ranks, jaccard, rank_biased_overlap};

@@ -13,7 +13,7 @@ use crate::{Criteria, Grouped, NeuronId, Ranking, SelectError};
 /// # Examples
 /// ```
 /// use neuron_select::{NeuronId, jaccard};
-/// let ids = |list: &[u32]| list.iter().map(|&neuron| NeuronId { layer: 5, neuron }).collect::<Vec<_>>();
+/// let ids = |list: &[usize]| list.iter().map(|&neuron| NeuronId { layer: 5, neuron }).collect::<Vec<_>>();
 /// assert_eq!(jaccard(&ids(&[1, 10]), &ids(&[10, 2])), Some(1.0 / 3.0));
 /// ```
 pub fn jaccard(a: &[NeuronId], b: &[NeuronId]) -> Option<f64> {
@@ -36,7 +36,7 @@ pub fn jaccard(a: &[NeuronId], b: &[NeuronId]) -> Option<f64> {
 /// # Examples
 /// ```
 /// use neuron_select::{NeuronId, rank_biased_overlap};
-/// let ids = |list: &[u32]| list.iter().map(|&neuron| NeuronId { layer: 5, neuron }).collect::<Vec<_>>();
+/// let ids = |list: &[usize]| list.iter().map(|&neuron| NeuronId { layer: 5, neuron }).collect::<Vec<_>>();
 /// assert_eq!(rank_biased_overlap(&ids(&[1, 2]), &ids(&[3, 4]), 0.9)?, Some(0.0));
 /// // Agreement 0 at depth 1 and 1 at depth 2, carried on: (1 - p) * p + p^2 = p.
 /// let swapped = rank_biased_overlap(&ids(&[1, 2]), &ids(&[2, 1]), 0.9)?.ok_or("empty")?;
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use crate::{Effect, Heuristic, Row, RowFilter, Stratum, Tally};
 
-    fn ids(list: &[u32]) -> Vec<NeuronId> {
+    fn ids(list: &[usize]) -> Vec<NeuronId> {
         list.iter()
             .map(|&neuron| NeuronId { layer: 1, neuron })
             .collect()
@@ -183,8 +183,8 @@ mod tests {
     proptest! {
         #[test]
         fn overlap_is_symmetric_bounded_and_as_defined(
-            a in prop::collection::hash_set(0u32..30, 1..20),
-            b in prop::collection::hash_set(0u32..30, 1..20),
+            a in prop::collection::hash_set(0usize..30, 1..20),
+            b in prop::collection::hash_set(0usize..30, 1..20),
             p in 0.1f64..0.95,
         ) {
             let (a, b) = (ids(&a.into_iter().collect::<Vec<_>>()), ids(&b.into_iter().collect::<Vec<_>>()));
@@ -215,7 +215,7 @@ mod tests {
                     .add(&Row {
                         neuron: NeuronId {
                             layer: 1,
-                            neuron: neuron as u32,
+                            neuron: neuron as usize,
                         },
                         sequence: i64::from(sequence),
                         stratum: Stratum::Common,

@@ -122,7 +122,7 @@ impl Sweep<'_> {
             let in_batch = &neurons[ran.range.clone()];
             // A batch starts in one layer.
             let layer = in_batch.first().map_or(0, |n| n.layer);
-            let indices: Vec<usize> = in_batch.iter().map(|n| n.index).collect();
+            let indices: Vec<usize> = in_batch.iter().map(|n| n.neuron).collect();
             let activations = ran.activations(layer, &indices)?;
             let block = PairBlock {
                 layer,
@@ -416,9 +416,9 @@ impl Sweep<'_> {
             let means = means.neurons(layer).unwrap_or_default();
             effects.extend(of_layer.iter().map(|n| NeuronEffects {
                 layer,
-                neuron: n.index,
-                mean_activation: means[n.index],
-                w_out_norm: norms[n.index],
+                neuron: n.neuron,
+                mean_activation: means[n.neuron],
+                w_out_norm: norms[n.neuron],
                 effects: empty.clone(),
             }));
         }
