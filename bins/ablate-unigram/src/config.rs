@@ -10,8 +10,8 @@ use job_kit::{Rule, Rules, Span};
 use longtail_corpus::BandReading;
 use neox_core::Architecture;
 use neuron_ablate::{
-    BandToken, Direction, Dose, Engine, EngineOptions, ExactSums, FrozenKl, HeadId, KlDirection,
-    MeanOver, NeuronId, NullDirections, OutsideBand, Semantics, Variants,
+    AblateError, BandToken, Direction, Dose, Engine, EngineOptions, ExactSums, FrozenKl, HeadId,
+    KlDirection, MeanOver, NeuronId, NullDirections, OutsideBand, Semantics, Variants,
 };
 use neuron_select::ControlKind;
 use serde::{Deserialize, Serialize};
@@ -314,6 +314,10 @@ impl AblationConfig {
                 taken
             }
         };
+        if self.heads.is_some() && self.dose == Dose::ClipAtMean {
+            return Err(AblateError::HeadDose)
+                .context("`ablation.dose` does not fit `ablation.heads`");
+        }
         let heads = match &self.heads {
             None => Vec::new(),
             Some(heads) => {

@@ -37,13 +37,13 @@ Examples (from the root of the repository):
     'sets.neurons.list=[\"3.193\", \"3.105\", \"3.19\"]' \\
     'sets.doses=[mean, {scale: 0.5}, {scale: 2}]'
       and at several doses
-  ablate-unigram ablation.layer=all ablation.neurons=0..64 output.dir=outputs/layers
-      neurons 0 to 63 of every layer: before the last one the model runs on from the layer, with
+  ablate-unigram ablation=quick ablation.layer=all output.dir=outputs/layers
+      32 neurons of every layer: before the last one the model runs on from the layer, with
       the neuron set to its mean at every position
   ablate-unigram 'ablation.neurons=[\"0.17\", \"2.5\"]' output.dir=outputs/named
       neurons named with their layer
-  ablate-unigram ablation.heads=all ablation.layer=all 'ablation.neurons=[]' \\
-    'ablation.dose={scale: 0}' output.dir=outputs/heads
+  ablate-unigram ablation=quick ablation.heads=all ablation.layer=all \\
+    'ablation.neurons=[]' 'ablation.dose={scale: 0}' output.dir=outputs/heads
       every attention head, its output set to zero; no neurons
   ablate-unigram --audit model.path=examples/data/tiny-neox \\
     output.dir=outputs/sweep

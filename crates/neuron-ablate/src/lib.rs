@@ -1,7 +1,9 @@
-//! Ablation of last-layer MLP neurons of language models (`neox-core` lists the families): total and direct effects, KL, causal mediation.
+//! Ablation of MLP neurons and attention heads of language models (`neox-core` lists the families): total and direct effects, KL, causal
+//! mediation.
 //!
-//! One forward per sequence gives the residual stream; everything after it is a closed form (see
-//! [`closed_form`]), so that an ablated vocabulary of logits costs a few operations per entry. Nothing
+//! For neurons of the last layer one forward per sequence gives the residual stream; everything after it is a closed form (see
+//! [`closed_form`]), so that an ablated vocabulary of logits costs a few operations per entry; for others
+//! the model runs on from their layer ([`Sweep::run_neurons`], [`Sweep::run_heads`]). Nothing
 //! here reads files or configurations: models come from `neox-core`, frequencies as plain slices.
 
 pub mod closed_form;

@@ -249,7 +249,9 @@ impl Sweep<'_> {
                 let these = &replaced[range.clone()];
                 let changes = self.changes(these, &captured, &kept)?;
                 let (measured, ranks, norms) =
-                    self.measure_changes(&engines, &of_text, these, &changes, progress)?;
+                    self.measure_changes(&engines, &of_text, these, &changes)?;
+                // All at once: most of the time goes into the forward, and rows alone would tell another rate.
+                progress(Tick::Pairs(norms.len()));
                 each(&Ran {
                     range: range.clone(),
                     rows,
@@ -301,7 +303,6 @@ impl Sweep<'_> {
         of_text: &OfText<'_>,
         replaced: &[Replaced],
         changes: &Tensor,
-        progress: &(dyn Fn(Tick) + Sync),
     ) -> Result<(Measured, Vec<u32>, Vec<f64>), AblateError> {
         let (n_rows, n, per_pair) = (
             changes.size()[0] as usize,
@@ -329,7 +330,7 @@ impl Sweep<'_> {
                 spreads: &[],
             };
             let prepared = &of_text.prepared;
-            let measured = engines.measure(&self.pairs, &block, prepared, &projected, progress)?;
+            let measured = engines.measure(&self.pairs, &block, prepared, &projected, &|_| ())?;
             let measured = measured.map_err(|bad| {
                 let Row { sequence, pos, .. } = of_text.terms.row(row);
                 AblateError::NotFiniteChange {
