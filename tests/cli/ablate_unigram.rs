@@ -1046,8 +1046,8 @@ fn refuses_sets_that_do_not_fit() {
     refuses(&[list, "sets.doses=[]"], &["sets.doses"]);
     refuses(&[list, "sets.doses=[median]"], &["sets.doses", "median"]);
     refuses(
-        &["sets.neurons.list=[\"2.5\"]"],
-        &["2.5", "sets.neurons", "3.0 to 3.255"],
+        &["sets.neurons.list=[\"2.256\"]"],
+        &["2.256", "sets.neurons", "layers 0 to 3", "0 to 255"],
     );
     refuses(
         &["sets.neurons.list=[\"3.5\", \"3.5\"]"],
@@ -1056,6 +1056,266 @@ fn refuses_sets_that_do_not_fit() {
     let most: Vec<String> = (0..200).map(|n| format!("\"3.{n}\"")).collect();
     let most = format!("sets.neurons.list=[{}]", most.join(", "));
     refuses(&[&most], &["sets.controls", "200", "56", "draws=0"]);
+}
+
+/// A short run: two sequences, neurons that are named one by one, no intervals.
+const SHORT: [&str; 4] = [
+    "corpus.rows=0..40",
+    "ablation.sequences=2",
+    "ablation.resamples=0",
+    "-q",
+];
+
+#[track_caller]
+fn succeeds(out: &Path, overrides: &[&str]) {
+    let output = ablate(out, overrides).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{overrides:?}: {said}");
+}
+
+#[test]
+fn neurons_of_all_layers_stand_in_one_table() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let run = |name: &str, overrides: &[&str]| {
+        succeeds(&path(name), &[&SHORT[..], overrides].concat());
+    };
+    run(
+        "all",
+        &["ablation.layer=all", "ablation.neurons=[105, 193]"],
+    );
+    let all = Table::read(path("all").join("neurons.parquet"));
+    assert_eq!(all.ints("layer"), [0, 0, 1, 1, 2, 2, 3, 3]);
+    assert_eq!(all.ints("neuron"), [105, 193].repeat(4));
+    let names = all.texts("component_name");
+    assert_eq!(names[2].as_deref(), Some("1.105"));
+    for column in [
+        "total_effect",
+        "direct_effect",
+        "w_out_norm",
+        "logit_var",
+        "null_share",
+    ] {
+        let values = all.floats(column);
+        assert!(values.iter().all(|v| *v > 1e-6), "{column}: {values:?}");
+    }
+    let positions = Table::read(path("all").join("positions.parquet"));
+    let rows = all.ints("rows")[0] as usize;
+    for layer in 0..4 {
+        let of_layer = positions.ints("layer").into_iter().filter(|l| *l == layer);
+        assert_eq!(of_layer.count(), 2 * rows);
+    }
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(path("all").join("run.json")).unwrap()).unwrap();
+    assert_eq!(record["counts"]["neurons"], 8);
+    assert_eq!(record["counts"]["pairs"], 8 * rows);
+
+    // The last layer is as it is alone; names have their layers, in the order of layers.
+    run("last", &["ablation.neurons=[105, 193]"]);
+    let last = Table::read(path("last").join("neurons.parquet"));
+    run("named", &["ablation.neurons=['3.193', '1.105']"]);
+    let named = Table::read(path("named").join("neurons.parquet"));
+    assert_eq!(named.ints("layer"), [1, 3]);
+    for column in [
+        "total.loss.mean_change",
+        "frozen_ln.entropy.mean_abs_change",
+        "mean_activation",
+    ] {
+        let (all, named) = (all.floats(column), named.floats(column));
+        assert_eq!(last.floats(column), all[6..], "{column}");
+        for (named, all) in [(named[0], all[2]), (named[1], all[7])] {
+            let off = (named - all).abs();
+            assert!(off < 1e-6, "{column}: {off:.1e}");
+        }
+    }
+}
+
+/// A run of two layers in two shards, to the last bit.
+#[test]
+fn shards_of_several_layers_are_the_run_itself() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let same = [
+        &SHORT[..],
+        &[
+            "ablation.layer=[1, 3]",
+            "ablation.neurons=0..64",
+            "ablation.engine=exact",
+        ],
+    ]
+    .concat();
+    let run = |name: &str, more: &[&str]| {
+        succeeds(&path(name), &[&same[..], more].concat());
+    };
+    run("whole", &[]);
+    run("shards/1", &["ablation.shard=1/2"]);
+    run("shards/2", &["ablation.shard=2/2"]);
+    let merge = format!("merge={}", path("shards").display());
+    run("merged", &[&merge]);
+    let read = |name: &str| fs::read(path(name).join("neurons.parquet")).unwrap();
+    assert!(read("whole") == read("merged"));
+    let first = Table::read(path("shards/1").join("neurons.parquet"));
+    assert!(first.ints("layer").iter().all(|layer| *layer == 1));
+}
+
+#[test]
+fn heads_have_a_table_of_their_own() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let run = |name: &str, overrides: &[&str]| {
+        succeeds(&path(name), &[&SHORT[..], overrides].concat());
+        Table::read(path(name).join("heads.parquet"))
+    };
+    let all = run(
+        "all",
+        &[
+            "ablation.layer=[1, 3]",
+            "ablation.heads=all",
+            "ablation.neurons=[]",
+            "ablation.ranks=true",
+        ],
+    );
+    assert!(!path("all").join("neurons.parquet").exists());
+    assert!(!path("all").join("positions.parquet").exists());
+    assert_eq!(all.ints("layer"), [1, 1, 1, 1, 3, 3, 3, 3]);
+    assert_eq!(all.ints("head"), [0, 1, 2, 3, 0, 1, 2, 3]);
+    for column in [
+        "total_effect",
+        "direct_effect",
+        "change_norm",
+        "total.kl_model_freq.mean_abs_change",
+    ] {
+        let values = all.floats(column);
+        assert!(values.iter().all(|v| *v > 1e-6), "{column}: {values:?}");
+    }
+    assert_eq!(all.floats("rank_mean_change").len(), 8);
+    // Beside neurons, by name, set to zero.
+    let zero = run(
+        "zero",
+        &[
+            "ablation.heads=['3.2']",
+            "ablation.neurons=[7]",
+            "ablation.dose={scale: 0}",
+        ],
+    );
+    assert_eq!((zero.ints("layer"), zero.ints("head")), (vec![3], vec![2]));
+    assert_ne!(
+        zero.floats("total_effect")[0],
+        all.floats("total_effect")[6]
+    );
+    assert!(path("zero").join("neurons.parquet").exists());
+    // A later run without heads leaves no table of them behind.
+    let without = [&SHORT[..], &["ablation.neurons=[7]"]].concat();
+    succeeds(&path("zero"), &without);
+    assert!(!path("zero").join("heads.parquet").exists());
+}
+
+#[test]
+fn sets_may_be_of_several_layers() {
+    let out = TempDir::new().unwrap();
+    let output = ablate(
+        out.path(),
+        &[
+            &SHORT[..3],
+            &[
+                "ablation.neurons=['1.105']",
+                "output.positions=false",
+                "sets=doubling",
+                "sets.neurons.list=['1.105', '3.193', '1.7']",
+                "sets.controls.draws=1",
+            ],
+        ]
+        .concat(),
+    )
+    .output()
+    .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("the model runs on from their layers"),
+        "{said}"
+    );
+    let (sets, neurons) = (
+        Table::read(out.path().join("sets.parquet")),
+        Table::read(out.path().join("neurons.parquet")),
+    );
+    assert_eq!(sets.ints("size"), [1, 2, 3].repeat(3));
+    let of_controls = sets.texts("neurons")[8].clone().unwrap();
+    let layers = of_controls.split(' ').map(|id| &id[..2]);
+    assert_eq!(
+        layers.collect::<Vec<_>>(),
+        ["1.", "3.", "1."],
+        "{of_controls}"
+    );
+    // A set of one is the neuron.
+    for column in [
+        "total.loss.mean_change",
+        "frozen_all.kl_freq_model.mean_abs_change",
+    ] {
+        let off = (sets.floats(column)[0] - neurons.floats(column)[0]).abs();
+        assert!(off < 1e-6, "{column}: {off:.1e}");
+    }
+}
+
+#[test]
+fn refuses_layers_and_heads_that_do_not_fit() {
+    refuses(&["ablation.layer=4"], &["ablation.layer", "4", "0 to 3"]);
+    refuses(&["ablation.layer=[]"], &["ablation.layer", "empty"]);
+    refuses(&["ablation.layer=-1"], &["`last`, `all`"]);
+    refuses(&["ablation.layer=[1, 1]"], &["ablation.layer"]);
+    refuses(
+        &["ablation.layer=[1, 2]", "ablation.neurons=['0.17']"],
+        &[
+            "ablation.neurons",
+            "0.17",
+            "layer 0",
+            "[1, 2]",
+            "leave `ablation.layer` out",
+        ],
+    );
+    refuses(&["ablation.neurons=['2.256']"], &["2.256", "0 to 255"]);
+    refuses(&["ablation.neurons=['17']"], &["ablation.neurons", "17"]);
+    refuses(
+        &["ablation.neurons=[]"],
+        &["ablation.neurons", "ablation.heads"],
+    );
+    refuses(
+        &["ablation.heads=['0.4']"],
+        &["ablation.heads", "0.4", "0 to 3"],
+    );
+    refuses(&["ablation.heads=[]"], &["ablation.heads", "empty"]);
+    refuses(
+        &["ablation.heads=all", "ablation.dose=clip-at-mean"],
+        &["clip-at-mean", "head"],
+    );
+    refuses(
+        &["ablation.heads=all", "ablation.shard=1/2"],
+        &["ablation.heads", "in shards"],
+    );
+}
+
+#[test]
+fn the_self_check_is_of_all_layers_asked_for() {
+    let out = TempDir::new().unwrap();
+    let output = ablate(
+        out.path(),
+        &[
+            &SHORT[..3],
+            &[
+                "--self-check",
+                "ablation.layer=[0, 3]",
+                "ablation.neurons=0..12",
+            ],
+        ]
+        .concat(),
+    )
+    .output()
+    .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("the closed form and a forward"), "{said}");
+    assert!(said.contains("running the model on"), "{said}");
+    assert_eq!(said.matches("agrees within").count(), 2, "{said}");
 }
 
 #[test]

@@ -203,6 +203,33 @@ fn a_run_writes_every_table_and_counts_what_it_leaves_out() {
     }
 }
 
+/// Neurons of any layers, with their means and their controls.
+#[test]
+fn neurons_of_earlier_layers_have_means_and_controls() {
+    let run = Run::new();
+    run.ok(&[
+        "model.steps=4000",
+        "neurons.list=['1.105', '3.7']",
+        "interventions.list=[base, mean, clip, {scaled: 1}, {matched: {like: mean, draws: 2}}]",
+    ]);
+    let rows = rows(&run.out("surprisal.parquet"));
+    assert_eq!(rows.len(), 6 * 6);
+    let of = |intervention: &str| -> Vec<f64> {
+        let rows = rows.iter().filter(|row| row.1 == intervention);
+        rows.map(|row| row.4).collect()
+    };
+    let furthest = |intervention: &str| {
+        let each = of(intervention).into_iter().zip(of("base"));
+        each.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+    };
+    // A forward of its own that changes nothing.
+    assert!(furthest("scaled-1") < 1e-4, "{}", furthest("scaled-1"));
+    for intervention in ["mean", "matched-mean-0", "matched-mean-1"] {
+        let furthest = furthest(intervention);
+        assert!(furthest > 1e-3, "{intervention}: {furthest}");
+    }
+}
+
 #[test]
 fn a_rerun_computes_only_what_is_missing() {
     let run = Run::new();
@@ -421,8 +448,8 @@ fn mistakes_are_named() {
             "set `neurons.file` or `neurons.list`",
         ),
         (
-            vec!["neurons.list=[\"2.5\"]", "model.steps=4000"],
-            "they are taken in the last layer alone",
+            vec!["neurons.list=[\"4.5\"]", "model.steps=4000"],
+            "there is no neuron 4.5: the model has layers 0 to 3",
         ),
         (vec!["words.min_context=50"], "has 50 contexts or more"),
         (

@@ -39,12 +39,13 @@ impl<F: FnMut(Tensor) -> std::result::Result<Tensor, TchError>> Hooks for At<F> 
     }
 }
 
-fn sites(layer: usize) -> [Site; 8] {
+fn sites(layer: usize) -> [Site; 9] {
     [
         Site::ResidPre(layer),
         Site::ResidMid(layer),
         Site::ResidPost(layer),
         Site::Pattern(layer),
+        Site::HeadOut(layer),
         Site::MlpPre(layer),
         Site::MlpPost(layer),
         Site::LnFinalScale,
@@ -116,6 +117,47 @@ fn unembed_completes_residual() -> Result<()> {
     let residual = model.residual(&tokens(), None, &mut NoHooks)?;
     let logits = model.forward(&tokens(), None, &mut NoHooks)?;
     assert_eq!(max_abs_diff(&model.unembed(&residual)?, &logits)?, 0.0);
+    Ok(())
+}
+
+/// The model runs on from the residual stream before any block, and refuses one that is not its own.
+#[test]
+fn a_forward_goes_on_from_any_block() -> Result<()> {
+    for name in ["parallel", "sequential"] {
+        let model = variant(name)?;
+        let last = model.residual(&tokens(), None, &mut NoHooks)?;
+        for layer in 0..model.config().num_hidden_layers {
+            let mut kept = None;
+            let mut hook = At {
+                site: Site::ResidPre(layer),
+                change: |value: Tensor| {
+                    kept = Some(value.shallow_clone());
+                    Ok(value)
+                },
+                calls: 0,
+            };
+            let _ = model.residual(&tokens(), None, &mut hook)?;
+            let before = kept.ok_or("not called")?;
+            let on = model.residual_from(layer, &before, &mut NoHooks)?;
+            assert_eq!(max_abs_diff(&on, &last)?, 0.0, "{name} {layer}");
+        }
+        let refused = |layer, resid: &Tensor| model.residual_from(layer, resid, &mut NoHooks);
+        assert!(matches!(
+            refused(9, &last),
+            Err(ForwardError::Layer { layer: 9, .. })
+        ));
+        for wrong in [
+            last.f_narrow(2, 0, 31)?,
+            last.f_narrow(1, 0, 0)?,
+            last.f_get(0)?,
+            last.f_to_kind(Kind::Double)?,
+        ] {
+            assert!(matches!(
+                refused(0, &wrong),
+                Err(ForwardError::Residual { .. })
+            ));
+        }
+    }
     Ok(())
 }
 

@@ -4,16 +4,25 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use neox_core::{LoadOptions, Model, next_token_ln_probs};
+use neox_core::{Hooks, LoadOptions, Model, NoHooks, Site, next_token_ln_probs};
 use neuron_ablate::{
-    Dose, Engine, EngineOptions, ExactSums, Intervention, InterventionHooks, KlDirection, Measure,
-    NestedSets, NeuronId, NeuronSite, Operation, Plan, Sample, Scorer, Semantics, Sweep,
-    TokenFrequencies, Variant, Variants, WordRequest, WordStart, WordVocabulary, self_check,
+    AblateError, Dose, Engine, EngineOptions, ExactSums, HeadId, Intervention, InterventionHooks,
+    KlDirection, Measure, NestedSets, NeuronId, NeuronSite, Operation, Over, PairBlock, Plan,
+    Sample, Scorer, Semantics, Sweep, Tick, TokenFrequencies, Variant, Variants, WordRequest,
+    WordStart, WordVocabulary, layer_means, self_check,
 };
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// What the golden files have, under their names.
+const MEASURES: [(&str, Measure); 3] = [
+    ("loss", Measure::Loss),
+    ("entropy", Measure::Entropy),
+    ("kl_model_freq", Measure::Kl(KlDirection::ModelFreq)),
+];
 
 fn families() -> PathBuf {
     PathBuf::from(concat!(
@@ -85,13 +94,8 @@ fn check(name: &str, engine: EngineOptions) -> Outcome<()> {
     let worst = self_check(&model, &sample, &frequencies, plan.clone())?.worst();
     assert!(worst < 1e-5, "{name}: self-check off by {worst:.1e}");
 
-    let measures = [
-        ("loss", Measure::Loss),
-        ("entropy", Measure::Entropy),
-        ("kl_model_freq", Measure::Kl(KlDirection::ModelFreq)),
-    ];
     let read = |kind: &str| -> Outcome<Vec<Vec<f64>>> {
-        let all = measures.iter();
+        let all = MEASURES.iter();
         all.map(|(name, _)| values(&golden[&format!("{kind}_{name}")]))
             .collect()
     };
@@ -103,7 +107,7 @@ fn check(name: &str, engine: EngineOptions) -> Outcome<()> {
     sweep.run(
         &mut |block| {
             let n_rows = block.rows.len();
-            for (place, (measure_name, measure)) in measures.into_iter().enumerate() {
+            for (place, (measure_name, measure)) in MEASURES.into_iter().enumerate() {
                 for (variant, golden, of_golden) in [
                     (Variant::Total, &after[place], of_last.clone()),
                     (Variant::FrozenLn, &frozen[place], (0..neurons).collect()),
@@ -127,6 +131,181 @@ fn check(name: &str, engine: EngineOptions) -> Outcome<()> {
     )?;
     // From position 3 on.
     assert_eq!(compared, neurons * 2 * 36 * 3 * 2);
+    Ok(())
+}
+
+/// The same values for neurons of layer 0, and once more for those of the last layer, with the model run on from the neurons' layers.
+#[test]
+fn running_on_matches_f64_in_every_family() -> Outcome<()> {
+    for family in std::fs::read_dir(families())? {
+        let dir = family?.path();
+        let model = Model::load(&dir, &LoadOptions::default())?;
+        let (golden, sample, frequencies) = (golden(&dir)?, sample(&dir)?, frequencies(&dir)?);
+        let last = model.config().num_hidden_layers - 1;
+        let ablated: Vec<Vec<i64>> = Vec::try_from(&golden["ablated"])?; // (layer, neuron)
+        let mut neurons: Vec<NeuronId> = ablated
+            .iter()
+            .map(|id| NeuronId {
+                layer: id[0] as usize,
+                neuron: id[1] as usize,
+            })
+            .collect();
+        let of_golden = neurons.clone();
+        assert!(neurons.iter().any(|n| n.layer == 0));
+        // Another order than that of the golden values.
+        neurons.sort();
+        let over = Semantics::corrected().mean_activation;
+        let means = layer_means(&model, &sample, (&[0, last], &[]), over, 4, &|_, _| ())?;
+        // With next to no memory one copy runs on at a time.
+        for (ranks, memory_budget) in [(false, 64 << 20), (true, 1 << 16)] {
+            let plan = Plan {
+                ranks,
+                memory_budget,
+                ..plan(vec![])
+            };
+            let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan)?;
+            let layers: Vec<usize> = neurons.iter().map(|n| n.layer).collect();
+            let cost = sweep.forward_cost(&layers)?;
+            assert_eq!(cost.pairs, neurons.len() * 72);
+            assert_eq!(cost.copies == 1, ranks);
+            let mut compared = 0;
+            let mut compare = |block: &PairBlock<'_>| -> Result<(), Box<dyn Error + Send + Sync>> {
+                for (name, measure) in MEASURES {
+                    let before = &golden[&format!("clean_{name}")];
+                    for (variant, kind) in [
+                        (Variant::Total, "ablated"),
+                        (Variant::FrozenLn, "frozen_ln"),
+                    ] {
+                        // Frozen norms are there for the last layer alone, whose neurons come first.
+                        if variant == Variant::FrozenLn && block.layer != last {
+                            continue;
+                        }
+                        let after = &golden[&format!("{kind}_{name}")];
+                        for (pair, found) in block.change(variant, measure)?.enumerate() {
+                            let (n, r) = (pair / block.rows.len(), pair % block.rows.len());
+                            let (layer, neuron) = (block.layer, block.neurons[n]);
+                            let id = NeuronId { layer, neuron };
+                            let place = of_golden.iter().position(|of| *of == id);
+                            let place = place.ok_or("no such neuron")? as i64;
+                            let at = [block.rows[r].sequence as i64, block.rows[r].pos as i64];
+                            let expected = after.f_double_value(&[place, at[0], at[1]])?
+                                - before.f_double_value(&at)?;
+                            let off = (found - expected).abs();
+                            assert!(
+                                off < 1e-5,
+                                "{}: the effect on {name} of neuron {id}, {variant:?}, is off by {off:.1e}",
+                                dir.display()
+                            );
+                            compared += 1;
+                        }
+                    }
+                }
+                Ok(())
+            };
+            let mut ticks = AtomicUsize::new(0);
+            let effects = sweep.run_neurons(&neurons, &means, &mut compare, &|tick| {
+                if let Tick::Pairs(more) = tick {
+                    ticks.fetch_add(more, Ordering::Relaxed);
+                }
+            })?;
+            assert_eq!(*ticks.get_mut(), cost.pairs);
+            for (neuron, id) in effects.iter().zip(&neurons) {
+                assert_eq!((neuron.layer, neuron.neuron), (id.layer, id.neuron));
+                assert_eq!(neuron.effects.rows(), 72);
+                assert_eq!(neuron.effects.rank_change(Over::All).is_some(), ranks);
+            }
+            // Nine neurons, six of them with a frozen norm, from position 3 on.
+            assert_eq!(compared, (9 + 6) * 72 * 3, "{}", dir.display());
+        }
+    }
+    Ok(())
+}
+
+/// Puts values in the place of a head's output.
+struct SetHead {
+    site: Site,
+    first: i64,
+    values: Tensor,
+}
+
+impl Hooks for SetHead {
+    fn wants(&self, site: Site) -> bool {
+        site == self.site
+    }
+
+    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
+        let value = value.f_detach_copy()?;
+        let mut part = value.f_narrow(-1, self.first, self.values.numel() as i64)?;
+        part.f_copy_(&self.values.f_expand_as(&part)?)?;
+        Ok(value)
+    }
+}
+
+/// Heads of the first and the last layer set to zero and to their means, against whole forwards with hooks.
+#[test]
+fn heads_match_hooked_forwards_in_every_family() -> Outcome<()> {
+    for family in std::fs::read_dir(families())? {
+        let dir = family?.path();
+        let model = Model::load(&dir, &LoadOptions::default())?;
+        let config = model.config();
+        let (sample, frequencies) = (sample(&dir)?, frequencies(&dir)?);
+        let (last, d_head) = (config.num_hidden_layers - 1, config.head_size);
+        let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan(vec![]))?;
+        let over = Semantics::corrected().mean_activation;
+        let means = layer_means(&model, &sample, (&[], &[0, last]), over, 4, &|_, _| ())?;
+        let heads: Vec<HeadId> = ["0.0", "0.1"]
+            .iter()
+            .map(|id| id.parse())
+            .chain([Ok(HeadId {
+                layer: last,
+                head: config.num_attention_heads as usize - 1,
+            })])
+            .collect::<Result<_, _>>()?;
+        let loss = |hooks: &mut dyn Hooks| -> Outcome<f64> {
+            let mut sum = 0.0;
+            for tokens in sample.sequences() {
+                let tokens = Tensor::from_slice(tokens).f_view([1, -1])?;
+                let logits = model.forward(&tokens, None, hooks)?;
+                let ln_probs = next_token_ln_probs(&logits, &tokens)?;
+                let kept = ln_probs.f_narrow(1, 3, 36)?;
+                sum -= kept.f_sum(Kind::Double)?.f_double_value(&[])?;
+            }
+            Ok(sum / 72.0)
+        };
+        let clean = loss(&mut NoHooks)?;
+        for dose in [Dose::Mean, Dose::Scale(0.0)] {
+            let found = sweep.run_heads(&heads, dose, &means, &|_| ())?;
+            for (head, found) in heads.iter().zip(&found) {
+                assert_eq!(found.head, *head);
+                let first = head.head as i64 * d_head;
+                let values = match dose {
+                    Dose::Mean => Tensor::from_slice(means.heads(head.layer).ok_or("no means")?)
+                        .f_narrow(0, first, d_head)?
+                        .f_to_kind(Kind::Float)?,
+                    _ => Tensor::f_zeros([d_head], (Kind::Float, tch::Device::Cpu))?,
+                };
+                let expected = loss(&mut SetHead {
+                    site: Site::HeadOut(head.layer),
+                    first,
+                    values,
+                })? - clean;
+                let change = found.effects.change(Variant::Total, Measure::Loss)?.mean;
+                assert!(expected.abs() > 1e-5, "{}", dir.display());
+                assert!(
+                    (change - expected).abs() < 2e-6,
+                    "{}, head {head}, {dose:?}: {change}, expected {expected}",
+                    dir.display()
+                );
+                assert!(found.change_norm() > 0.0);
+            }
+        }
+        let refused = sweep.run_heads(&heads, Dose::ClipAtMean, &means, &|_| ());
+        assert!(matches!(refused, Err(AblateError::HeadDose)));
+        let none = HeadId { layer: 0, head: 99 };
+        let refused = sweep.run_heads(&[none], Dose::Mean, &means, &|_| ());
+        let message = refused.err().ok_or("it has no head 99")?.to_string();
+        assert!(message.contains("head 0.99"), "{message}");
+    }
     Ok(())
 }
 
@@ -176,6 +355,91 @@ fn sets_match_hooked_forwards_in_every_family() -> Outcome<()> {
                 dir.display(),
                 set.size
             );
+        }
+    }
+    Ok(())
+}
+
+/// Neurons of two layers changed at once, at several doses, against a forward with hooks; and sets of the last layer as in closed form.
+#[test]
+fn sets_of_several_layers_match_hooked_forwards_in_every_family() -> Outcome<()> {
+    for family in std::fs::read_dir(families())? {
+        let dir = family?.path();
+        let model = Model::load(&dir, &LoadOptions::default())?;
+        let (sample, frequencies) = (sample(&dir)?, frequencies(&dir)?);
+        let last = model.config().num_hidden_layers - 1;
+        let over = Semantics::corrected().mean_activation;
+        let means = layer_means(&model, &sample, (&[0, last], &[]), over, 4, &|_, _| ())?;
+        let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan(vec![]))?;
+        let ids = |names: &[&str]| -> Result<Vec<NeuronId>, _> {
+            names.iter().map(|name| name.parse()).collect()
+        };
+        let ranked = [
+            ids(&["0.3", "0.20"])?,
+            vec![NeuronId {
+                layer: last,
+                neuron: 9,
+            }],
+        ]
+        .concat();
+        let of_last = [9, 3].map(|neuron| NeuronId {
+            layer: last,
+            neuron,
+        });
+        let lists = [
+            NestedSets::new("both", ranked, vec![1, 3])?,
+            NestedSets::whole("last", of_last.to_vec())?,
+        ];
+        let doses = [Dose::Mean, Dose::Scale(-1.0), Dose::ClipAtMean];
+        let sets = sweep.run_sets_on(&lists, &doses, &means, &|_| ())?;
+        assert_eq!(sets.len(), 3 * 3);
+        let loss = |intervention: &Intervention| -> Outcome<f64> {
+            let mut sum = 0.0;
+            for tokens in sample.sequences() {
+                let tokens = Tensor::from_slice(tokens).f_view([1, -1])?;
+                let mut hooks = InterventionHooks::new(intervention);
+                let logits = model.forward(&tokens, None, &mut hooks)?;
+                let kept = next_token_ln_probs(&logits, &tokens)?.f_narrow(1, 3, 36)?;
+                sum -= kept.f_sum(Kind::Double)?.f_double_value(&[])?;
+            }
+            Ok(sum / 72.0)
+        };
+        let clean = loss(&Intervention::base())?;
+        for set in &sets {
+            let neurons = lists[set.list].set(set.size).to_vec();
+            let mean = |n: &NeuronId| means.neurons(n.layer).map_or(f64::NAN, |m| m[n.neuron]);
+            let of_neurons = || neurons.iter().map(mean).collect();
+            let operation = match set.dose {
+                Dose::Mean => Operation::Set(of_neurons()),
+                Dose::Scale(factor) => Operation::Scale(factor),
+                Dose::ClipAtMean => Operation::Clip(of_neurons()),
+            };
+            let changed = Intervention::new("set", NeuronSite::Post, neurons.clone(), operation)?;
+            let expected = loss(&changed)? - clean;
+            let found = set.effects.change(Variant::Total, Measure::Loss)?.mean;
+            assert!(
+                (found - expected).abs() < 2e-6,
+                "{}, {:?}, {:?}: {found}, expected {expected}",
+                dir.display(),
+                lists[set.list].set(set.size),
+                set.dose
+            );
+        }
+        let in_last = lists[1].in_layer(last).ok_or("another layer")?;
+        let mean = means.neurons(last).ok_or("no means")?;
+        let closed = sweep.run_sets(&[in_last], &doses, mean, &|_| ())?;
+        for (found, closed) in sets[6..].iter().zip(&closed) {
+            for variant in sweep.variants() {
+                for measure in sweep.measures() {
+                    let (found, closed) = (
+                        found.effects.change(*variant, *measure)?,
+                        closed.effects.change(*variant, *measure)?,
+                    );
+                    let off = (found.mean_abs - closed.mean_abs).abs();
+                    assert!(off < 2e-6, "{}: {off:.1e}", dir.display());
+                }
+            }
+            assert!((found.change_norm() - closed.change_norm()).abs() < 1e-5);
         }
     }
     Ok(())

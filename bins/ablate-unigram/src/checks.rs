@@ -6,9 +6,12 @@ use anyhow::{Context, bail};
 use job_inputs::{Loaded, revisions, source};
 use job_kit::{OutputDir, Progress, write_file};
 use neox_core::{AuditDepth, AuditRow, audit as audit_source};
-use neuron_ablate::{Plan, self_check as check};
+use neuron_ablate::{NeuronId, Plan, SelfCheck, self_check as check, self_check_neurons};
 
-use crate::{config::AblateConfig, job};
+use crate::{
+    config::{AblateConfig, Components},
+    job,
+};
 
 /// Name of the audit's result in the output folder, which a sweep over the same folder obeys.
 const AUDIT: &str = "audit.json";
@@ -97,22 +100,49 @@ pub(crate) fn self_check(
         &mut record,
     )?;
     let (frequencies, _) = job::frequencies(config, &loaded, &mut record)?;
-    let plan = job::plan(
-        config,
-        &loaded.sample,
-        usize::try_from(loaded.model.config().intermediate_size)?,
-    )?;
-    let every = plan.neurons.len().div_ceil(8);
+    let Components { last, earlier, .. } = config.ablation.components(loaded.model.config())?;
+    let few = |number: usize| number.div_ceil(8).max(1);
+    let plan = job::plan(config, &loaded.sample, last)?;
     let plan = Plan {
-        neurons: plan.neurons.into_iter().step_by(every).collect(),
+        neurons: plan
+            .neurons
+            .iter()
+            .step_by(few(plan.neurons.len()))
+            .copied()
+            .collect(),
         sequences: plan.sequences[..1].to_vec(),
         dose: neuron_ablate::Dose::Mean,
         ..plan
     };
-    let neurons = plan.neurons.len();
-    let result = check(&loaded.model, &loaded.sample, &frequencies, plan)?;
+    let earlier: Vec<NeuronId> = earlier
+        .iter()
+        .step_by(few(earlier.len()))
+        .copied()
+        .collect();
+    let Loaded { model, sample, .. } = &loaded;
+    if plan.neurons.is_empty() && earlier.is_empty() {
+        bail!("`--self-check` is of neurons, and `ablation.neurons` names none");
+    }
+    if !earlier.is_empty() {
+        let result = self_check_neurons(model, sample, &frequencies, plan.clone(), &earlier)?;
+        report(
+            "running the model on from a neuron's layer",
+            earlier.len(),
+            &result,
+        )?;
+    }
+    if !plan.neurons.is_empty() {
+        let neurons = plan.neurons.len();
+        let result = check(model, sample, &frequencies, plan)?;
+        report("the closed form", neurons, &result)?;
+    }
+    Ok(())
+}
+
+/// Says how far values are from those of whole forwards of the ablated model; fails if it is too far.
+fn report(how: &str, neurons: usize, result: &SelfCheck) -> anyhow::Result<()> {
     job_kit::print(format!(
-        "self-check: {neurons} neurons, {} pairs; largest difference between the closed form and a forward of the ablated model (nats):\n  loss {:.1e}, entropy {:.1e}, KL(model || freq) {:.1e}, KL(freq || model) {:.1e}\n",
+        "self-check: {neurons} neurons, {} pairs; largest difference between {how} and a forward of the ablated model (nats):\n  loss {:.1e}, entropy {:.1e}, KL(model || freq) {:.1e}, KL(freq || model) {:.1e}\n",
         result.pairs, result.loss, result.entropy, result.kl_model_freq, result.kl_freq_model
     ))?;
     if result.worst() > TOLERANCE_NATS {

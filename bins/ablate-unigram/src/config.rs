@@ -1,16 +1,17 @@
 //! The shape of the YAML, and its conversion into library options.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, error::Error, path::PathBuf, str::FromStr};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use job_inputs::{
     BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, NeuronsConfig, Sequences,
 };
 use job_kit::{Rule, Rules, Span};
 use longtail_corpus::BandReading;
+use neox_core::Architecture;
 use neuron_ablate::{
-    BandToken, Direction, Dose, Engine, EngineOptions, ExactSums, FrozenKl, KlDirection, MeanOver,
-    NullDirections, OutsideBand, Semantics, Variants,
+    AblateError, BandToken, Direction, Dose, Engine, EngineOptions, ExactSums, FrozenKl, HeadId,
+    KlDirection, MeanOver, NeuronId, NullDirections, OutsideBand, Semantics, Variants,
 };
 use neuron_select::ControlKind;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,11 @@ impl Rules for AblateConfig {
                 "sets",
                 |config, _| !config["ablation"]["shard"].is_null() || !config["merge"].is_null(),
                 "sets are measured in a run of their own, not in shards (`ablation.shard`, `merge`)",
+            ),
+            Rule::unused(
+                "ablation.heads",
+                |config, _| !config["ablation"]["shard"].is_null() || !config["merge"].is_null(),
+                "heads are few: they are measured in a run of their own, not in shards (`ablation.shard`, `merge`)",
             ),
             Rule::unused(
                 "model.allow_bad",
@@ -160,9 +166,16 @@ impl SemanticsConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AblationConfig {
-    /// `all`, a range `0..64`, or a list.
+    /// `last`, `all`, a layer, or a list of layers; without it the last one, or those that `neurons` names.
     #[serde(default)]
-    pub(crate) neurons: Neurons,
+    layer: Option<Layers>,
+    /// In each of the layers: `all`, a range `0..64`, or a list; or neurons of layers of their own, `["0.17", "3.5"]`. An empty list, beside
+    /// `heads`, for none.
+    #[serde(default)]
+    neurons: Neurons,
+    /// Attention heads, set to their mean output or as `dose` says: `all` those of the layers, or a list `["0.3", "2.1"]`.
+    #[serde(default)]
+    heads: Option<Heads>,
     /// Only this part of the neurons: `2/4` is the second of four.
     #[serde(default)]
     pub(crate) shard: Option<Shard>,
@@ -249,23 +262,78 @@ pub(crate) enum VariantName {
     FrozenBand,
 }
 
+/// What a run ablates one by one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Components {
+    /// Neurons of the last layer, which has a closed form.
+    pub(crate) last: Vec<usize>,
+    /// Neurons of other layers, in the order of the layers.
+    pub(crate) earlier: Vec<NeuronId>,
+    /// In the order of the layers.
+    pub(crate) heads: Vec<HeadId>,
+}
+
 impl AblationConfig {
-    /// The neurons of a layer of `d_mlp` that this run ablates.
-    pub(crate) fn neurons(&self, d_mlp: usize) -> anyhow::Result<Vec<usize>> {
-        let all = self.neurons.resolve(d_mlp)?;
-        let Some(shard) = self.shard else {
-            return Ok(all);
+    /// Whether there will be a table of neurons.
+    pub(crate) fn has_neurons(&self) -> bool {
+        !self.neurons.is_none()
+    }
+
+    /// Whether there will be a table of heads.
+    pub(crate) fn has_heads(&self) -> bool {
+        self.heads.is_some()
+    }
+
+    /// The neurons and heads of a model that this run ablates.
+    pub(crate) fn components(&self, model: &Architecture) -> anyhow::Result<Components> {
+        let last = model.num_hidden_layers - 1;
+        let d_mlp = usize::try_from(model.intermediate_size)?;
+        let layers = match &self.layer {
+            Some(layers) => layers.resolve(last)?,
+            None => vec![last],
         };
-        let taken = shard.take(&all);
-        if taken.is_empty() {
+        let layers_asked = self.layer.as_ref().map(|_| layers.as_slice());
+        let all = self.neurons.resolve(&layers, layers_asked, (last, d_mlp))?;
+        if all.is_empty() && self.heads.is_none() {
             bail!(
-                "`ablation.shard` is {}, but {} neurons make {} shards at most, of {SHARD_BLOCK} neurons",
-                String::from(shard),
-                all.len(),
-                all.len().div_ceil(SHARD_BLOCK)
+                "`ablation.neurons` names no neuron, and there are no `ablation.heads`: name some, or `all`"
             );
         }
-        Ok(taken)
+        let neurons = match self.shard {
+            None => all,
+            Some(shard) => {
+                let taken = shard.take(&all);
+                if taken.is_empty() {
+                    bail!(
+                        "`ablation.shard` is {}, but {} neurons make {} shards at most, of {SHARD_BLOCK} neurons",
+                        String::from(shard),
+                        all.len(),
+                        all.len().div_ceil(SHARD_BLOCK)
+                    );
+                }
+                taken
+            }
+        };
+        if self.heads.is_some() && self.dose == Dose::ClipAtMean {
+            return Err(AblateError::HeadDose)
+                .context("`ablation.dose` does not fit `ablation.heads`");
+        }
+        let heads = match &self.heads {
+            None => Vec::new(),
+            Some(heads) => {
+                let n_heads = usize::try_from(model.num_attention_heads)?;
+                heads.resolve(&layers, layers_asked, (last, n_heads))?
+            }
+        };
+        Ok(Components {
+            last: neurons
+                .iter()
+                .filter(|n| n.layer == last)
+                .map(|n| n.neuron)
+                .collect(),
+            earlier: neurons.into_iter().filter(|n| n.layer != last).collect(),
+            heads,
+        })
     }
 
     pub(crate) fn variants(&self) -> Variants {
@@ -328,7 +396,7 @@ impl From<Shard> for String {
 
 impl Shard {
     /// Its part of a list; empty where there are fewer blocks than parts.
-    fn take(self, list: &[usize]) -> Vec<usize> {
+    fn take<T: Clone>(self, list: &[T]) -> Vec<T> {
         let blocks = list.len().div_ceil(SHARD_BLOCK);
         let end = |part: usize| (blocks * part / self.of * SHARD_BLOCK).min(list.len());
         list[end(self.part - 1)..end(self.part)].to_vec()
@@ -338,12 +406,41 @@ impl Shard {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected `all`, a range like `0..64` (its end left out), or a list like `[3, 17]`"
+    expecting = "expected `all`, a range like `0..64` (its end left out), a list like `[3, 17]`, or names in quotes like `[\"0.3\", \"3.17\"]`"
 )]
 pub(crate) enum Neurons {
     All(All),
     Range(Span),
     List(Vec<usize>),
+    Named(Vec<String>),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected `last`, `all`, a layer counted from 0, or a list like `[0, 3]`"
+)]
+enum Layers {
+    Last(Last),
+    All(All),
+    One(usize),
+    List(Vec<usize>),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Last {
+    Last,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected `all`, or heads in quotes like `[\"0.3\", \"2.1\"]`"
+)]
+enum Heads {
+    All(All),
+    Named(Vec<String>),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -417,19 +514,152 @@ fn default_true() -> bool {
     true
 }
 
+impl Layers {
+    /// Layers in ascending order.
+    fn resolve(&self, last: usize) -> anyhow::Result<Vec<usize>> {
+        let mut layers = match self {
+            Self::Last(_) => vec![last],
+            Self::All(_) => (0..=last).collect(),
+            Self::One(layer) => vec![*layer],
+            Self::List(layers) => layers.clone(),
+        };
+        if layers.is_empty() {
+            bail!(
+                "`ablation.layer` is an empty list: name layers from 0 to {last}, `last` or `all`"
+            );
+        }
+        if let Some(layer) = layers.iter().find(|&&layer| layer > last) {
+            bail!("`ablation.layer` has layer {layer}, but the model has layers 0 to {last}");
+        }
+        layers.sort_unstable();
+        Ok(layers)
+    }
+}
+
 impl Neurons {
-    /// The neurons of a layer of `d_mlp`.
-    fn resolve(&self, d_mlp: usize) -> anyhow::Result<Vec<usize>> {
+    /// Whether it is an empty list.
+    fn is_none(&self) -> bool {
         match self {
-            Self::List(list) => Ok(list.clone()),
-            Self::All(_) => Ok((0..d_mlp).collect()),
-            Self::Range(span) if span.range().end > d_mlp => bail!(
-                "`ablation.neurons` is `{span}`, but the last MLP layer has neurons 0 to {}: end the range at {d_mlp} at most",
-                d_mlp - 1
-            ),
-            Self::Range(span) => Ok(span.range().collect()),
+            Self::All(_) | Self::Range(_) => false,
+            Self::List(list) => list.is_empty(),
+            Self::Named(list) => list.is_empty(),
         }
     }
+
+    /// The neurons in the order of their layers, of a model whose `layers.0` is the last, each of `layers.1` neurons.
+    fn resolve(
+        &self,
+        layers: &[usize],
+        asked: Option<&[usize]>,
+        (last, d_mlp): (usize, usize),
+    ) -> anyhow::Result<Vec<NeuronId>> {
+        let in_each = match self {
+            Self::Named(names) => {
+                let ids: Vec<NeuronId> =
+                    named("ablation.neurons", names, asked, |n: &NeuronId| n.layer)?;
+                return existing(
+                    "ablation.neurons",
+                    "neurons",
+                    ids,
+                    |n| (n.layer, n.neuron),
+                    (last, d_mlp),
+                );
+            }
+            Self::List(list) => list.clone(),
+            Self::All(_) => (0..d_mlp).collect(),
+            Self::Range(span) if span.range().end > d_mlp => bail!(
+                "`ablation.neurons` is `{span}`, but an MLP layer has neurons 0 to {}: end the range at {d_mlp} at most",
+                d_mlp - 1
+            ),
+            Self::Range(span) => span.range().collect(),
+        };
+        let in_layer = |&layer: &usize| {
+            let ids = in_each.iter();
+            ids.map(move |&neuron| NeuronId { layer, neuron })
+        };
+        let ids = layers.iter().flat_map(in_layer).collect();
+        existing(
+            "ablation.neurons",
+            "neurons",
+            ids,
+            |n| (n.layer, n.neuron),
+            (last, d_mlp),
+        )
+    }
+}
+
+impl Heads {
+    /// As [`Neurons::resolve`].
+    fn resolve(
+        &self,
+        layers: &[usize],
+        asked: Option<&[usize]>,
+        (last, n_heads): (usize, usize),
+    ) -> anyhow::Result<Vec<HeadId>> {
+        let ids = match self {
+            Self::Named(names) if names.is_empty() => {
+                bail!("`ablation.heads` is an empty list: name heads, `all`, or null")
+            }
+            Self::Named(names) => named("ablation.heads", names, asked, |h: &HeadId| h.layer)?,
+            Self::All(_) => {
+                let of_layer =
+                    |&layer: &usize| (0..n_heads).map(move |head| HeadId { layer, head });
+                layers.iter().flat_map(of_layer).collect()
+            }
+        };
+        existing(
+            "ablation.heads",
+            "heads",
+            ids,
+            |h| (h.layer, h.head),
+            (last, n_heads),
+        )
+    }
+}
+
+/// What names stand for, all of them in the layers that were asked for, if any were.
+fn named<T: FromStr<Err: Error + Send + Sync + 'static>>(
+    key: &str,
+    names: &[String],
+    asked: Option<&[usize]>,
+    layer: impl Fn(&T) -> usize,
+) -> anyhow::Result<Vec<T>> {
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        let id = name
+            .parse()
+            .with_context(|| format!("failed to read `{key}`"))?;
+        let layer = layer(&id);
+        if let Some(asked) = asked.filter(|asked| !asked.contains(&layer)) {
+            bail!(
+                "`{key}` names {name}, which is in layer {layer}, but `ablation.layer` asks for {asked:?}: names have their layer, so leave `ablation.layer` out"
+            );
+        }
+        found.push(id);
+    }
+    Ok(found)
+}
+
+/// The same in the order of layers, if the model has them all.
+fn existing<T: Ord>(
+    key: &str,
+    what: &str,
+    mut ids: Vec<T>,
+    place: impl Fn(&T) -> (usize, usize),
+    (last, width): (usize, usize),
+) -> anyhow::Result<Vec<T>> {
+    if let Some((layer, index)) = ids
+        .iter()
+        .map(&place)
+        .find(|&(l, i)| l > last || i >= width)
+    {
+        bail!(
+            "`{key}` has {layer}.{index}, but the model has layers 0 to {last} of {what} 0 to {}",
+            width - 1
+        );
+    }
+    ids.sort_by_key(|id| place(id).0);
+    Ok(ids)
 }
 
 #[cfg(test)]

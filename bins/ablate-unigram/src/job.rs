@@ -3,6 +3,7 @@
 mod merge;
 
 use std::{
+    error::Error,
     path::Path,
     sync::{Mutex, OnceLock},
     time::{Duration, Instant},
@@ -13,24 +14,26 @@ use job_inputs::{Loaded, corpus_sha256, mebibytes, revisions, source};
 use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter, plot::Figure};
 use neox_core::NeoxModel;
 use neuron_ablate::{
-    AblateError, Plan, Sample, Sweep, Tick, TokenBand, TokenFrequencies, UnembeddingMoments,
-    WeightStatistics,
+    AblateError, EngineReport, ForwardCost, LayerMeans, NeuronEffects, NeuronId, PairBlock, Plan,
+    Sample, Sweep, Tick, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics,
+    layer_means, output_directions,
 };
 
 use surprisal_metrics::{Bootstrap, MIN_GROUPS};
 
 use crate::{
     checks,
-    config::{AblateConfig, PositionFormat},
+    config::{AblateConfig, Components, PositionFormat},
     sets::Selected,
     summary,
-    tables::{EffectColumns, NeuronTable, PositionTable, SetTable},
+    tables::{EffectColumns, NeuronTable, PositionTable, SetTable, head_table},
 };
 
 pub(crate) const JOB: &str = "ablate-unigram";
 
-/// Tables of neurons and of sets, and the figures of sets.
+/// Tables of neurons, heads and sets, and the figures of sets.
 const NEURONS: &str = "neurons.parquet";
+const HEADS: &str = "heads.parquet";
 const SETS: &str = "sets.parquet";
 const SETS_FIGURE: &str = "sets";
 const CONTROLS_FIGURE: &str = "sets-controls";
@@ -79,9 +82,15 @@ fn positions_file(config: &AblateConfig) -> (String, Format) {
 
 /// All files that a run may write.
 fn outputs(config: &AblateConfig) -> Vec<String> {
-    let mut names = vec![NEURONS.to_owned()];
-    if config.output.positions {
-        names.push(positions_file(config).0);
+    let mut names = Vec::new();
+    if config.ablation.has_neurons() {
+        names.push(NEURONS.to_owned());
+        if config.output.positions {
+            names.push(positions_file(config).0);
+        }
+    }
+    if config.ablation.has_heads() {
+        names.push(HEADS.to_owned());
     }
     if config.sets.is_some() {
         names.push(SETS.to_owned());
@@ -164,11 +173,12 @@ fn ablate(
     let loaded = Loaded::read(&config.model, revision, &config.corpus, &mut record)?;
     let (frequencies, bands) = frequencies(config, &loaded, &mut record)?;
     let Loaded { model, sample, .. } = loaded;
-    let plan = plan(
-        config,
-        &sample,
-        usize::try_from(model.config().intermediate_size)?,
-    )?;
+    let Components {
+        last,
+        earlier,
+        heads,
+    } = config.ablation.components(model.config())?;
+    let plan = plan(config, &sample, last)?;
     record.note("sequences_ablated", plan.sequences.clone());
     let clusters = sample.n_clusters(&plan.sequences);
     record.count("clusters", clusters as u64);
@@ -179,26 +189,36 @@ fn ablate(
         Some(sets) => Some((sets, Selected::read(sets, &model, &mut record)?)),
         None => None,
     };
-    let weights = weights(
-        config,
-        &model,
-        &plan.neurons,
-        &frequencies,
-        &bands,
-        &mut record,
-    )?;
+    let last_layer = model.config().num_hidden_layers - 1;
+    let in_last = plan.neurons.iter().map(|&neuron| NeuronId {
+        layer: last_layer,
+        neuron,
+    });
+    let neurons: Vec<NeuronId> = earlier.iter().copied().chain(in_last).collect();
+    let weights = match neurons.is_empty() {
+        true => Vec::new(),
+        false => weights(config, &model, &neurons, &frequencies, &bands, &mut record)?,
+    };
     let band_names: Vec<String> = bands.iter().map(|band| band.name().to_owned()).collect();
+    let in_closed_form = !plan.neurons.is_empty();
     let sweep = Sweep::new(&model, &sample, &frequencies, bands, plan)?;
 
-    let layer = model.config().num_hidden_layers - 1;
+    let mut of_neurons: Vec<usize> = earlier.iter().map(|n| n.layer).collect();
+    if let Some((_, selected)) = &selected {
+        let layers = selected.layers();
+        // Those of the last layer come with the neurons in closed form.
+        of_neurons.extend(layers.filter(|&layer| layer != last_layer || !in_closed_form));
+    }
+    let of_heads: Vec<usize> = heads.iter().map(|h| h.layer).collect();
+    let mut means = means(config, &model, &sample, (of_neurons, of_heads), &mut record)?;
+
     let positions = PositionTable::new(
-        layer,
         &sweep,
         &config.semantics.to_options(),
         config.ablation.ranks,
     );
     let (name, format) = positions_file(config);
-    let mut writer = match config.output.positions {
+    let mut writer = match config.output.positions && !neurons.is_empty() {
         true => Some(TableWriter::to(
             out.file(&name)?,
             positions.schema(),
@@ -206,45 +226,66 @@ fn ablate(
         )?),
         false => None,
     };
+    let mut write = |block: &PairBlock<'_>| -> Result<(), Box<dyn Error + Send + Sync>> {
+        if let Some(writer) = &mut writer {
+            writer.write(&positions.batch(block)?)?;
+        }
+        Ok(())
+    };
 
-    let pairs = sweep.pairs()? as u64;
-    let steps = SweepProgress::new(sample.sequences().len() as u64, pairs);
-    let effects = sweep.run(
-        &mut |block| {
-            if let Some(writer) = &mut writer {
-                writer.write(&positions.batch(block)?)?;
-            }
-            Ok(())
-        },
-        &|tick| steps.hear(tick),
-    )?;
-    steps.record(&mut record);
+    let mut effects: Vec<NeuronEffects> = Vec::with_capacity(neurons.len());
+    let mut engine = EngineReport::default();
+    if !earlier.is_empty() {
+        let layers: Vec<usize> = earlier.iter().map(|n| n.layer).collect();
+        let progress = running_on(&sweep, "neurons before the last layer", &layers)?;
+        effects.extend(sweep.run_neurons(&earlier, &means, &mut write, &progress.hear())?);
+        engine.exact_pairs += progress.record("ablation_by_forwards", &mut record);
+    }
+    if in_closed_form {
+        let pairs = sweep.pairs()? as u64;
+        let steps = SweepProgress::new(sample.sequences().len() as u64, pairs);
+        let last = sweep.run(&mut write, &|tick| steps.hear(tick))?;
+        steps.record(&mut record);
+        effects.extend(last.neurons);
+        means = means.with_neurons(last_layer, last.mean_activations);
+        engine = EngineReport {
+            exact_pairs: engine.exact_pairs + last.engine.exact_pairs,
+            ..last.engine
+        };
+    }
+    let head_effects = match heads.is_empty() {
+        true => Vec::new(),
+        false => {
+            let layers: Vec<usize> = heads.iter().map(|h| h.layer).collect();
+            let progress = running_on(&sweep, "attention heads", &layers)?;
+            let dose = config.ablation.dose;
+            let effects = sweep.run_heads(&heads, dose, &means, &progress.hear())?;
+            record.count("heads", heads.len() as u64);
+            let pairs = progress.record("heads_by_forwards", &mut record);
+            record.count("head_pairs", pairs as u64);
+            effects
+        }
+    };
 
-    record.count("pairs", pairs);
-    record.count("pairs_by_exact_sums", effects.engine.exact_pairs as u64);
-    record.count("pairs_by_moments", effects.engine.moment_pairs as u64);
-    record.note(
-        "largest_bound_of_moments_nats",
-        effects.engine.largest_bound,
-    );
-    record.count("neurons", effects.neurons.len() as u64);
+    record.count("pairs", (engine.exact_pairs + engine.moment_pairs) as u64);
+    record.count("pairs_by_exact_sums", engine.exact_pairs as u64);
+    record.count("pairs_by_moments", engine.moment_pairs as u64);
+    record.note("largest_bound_of_moments_nats", engine.largest_bound);
+    record.count("neurons", effects.len() as u64);
+    let rows = sweep.row_counts()?;
     for (name, count) in [
-        ("rows_kept", effects.rows.kept),
-        ("rows_dropped_too_early", effects.rows.too_early),
-        ("rows_dropped_last_position", effects.rows.last),
-        ("rows_dropped_bos_or_eos", effects.rows.boundary),
-        (
-            "rows_dropped_before_bos_or_eos",
-            effects.rows.before_boundary,
-        ),
+        ("rows_kept", rows.kept),
+        ("rows_dropped_too_early", rows.too_early),
+        ("rows_dropped_last_position", rows.last),
+        ("rows_dropped_bos_or_eos", rows.boundary),
+        ("rows_dropped_before_bos_or_eos", rows.before_boundary),
     ] {
         record.count(name, count as u64);
     }
     let sets = match selected {
         None => None,
         Some((sets, selected)) => {
-            let mean = &effects.mean_activations;
-            Some(selected.run(sets, &sweep, &model, mean, config.seed, &mut record)?)
+            Some(selected.run(sets, &sweep, &model, &means, config.seed, &mut record)?)
         }
     };
     let bootstrap = Bootstrap {
@@ -256,24 +297,22 @@ fn ablate(
         floor: config.ablation.effect_floor,
         bootstrap: (bootstrap.resamples > 0).then_some(bootstrap),
     };
-    let table = NeuronTable {
-        layer,
-        effects: columns,
-        weights: &weights,
-        bands: &band_names,
-    }
-    .batch(&sweep, &effects)?;
     if let Some(writer) = writer {
         writer.finish()?;
     }
-    out.table(NEURONS, &table)?;
-    if let Some(sets) = &sets {
-        let table = SetTable {
-            layer,
+    if !effects.is_empty() {
+        let table = NeuronTable {
             effects: columns,
-        }
-        .batch(&sweep, sets)?;
-        out.table(SETS, &table)?;
+            weights: &weights,
+            bands: &band_names,
+        };
+        out.table(NEURONS, &table.batch(&sweep, &effects)?)?;
+    }
+    if !head_effects.is_empty() {
+        out.table(HEADS, &head_table(columns, &sweep, &head_effects)?)?;
+    }
+    if let Some(sets) = &sets {
+        out.table(SETS, &SetTable { effects: columns }.batch(&sweep, sets)?)?;
         sets.doses_figure(&bootstrap)?
             .write(&out, SETS_FIGURE, &mut record)?;
         if let Some(figure) = sets.controls_figure(&bootstrap)? {
@@ -281,7 +320,14 @@ fn ablate(
         }
     }
     record.write(&out)?;
-    let mut text = summary::text(layer, &sweep, &effects, config.ablation.effect_floor)?;
+    let floor = config.ablation.effect_floor;
+    let mut text = String::new();
+    if !effects.is_empty() {
+        text += &summary::neurons(&sweep, &effects, floor)?;
+    }
+    if !head_effects.is_empty() {
+        text += &summary::heads(&sweep, &head_effects, floor)?;
+    }
     if let Some(sets) = &sets {
         text += &sets.summary(&bootstrap)?;
     }
@@ -295,7 +341,7 @@ fn ablate(
 fn weights(
     config: &AblateConfig,
     model: &NeoxModel,
-    neurons: &[usize],
+    neurons: &[NeuronId],
     frequencies: &TokenFrequencies,
     bands: &[TokenBand],
     record: &mut RunRecord,
@@ -312,7 +358,12 @@ fn weights(
                     "failed to compute statistics of the weights (`{key}`)"
                 ))
             })?;
-    let weights = moments.neurons(model, neurons)?;
+    let mut weights = Vec::with_capacity(neurons.len());
+    for of_layer in neurons.chunk_by(|a, b| a.layer == b.layer) {
+        let ids: Vec<usize> = of_layer.iter().map(|n| n.neuron).collect();
+        let directions = output_directions(model, of_layer[0].layer, &ids)?;
+        weights.extend(moments.statistics(&directions)?);
+    }
     record.timing("weight_statistics", started.elapsed());
     let (count, singular) = (moments.null_directions(), moments.singular_values());
     record.note(
@@ -329,9 +380,86 @@ fn weights(
     Ok(weights)
 }
 
-pub(crate) fn plan(config: &AblateConfig, sample: &Sample, d_mlp: usize) -> anyhow::Result<Plan> {
+/// Means over the sample that running the model on needs: of neurons of some layers, and of heads of some.
+pub(crate) fn means(
+    config: &AblateConfig,
+    model: &NeoxModel,
+    sample: &Sample,
+    (mut neurons, mut heads): (Vec<usize>, Vec<usize>),
+    record: &mut RunRecord,
+) -> anyhow::Result<LayerMeans> {
+    for layers in [&mut neurons, &mut heads] {
+        layers.sort_unstable();
+        layers.dedup();
+    }
+    if neurons.is_empty() && heads.is_empty() {
+        return Ok(LayerMeans::default());
+    }
+    let sequences = sample.sequences().len() as u64;
+    let progress = Progress::new("means of layers", sequences, "sequences");
+    let over = config.semantics.to_options().mean_activation;
+    let batch = config.ablation.batch;
+    let found = layer_means(
+        model,
+        sample,
+        (&neurons, &heads),
+        over,
+        batch,
+        &|more, _| {
+            progress.inc(more as u64);
+        },
+    )?;
+    record.timing("means_of_layers", progress.finish());
+    Ok(found)
+}
+
+/// Says what running the model on for components of these layers costs, and begins to show how far it is.
+fn running_on(sweep: &Sweep<'_>, what: &str, layers: &[usize]) -> anyhow::Result<RunningOn> {
+    let ForwardCost {
+        forwards,
+        copies,
+        blocks,
+        pairs,
+    } = sweep.forward_cost(layers)?;
+    tracing::info!(
+        "{what}: the model runs on from their layers, {} of them at every position of each sequence; that is {forwards} forwards of up to {copies} copies, {blocks} blocks of the model in all",
+        layers.len()
+    );
+    Ok(RunningOn {
+        progress: Progress::new(what, pairs as u64, "pairs"),
+        pairs,
+    })
+}
+
+/// Progress of running the model on.
+struct RunningOn {
+    progress: Progress,
+    pairs: usize,
+}
+
+impl RunningOn {
+    fn hear(&self) -> impl Fn(Tick) + Sync {
+        |tick| {
+            if let Tick::Pairs(more) = tick {
+                self.progress.inc(more as u64);
+            }
+        }
+    }
+
+    /// Returns the number of pairs.
+    fn record(self, name: &str, record: &mut RunRecord) -> usize {
+        record.timing(name, self.progress.finish());
+        self.pairs
+    }
+}
+
+pub(crate) fn plan(
+    config: &AblateConfig,
+    sample: &Sample,
+    neurons: Vec<usize>,
+) -> anyhow::Result<Plan> {
     Ok(Plan {
-        neurons: config.ablation.neurons(d_mlp)?,
+        neurons,
         sequences: config.ablation.sequences.resolve(sample, config.seed),
         dose: config.ablation.dose,
         semantics: config.semantics.to_options(),

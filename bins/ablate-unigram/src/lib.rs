@@ -1,4 +1,4 @@
-//! Mean-ablates every neuron of the last MLP layer; total and direct effects, entropy, KL from the token frequencies.
+//! Mean-ablates neurons, by default all of the last MLP layer, and attention heads; total and direct effects, entropy, KL from the token frequencies.
 
 mod checks;
 mod config;
@@ -37,6 +37,14 @@ Examples (from the root of the repository):
     'sets.neurons.list=[\"3.193\", \"3.105\", \"3.19\"]' \\
     'sets.doses=[mean, {scale: 0.5}, {scale: 2}]'
       and at several doses
+  ablate-unigram ablation=quick ablation.layer=all output.dir=outputs/layers
+      32 neurons of every layer: before the last one the model runs on from the layer, with
+      the neuron set to its mean at every position
+  ablate-unigram 'ablation.neurons=[\"0.17\", \"2.5\"]' output.dir=outputs/named
+      neurons named with their layer
+  ablate-unigram ablation=quick ablation.heads=all ablation.layer=all \\
+    'ablation.neurons=[]' 'ablation.dose={scale: 0}' output.dir=outputs/heads
+      every attention head, its output set to zero; no neurons
   ablate-unigram --audit model.path=examples/data/tiny-neox \\
     output.dir=outputs/sweep
       are the checkpoints there, finite, and all different?
@@ -46,10 +54,10 @@ Examples (from the root of the repository):
     model.revision=step3000 --print-config
       what a run on Pythia would use, and where each value comes from";
 
-/// Mean-ablate the neurons of the last MLP layer of a language model
+/// Mean-ablate neurons and attention heads of a language model, by default all neurons of its last MLP layer
 ///
-/// Writes neurons.parquet (a row per neuron), positions.parquet or .feather (a row per neuron and position), with `sets`
-/// sets.parquet (a row per set of neurons and dose) and its figures, and run.json (configuration, versions, hashes, counts)
+/// Writes neurons.parquet (a row per neuron), positions.parquet or .feather (a row per neuron and position), with
+/// `ablation.heads` heads.parquet (a row per attention head), with `sets` sets.parquet (a row per set of neurons and dose) and its figures, and run.json (configuration, versions, hashes, counts)
 /// to `output.dir`. Losses, entropies and divergences are in nats.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]

@@ -1,4 +1,4 @@
-//! Mean-ablates every neuron of the last MLP layer; total and direct effects, entropy, KL from the token frequencies.
+//! Mean-ablates neurons, by default all of the last MLP layer, and attention heads; total and direct effects, entropy, KL from the token frequencies.
 
 use std::process::ExitCode;
 

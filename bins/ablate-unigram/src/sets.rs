@@ -1,5 +1,7 @@
 //! Sets of neurons at several doses: the ranked list and its controls, the figures.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, bail};
 use job_kit::{
     Progress, RunRecord,
@@ -7,8 +9,8 @@ use job_kit::{
 };
 use neox_core::NeoxModel;
 use neuron_ablate::{
-    AblateError, Dose, Mean, Measure, NestedSets, Over, SetEffects, Sweep, Tick, Variant,
-    output_norms,
+    AblateError, Dose, LayerMeans, Mean, Measure, NestedSets, Over, SetEffects, Sweep, Tick,
+    Variant, output_norms,
 };
 use neuron_select::{Candidate, ControlKind, NeuronId, draw_controls};
 use surprisal_metrics::{Bootstrap, Group, Interval};
@@ -31,13 +33,12 @@ const COLORS: [Color; 7] = [
 
 /// The ranked list, checked before the sweep starts.
 pub(crate) struct Selected {
-    sets: NestedSets,
-    ids: Vec<NeuronId>,
+    sets: NestedSets<NeuronId>,
 }
 
 /// All lists of a run: the selected neurons, then the controls.
 pub(crate) struct SetRun {
-    pub(crate) lists: Vec<NestedSets>,
+    pub(crate) lists: Vec<NestedSets<NeuronId>>,
     /// What the lists are, `[list]`.
     pub(crate) roles: Vec<Role>,
     pub(crate) effects: Vec<SetEffects>,
@@ -61,65 +62,83 @@ impl Selected {
             .neurons
             .resolve(record)
             .context("failed to read the ranked neurons (`sets.neurons`)")?;
-        let (layer, d_mlp) = (
+        let (last, d_mlp) = (
             model.config().num_hidden_layers - 1,
             usize::try_from(model.config().intermediate_size)?,
         );
-        if let Some(neuron) = neurons
-            .iter()
-            .find(|n| n.layer != layer || n.neuron >= d_mlp)
-        {
+        if let Some(neuron) = neurons.iter().find(|n| n.layer > last || n.neuron >= d_mlp) {
             bail!(
-                "neuron {neuron} of `sets.neurons` is not in the last MLP layer, which has neurons {layer}.0 to {layer}.{}",
+                "there is no neuron {neuron} of `sets.neurons`: the model has layers 0 to {last} of neurons 0 to {}",
                 d_mlp - 1
             );
         }
         if config.doses.is_empty() {
             bail!("`sets.doses` is empty: name a dose, such as `mean` or `{{scale: 0.5}}`");
         }
-        let ranked: Vec<usize> = neurons.iter().map(|n| n.neuron).collect();
         let sets = match &config.sizes {
-            Some(sizes) => NestedSets::new("selected", ranked, sizes.clone()),
-            None => NestedSets::doubling("selected", ranked),
+            Some(sizes) => NestedSets::new("selected", neurons, sizes.clone()),
+            None => NestedSets::doubling("selected", neurons),
         };
         let sets = sets.context("failed to make sets of neurons (`sets.neurons`, `sets.sizes`)")?;
-        let (selected, free) = (sets.ranked().len(), d_mlp - sets.ranked().len());
+        let selected = Self { sets };
         let controls = !config.controls.kinds.is_empty() && config.controls.draws > 0;
-        if controls && selected > free {
-            bail!(
-                "`sets.controls` needs {selected} neurons outside `sets.neurons`, but the layer has {free} others: shorten the list with `sets.neurons.top`, or set `sets.controls.draws=0`"
-            );
+        for layer in selected.layers().filter(|_| controls) {
+            let ranked = selected.sets.ranked().iter();
+            let needed = ranked.filter(|n| n.layer == layer).count();
+            if needed > d_mlp - needed {
+                bail!(
+                    "`sets.controls` needs {needed} neurons outside `sets.neurons`, but layer {layer} has {} others: shorten the list with `sets.neurons.top`, or set `sets.controls.draws=0`",
+                    d_mlp - needed
+                );
+            }
         }
-        Ok(Self { sets, ids: neurons })
+        Ok(selected)
     }
 
-    /// Draws the controls and measures all lists; `mean` is `[d_mlp]`.
+    /// The layers that have neurons of the list.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = usize> {
+        let layers: BTreeSet<usize> = self.sets.ranked().iter().map(|n| n.layer).collect();
+        layers.into_iter()
+    }
+
+    /// Draws the controls and measures all lists; `means` are those of the lists' layers.
+    ///
+    /// Lists of the last layer alone have a closed form; for others the model runs on.
     pub(crate) fn run(
         self,
         config: &SetsConfig,
         sweep: &Sweep<'_>,
         model: &NeoxModel,
-        mean: &[f64],
+        means: &LayerMeans,
         seed: u64,
         record: &mut RunRecord,
     ) -> anyhow::Result<SetRun> {
         let (mut lists, mut roles) = (Vec::new(), Vec::new());
-        let controls = self.controls(&config.controls, model, mean, seed)?;
+        let controls = self.controls(&config.controls, model, means, seed)?;
         for (role, sets) in [(Role::Selected, self.sets)].into_iter().chain(controls) {
             lists.push(sets);
             roles.push(role);
         }
         let pairs = sweep.set_pairs(&lists, &config.doses)? as u64;
         let progress = Progress::new("sets", pairs, "pairs");
-        let effects = sweep.run_sets(&lists, &config.doses, mean, &|tick| {
+        let hear = |tick: Tick| {
             if let Tick::Pairs(more) = tick {
                 progress.inc(more as u64);
             }
-        })?;
+        };
+        let last = model.config().num_hidden_layers - 1;
+        let in_last: Option<Vec<NestedSets>> = lists.iter().map(|l| l.in_layer(last)).collect();
+        let effects = match in_last {
+            Some(in_last) => {
+                let mean = means.neurons(last).unwrap_or_default();
+                sweep.run_sets(&in_last, &config.doses, mean, &hear)?
+            }
+            None => sweep.run_sets_on(&lists, &config.doses, means, &hear)?,
+        };
         record.timing("sets", progress.finish());
         let named: serde_json::Map<String, serde_json::Value> = lists
             .iter()
-            .map(|list| (list.name().to_owned(), list.ranked().into()))
+            .map(|list| (list.name().to_owned(), named(list.ranked())))
             .collect();
         record.note("sets", named);
         record.count("set_pairs", pairs);
@@ -135,16 +154,18 @@ impl Selected {
         &self,
         config: &ControlsConfig,
         model: &NeoxModel,
-        mean: &[f64],
+        means: &LayerMeans,
         seed: u64,
-    ) -> anyhow::Result<Vec<(Role, NestedSets)>> {
-        let layer = model.config().num_hidden_layers - 1;
-        let norms = output_norms(model, layer)?;
-        let candidates: Vec<_> = Candidate::of_layer(layer, Some(mean), &norms).collect();
+    ) -> anyhow::Result<Vec<(Role, NestedSets<NeuronId>)>> {
+        let mut candidates = Vec::new();
+        for layer in self.layers() {
+            let norms = output_norms(model, layer)?;
+            candidates.extend(Candidate::of_layer(layer, means.neurons(layer), &norms));
+        }
         let mut lists = Vec::new();
         for &kind in &config.kinds {
-            for set in draw_controls(kind, &self.ids, &candidates, config.draws, seed)? {
-                let neurons = set.neurons.iter().map(|n| n.neuron).collect();
+            for set in draw_controls(kind, self.sets.ranked(), &candidates, config.draws, seed)? {
+                let neurons = set.neurons;
                 let name = format!("{}-{}", kind.name(), set.draw);
                 lists.push((
                     Role::Control {
@@ -157,6 +178,11 @@ impl Selected {
         }
         Ok(lists)
     }
+}
+
+/// Neurons of a list as text.
+fn named(neurons: &[NeuronId]) -> serde_json::Value {
+    neurons.iter().map(ToString::to_string).collect()
 }
 
 /// `mean`, `scale 0.5`, `clip-at-mean`.

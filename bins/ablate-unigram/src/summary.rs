@@ -3,56 +3,71 @@
 use std::fmt::Write;
 
 use neuron_ablate::{
-    AblateError, Effects, Measure, NeuronEffects, NeuronId, Sweep, Variant, mediated_share,
+    AblateError, EffectSums, HeadEffects, Measure, NeuronEffects, Sweep, Variant, mediated_share,
 };
 
 /// Neurons listed.
 const LISTED: usize = 10;
 
 /// The neurons with the largest total effect on long-tail tokens (on all tokens where the run has no band).
-pub(crate) fn text(
-    layer: usize,
+pub(crate) fn neurons(
     sweep: &Sweep<'_>,
-    effects: &Effects,
+    neurons: &[NeuronEffects],
+    floor: f64,
+) -> Result<String, AblateError> {
+    let named = neurons.iter().map(|n| (n.id().to_string(), &n.effects));
+    let effects: Vec<_> = named.collect();
+    text("neuron", sweep, &effects, floor)
+}
+
+/// The same of attention heads.
+pub(crate) fn heads(
+    sweep: &Sweep<'_>,
+    heads: &[HeadEffects],
+    floor: f64,
+) -> Result<String, AblateError> {
+    let named = |h: &HeadEffects| h.head.to_string();
+    let effects: Vec<_> = heads.iter().map(|h| (named(h), &h.effects)).collect();
+    text("head", sweep, &effects, floor)
+}
+
+fn text(
+    what: &str,
+    sweep: &Sweep<'_>,
+    effects: &[(String, &EffectSums)],
     floor: f64,
 ) -> Result<String, AblateError> {
     let (total, direct) = (Variant::Total, sweep.direct());
-    let banded = effects.neurons.iter().any(|n| n.effects.band_rows() > 0);
-    let change = |neuron: &NeuronEffects, variant| match banded {
-        true => neuron.effects.band_loss_change(variant),
-        false => neuron.effects.change(variant, Measure::Loss).map(Some),
+    let banded = effects.iter().any(|(_, e)| e.band_rows() > 0);
+    let change = |effects: &EffectSums, variant| match banded {
+        true => effects.band_loss_change(variant),
+        false => effects.change(variant, Measure::Loss).map(Some),
     };
     let mut ranked = Vec::new();
-    for n in &effects.neurons {
-        if let (Some(total), Some(direct)) = (change(n, total)?, change(n, direct)?) {
-            ranked.push((n, total, direct));
+    for (name, e) in effects {
+        if let (Some(total), Some(direct)) = (change(e, total)?, change(e, direct)?) {
+            ranked.push((name, total, direct));
         }
     }
     ranked.sort_by(|a, b| b.1.mean_abs.total_cmp(&a.1.mean_abs));
 
-    let rows = effects.neurons.first().map_or(0, |n| {
-        if banded {
-            n.effects.band_rows()
-        } else {
-            n.effects.rows()
-        }
-    });
+    let kept = effects.first().map_or(0, |(_, e)| e.rows());
+    let rows = effects
+        .first()
+        .map_or(0, |(_, e)| if banded { e.band_rows() } else { e.rows() });
     let whom = if banded {
         "long-tail tokens"
     } else {
         "all tokens"
     };
-    let mut text = format!(
-        "\nLargest total effects on {whom} ({rows} of {} rows per neuron; nats):\n\n",
-        effects.rows.kept
+    let mut text =
+        format!("\nLargest total effects on {whom} ({rows} of {kept} rows per {what}; nats):\n\n");
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{what:<8}  total effect  direct effect  mediated  without the {what}"
     );
-    text.push_str("neuron    total effect  direct effect  mediated  without the neuron\n");
-    for (neuron, total, direct) in ranked.iter().take(LISTED) {
-        let name = NeuronId {
-            layer,
-            neuron: neuron.neuron,
-        };
-        let name = name.to_string();
+    for (name, total, direct) in ranked.iter().take(LISTED) {
         let share = mediated_share(total.mean_abs, direct.mean_abs, floor)
             .map_or("-".into(), |share| format!("{:.1} %", 100.0 * share));
         let sign = if total.mean < 0.0 {
@@ -60,7 +75,6 @@ pub(crate) fn text(
         } else {
             "predicted worse"
         };
-        // Writing to a String cannot fail.
         let _ = writeln!(
             text,
             "{name:<8}  {:>12.6}  {:>13.6}  {share:>8}  {sign} ({:+.6})",

@@ -8,7 +8,7 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use neuron_ablate::{
-    AblateError, Change, Dose, EffectSums, Effects, FrozenKl, KlDirection, Mean, Measure,
+    AblateError, Change, Dose, EffectSums, FrozenKl, HeadEffects, KlDirection, Mean, Measure,
     NeuronEffects, NeuronId, Over, PairBlock, Semantics, Sweep, Variant, WeightStatistics,
     mediated_share,
 };
@@ -20,7 +20,6 @@ use crate::sets::{Role, SetRun, dose_name};
 /// Names and places of the columns of the table of positions.
 #[derive(Debug)]
 pub(crate) struct PositionTable {
-    layer: usize,
     schema: SchemaRef,
     /// Document of each sequence of the sample, where it is known.
     documents: Option<Vec<usize>>,
@@ -44,7 +43,7 @@ enum Column {
 
 impl PositionTable {
     /// The Python original's columns under its names, then ours.
-    pub(crate) fn new(layer: usize, sweep: &Sweep<'_>, semantics: &Semantics, ranks: bool) -> Self {
+    pub(crate) fn new(sweep: &Sweep<'_>, semantics: &Semantics, ranks: bool) -> Self {
         let (loss, entropy) = (Measure::Loss, Measure::Entropy);
         let (model_freq, freq_model) = (
             Measure::Kl(KlDirection::ModelFreq),
@@ -134,7 +133,6 @@ impl PositionTable {
                 .map(|(name, _)| Field::new(*name, DataType::Float32, false)),
         );
         Self {
-            layer,
             schema: Arc::new(Schema::new(fields)),
             documents,
             columns: floats.iter().map(|(_, column)| *column).collect(),
@@ -157,12 +155,12 @@ impl PositionTable {
         let mut arrays: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from_iter_values(pairs().map(|(n, _)| {
                 let id = NeuronId {
-                    layer: self.layer,
+                    layer: block.layer,
                     neuron: block.neurons[n],
                 };
                 id.to_string()
             }))),
-            ints(&|_, _| self.layer as i64),
+            ints(&|_, _| block.layer as i64),
             ints(&|n, _| block.neurons[n] as i64),
             ints(&|_, r| block.rows[r].sequence as i64),
             ints(&|_, r| block.rows[r].pos as i64),
@@ -222,7 +220,6 @@ pub(crate) struct EffectColumns {
 /// How the table per neuron is made.
 #[derive(Debug, Clone)]
 pub(crate) struct NeuronTable<'a> {
-    pub(crate) layer: usize,
     pub(crate) effects: EffectColumns,
     /// What the weights say, in the order of the neurons, and the names of the bands in it.
     pub(crate) weights: &'a [WeightStatistics],
@@ -232,7 +229,6 @@ pub(crate) struct NeuronTable<'a> {
 /// How the table per set is made.
 #[derive(Debug, Clone)]
 pub(crate) struct SetTable {
-    pub(crate) layer: usize,
     pub(crate) effects: EffectColumns,
 }
 
@@ -243,16 +239,15 @@ impl NeuronTable<'_> {
     pub(crate) fn batch(
         &self,
         sweep: &Sweep<'_>,
-        effects: &Effects,
+        neurons: &[NeuronEffects],
     ) -> anyhow::Result<RecordBatch> {
-        let neurons = &effects.neurons;
         let sums: Vec<&EffectSums> = neurons.iter().map(|n| &n.effects).collect();
         let mut columns: Columns = vec![
             (
                 "component_name".into(),
-                texts(neurons.iter().map(|n| Some(named(self.layer, n.neuron)))),
+                texts(neurons.iter().map(|n| Some(n.id().to_string()))),
             ),
-            ("layer".into(), ints(neurons.iter().map(|_| self.layer))),
+            ("layer".into(), ints(neurons.iter().map(|n| n.layer))),
             ("neuron".into(), ints(neurons.iter().map(|n| n.neuron))),
         ];
         push_rows(&mut columns, &sums);
@@ -263,14 +258,7 @@ impl NeuronTable<'_> {
         push("row_activation", NeuronEffects::row_activation);
         push("w_out_norm", |n| n.w_out_norm);
         self.push_weights(&mut columns);
-        for (name, over) in [
-            ("rank_mean_change", Over::All),
-            ("rank_mean_change_band_targets", Over::Band),
-        ] {
-            if sums.iter().any(|e| e.rank_change(Over::All).is_some()) {
-                push_effect(&mut columns, &sums, name, |e| Ok(e.rank_change(over)))?;
-            }
-        }
+        push_ranks(&mut columns, &sums)?;
         self.effects.push(&mut columns, sweep, &sums)?;
         record_batch(columns)
     }
@@ -288,6 +276,29 @@ impl NeuronTable<'_> {
     }
 }
 
+/// The table per attention head: the columns of the table per neuron that a head has, and how hard it pushes the last residual stream.
+pub(crate) fn head_table(
+    of_effects: EffectColumns,
+    sweep: &Sweep<'_>,
+    heads: &[HeadEffects],
+) -> anyhow::Result<RecordBatch> {
+    let sums: Vec<&EffectSums> = heads.iter().map(|h| &h.effects).collect();
+    let names = heads.iter().map(|h| Some(h.head.to_string()));
+    let mut columns: Columns = vec![
+        ("component_name".into(), texts(names)),
+        ("layer".into(), ints(heads.iter().map(|h| h.head.layer))),
+        ("head".into(), ints(heads.iter().map(|h| h.head.head))),
+    ];
+    push_rows(&mut columns, &sums);
+    columns.push((
+        "change_norm".into(),
+        floats(heads.iter().map(|h| Some(h.change_norm()))),
+    ));
+    push_ranks(&mut columns, &sums)?;
+    of_effects.push(&mut columns, sweep, &sums)?;
+    record_batch(columns)
+}
+
 impl SetTable {
     /// The table: what the set is, then the columns of the table per neuron.
     pub(crate) fn batch(&self, sweep: &Sweep<'_>, run: &SetRun) -> anyhow::Result<RecordBatch> {
@@ -299,7 +310,7 @@ impl SetTable {
         };
         let names = sets.iter().map(|set| {
             let neurons = run.lists[set.list].set(set.size).iter();
-            let names: Vec<String> = neurons.map(|&n| named(self.layer, n)).collect();
+            let names: Vec<String> = neurons.map(ToString::to_string).collect();
             Some(names.join(" "))
         });
         let draws = sets
@@ -460,6 +471,19 @@ fn push_rows(columns: &mut Columns, effects: &[&EffectSums]) {
     }
 }
 
+/// Changes of the targets' ranks, where they were measured.
+fn push_ranks(columns: &mut Columns, effects: &[&EffectSums]) -> Result<(), AblateError> {
+    for (name, over) in [
+        ("rank_mean_change", Over::All),
+        ("rank_mean_change_band_targets", Over::Band),
+    ] {
+        if effects.iter().any(|e| e.rank_change(Over::All).is_some()) {
+            push_effect(columns, effects, name, |e| Ok(e.rank_change(over)))?;
+        }
+    }
+    Ok(())
+}
+
 fn push_effect(
     columns: &mut Columns,
     effects: &[&EffectSums],
@@ -469,10 +493,6 @@ fn push_effect(
     let values: Vec<Option<f64>> = effects.iter().map(|e| value(e)).collect::<Result<_, _>>()?;
     columns.push((name.into(), floats(values.into_iter())));
     Ok(())
-}
-
-fn named(layer: usize, neuron: usize) -> String {
-    NeuronId { layer, neuron }.to_string()
 }
 
 fn texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {

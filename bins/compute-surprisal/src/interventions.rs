@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use neox_core::NeoxModel;
-use neuron_ablate::{Intervention, NeuronId, NeuronSite, Operation, output_norms};
+use neuron_ablate::{Intervention, LayerMeans, NeuronId, NeuronSite, Operation, output_norms};
 use neuron_select::{Candidate, ControlKind, draw_controls};
 use serde::{Deserialize, Serialize};
 
@@ -152,8 +152,8 @@ pub(crate) struct Sources<'s> {
     pub(crate) model: &'s NeoxModel,
     pub(crate) site: NeuronSite,
     pub(crate) neurons: &'s [NeuronId],
-    /// Mean activations of the last layer, where an intervention needs them.
-    pub(crate) mean: Option<&'s [f64]>,
+    /// Mean activations of the neurons' layers, where an intervention needs them.
+    pub(crate) means: Option<&'s LayerMeans>,
     pub(crate) seed: u64,
 }
 
@@ -224,14 +224,10 @@ impl Sources<'_> {
 
     /// Every neuron of the layers that the selection is in.
     fn candidates(&self) -> anyhow::Result<Vec<Candidate>> {
-        let last = self.last_layer();
-        let mut layers: Vec<usize> = self.neurons.iter().map(|n| n.layer).collect();
-        layers.sort_unstable();
-        layers.dedup();
         let mut candidates = Vec::new();
-        for layer in layers {
+        for layer in layers_of(self.neurons) {
             let (mean, norms) = (
-                self.mean.filter(|_| layer == last),
+                self.means.and_then(|means| means.neurons(layer)),
                 output_norms(self.model, layer)?,
             );
             candidates.extend(Candidate::of_layer(layer, mean, &norms));
@@ -246,20 +242,24 @@ impl Sources<'_> {
                 "`{name}` takes the mean activation after the activation function: set `interventions.site` to `post`, or use `layer-mean`"
             );
         }
-        let last = self.last_layer();
-        let mean = self
-            .mean
-            .with_context(|| format!("`{name}` needs mean activations"))?;
-        neurons
-            .iter()
-            .map(|n| match mean.get(n.neuron) {
-                Some(value) if n.layer == last => Ok(*value),
-                _ => bail!("`{name}` needs the mean activation of neuron {n}, but they are taken in the last layer alone (layer {last}, {} neurons)", mean.len()),
-            })
-            .collect()
+        let mean = |n: &NeuronId| {
+            let of_layer = self.means.and_then(|means| means.neurons(n.layer));
+            let mean = of_layer.and_then(|of_layer| of_layer.get(n.neuron));
+            mean.copied()
+                .with_context(|| format!("`{name}` needs the mean activation of neuron {n}"))
+        };
+        neurons.iter().map(mean).collect()
     }
 
     fn last_layer(&self) -> usize {
         self.model.config().num_hidden_layers - 1
     }
+}
+
+/// The layers that have neurons of a list, ascending.
+pub(crate) fn layers_of(neurons: &[NeuronId]) -> Vec<usize> {
+    let mut layers: Vec<usize> = neurons.iter().map(|n| n.layer).collect();
+    layers.sort_unstable();
+    layers.dedup();
+    layers
 }

@@ -7,13 +7,13 @@ use anyhow::{Context, bail};
 use job_inputs::{Ends, Tokens, read_sample, step_in_words};
 use job_kit::{OutputDir, Progress, RunRecord, sha256_file};
 use neox_core::{NeoxConfig, WeightFiles};
-use neuron_ablate::{Sample, Scorer, WordRequest, WordScore, WordVocabulary, mean_activations};
+use neuron_ablate::{Sample, Scorer, WordRequest, WordScore, WordVocabulary, layer_means};
 use surprisal_metrics::{MetricError, WordForm};
 
 use crate::checkpoints::{Checkpoints, Loaded};
 use crate::config::{Reading, SurprisalConfig};
 use crate::groups;
-use crate::interventions::Sources;
+use crate::interventions::{Sources, layers_of};
 use crate::neurons::{self, NeuronSets};
 use crate::results;
 use crate::store::{Keys, Row, Store};
@@ -296,18 +296,25 @@ impl Job<'_> {
         } else {
             &[]
         };
-        let mean = match self.sample {
+        let means = match self.sample {
             Some(sample) => {
                 let started = std::time::Instant::now();
-                let mean = mean_activations(
+                let n_layers = loaded.model.config().num_hidden_layers;
+                let mut layers = layers_of(neurons);
+                // Neurons that do not exist are refused below, by name.
+                layers.retain(|&layer| layer < n_layers);
+                let over = config.interventions.mean_over;
+                let of_layers = (layers.as_slice(), &[][..]);
+                let means = layer_means(
                     &loaded.model,
                     sample,
-                    config.interventions.mean_over,
+                    of_layers,
+                    over,
                     MEAN_BATCH,
                     &|_, _| (),
                 )?;
                 times.mean += started.elapsed();
-                Some(mean)
+                Some(means)
             }
             None => None,
         };
@@ -315,7 +322,7 @@ impl Job<'_> {
             model: &loaded.model,
             site: config.interventions.site,
             neurons,
-            mean: mean.as_deref(),
+            means: means.as_ref(),
             seed: config.seed,
         };
         let interventions = sources.build(&config.interventions.list)?;

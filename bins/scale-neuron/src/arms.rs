@@ -144,7 +144,7 @@ impl Arms {
         let layer = model.config().num_hidden_layers - 1;
         if let Some(neuron) = neurons.iter().find(|neuron| neuron.layer != layer) {
             bail!(
-                "neuron {neuron} is not in the last MLP layer, {layer}, whose output weights are scaled here"
+                "neuron {neuron} is not in the last MLP layer, {layer}: the trade-off over all factors is a closed form of that layer alone (`ablate-unigram` and `compute-surprisal` scale the activations of neurons of any layer, at the factors that you name)"
             );
         }
         let indices: Vec<usize> = neurons.iter().map(|neuron| neuron.neuron).collect();

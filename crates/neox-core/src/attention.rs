@@ -201,6 +201,7 @@ impl Attention {
         let z = z
             .f_transpose(1, 2)?
             .f_reshape([batch, pos, heads * d_head])?;
+        let z = visit(hooks, Site::HeadOut(self.layer), z)?;
         Ok(chosen(&z, rows)?.f_linear(&self.w_o, self.b_o.as_ref())?)
     }
 

@@ -299,6 +299,18 @@ pub enum ForwardError {
         /// What the config allows.
         max: i64,
     },
+    /// A residual stream of another shape or dtype than the model's.
+    #[error(
+        "residual stream has shape and dtype {found:?}, but [batch, pos, {d_model}] and {dtype:?} are expected, with at least one position"
+    )]
+    Residual {
+        /// Width of the model.
+        d_model: i64,
+        /// Dtype of the model.
+        dtype: Kind,
+        /// Shape and dtype that were given.
+        found: (Vec<i64>, Kind),
+    },
     /// A mask whose shape is not that of the tokens.
     #[error("mask has shape {found:?}, but the tokens have {expected:?}")]
     MaskShape {

@@ -21,6 +21,9 @@ pub enum Site {
     /// Attention weights after the softmax: `[batch, heads, query_pos, key_pos]`. Asking for it
     /// trades the fused attention kernel for explicit matrices.
     Pattern(usize),
+    /// Outputs of the attention heads, one beside the other, which the output projection reads:
+    /// `[batch, pos, heads * d_head]`; head `h` has the values from `h * d_head` on.
+    HeadOut(usize),
     /// What the activation function of the MLP reads (in a gated MLP, the gate): `[batch, pos, d_mlp]`.
     MlpPre(usize),
     /// What the activation is multiplied by; only gated MLPs have it: `[batch, pos, d_mlp]`.
@@ -41,6 +44,7 @@ impl fmt::Display for Site {
             Self::ResidMid(layer) => write!(f, "blocks.{layer}.resid_mid"),
             Self::ResidPost(layer) => write!(f, "blocks.{layer}.resid_post"),
             Self::Pattern(layer) => write!(f, "blocks.{layer}.attention.pattern"),
+            Self::HeadOut(layer) => write!(f, "blocks.{layer}.attention.z"),
             Self::MlpPre(layer) => write!(f, "blocks.{layer}.mlp.pre"),
             Self::MlpUp(layer) => write!(f, "blocks.{layer}.mlp.up"),
             Self::MlpPost(layer) => write!(f, "blocks.{layer}.mlp.post"),

@@ -216,7 +216,8 @@ impl Model {
             self.options.dtype,
             device,
         )?;
-        self.through_blocks(tokens, &context, None, hooks)
+        let embedded = self.embed(tokens, &context)?;
+        self.through_blocks(0, &embedded, &context, None, hooks)
     }
 
     /// The same for rows that hold several texts with a common beginning, which is computed once.
@@ -254,7 +255,8 @@ impl Model {
         hooks: &mut dyn Hooks,
     ) -> Result<Tensor, ForwardError> {
         let context = self.branched(tokens, branches)?;
-        self.through_blocks(tokens, &context, None, hooks)
+        let embedded = self.embed(tokens, &context)?;
+        self.through_blocks(0, &embedded, &context, None, hooks)
     }
 
     /// The residual stream of some positions only, `[row, d_model]`: the last block computes no
@@ -285,9 +287,77 @@ impl Model {
             }
         };
         let rows = rows.f_to_device(self.options.device)?;
+        let embedded = self.embed(tokens, &context)?;
         Ok(self
-            .through_blocks(tokens, &context, Some(&rows), hooks)?
+            .through_blocks(0, &embedded, &context, Some(&rows), hooks)?
             .f_squeeze_dim(0)?)
+    }
+
+    /// The residual stream after the last block from that before block `layer`: the model runs on from there.
+    ///
+    /// # Shapes
+    /// - `resid`: `[batch, pos, d_model]`, as [`Site::ResidPre`] has it, of texts of one length without padding
+    /// - returns the same
+    ///
+    /// # Errors
+    /// - [`ForwardError::Layer`] if there is no such layer
+    /// - [`ForwardError::Residual`] for another shape or dtype, [`ForwardError::TooLong`]
+    /// - as [`Model::forward`] for hooks and values that are not finite
+    ///
+    /// # Examples
+    /// ```
+    /// use neox_core::{Hooks, LoadOptions, Model, NoHooks, Site};
+    /// use tch::{TchError, Tensor};
+    ///
+    /// struct Keep(Option<Tensor>);
+    /// impl Hooks for Keep {
+    ///     fn wants(&self, site: Site) -> bool {
+    ///         site == Site::ResidPre(2)
+    ///     }
+    ///     fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
+    ///         self.0 = Some(value.shallow_clone());
+    ///         Ok(value)
+    ///     }
+    /// }
+    ///
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox/step4000");
+    /// let model = Model::load(path.as_ref(), &LoadOptions::default())?;
+    /// let mut before = Keep(None);
+    /// let last = model.residual(&Tensor::from_slice(&[5i64, 6, 7]).view([1, 3]), None, &mut before)?;
+    /// let again = model.residual_from(2, &before.0.ok_or("no layer 2")?, &mut NoHooks)?;
+    /// assert!(last.f_allclose(&again, 1e-5, 1e-6, false)?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn residual_from(
+        &self,
+        layer: usize,
+        resid: &Tensor,
+        hooks: &mut dyn Hooks,
+    ) -> Result<Tensor, ForwardError> {
+        self.block(layer)?;
+        let LoadOptions { device, dtype } = self.options;
+        let (size, found) = (resid.size(), resid.f_kind()?);
+        let d_model = self.architecture.hidden_size;
+        let &[batch, len, width] = size.as_slice() else {
+            return Err(ForwardError::Residual {
+                d_model,
+                dtype,
+                found: (size, found),
+            });
+        };
+        if batch == 0 || len == 0 || width != d_model || found != dtype {
+            return Err(ForwardError::Residual {
+                d_model,
+                dtype,
+                found: (size, found),
+            });
+        }
+        let max = self.architecture.max_position_embeddings;
+        if len > max {
+            return Err(ForwardError::TooLong { len, max });
+        }
+        let context = Context::new(&self.architecture, len, None, dtype, device)?;
+        self.through_blocks(layer, &resid.f_to_device(device)?, &context, None, hooks)
     }
 
     fn branched(&self, tokens: &Tensor, branches: &[Vec<Branch>]) -> Result<Context, ForwardError> {
@@ -301,34 +371,38 @@ impl Model {
         )?)
     }
 
-    /// `rows` are those that the last block goes on with.
+    /// What the first block reads, `[batch, pos, d_model]`.
+    fn embed(&self, tokens: &Tensor, context: &Context) -> Result<Tensor, TchError> {
+        let tokens = tokens.f_to_device(self.options.device)?;
+        let embedded = Tensor::f_embedding(&self.embedding, &tokens, -1, false, false)?;
+        let Some(rows) = &self.position_embedding else {
+            return Ok(embedded);
+        };
+        let places = &context.positions;
+        embedded.f_add(&Tensor::f_embedding(rows, places, -1, false, false)?)
+    }
+
+    /// From the residual stream before block `first`; `rows` are those that the last block goes on with.
     fn through_blocks(
         &self,
-        tokens: &Tensor,
+        first: usize,
+        before: &Tensor,
         context: &Context,
         rows: Option<&Tensor>,
         hooks: &mut dyn Hooks,
     ) -> Result<Tensor, ForwardError> {
-        let tokens = tokens.f_to_device(self.options.device)?;
-        let mut embedded = Tensor::f_embedding(&self.embedding, &tokens, -1, false, false)?;
-        if let Some(rows) = &self.position_embedding {
-            let places = &context.positions;
-            embedded = embedded.f_add(&Tensor::f_embedding(rows, places, -1, false, false)?)?;
-        }
         let last = self.blocks.len().checked_sub(1);
-        let through = |embedded: &Tensor, hooks: &mut dyn Hooks| {
-            self.blocks.iter().enumerate().try_fold(
-                embedded.shallow_clone(),
-                |x, (layer, block)| {
-                    block.forward(x, context, rows.filter(|_| Some(layer) == last), hooks)
-                },
-            )
+        let through = |hooks: &mut dyn Hooks| {
+            let mut blocks = self.blocks.iter().enumerate().skip(first);
+            blocks.try_fold(before.shallow_clone(), |x, (layer, block)| {
+                block.forward(x, context, rows.filter(|_| Some(layer) == last), hooks)
+            })
         };
-        let residual = through(&embedded, hooks)?;
+        let residual = through(hooks)?;
         if !is_finite(&residual)? {
             // Once more without the hooks: what they make is for their owner to judge.
             let mut first = FirstNotFinite(None);
-            let _ = through(&embedded, &mut first)?;
+            let _ = through(&mut first)?;
             if let Some(site) = first.0 {
                 let dtype = self.options.dtype;
                 return Err(ForwardError::NotFinite { site, dtype });

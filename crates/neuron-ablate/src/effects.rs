@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use surprisal_metrics::{Group, Interval, Resamples};
 
-use crate::{AblateError, Measure, keys::EffectKeys};
+use crate::{AblateError, Measure, NeuronId, keys::EffectKeys};
 
 /// How the logits of one ablation are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +134,9 @@ pub struct Change {
 /// All effects of one neuron.
 #[derive(Debug, Clone)]
 pub struct NeuronEffects {
-    /// Index in the last MLP layer.
+    /// Layer of the MLP.
+    pub layer: usize,
+    /// Index in the layer.
     pub neuron: usize,
     /// Mean activation over the sample, which mean ablation puts in.
     pub mean_activation: f64,
@@ -152,6 +154,12 @@ pub struct EffectSums {
 }
 
 impl NeuronEffects {
+    /// The neuron.
+    pub fn id(&self) -> NeuronId {
+        let (layer, neuron) = (self.layer, self.neuron);
+        NeuronId { layer, neuron }
+    }
+
     /// Mean activation over the rows themselves.
     pub fn row_activation(&self) -> f64 {
         self.effects.row_quantity()

@@ -47,6 +47,19 @@ pub enum AblateError {
         /// The last one that exists.
         last: usize,
     },
+    /// A layer, neuron or head outside the model was asked for.
+    #[error("there is no {what}: the model has {has}")]
+    NoSuchComponent {
+        /// What was asked for.
+        what: String,
+        /// What there is.
+        has: String,
+    },
+    /// A dose that heads cannot have.
+    #[error(
+        "`clip-at-mean` is a dose for the activation of a neuron, and the output of a head has many values: choose `mean` or a factor such as `{{scale: 0}}`"
+    )]
+    HeadDose,
     /// The direct effect is not among the variants.
     #[error(
         "the semantics report `{variant}` as the direct effect, but it is not among the variants: add it"
@@ -152,6 +165,18 @@ pub enum AblateError {
     NotFinite {
         /// The neuron.
         neuron: usize,
+        /// Which sequence.
+        sequence: usize,
+        /// Which position in it.
+        pos: usize,
+    },
+    /// The logits after running the model on are not numbers.
+    #[error(
+        "replacing {component} gives logits that are not finite at sequence {sequence}, position {pos}: audit the weights and activations, or choose a smaller dose"
+    )]
+    NotFiniteChange {
+        /// What was replaced.
+        component: String,
         /// Which sequence.
         sequence: usize,
         /// Which position in it.

@@ -15,6 +15,12 @@ use tch::{Kind, TchError, Tensor};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InterventionError {
+    /// Text that is not `layer.head`.
+    #[error("`{text}` is not a head: expected `layer.head` as text, such as \"5.10\"")]
+    HeadId {
+        /// What was found.
+        text: String,
+    },
     /// A neuron that the model does not have.
     #[error(
         "intervention `{name}`: there is no neuron {neuron}; the model has layers 0 to {last_layer} of {d_mlp} neurons"

@@ -1,7 +1,9 @@
-//! Ablation of last-layer MLP neurons of language models (`neox-core` lists the families): total and direct effects, KL, causal mediation.
+//! Ablation of MLP neurons and attention heads of language models (`neox-core` lists the families): total and direct effects, KL, causal
+//! mediation.
 //!
-//! One forward per sequence gives the residual stream; everything after it is a closed form (see
-//! [`closed_form`]), so that an ablated vocabulary of logits costs a few operations per entry. Nothing
+//! For neurons of the last layer one forward per sequence gives the residual stream; everything after it is a closed form (see
+//! [`closed_form`]), so that an ablated vocabulary of logits costs a few operations per entry; for others
+//! the model runs on from their layer ([`Sweep::run_neurons`], [`Sweep::run_heads`]). Nothing
 //! here reads files or configurations: models come from `neox-core`, frequencies as plain slices.
 
 pub mod closed_form;
@@ -19,6 +21,7 @@ mod outcome;
 mod pairs;
 mod product;
 mod readout;
+mod replaced;
 mod sample;
 mod scaling;
 mod scoring;
@@ -44,21 +47,22 @@ pub use frequency::{TokenBand, TokenFrequencies};
 pub use interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronSite, Operation,
 };
-pub use mlp_write::output_norms;
+pub use mlp_write::{output_directions, output_norms};
 pub use neuron_id::NeuronId;
 pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace};
 pub use outcome::Measure;
 pub use readout::{NormScale, Readout};
+pub use replaced::{HeadId, LayerMeans};
 pub use sample::{FIRST_POSITION, Row, RowCounts, Sample};
 pub use scaling::{RareTokens, ScalingError, ScalingLaw, Target, WeightChange};
 pub use scoring::{ScoreError, Scorer, WordScore};
-pub use self_check::{SelfCheck, self_check};
+pub use self_check::{SelfCheck, self_check, self_check_neurons};
 pub use semantics::{
     BandToken, Direction, FrozenKl, KlDirection, MeanOver, OutsideBand, Semantics,
 };
 pub use sets::{NestedSets, SetEffects};
-pub use states::{LastLayerStates, last_layer_states, mean_activations};
-pub use sweep::{Effects, PairBlock, Plan, Ranks, Sink, Sweep, Tick};
+pub use states::{LastLayerStates, last_layer_states, layer_means, mean_activations};
+pub use sweep::{Effects, ForwardCost, HeadEffects, PairBlock, Plan, Ranks, Sink, Sweep, Tick};
 pub use trade_off::{
     NamedChange, ScalingEffects, ScalingMeasure, ScalingPlan, TargetGroup, measure_scaling,
 };

@@ -42,7 +42,10 @@ pub(crate) struct NormBehindMlp {
 
 impl MlpWrite {
     pub(crate) fn of_last_layer(model: &Model) -> Result<Self, AblateError> {
-        let layer = last_layer(model);
+        Self::of_layer(model, last_layer(model))
+    }
+
+    fn of_layer(model: &Model, layer: usize) -> Result<Self, AblateError> {
         let w_out = host(model.w_out(layer)?)?.f_tr()?.f_contiguous()?;
         let norm = match model.norm_after_mlp(layer)? {
             Some(norm) => {
@@ -101,6 +104,22 @@ pub fn output_norms(model: &Model, layer: usize) -> Result<Vec<f64>, AblateError
 
 fn norms(rows: &Tensor) -> Result<Vec<f64>, TchError> {
     on_host(&rows.f_norm_scalaropt_dim(2.0, [-1i64], false)?)
+}
+
+/// The directions of the residual stream that neurons of a layer write along, `[neuron, d_model]`, f64 on the CPU: their output weights
+/// `w`, or `gamma * w_c` in a model with a norm behind its MLPs.
+///
+/// # Errors
+/// - [`AblateError::Forward`] if there is no such layer
+/// - [`AblateError::Torch`] if libtorch fails, for instance for a neuron past the layer
+pub fn output_directions(
+    model: &Model,
+    layer: usize,
+    neurons: &[usize],
+) -> Result<Tensor, AblateError> {
+    let ids: Vec<i64> = neurons.iter().map(|&n| n as i64).collect();
+    let all = MlpWrite::of_layer(model, layer)?.directions;
+    Ok(all.f_index_select(0, &Tensor::f_from_slice(&ids)?)?)
 }
 
 impl NormBehindMlp {

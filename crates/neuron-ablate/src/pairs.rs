@@ -596,6 +596,13 @@ impl Pairs {
     }
 }
 
+impl RowTerms<'_> {
+    /// The row of this number.
+    pub(crate) fn row(&self, number: usize) -> Row {
+        self.rows[number]
+    }
+}
+
 /// The total effect: how the logits move when direction `n` of the block changes at a row.
 fn total_shift(job: &Block<'_>, row: usize, n: usize) -> Shift {
     let pair = n * job.at.len() + row;

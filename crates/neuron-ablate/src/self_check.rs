@@ -4,8 +4,10 @@ use neox_core::{Hooks, NeoxModel, Site};
 use tch::{Kind, TchError, Tensor};
 
 use crate::{
-    AblateError, KlDirection, Measure, PairBlock, Plan, Sample, Sweep, TokenFrequencies, Variant,
-    states::{last_layer, mean_activations},
+    AblateError, KlDirection, LayerMeans, Measure, NeuronId, PairBlock, Plan, Sample, Sweep,
+    TokenFrequencies, Variant,
+    readout::host,
+    states::{last_layer, layer_means, mean_activations},
 };
 
 /// What is compared, in the order of [`explicit`].
@@ -77,63 +79,99 @@ pub fn self_check(
     frequencies: &TokenFrequencies,
     plan: Plan,
 ) -> Result<SelfCheck, AblateError> {
-    let mean = mean_activations(
-        model,
-        sample,
-        plan.semantics.mean_activation,
-        plan.batch,
-        &|_, _| (),
-    )?;
-    let site = Site::MlpPost(last_layer(model));
+    let over = plan.semantics.mean_activation;
+    let mean = mean_activations(model, sample, over, plan.batch, &|_, _| ())?;
+    let means = LayerMeans::default().with_neurons(last_layer(model), mean);
     let sweep = Sweep::new(model, sample, frequencies, vec![], plan)?;
-
     let mut check = SelfCheck::default();
-    let mut compare = |block: &PairBlock<'_>| -> Result<(), AblateError> {
+    sweep.run(
+        &mut |block| Ok(check.compare(&sweep, frequencies, &means, block)?),
+        &|_| (),
+    )?;
+    Ok(check)
+}
+
+/// The same for neurons of any layers, which [`Sweep::run_neurons`] ablates by running the model on; the neurons of the plan play no part.
+///
+/// # Errors
+/// - as [`Sweep::new`] and [`Sweep::run_neurons`]
+pub fn self_check_neurons(
+    model: &NeoxModel,
+    sample: &Sample,
+    frequencies: &TokenFrequencies,
+    plan: Plan,
+    neurons: &[NeuronId],
+) -> Result<SelfCheck, AblateError> {
+    let mut layers: Vec<usize> = neurons.iter().map(|n| n.layer).collect();
+    layers.sort_unstable();
+    layers.dedup();
+    let over = plan.semantics.mean_activation;
+    let means = layer_means(model, sample, (&layers, &[]), over, plan.batch, &|_, _| ())?;
+    let sweep = Sweep::new(model, sample, frequencies, vec![], plan)?;
+    let mut check = SelfCheck::default();
+    sweep.run_neurons(
+        neurons,
+        &means,
+        &mut |block| Ok(check.compare(&sweep, frequencies, &means, block)?),
+        &|_| (),
+    )?;
+    Ok(check)
+}
+
+impl SelfCheck {
+    /// Compares a block with forwards of the ablated model.
+    fn compare(
+        &mut self,
+        sweep: &Sweep<'_>,
+        frequencies: &TokenFrequencies,
+        means: &LayerMeans,
+        block: &PairBlock<'_>,
+    ) -> Result<(), AblateError> {
         let mut ablated = MEASURES
             .iter()
             .map(|measure| block.ablated(Variant::Total, *measure))
             .collect::<Result<Vec<_>, _>>()?;
         for &neuron in block.neurons {
+            let mean = means
+                .neurons(block.layer)
+                .and_then(|means| means.get(neuron));
+            let mut replace = Replace {
+                site: Site::MlpPost(block.layer),
+                neuron: neuron as i64,
+                value: *mean.ok_or_else(|| AblateError::Empty {
+                    what: format!("no mean activation of neuron {}.{neuron}", block.layer),
+                })?,
+            };
             let mut sequence = None;
             for row in block.rows {
                 let logits = match &sequence {
                     Some((done, logits)) if *done == row.sequence => logits,
                     _ => {
-                        let tokens = Tensor::f_from_slice(&sample.sequences()[row.sequence])?
-                            .f_unsqueeze(0)?;
-                        let mut replace = Replace {
-                            site,
-                            neuron: neuron as i64,
-                            value: mean[neuron],
-                        };
-                        let logits = tch::no_grad(|| model.forward(&tokens, None, &mut replace))?;
-                        let logits: Tensor = logits
-                            .f_squeeze_dim(0)?
-                            .f_to_kind(Kind::Double)?
-                            .f_to_device(tch::Device::Cpu)?;
+                        let tokens = &sweep.sample().sequences()[row.sequence];
+                        let tokens = Tensor::f_from_slice(tokens)?.f_unsqueeze(0)?;
+                        let forward = || sweep.model.forward(&tokens, None, &mut replace);
+                        let logits = host(&tch::no_grad(forward)?.f_squeeze_dim(0)?)?;
                         &sequence.insert((row.sequence, logits)).1
                     }
                 };
                 let z: Vec<f64> = Vec::try_from(&centred(&logits.f_get(row.pos as i64)?)?)?;
                 let explicit = explicit(&z, row.target as usize, frequencies);
                 for (worst, (ours, theirs)) in [
-                    &mut check.loss,
-                    &mut check.entropy,
-                    &mut check.kl_model_freq,
-                    &mut check.kl_freq_model,
+                    &mut self.loss,
+                    &mut self.entropy,
+                    &mut self.kl_model_freq,
+                    &mut self.kl_freq_model,
                 ]
                 .into_iter()
                 .zip(ablated.iter_mut().filter_map(Iterator::next).zip(explicit))
                 {
                     *worst = worst.max((ours - theirs).abs());
                 }
-                check.pairs += 1;
+                self.pairs += 1;
             }
         }
         Ok(())
-    };
-    sweep.run(&mut |block| Ok(compare(block)?), &|_| ())?;
-    Ok(check)
+    }
 }
 
 fn centred(logits: &Tensor) -> Result<Tensor, TchError> {

@@ -1,16 +1,17 @@
 //! Sets of neurons changed together, at several doses: the curve of effect against group size (methods, section 13).
 
-use std::ops::Range;
+use std::{fmt, ops::Range};
 
 use tch::{Kind, Tensor};
 
 use crate::{
-    AblateError, Dose, Row, Sweep,
+    AblateError, Dose, LayerMeans, NeuronId, Row, Sweep,
     closed_form::Projected,
     effects::EffectSums,
     engine::{Engine, EngineOptions, Engines, Prepared},
     error::distinct,
     pairs::{Block, Dots, RowLogits, RowTerms},
+    replaced::Replaced,
     sweep::{Tick, blocks, chunk_by_sequence},
     vectors::{Vectors, on_host},
 };
@@ -18,7 +19,8 @@ use crate::{
 /// Bytes of changed logits at once, with what makes them: more would leave the cache before it is measured.
 const CACHED: usize = 64 << 20;
 
-/// A ranked list of neurons of the last MLP layer, and how many of its first ones make a set: nested sets.
+/// A ranked list of neurons, and how many of its first ones make a set: nested sets. Neurons are numbers in the last MLP layer, or
+/// [`NeuronId`]s of any layers.
 ///
 /// # Examples
 /// ```
@@ -27,12 +29,16 @@ const CACHED: usize = 64 << 20;
 /// assert_eq!(sets.sizes(), [1, 2, 4, 5]);
 /// assert_eq!(sets.set(2), [193, 105]);
 /// assert!(NestedSets::new("selected", vec![193, 193], vec![2]).is_err());
-/// # Ok::<(), neuron_ablate::AblateError>(())
+/// // Of any layers:
+/// let ids = vec!["0.12".parse()?, "3.193".parse()?];
+/// let sets = NestedSets::<neuron_ablate::NeuronId>::whole("two layers", ids)?;
+/// assert!(sets.in_layer(3).is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NestedSets {
+pub struct NestedSets<N = usize> {
     name: String,
-    ranked: Vec<usize>,
+    ranked: Vec<N>,
     sizes: Vec<usize>,
 }
 
@@ -49,7 +55,7 @@ pub struct SetEffects {
     pub effects: EffectSums,
 }
 
-impl NestedSets {
+impl<N: Copy + Ord + fmt::Display> NestedSets<N> {
     /// Takes a ranked list, best first, and the sizes of the sets.
     ///
     /// # Errors
@@ -57,7 +63,7 @@ impl NestedSets {
     ///   the list
     pub fn new(
         name: impl Into<String>,
-        ranked: Vec<usize>,
+        ranked: Vec<N>,
         sizes: Vec<usize>,
     ) -> Result<Self, AblateError> {
         let name = name.into();
@@ -97,7 +103,7 @@ impl NestedSets {
     ///
     /// # Errors
     /// - as [`NestedSets::new`]
-    pub fn whole(name: impl Into<String>, neurons: Vec<usize>) -> Result<Self, AblateError> {
+    pub fn whole(name: impl Into<String>, neurons: Vec<N>) -> Result<Self, AblateError> {
         let sizes = vec![neurons.len()];
         Self::new(name, neurons, sizes)
     }
@@ -106,7 +112,7 @@ impl NestedSets {
     ///
     /// # Errors
     /// - as [`NestedSets::new`]
-    pub fn doubling(name: impl Into<String>, ranked: Vec<usize>) -> Result<Self, AblateError> {
+    pub fn doubling(name: impl Into<String>, ranked: Vec<N>) -> Result<Self, AblateError> {
         let sizes = std::iter::successors(Some(1), |size| Some(size * 2))
             .take_while(|size| *size < ranked.len())
             .chain([ranked.len()])
@@ -120,7 +126,7 @@ impl NestedSets {
     }
 
     /// The neurons, best first.
-    pub fn ranked(&self) -> &[usize] {
+    pub fn ranked(&self) -> &[N] {
         &self.ranked
     }
 
@@ -130,8 +136,20 @@ impl NestedSets {
     }
 
     /// The set of the first `size` neurons, or of all if there are fewer.
-    pub fn set(&self, size: usize) -> &[usize] {
+    pub fn set(&self, size: usize) -> &[N] {
         &self.ranked[..size.min(self.ranked.len())]
+    }
+}
+
+impl NestedSets<NeuronId> {
+    /// The same sets as numbers in a layer, if all neurons are in it.
+    pub fn in_layer(&self, layer: usize) -> Option<NestedSets> {
+        let index = |n: &NeuronId| (n.layer == layer).then_some(n.neuron);
+        Some(NestedSets {
+            name: self.name.clone(),
+            ranked: self.ranked.iter().map(index).collect::<Option<_>>()?,
+            sizes: self.sizes.clone(),
+        })
     }
 }
 
@@ -143,11 +161,15 @@ impl SetEffects {
 }
 
 impl Sweep<'_> {
-    /// Number of (set, dose, row) triples that [`Sweep::run_sets`] measures.
+    /// Number of (set, dose, row) triples that [`Sweep::run_sets`] or [`Sweep::run_sets_on`] measures.
     ///
     /// # Errors
     /// - as [`Sample::rows`](crate::Sample::rows)
-    pub fn set_pairs(&self, lists: &[NestedSets], doses: &[Dose]) -> Result<usize, AblateError> {
+    pub fn set_pairs<N>(
+        &self,
+        lists: &[NestedSets<N>],
+        doses: &[Dose],
+    ) -> Result<usize, AblateError> {
         distinct("dose", doses)?;
         let sets: usize = lists.iter().map(|list| list.sizes.len()).sum();
         Ok(self.sample.rows(&self.plan.sequences)?.0.len() * sets * doses.len())
@@ -265,10 +287,50 @@ impl Sweep<'_> {
         Ok(results)
     }
 
+    /// Changes the neurons of each set together, of any layers, at each dose and at every position, and runs the model on from the
+    /// first layer that has one. A neuron of a later layer is changed as it is by then: its dose is of its activation in the changed
+    /// model. Sets of the last layer have the effects that [`Sweep::run_sets`] gives them in closed form.
+    ///
+    /// `means` are those of all layers that have neurons. Returns `[list][dose][size]`; `progress` hears of [`Tick::Pairs`].
+    ///
+    /// # Errors
+    /// - [`AblateError::Repeated`] for a dose that stands twice
+    /// - as [`Sweep::run_neurons`]
+    pub fn run_sets_on(
+        &self,
+        lists: &[NestedSets<NeuronId>],
+        doses: &[Dose],
+        means: &LayerMeans,
+        progress: &(dyn Fn(Tick) + Sync),
+    ) -> Result<Vec<SetEffects>, AblateError> {
+        distinct("dose", doses)?;
+        let mut results = self.without_rows(lists, doses);
+        let mut replaced = Vec::with_capacity(results.len());
+        for &SetEffects {
+            list, size, dose, ..
+        } in &results
+        {
+            let list = &lists[list];
+            let name = format!("the first {size} neurons of `{}`", list.name);
+            replaced.push(Replaced::neurons(
+                self.model,
+                name,
+                list.set(size),
+                dose,
+                means,
+            )?);
+        }
+        self.run_on(&replaced, &[], progress, &mut |ran| {
+            let of_batch = results[ran.range.clone()].iter_mut();
+            ran.add_to(of_batch.map(|set| &mut set.effects));
+            Ok(())
+        })?;
+        Ok(results)
+    }
+
     /// The results before the first row.
-    fn without_rows(&self, lists: &[NestedSets], doses: &[Dose]) -> Vec<SetEffects> {
-        let clusters = self.sample.n_clusters(&self.plan.sequences);
-        let empty = EffectSums::new(clusters, self.pairs.keys().clone());
+    fn without_rows<N>(&self, lists: &[NestedSets<N>], doses: &[Dose]) -> Vec<SetEffects> {
+        let empty = self.no_effects();
         let mut results = Vec::new();
         for (number, list) in lists.iter().enumerate() {
             for &dose in doses {

@@ -1,9 +1,9 @@
-//! What one forward leaves at the last block: the residual stream and the activations of its MLP.
+//! What one forward leaves: the residual stream after the last block, the activations of MLPs, means over a sample.
 
 use neox_core::{Hooks, NeoxModel, Residual, Site};
 use tch::{Kind, TchError, Tensor};
 
-use crate::{AblateError, MeanOver, Sample};
+use crate::{AblateError, LayerMeans, MeanOver, Sample};
 
 /// States of one sequence at the last block, on the CPU in f32.
 #[derive(Debug)]
@@ -14,21 +14,55 @@ pub struct LastLayerStates {
     pub activations: Tensor,
 }
 
-/// Keeps `mlp_post` of one layer as it passes.
-struct Capture {
-    site: Site,
-    value: Option<Tensor>,
+/// What one forward of a batch of texts leaves.
+#[derive(Debug)]
+pub(crate) struct Captured {
+    /// Residual stream after the last block, `[batch, pos, d_model]`.
+    pub(crate) resid: Tensor,
+    /// Values at the sites that were asked for.
+    sites: Vec<(Site, Option<Tensor>)>,
 }
+
+impl Captured {
+    /// The value at a site.
+    pub(crate) fn at(&self, site: Site) -> Result<&Tensor, TchError> {
+        let mut sites = self.sites.iter();
+        let kept = sites.find_map(|(of, value)| value.as_ref().filter(|_| *of == site));
+        kept.ok_or_else(|| TchError::Torch(format!("the model did not pass {site} to the hook")))
+    }
+}
+
+/// Keeps values as they pass.
+struct Capture(Vec<(Site, Option<Tensor>)>);
 
 impl Hooks for Capture {
     fn wants(&self, site: Site) -> bool {
-        site == self.site
+        self.0.iter().any(|(wanted, _)| *wanted == site)
     }
 
-    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
-        self.value = Some(value.shallow_clone());
+    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError> {
+        for (_, kept) in self.0.iter_mut().filter(|(wanted, _)| *wanted == site) {
+            *kept = Some(value.shallow_clone());
+        }
         Ok(value)
     }
+}
+
+/// One forward of texts of one length, `[batch]` of them, that keeps what passes at some sites.
+pub(crate) fn captured(
+    model: &NeoxModel,
+    batch: &[&[i64]],
+    sites: &[Site],
+) -> Result<Captured, AblateError> {
+    let pos = batch.first().map_or(0, |tokens| tokens.len());
+    let flat = batch.concat();
+    let tokens = Tensor::f_from_slice(&flat)?.f_view([batch.len() as i64, pos as i64])?;
+    let mut capture = Capture(sites.iter().map(|&site| (site, None)).collect());
+    let resid = tch::no_grad(|| model.residual(&tokens, None, &mut capture))?;
+    Ok(Captured {
+        resid,
+        sites: capture.0,
+    })
 }
 
 /// The states of `tokens`, all of one length, `[batch]` of them.
@@ -39,22 +73,9 @@ pub fn last_layer_states(
     model: &NeoxModel,
     batch: &[&[i64]],
 ) -> Result<Vec<LastLayerStates>, AblateError> {
-    let pos = batch.first().map_or(0, |tokens| tokens.len());
-    let flat: Vec<i64> = batch
-        .iter()
-        .flat_map(|tokens| tokens.iter().copied())
-        .collect();
-    let tokens = Tensor::f_from_slice(&flat)?.f_view([batch.len() as i64, pos as i64])?;
-    let mut capture = Capture {
-        site: Site::MlpPost(last_layer(model)),
-        value: None,
-    };
-    let resid = tch::no_grad(|| model.residual(&tokens, None, &mut capture))?;
-    let activations = capture.value.ok_or_else(|| {
-        TchError::Torch("the model did not pass mlp_post of its last layer to the hook".into())
-    })?;
-    let on_host = |t: &Tensor| t.f_to_kind(Kind::Float)?.f_to_device(tch::Device::Cpu);
-    let (resid, activations) = (on_host(&resid)?, on_host(&activations)?);
+    let site = Site::MlpPost(last_layer(model));
+    let captured = captured(model, batch, &[site])?;
+    let (resid, activations) = (in_f32(&captured.resid)?, in_f32(captured.at(site)?)?);
     (0..batch.len() as i64)
         .map(|i| {
             Ok(LastLayerStates {
@@ -63,6 +84,11 @@ pub fn last_layer_states(
             })
         })
         .collect()
+}
+
+/// On the CPU.
+fn in_f32(tensor: &Tensor) -> Result<Tensor, TchError> {
+    tensor.f_to_kind(Kind::Float)?.f_to_device(tch::Device::Cpu)
 }
 
 /// Index of the last layer.
@@ -98,7 +124,60 @@ pub fn mean_activations(
     batch: usize,
     progress: &dyn Fn(usize, usize),
 ) -> Result<Vec<f64>, AblateError> {
-    let mut sum: Option<Tensor> = None;
+    let site = Site::MlpPost(last_layer(model));
+    let mut means = means_at(model, sample, &[site], over, batch, progress)?;
+    Ok(means.swap_remove(0))
+}
+
+/// Mean activations of the neurons of some layers, and mean outputs of the heads of others, over the positions of the whole sample;
+/// the rest as [`mean_activations`].
+///
+/// # Errors
+/// - [`AblateError::NoSuchComponent`] for a layer that the model does not have
+/// - as [`mean_activations`]
+pub fn layer_means(
+    model: &NeoxModel,
+    sample: &Sample,
+    (neurons_of, heads_of): (&[usize], &[usize]),
+    over: MeanOver,
+    batch: usize,
+    progress: &dyn Fn(usize, usize),
+) -> Result<LayerMeans, AblateError> {
+    let last = last_layer(model);
+    if let Some(layer) = neurons_of.iter().chain(heads_of).find(|&&l| l > last) {
+        return Err(AblateError::NoSuchComponent {
+            what: format!("layer {layer}"),
+            has: format!("layers 0 to {last}"),
+        });
+    }
+    let neurons = neurons_of.iter().map(|&layer| Site::MlpPost(layer));
+    let heads = heads_of.iter().map(|&layer| Site::HeadOut(layer));
+    let sites: Vec<Site> = neurons.chain(heads).collect();
+    if sites.is_empty() {
+        return Ok(LayerMeans::default());
+    }
+    let means = means_at(model, sample, &sites, over, batch, progress)?;
+    let mut found = LayerMeans::default();
+    for (site, means) in sites.into_iter().zip(means) {
+        match site {
+            Site::HeadOut(layer) => found.heads.insert(layer, means),
+            Site::MlpPost(layer) => found.neurons.insert(layer, means),
+            _ => None,
+        };
+    }
+    Ok(found)
+}
+
+/// Mean of the values at each site over the positions of the sample, `[site][width]`.
+fn means_at(
+    model: &NeoxModel,
+    sample: &Sample,
+    sites: &[Site],
+    over: MeanOver,
+    batch: usize,
+    progress: &dyn Fn(usize, usize),
+) -> Result<Vec<Vec<f64>>, AblateError> {
+    let mut sums: Vec<Option<Tensor>> = sites.iter().map(|_| None).collect();
     let mut positions = 0usize;
     let mut done = 0;
     let all: Vec<usize> = (0..sample.sequences().len()).collect();
@@ -107,34 +186,43 @@ pub fn mean_activations(
             .iter()
             .map(|&i| sample.sequences()[i].as_slice())
             .collect();
-        for (states, tokens) in last_layer_states(model, &tokens)?.iter().zip(&tokens) {
-            let counted: Vec<i64> = (0..tokens.len())
-                .filter(|&pos| match over {
+        let counted: Vec<Vec<i64>> = tokens
+            .iter()
+            .map(|tokens| {
+                let counts = |&pos: &usize| match over {
                     MeanOver::AllPositions => true,
                     MeanOver::NotBos => pos > 0,
                     MeanOver::NotBosAnywhere => !sample.is_boundary(tokens[pos]),
-                })
-                .map(|pos| pos as i64)
-                .collect();
-            positions += counted.len();
-            let part = states
-                .activations
-                .f_index_select(0, &Tensor::f_from_slice(&counted)?)?
-                .f_sum_dim_intlist(0, false, Kind::Double)?;
-            sum = Some(match sum {
-                Some(sum) => sum.f_add(&part)?,
-                None => part,
-            });
+                };
+                let counted = (0..tokens.len()).filter(counts);
+                counted.map(|pos| pos as i64).collect()
+            })
+            .collect();
+        positions += counted.iter().map(Vec::len).sum::<usize>();
+        let captured = captured(model, &tokens, sites)?;
+        for (site, sum) in sites.iter().zip(&mut sums) {
+            let values = in_f32(captured.at(*site)?)?;
+            for (i, counted) in counted.iter().enumerate() {
+                let part = values
+                    .f_get(i as i64)?
+                    .f_index_select(0, &Tensor::f_from_slice(counted)?)?
+                    .f_sum_dim_intlist(0, false, Kind::Double)?;
+                *sum = Some(match sum.take() {
+                    Some(sum) => sum.f_add(&part)?,
+                    None => part,
+                });
+            }
         }
         done += group.len();
         progress(group.len(), done);
     }
-    match sum {
+    let means = sums.into_iter().map(|sum| match sum {
         Some(sum) if positions > 0 => Ok(Vec::try_from(&sum.f_div_scalar(positions as f64)?)?),
         _ => Err(AblateError::Empty {
             what: "no position is left for the mean activation".into(),
         }),
-    }
+    });
+    means.collect()
 }
 
 /// The given sequences in groups of one length, at most `batch` each, in their order.

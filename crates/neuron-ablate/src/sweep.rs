@@ -1,6 +1,7 @@
 //! The sweep: every asked-for neuron at every kept row, from one forward per sequence.
 
 mod behind_norm;
+mod forwards;
 
 use std::{cell::RefCell, collections::HashMap, ops::Range, time::Instant};
 
@@ -9,11 +10,11 @@ use rayon::prelude::*;
 use tch::{Device, Tensor};
 
 use self::behind_norm::BehindNorm;
+pub use self::forwards::{ForwardCost, HeadEffects};
 use crate::{
     AblateError, BandToken, Direction, Dose, EngineOptions, EngineReport, Measure, NeuronEffects,
     Row, RowCounts, Sample, Semantics, TokenBand, TokenFrequencies, Variant, Variants,
     closed_form::{Projected, Unembedding},
-    effects::EffectSums,
     engine::{Engine, Engines, FEWEST_DIRECTIONS, Measured, NotFinite, Prepared},
     error::distinct,
     keys::EffectKeys,
@@ -21,7 +22,7 @@ use crate::{
     pairs::{Block, Dots, Pairs, RowLogits},
     readout::Readout,
     series::Spread,
-    states::{last_layer_states, mean_activations, same_length_batches},
+    states::{last_layer, last_layer_states, mean_activations, same_length_batches},
     vectors::{dot, on_host},
 };
 
@@ -51,6 +52,8 @@ pub struct Plan {
 /// Rows of effects, handed over while the sweep runs: every neuron of the block at every row of the block.
 #[derive(Debug)]
 pub struct PairBlock<'a> {
+    /// Their layer.
+    pub layer: usize,
     /// The neurons.
     pub neurons: &'a [usize],
     /// The rows.
@@ -237,11 +240,6 @@ impl<'a> Sweep<'a> {
                 last: d_mlp - 1,
             });
         }
-        if plan.neurons.is_empty() {
-            return Err(AblateError::Empty {
-                what: "no neuron is asked for".into(),
-            });
-        }
         distinct("neuron", &plan.neurons)?;
         distinct("sequence", &plan.sequences)?;
         let tolerance = plan.engine.tolerance;
@@ -349,9 +347,18 @@ impl<'a> Sweep<'a> {
         Ok(self.sample.rows(&self.plan.sequences)?.0.len() * self.plan.neurons.len())
     }
 
+    /// What the position filter keeps and drops.
+    ///
+    /// # Errors
+    /// - as [`Sample::rows`]
+    pub fn row_counts(&self) -> Result<RowCounts, AblateError> {
+        Ok(self.sample.rows(&self.plan.sequences)?.1)
+    }
+
     /// Runs the sweep; `sink` gets the rows as they come, `progress` hears how far it is.
     ///
     /// # Errors
+    /// - [`AblateError::Empty`] for a plan without neurons
     /// - [`AblateError::NotFinite`] at the first value that is not a number
     /// - [`AblateError::Sink`] if `sink` fails
     /// - [`AblateError::Torch`] if libtorch fails
@@ -361,6 +368,11 @@ impl<'a> Sweep<'a> {
         progress: &(dyn Fn(Tick) + Sync),
     ) -> Result<Effects, AblateError> {
         let (plan, pairs) = (&self.plan, &self.pairs);
+        if plan.neurons.is_empty() {
+            return Err(AblateError::Empty {
+                what: "no neuron is asked for".into(),
+            });
+        }
         let (all_rows, counts) = self.sample.rows(&plan.sequences)?;
         let mean = mean_activations(
             self.model,
@@ -374,14 +386,13 @@ impl<'a> Sweep<'a> {
         let d_model = self.model.config().hidden_size as usize;
         let direction = |neuron: usize| &directions[neuron * d_model..(neuron + 1) * d_model];
         let clusters = self.sample.clusters(&plan.sequences);
-        let empty = EffectSums::new(
-            self.sample.n_clusters(&plan.sequences),
-            self.pairs.keys().clone(),
-        );
+        let empty = self.no_effects();
+        let layer = last_layer(self.model);
         let mut neurons: Vec<NeuronEffects> = plan
             .neurons
             .iter()
             .map(|&neuron| NeuronEffects {
+                layer,
                 neuron,
                 mean_activation: mean[neuron],
                 w_out_norm: w_out_norms[neuron],
@@ -510,6 +521,7 @@ impl<'a> Sweep<'a> {
                         clean: &clean_ranks,
                         ablated: &ablated_ranks,
                     }),
+                    layer,
                     neurons: in_block,
                     rows,
                     in_band: &in_band,

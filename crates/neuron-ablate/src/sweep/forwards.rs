@@ -1,0 +1,486 @@
+//! What has no closed form: neurons before the last MLP and attention heads are replaced at every position, and the model runs on.
+//!
+//! One forward of a text leaves the residual stream before each block that something is replaced in. From there the model runs on
+//! with many copies of the text at once, each with a replacement of its own. What that changes in the residual stream after the last
+//! block is a direction of its own at each row, and everything from there on is what sets of neurons have (methods, section 13): the
+//! same readout, sums, variants and measures.
+
+use std::ops::Range;
+
+use neox_core::Site;
+use tch::Tensor;
+
+use super::{PairBlock, Ranks, Sink, Sweep, Tick, accumulate};
+use crate::{
+    AblateError, Dose, HeadId, LayerMeans, NeuronEffects, NeuronId, Row,
+    effects::EffectSums,
+    engine::{Engine, EngineOptions, Engines, Measured, Prepared},
+    error::distinct,
+    output_norms,
+    pairs::{Block, RowLogits, RowTerms},
+    readout::host,
+    replaced::{ReplaceEach, Replaced},
+    states::{Captured, captured},
+    vectors::on_host,
+};
+
+/// Most copies of a text in one forward; a power of two, as all their numbers are, so that a part of a run (blocks of so many
+/// neurons) makes the same batches as the whole.
+const MOST_COPIES: usize = 64;
+/// What a position of a text takes while a block runs, in vectors of the widest kind, such as activations.
+const WIDE_VECTORS: usize = 6;
+
+/// Effects of setting one attention head's output at every position.
+#[derive(Debug, Clone)]
+pub struct HeadEffects {
+    /// The head.
+    pub head: HeadId,
+    /// The measured changes.
+    pub effects: EffectSums,
+}
+
+impl HeadEffects {
+    /// Mean over the rows of the length of the change of the residual stream after the last block, as the final norm sees it.
+    pub fn change_norm(&self) -> f64 {
+        self.effects.row_quantity()
+    }
+}
+
+/// What running the model on costs, known beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForwardCost {
+    /// Forwards of a batch of copies of one text.
+    pub forwards: usize,
+    /// Most copies at once.
+    pub copies: usize,
+    /// Blocks that all copies together run through.
+    pub blocks: usize,
+    /// (component, row) pairs.
+    pub pairs: usize,
+}
+
+/// Replacements of one batch, run at the rows of one text.
+pub(crate) struct Ran<'r> {
+    /// Which of the replacements.
+    pub(crate) range: Range<usize>,
+    pub(crate) rows: &'r [Row],
+    pub(crate) in_band: &'r [bool],
+    /// The cluster of the text.
+    pub(crate) cluster: usize,
+    /// Measures of the clean logits, `[row][measure]`.
+    pub(crate) clean: &'r [f64],
+    /// `[replacement][row][variant][measure]`
+    pub(crate) measured: &'r Measured,
+    pub(crate) ranks: Option<Ranks<'r>>,
+    /// Length of the change of the residual stream after the last block, as the final norm sees it, `[replacement][row]`.
+    pub(crate) norms: &'r [f64],
+    /// The unchanged model, all positions.
+    captured: &'r Captured,
+}
+
+/// The rows of a text, ready for measuring changes of their final residual stream.
+struct OfText<'r> {
+    terms: RowTerms<'r>,
+    prepared: Prepared<'r>,
+    /// `x_c`, `[row, d_model]`.
+    centred: Tensor,
+    /// `[row]`
+    targets: Tensor,
+}
+
+impl Sweep<'_> {
+    /// Ablates neurons of any layers by running the model on, with the dose of the plan.
+    ///
+    /// Each neuron is replaced at every position of a text, the first one too; of the last layer the plan's own neurons, which
+    /// [`Sweep::run`] ablates in closed form, have the same effects. The plan's neurons play no part here. `means` are those of the
+    /// neurons' layers ([`layer_means`](crate::layer_means)).
+    ///
+    /// Sums over the vocabulary are exact ones, whatever engine the plan names.
+    ///
+    /// # Errors
+    /// - [`AblateError::NoSuchComponent`] for a neuron that the model does not have, [`AblateError::Repeated`] for one that stands twice
+    /// - [`AblateError::Empty`] if a layer's means are missing
+    /// - [`AblateError::NotFiniteChange`] at the first value that is not a number
+    /// - [`AblateError::Sink`] if `sink` fails, [`AblateError::Forward`] or [`AblateError::Torch`] if libtorch does
+    pub fn run_neurons(
+        &self,
+        neurons: &[NeuronId],
+        means: &LayerMeans,
+        sink: &mut Sink<'_>,
+        progress: &(dyn Fn(Tick) + Sync),
+    ) -> Result<Vec<NeuronEffects>, AblateError> {
+        distinct("neuron", neurons)?;
+        let replaced = |&neuron: &NeuronId| {
+            let name = format!("neuron {neuron}");
+            Replaced::neurons(self.model, name, &[neuron], self.plan.dose, means)
+        };
+        let replaced: Vec<Replaced> = neurons.iter().map(replaced).collect::<Result<_, _>>()?;
+        let mut effects = self.neurons_without_rows(neurons, means)?;
+        let mut sites: Vec<Site> = neurons.iter().map(|n| Site::MlpPost(n.layer)).collect();
+        sites.dedup();
+        self.run_on(&replaced, &sites, progress, &mut |ran| {
+            let in_batch = &neurons[ran.range.clone()];
+            // A batch starts in one layer.
+            let layer = in_batch.first().map_or(0, |n| n.layer);
+            let indices: Vec<usize> = in_batch.iter().map(|n| n.neuron).collect();
+            let activations = ran.activations(layer, &indices)?;
+            let block = PairBlock {
+                layer,
+                neurons: &indices,
+                rows: ran.rows,
+                in_band: ran.in_band,
+                activations: &activations,
+                clean: ran.clean,
+                ablated: &ran.measured.values,
+                bounds: &ran.measured.bounds,
+                ranks: ran.ranks,
+                keys: self.pairs.keys(),
+            };
+            let slots = vec![ran.cluster; ran.rows.len()];
+            accumulate(&mut effects[ran.range.clone()], &block, &slots);
+            sink(&block).map_err(|source| AblateError::Sink { source })
+        })?;
+        Ok(effects)
+    }
+
+    /// Sets the outputs of attention heads, one by one, to what `dose` says, at every position, and runs the model on: `Mean` to the
+    /// mean output over the sample, `Scale(0.0)` to zero.
+    ///
+    /// An output is what the head's part of the output projection reads ([`Site::HeadOut`]).
+    ///
+    /// # Errors
+    /// - [`AblateError::HeadDose`] for clipping, which is for single activations
+    /// - as [`Sweep::run_neurons`]
+    pub fn run_heads(
+        &self,
+        heads: &[HeadId],
+        dose: Dose,
+        means: &LayerMeans,
+        progress: &(dyn Fn(Tick) + Sync),
+    ) -> Result<Vec<HeadEffects>, AblateError> {
+        distinct("head", heads)?;
+        if dose == Dose::ClipAtMean {
+            return Err(AblateError::HeadDose);
+        }
+        let replaced = |&head: &HeadId| Replaced::head(self.model, head, dose, means);
+        let replaced: Vec<Replaced> = heads.iter().map(replaced).collect::<Result<_, _>>()?;
+        let empty = self.no_effects();
+        let head = |&head: &HeadId| HeadEffects {
+            head,
+            effects: empty.clone(),
+        };
+        let mut effects: Vec<HeadEffects> = heads.iter().map(head).collect();
+        self.run_on(&replaced, &[], progress, &mut |ran| {
+            let of_batch = effects[ran.range.clone()].iter_mut();
+            ran.add_to(of_batch.map(|head| &mut head.effects));
+            Ok(())
+        })?;
+        Ok(effects)
+    }
+
+    /// What [`Sweep::run_neurons`] and [`Sweep::run_heads`] cost, for components of these layers, `[component]`.
+    ///
+    /// # Errors
+    /// - as [`Sample::rows`](crate::Sample::rows)
+    pub fn forward_cost(&self, layers: &[usize]) -> Result<ForwardCost, AblateError> {
+        let (rows, _) = self.sample.rows(&self.plan.sequences)?;
+        let texts = rows.chunk_by(|a, b| a.sequence == b.sequence).count();
+        let copies = self.copies();
+        let batches = batches(layers, copies);
+        let blocks_from =
+            |layer: usize| self.model.config().num_hidden_layers.saturating_sub(layer);
+        Ok(ForwardCost {
+            forwards: texts * batches.len(),
+            copies,
+            blocks: texts * layers.iter().map(|&l| blocks_from(l)).sum::<usize>(),
+            pairs: rows.len() * layers.len(),
+        })
+    }
+
+    /// Runs each replacement on at every text of the plan; `sites` are those of the unchanged model that `each` reads.
+    pub(crate) fn run_on(
+        &self,
+        replaced: &[Replaced],
+        sites: &[Site],
+        progress: &(dyn Fn(Tick) + Sync),
+        each: &mut dyn FnMut(&Ran<'_>) -> Result<(), AblateError>,
+    ) -> Result<(), AblateError> {
+        let layers: Vec<usize> = replaced.iter().map(|replaced| replaced.layer).collect();
+        let batches = batches(&layers, self.copies());
+        let mut sites = sites.to_vec();
+        sites.extend(layers.chunk_by(|a, b| a == b).map(|l| Site::ResidPre(l[0])));
+        let options = EngineOptions {
+            engine: Engine::Exact,
+            ..self.plan.engine
+        };
+        let readout = (self.unembedding.w_u(), self.unembedding.scale());
+        let memory = self.plan.memory_budget / 4;
+        let engines = Engines::new(&self.pairs, readout, options, replaced.len(), memory)?;
+        let (all_rows, _) = self.sample.rows(&self.plan.sequences)?;
+        let clusters = self.sample.clusters(&self.plan.sequences);
+        for rows in all_rows.chunk_by(|a, b| a.sequence == b.sequence) {
+            let sequence = rows[0].sequence;
+            let tokens = self.sample.sequences()[sequence].as_slice();
+            let captured = captured(self.model, &[tokens], &sites)?;
+            let kept: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
+            let kept = Tensor::f_from_slice(&kept)?.f_to_device(captured.resid.device())?;
+            let resid = captured.resid.f_get(0)?.f_index_select(0, &kept)?;
+
+            let projected = self.unembedding.project(&host(&resid)?)?;
+            let (b, scale) = (self.unembedding.b(), self.unembedding.scale());
+            let logits = RowLogits::new(projected.logits, &projected.norm2, scale, b)?;
+            let prepared = engines.prepare(&logits)?;
+            let sums = prepared.sums();
+            let of_text = OfText {
+                terms: self
+                    .pairs
+                    .rows(rows, projected.norm2, scale, &logits, sums)?,
+                centred: projected.centred,
+                targets: self.pairs.target_places(rows)?,
+                prepared,
+            };
+            let clean_ranks = match self.plan.ranks {
+                true => self.clean_ranks(&engines, &of_text, rows.len())?,
+                false => Vec::new(),
+            };
+            let in_band: Vec<bool> = rows.iter().map(|row| self.in_band(row)).collect();
+            let slot = self.plan.sequences.iter().position(|s| *s == sequence);
+            for range in &batches {
+                let these = &replaced[range.clone()];
+                let changes = self.changes(these, &captured, &kept)?;
+                let (measured, ranks, norms) =
+                    self.measure_changes(&engines, &of_text, these, &changes)?;
+                // All at once: most of the time goes into the forward, and rows alone would tell another rate.
+                progress(Tick::Pairs(norms.len()));
+                each(&Ran {
+                    range: range.clone(),
+                    rows,
+                    in_band: &in_band,
+                    cluster: slot.map_or(0, |place| clusters[place]),
+                    clean: &of_text.terms.measures,
+                    measured: &measured,
+                    ranks: self.plan.ranks.then_some(Ranks {
+                        clean: &clean_ranks,
+                        ablated: &ranks,
+                    }),
+                    norms: &norms,
+                    captured: &captured,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the replacements of a batch change in the residual stream after the last block, `[row, replacement, d_model]`, f64.
+    fn changes(
+        &self,
+        replaced: &[Replaced],
+        captured: &Captured,
+        kept: &Tensor,
+    ) -> Result<Tensor, AblateError> {
+        let layer = replaced.first().map_or(0, |replaced| replaced.layer);
+        let before = captured.at(Site::ResidPre(layer))?;
+        let (_, pos, d_model) = before.size3()?;
+        // One copy more, which stays as it is: rounding that all copies of a batch share drops out of the changes.
+        let copies = before
+            .f_expand([replaced.len() as i64 + 1, pos, d_model], false)?
+            .f_contiguous()?;
+        let mut hooks = ReplaceEach(replaced);
+        let after = tch::no_grad(|| self.model.residual_from(layer, &copies, &mut hooks))?;
+        let after = host(&after.f_index_select(1, kept)?)?;
+        let (changed, clean) = (
+            after.f_narrow(0, 0, replaced.len() as i64)?,
+            after.f_narrow(0, replaced.len() as i64, 1)?,
+        );
+        Ok(changed.f_sub(&clean)?.f_transpose(0, 1)?.f_contiguous()?)
+    }
+
+    /// Measures, ranks and lengths of changes of the final residual stream, `[replacement][row]`; `changes` is
+    /// `[row, replacement, d_model]`.
+    fn measure_changes(
+        &self,
+        engines: &Engines,
+        of_text: &OfText<'_>,
+        replaced: &[Replaced],
+        changes: &Tensor,
+    ) -> Result<(Measured, Vec<u32>, Vec<f64>), AblateError> {
+        let (n_rows, n, per_pair) = (
+            changes.size()[0] as usize,
+            replaced.len(),
+            self.pairs.per_pair(),
+        );
+        let mut all = Measured {
+            values: vec![0.0; n * n_rows * per_pair],
+            bounds: vec![0.0; n * n_rows],
+        };
+        let mut all_ranks = vec![0; if self.plan.ranks { n * n_rows } else { 0 }];
+        let mut norms = vec![0.0; n * n_rows];
+        let ones = vec![1.0; n];
+        for row in 0..n_rows {
+            let at = row as i64;
+            let projected = self.unembedding.project(&changes.f_get(at)?)?;
+            let block = Block {
+                rows: &of_text.terms,
+                at: row..row + 1,
+                change: &ones,
+                norm2: &projected.norm2,
+                u_dots: &self.pairs.dots(&projected.logits)?,
+                u_at: &projected.logits.at(&of_text.targets.f_narrow(0, at, 1)?)?,
+                cross: &on_host(&projected.centred.f_mv(&of_text.centred.f_get(at)?)?)?,
+                spreads: &[],
+            };
+            let prepared = &of_text.prepared;
+            let measured = engines.measure(&self.pairs, &block, prepared, &projected, &|_| ())?;
+            let measured = measured.map_err(|bad| {
+                let Row { sequence, pos, .. } = of_text.terms.row(row);
+                AblateError::NotFiniteChange {
+                    component: replaced[bad.direction].name.clone(),
+                    sequence,
+                    pos,
+                }
+            })?;
+            for (i, values) in measured.values.chunks(per_pair).enumerate() {
+                let pair = i * n_rows + row;
+                all.values[pair * per_pair..(pair + 1) * per_pair].copy_from_slice(values);
+                norms[pair] = projected.norm2[i].sqrt();
+            }
+            if self.plan.ranks {
+                let targets = &of_text.targets;
+                let ranks =
+                    engines.ranks(&self.pairs, &block, prepared, Some(&projected), targets)?;
+                for (i, rank) in ranks.into_iter().enumerate() {
+                    all_ranks[i * n_rows + row] = rank;
+                }
+            }
+            engines.recycle(measured);
+        }
+        Ok((all, all_ranks, norms))
+    }
+
+    fn clean_ranks(
+        &self,
+        engines: &Engines,
+        of_text: &OfText<'_>,
+        n_rows: usize,
+    ) -> Result<Vec<u32>, AblateError> {
+        let rows = Block {
+            rows: &of_text.terms,
+            at: 0..n_rows,
+            change: &[],
+            norm2: &[],
+            u_dots: &[],
+            u_at: &[],
+            cross: &[],
+            spreads: &[],
+        };
+        let (prepared, targets) = (&of_text.prepared, &of_text.targets);
+        Ok(engines.ranks(&self.pairs, &rows, prepared, None, targets)?)
+    }
+
+    /// How many copies of a text run on at once, within a quarter of the memory each for the blocks and for the vocabulary.
+    fn copies(&self) -> usize {
+        let config = self.model.config();
+        let texts = self.plan.sequences.iter();
+        let length = |&s: &usize| self.sample.sequences().get(s).map_or(0, Vec::len);
+        let longest = texts.map(length).max().unwrap_or(0).max(1);
+        let heads = config.num_attention_heads + 2 * config.num_key_value_heads;
+        let widest = config
+            .hidden_size
+            .max(config.intermediate_size)
+            .max(heads * config.head_size) as usize;
+        let part = self.plan.memory_budget / 4;
+        let of_blocks = part / (longest * widest * WIDE_VECTORS * 4);
+        let of_vocabulary = part / (self.pairs.layout().d_vocab() * 4 * 2);
+        let most = of_blocks.min(of_vocabulary).clamp(1, MOST_COPIES);
+        // The greatest power of two that is not above.
+        1 << most.ilog2()
+    }
+
+    /// Sums of effects before the first row.
+    pub(crate) fn no_effects(&self) -> EffectSums {
+        EffectSums::new(
+            self.sample.n_clusters(&self.plan.sequences),
+            self.pairs.keys().clone(),
+        )
+    }
+
+    fn neurons_without_rows(
+        &self,
+        neurons: &[NeuronId],
+        means: &LayerMeans,
+    ) -> Result<Vec<NeuronEffects>, AblateError> {
+        let empty = self.no_effects();
+        let mut effects = Vec::with_capacity(neurons.len());
+        for of_layer in neurons.chunk_by(|a, b| a.layer == b.layer) {
+            let layer = of_layer[0].layer;
+            let norms = output_norms(self.model, layer)?;
+            let means = means.neurons(layer).unwrap_or_default();
+            effects.extend(of_layer.iter().map(|n| NeuronEffects {
+                layer,
+                neuron: n.neuron,
+                mean_activation: means[n.neuron],
+                w_out_norm: norms[n.neuron],
+                effects: empty.clone(),
+            }));
+        }
+        Ok(effects)
+    }
+}
+
+impl Ran<'_> {
+    /// Activations of neurons of a layer in the unchanged model, `[neuron][row]`.
+    fn activations(&self, layer: usize, neurons: &[usize]) -> Result<Vec<f64>, AblateError> {
+        let post = self.captured.at(Site::MlpPost(layer))?;
+        let places = |places: &mut dyn Iterator<Item = usize>| {
+            let places: Vec<i64> = places.map(|place| place as i64).collect();
+            Tensor::f_from_slice(&places)?.f_to_device(post.device())
+        };
+        let rows = places(&mut self.rows.iter().map(|row| row.pos))?;
+        let neurons = places(&mut neurons.iter().copied())?;
+        let chosen = post.f_get(0)?.f_index_select(0, &rows)?;
+        Ok(on_host(&chosen.f_index_select(1, &neurons)?.f_tr()?)?)
+    }
+
+    /// Adds the rows of each replacement to its sums; the quantity of a row is the length of its change.
+    pub(crate) fn add_to<'e>(&self, effects: impl Iterator<Item = &'e mut EffectSums>) {
+        let n_rows = self.rows.len();
+        let (m, per_pair) = (
+            self.clean.len() / n_rows,
+            self.measured.values.len() / self.norms.len(),
+        );
+        for (i, effects) in effects.enumerate() {
+            for row in 0..n_rows {
+                let pair = i * n_rows + row;
+                let after = &self.measured.values[pair * per_pair..(pair + 1) * per_pair];
+                let (clean, in_band) = (&self.clean[row * m..(row + 1) * m], self.in_band[row]);
+                effects.add(self.cluster, clean, after, self.norms[pair], in_band);
+                if let Some(ranks) = &self.ranks {
+                    let change = f64::from(ranks.ablated[pair]) - f64::from(ranks.clean[row]);
+                    effects.add_rank(self.cluster, change, in_band);
+                }
+            }
+        }
+    }
+}
+
+/// Consecutive components of one layer, `copies` at most; `layers` is `[component]`.
+fn batches(layers: &[usize], copies: usize) -> Vec<Range<usize>> {
+    let mut batches: Vec<Range<usize>> = Vec::new();
+    for of_layer in layers.chunk_by(|a, b| a == b) {
+        let start = batches.last().map_or(0, |batch| batch.end);
+        let of_layer = super::blocks(of_layer.len(), copies);
+        batches.extend(of_layer.map(|range| start + range.start..start + range.end));
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::batches;
+
+    #[test]
+    fn a_batch_is_of_one_layer() {
+        assert_eq!(batches(&[0, 0, 0, 2, 1, 1], 2), [0..2, 2..3, 3..4, 4..6]);
+        assert!(batches(&[], 4).is_empty());
+    }
+}
