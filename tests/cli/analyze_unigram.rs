@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use arrow::array::{ArrayRef, BooleanArray, Float32Array, Int32Array, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, RecordBatch};
 use job_kit::{Format, TableReader, TableWriter};
 use serde_json::Value;
 
@@ -149,7 +149,9 @@ fn ablation(dir: &Path) -> Result<(), Box<dyn Error>> {
         ),
         (
             "kl_divergence_after",
-            floats(&|neuron, row| 1.0 + 0.1 * row.cos() + 0.01 * (neuron - 12.0)),
+            floats(&|neuron, row| {
+                1.0 + 0.1 * row.cos() + 0.01 * (neuron - 12.0) + 0.05 * (neuron + row).sin()
+            }),
         ),
     ];
     let batch = RecordBatch::try_from_iter(columns)?;
@@ -452,6 +454,139 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
             "hint: steps that are there: 1000, 4000",
         ],
     )
+}
+
+/// An ablation folder with the means of the code of Stolfo et al. (tests/golden/stolfo2024): one row for each neuron.
+fn stolfo(dir: &Path) -> Outcome {
+    let golden = TableReader::open(root().join("tests/golden/stolfo2024/neurons.parquet"))?;
+    let column =
+        |name: &str| -> Result<Vec<f64>, Box<dyn Error>> { Ok(golden.read(&[name])?.f64(name)?) };
+    let rho = column("rho_k12")?;
+    let n = rho.len() as i32;
+    let floats = |values: Vec<f64>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
+    let ints = |value: &dyn Fn(i32) -> i32| -> ArrayRef {
+        Arc::new(Int32Array::from_iter_values((0..n).map(value)))
+    };
+    let ids = [("layer", ints(&|_| 3)), ("neuron", ints(&|neuron| neuron))];
+    let after = |name: &str| column(&format!("{name}.loss.mean_abs_change")).map(floats);
+    let rows = vec![
+        ("batch", ints(&|_| 0)),
+        ("pos", ints(&|_| 3)),
+        (
+            "in_band",
+            Arc::new(BooleanArray::from(vec![false; n as usize])) as ArrayRef,
+        ),
+        ("activation", floats(column("mean_activation")?)),
+        ("loss", floats(vec![0.0; n as usize])),
+        ("loss_post_ablation", after("total")?),
+        (
+            "loss_post_ablation_with_frozen_unigram",
+            after("frozen_unigram")?,
+        ),
+        ("loss_post_ablation_with_frozen_ln", after("frozen_ln")?),
+        ("kl_divergence_before", floats(vec![0.0; n as usize])),
+        (
+            "kl_divergence_after",
+            floats(column("total.kl_freq_model.mean_abs_change")?),
+        ),
+    ];
+    let weights = vec![
+        ("mean_activation", floats(column("mean_activation")?)),
+        ("w_out_norm", floats(column("norm")?)),
+        ("w_out_norm_centred", floats(column("norm")?)),
+        ("logit_var", floats(column("logit_var")?)),
+        (
+            "null_share",
+            floats(rho.iter().map(|rho| rho * rho).collect()),
+        ),
+    ];
+    fs::create_dir_all(dir)?;
+    for (file, columns) in [("positions.parquet", rows), ("neurons.parquet", weights)] {
+        let batch = RecordBatch::try_from_iter(ids.iter().cloned().chain(columns))?;
+        let mut table = TableWriter::create(dir.join(file), batch.schema(), Format::Parquet)?;
+        table.write(&batch)?;
+        table.finish()?;
+    }
+    Ok(())
+}
+
+/// Against the lists of the code of Stolfo et al. (tests/golden/stolfo2024/README.md).
+#[test]
+fn entropy_neurons_are_selected_as_stolfo_et_al_select_them() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    stolfo(&dir.path().join("ablation"))?;
+    let (input, to) = (
+        format!("input.path={}", dir.path().join("ablation").display()),
+        out(&dir.path().join("out")),
+    );
+    let lists = json(&root().join("tests/golden/stolfo2024/selection.json"))?;
+    for (heuristic, list, report) in [
+        ("null-share", "top10_k12", "on"),
+        ("ln-mediated-share", "top20_mediated_by_layer_norm", "off"),
+    ] {
+        let expected: Vec<&str> = lists[list]
+            .as_array()
+            .ok_or("no such list")?
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        let (heuristic, top) = (
+            format!("selection.heuristic={heuristic}"),
+            format!("selection.top_n={}", expected.len()),
+        );
+        let report = format!("output.report={report}");
+        let args = ["selection=entropy", &input, &heuristic, &top, &report, &to];
+        let run = check_success(&args)?;
+        assert!(run.stdout.contains("either way"), "{}", run.stdout);
+        // The file that the other jobs take.
+        let row = one_row(&dir.path().join("out/selection.csv"))?;
+        let names: Vec<String> = expected.iter().map(|name| format!("'{name}'")).collect();
+        assert_eq!(row["top_neurons"], format!("[{}]", names.join(", ")));
+        if report == "output.report=on" {
+            for plot in ["weights", "norm-effects", "rho", "mediation"] {
+                let path = dir.path().join(format!("out/plots/{plot}.svg"));
+                assert!(path.is_file(), "{} was not drawn", path.display());
+            }
+        }
+    }
+    // What is not in the tables is not ranked by.
+    fs::remove_file(dir.path().join("ablation/neurons.parquet"))?;
+    check_failure(
+        &["selection=entropy", &input, &to],
+        1,
+        &[
+            "no neuron has what `selection.heuristic` ranks by",
+            "neurons.parquet",
+        ],
+    )
+}
+
+/// The figure after their 3b shows the mean of absolute changes, not the absolute mean change.
+#[test]
+fn the_change_of_the_divergence_does_not_cancel_out() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    ablation(&dir.path().join("ablation"))?;
+    let (input, to) = (
+        format!("input.path={}", dir.path().join("ablation").display()),
+        out(&dir.path().join("out")),
+    );
+    check_success(&[&input, "selection.rows=none", &to])?;
+    let table = TableReader::open(dir.path().join("out/ranking.parquet"))?.read(&[
+        "kl_change",
+        "kl_abs_change",
+        "ln_mediated_share",
+    ])?;
+    let (mean, mean_abs) = (table.f64("kl_change")?, table.f64("kl_abs_change")?);
+    assert!(mean.iter().zip(&mean_abs).all(|(m, a)| m.abs() <= a + 1e-9));
+    assert!(mean.iter().zip(&mean_abs).any(|(m, a)| m.abs() < 0.9 * a));
+    // The table has no loss with the final norm frozen.
+    assert!(
+        table
+            .opt_f64("ln_mediated_share")?
+            .iter()
+            .all(Option::is_none)
+    );
+    Ok(())
 }
 
 #[test]

@@ -153,6 +153,7 @@ fn the_curve_has_intervals_around_its_values() -> Result<(), Box<dyn Error>> {
                 stratum: Stratum::LongTail,
                 loss_change: turn / f64::from(neuron + 1),
                 frozen_loss_change: 0.0,
+                frozen_ln_loss_change: None,
                 kl_change: 0.0,
                 activation: 0.0,
             })?;
@@ -211,6 +212,7 @@ fn read_tally() -> Result<Tally, Box<dyn Error>> {
                 stratum: Stratum::of(q, min, max),
                 loss_change: f64::from(after[i]) - f64::from(loss[i]),
                 frozen_loss_change: f64::from(frozen[i]) - f64::from(loss[i]),
+                frozen_ln_loss_change: None,
                 kl_change: f64::from(kl_after[i]) - f64::from(kl[i]),
                 activation: f64::from(activation[i]),
             })?;

@@ -233,6 +233,7 @@ fn table(
                     stratum: Stratum::LongTail,
                     loss_change: value + 0.1 * normal(rng),
                     frozen_loss_change: 0.0,
+                    frozen_ln_loss_change: None,
                     kl_change: 0.0,
                     activation: 0.0,
                 })?;

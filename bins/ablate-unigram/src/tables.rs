@@ -292,6 +292,7 @@ impl NeuronTable<'_> {
         let mut push = |name: String, value: &dyn Fn(&WeightStatistics) -> Option<f64>| {
             columns.push((name, floats(self.weights.iter().map(value))));
         };
+        push("w_out_norm_centred".into(), &|w| Some(w.norm_seen));
         push("logit_var".into(), &|w| w.logit_var);
         push("null_share".into(), &|w| w.null_share);
         push("freq_cosine".into(), &|w| w.freq_cosine);
@@ -360,6 +361,10 @@ impl EffectColumns {
     /// A column per variant, measure and kind of mean, with what sums them up in front.
     fn push(&self, columns: &mut Columns, sweep: &Sweep<'_>, effects: &[&EffectSums]) {
         let (total, direct) = (0, sweep.direct());
+        let frozen_ln = sweep
+            .variants()
+            .iter()
+            .position(|v| *v == Variant::FrozenLn);
         // All effects are over the same clusters. Without any, intervals are null.
         let clusters = effects.first().map_or(0, |e| e.n_clusters());
         let resamples = self.bootstrap.map(|b| b.resample(clusters).ok());
@@ -379,12 +384,21 @@ impl EffectColumns {
             push_effect(columns, effects, format!("{prefix}direct_effect"), |e| {
                 effect(e, direct)
             });
-            push_effect(columns, effects, format!("{prefix}mediated_share"), |e| {
-                mediated_share(effect(e, total)?, effect(e, direct)?, self.floor)
-            });
-            push_interval(columns, &format!("{prefix}mediated_share"), &|e, r| {
-                e.mediated_share_interval(total, direct, over, self.floor, r)
-            });
+            // What goes through token frequency, and what through the scale of the final norm.
+            for (name, direct) in [
+                ("mediated_share", Some(direct)),
+                ("ln_mediated_share", frozen_ln),
+            ] {
+                let (Some(direct), name) = (direct, format!("{prefix}{name}")) else {
+                    continue;
+                };
+                push_effect(columns, effects, &*name, |e| {
+                    mediated_share(effect(e, total)?, effect(e, direct)?, self.floor)
+                });
+                push_interval(columns, &name, &|e, r| {
+                    e.mediated_share_interval(total, direct, over, self.floor, r)
+                });
+            }
         }
         for (v, variant) in sweep.variants().iter().enumerate() {
             let variant = sweep.variant_name(*variant);

@@ -6,8 +6,8 @@ use anyhow::Context;
 use job_kit::{RunRecord, WithHint};
 use neuron_select::{
     Coactivation, ControlKind, ControlSet, CrossFit, Curve, CurveIntervals, Grouped, Laws, Measure,
-    NeuronEffects, NeuronId, RankInterval, Ranked, Ranking, RowFilter, SelectError, Verdict,
-    bootstrap_curve, bootstrap_ranks, cross_fit, draw_controls, max_t, rank_p,
+    NeuronEffects, NeuronId, RankInterval, Ranked, Ranking, RowFilter, SelectError, Standing,
+    Verdict, bootstrap_curve, bootstrap_ranks, cross_fit, draw_controls, max_t, rank_p,
 };
 use surprisal_metrics::{Group, Interval, MIN_GROUPS};
 
@@ -40,8 +40,6 @@ pub(crate) struct StepAnalysis {
     pub(crate) band_effects: Vec<SetEffect>,
     /// Rare minus common rows; empty where the table does not tell them apart.
     pub(crate) band_contrasts: Vec<SetContrast>,
-    /// Norm of the output weights and LogitVar, where the ablation wrote them.
-    pub(crate) weights: HashMap<NeuronId, (f64, f64)>,
 }
 
 /// A selected neuron with bootstrap-t intervals of its effects over clusters (documents, or sequences).
@@ -54,6 +52,7 @@ pub(crate) struct Selected {
     pub(crate) kl_change: Option<Interval>,
     pub(crate) total_effect: Option<Interval>,
     pub(crate) mediated_share: Option<Interval>,
+    pub(crate) ln_mediated_share: Option<Interval>,
 }
 
 /// An effect of the selection on the clusters that made it and on others, nats.
@@ -196,6 +195,16 @@ pub(crate) fn analyze(
     let ranking = Ranking::new(effects.clone(), &criteria);
     let top = config.selection.top();
     let ids = ranking.top_ids(top);
+    let undefined = ranking.all().iter();
+    let undefined = undefined
+        .filter(|n| n.standing == Standing::Undefined)
+        .count();
+    if undefined > 0 && ids.is_empty() {
+        return Err(anyhow::anyhow!(
+            "step {step}: no neuron has what `selection.heuristic` ranks by"
+        ))
+        .hint("statistics of the weights are in the neurons.parquet that ablate-unigram writes beside its table of positions; the share that the final norm mediates needs `frozen_ln` among `ablation.variants`");
+    }
     if let Some(top) = top.filter(|&top| ids.len() < top) {
         record.warn(format!(
             "step {step}: {} neurons meet the criteria, {top} were asked for",
@@ -282,7 +291,6 @@ pub(crate) fn analyze(
         coactivation,
         band_effects,
         band_contrasts,
-        weights: input.weights()?,
     })
 }
 
@@ -296,6 +304,10 @@ fn with_intervals(
     let resamples = config.bootstrap().resample(grouped.n_sequences())?;
     let (total, direct) = (groups(Measure::TotalEffect), groups(Measure::DirectEffect));
     let share = resamples.ratio(&direct, &total, floor)?;
+    let ln_share = match ranked.effects.frozen_ln_effect {
+        Some(_) => resamples.ratio(&groups(Measure::FrozenLnEffect), &total, floor)?,
+        None => None,
+    };
     Ok(Selected {
         ranked: *ranked,
         clusters: Group::with_values(&total),
@@ -303,6 +315,7 @@ fn with_intervals(
         kl_change: resamples.mean(&groups(Measure::KlChange))?,
         total_effect: resamples.mean(&total)?,
         mediated_share: share.map(Interval::complement),
+        ln_mediated_share: ln_share.map(Interval::complement),
     })
 }
 

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use job_kit::{Columns, Progress, RunRecord, TableReader, WithHint};
 use model_conventions::{StepNames, step_of};
-use neuron_select::{Candidate, NeuronEffects, NeuronId, Row, RowFilter, Stratum, Tally};
+use neuron_select::{Candidate, NeuronEffects, NeuronId, Row, RowFilter, Stratum, Tally, Weights};
 use serde_json::Value;
 
 use crate::{
@@ -249,13 +249,18 @@ impl StepInput {
             "kl_divergence_before",
             "kl_divergence_after",
         ];
+        // Where the ablation measured it.
+        let frozen_ln = Some("loss_post_ablation_with_frozen_ln").filter(|c| self.table.has(c));
+        let columns: Vec<&str> = values.into_iter().chain(frozen_ln).collect();
         let mut tally = Tally::default();
+        tally.set_weights(self.weights()?);
         let progress = Progress::new(
             &format!("step {}", self.step),
             self.table.rows()? as u64,
             "rows",
         );
-        self.each_batch(&values, |neurons, strata, rows| {
+        self.each_batch(&columns, |neurons, strata, rows| {
+            let frozen_ln = frozen_ln.map(|column| rows.f64(column)).transpose()?;
             let sequence = rows.i64(cluster)?;
             let [activation, loss, after, frozen, kl, kl_after] =
                 [1, 2, 3, 4, 5, 6].map(|i| rows.f64(values[i]));
@@ -268,6 +273,7 @@ impl StepInput {
                     stratum: strata[i],
                     loss_change: after[i] - loss[i],
                     frozen_loss_change: frozen[i] - loss[i],
+                    frozen_ln_loss_change: frozen_ln.as_ref().map(|after| after[i] - loss[i]),
                     kl_change: kl_after[i] - kl[i],
                     activation: activation[i],
                 })?;
@@ -354,26 +360,28 @@ impl StepInput {
         effects.iter().map(candidate).collect()
     }
 
-    /// Norm of the output weights and LogitVar of each neuron; none where `neurons.parquet` does not have them.
-    pub(crate) fn weights(&self) -> anyhow::Result<HashMap<NeuronId, (f64, f64)>> {
+    /// What the weights say of each neuron, as far as `neurons.parquet` has it.
+    fn weights(&self) -> anyhow::Result<HashMap<NeuronId, Weights>> {
         let Some(path) = &self.neurons else {
             return Ok(HashMap::new());
         };
         let table = TableReader::open(path)?;
-        if !table.has("logit_var") {
-            return Ok(HashMap::new());
-        }
-        let table = table.read(&["layer", "neuron", "w_out_norm", "logit_var"])?;
-        let ids = numbered(&table.i64("layer")?, &table.i64("neuron")?)?;
-        let values = table
-            .opt_f64("w_out_norm")?
-            .into_iter()
-            .zip(table.opt_f64("logit_var")?);
-        Ok(ids
-            .into_iter()
-            .zip(values)
-            .filter_map(|(id, (norm, var))| Some((id, (norm?, var?))))
-            .collect())
+        let columns = ["w_out_norm_centred", "logit_var", "null_share"];
+        let there: Vec<&str> = columns.into_iter().filter(|c| table.has(c)).collect();
+        let rows = table.read(&[&["layer", "neuron"], &there[..]].concat())?;
+        let ids = numbered(&rows.i64("layer")?, &rows.i64("neuron")?)?;
+        let values = |column: &str| match there.contains(&column) {
+            true => rows.opt_f64(column),
+            false => Ok(vec![None; ids.len()]),
+        };
+        let [norm, logit_var, null_share] = columns.map(values);
+        let (norm, logit_var, null_share) = (norm?, logit_var?, null_share?);
+        let of = |i: usize| Weights {
+            norm: norm[i],
+            logit_var: logit_var[i],
+            null_share: null_share[i],
+        };
+        Ok(ids.iter().enumerate().map(|(i, id)| (*id, of(i))).collect())
     }
 
     fn each_batch(

@@ -6,7 +6,7 @@ use job_kit::{
     report::{Cell, Grid, Report, Section, number},
 };
 
-use neuron_select::Verdict;
+use neuron_select::{Heuristic, Verdict};
 use surprisal_metrics::{Group, Interval};
 
 use crate::{
@@ -45,10 +45,12 @@ pub(crate) fn write(
         .fact("rows", selection.rows)
         .fact(
             "order",
-            if selection.by_mediation {
-                "mediated share first"
-            } else {
-                "size of the change"
+            match (selection.by_mediation, selection.heuristic) {
+                (true, _) => "mediated share first",
+                (false, Heuristic::Prob | Heuristic::Kl) => "size of the change",
+                (false, Heuristic::NullShare) => "share of the output weights in the null space",
+                (false, Heuristic::LogitVar) => "LogitVar, smallest first",
+                (false, Heuristic::LnMediatedShare) => "share mediated by the final norm",
             },
         )
         .fact(

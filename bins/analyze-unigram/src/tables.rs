@@ -176,7 +176,7 @@ fn selection(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let bound = |value: OfSelected, end: fn(Interval) -> f64| {
         rows.iter().map(move |(step, n)| value(step, n).map(end))
     };
-    let columns: [([&str; 3], OfSelected); 4] = [
+    let columns: [([&str; 3], OfSelected); 5] = [
         (
             [
                 "mediated_share_low",
@@ -184,6 +184,14 @@ fn selection(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
                 "mediated_share_undefined",
             ],
             |s, n| s.direct(n.mediated_share),
+        ),
+        (
+            [
+                "ln_mediated_share_low",
+                "ln_mediated_share_high",
+                "ln_mediated_share_undefined",
+            ],
+            |_, n| n.ln_mediated_share,
         ),
         (
             ["kl_change_low", "kl_change_high", "kl_change_undefined"],
@@ -235,6 +243,7 @@ fn ranking(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         Standing::Ranked(_) => None,
         Standing::OtherSign(_) => Some("other sign".to_owned()),
         Standing::UnderFloor(_) => Some("under floor".to_owned()),
+        Standing::Undefined => Some("undefined".to_owned()),
     });
     let selected = rows.iter().map(|(step, n)| {
         n.standing
@@ -270,7 +279,9 @@ fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
             rows.iter().map(|(_, n)| Some(n.effects.rows as i64)),
         )
         .float("mediated_share", direct(|n| n.mediated_share))
+        .float("ln_mediated_share", value(|n| n.ln_mediated_share))
         .float("kl_change", value(|n| Some(n.effects.kl_change)))
+        .float("kl_abs_change", value(|n| Some(n.effects.kl_abs_change)))
         .float("loss_change", value(|n| Some(n.effects.loss_change)))
         .float(
             "frozen_loss_change",
@@ -278,7 +289,11 @@ fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
         )
         .float("total_effect", value(|n| Some(n.effects.total_effect)))
         .float("direct_effect", direct(|n| Some(n.effects.direct_effect)))
+        .float("frozen_ln_effect", value(|n| n.effects.frozen_ln_effect))
         .float("activation", value(|n| Some(n.effects.activation)))
+        .float("w_out_norm_centred", value(|n| n.effects.weights.norm))
+        .float("logit_var", value(|n| n.effects.weights.logit_var))
+        .float("null_share", value(|n| n.effects.weights.null_share))
         .int(
             "rank_low",
             rows.iter().map(|row| interval(row).map(|i| i.low as i64)),

@@ -90,6 +90,9 @@ impl NullDirections {
 pub struct WeightStatistics {
     /// `|w_n|`, as stored.
     pub norm: f64,
+    /// Norm of `w_n` as the final norm sees it: minus its mean over d_model where that is a LayerNorm (Stolfo's norm), as stored where it
+    /// is an RMSNorm.
+    pub norm_seen: f64,
     /// Variance over the vocabulary of the cosine between the output weights and the rows of the unembedding.
     pub logit_var: Option<f64>,
     /// Share of the squared norm of the output weights in the null space, 0 to 1; its root is Stolfo's rho.
@@ -368,6 +371,7 @@ impl UnembeddingMoments {
                 let ratio = |value: f64| seen.then(|| (value / norm2[n]).max(0.0));
                 WeightStatistics {
                     norm: raw[n].sqrt(),
+                    norm_seen: norm2[n].max(0.0).sqrt(),
                     logit_var: ratio(var[n]),
                     null_share: ratio(null[n]).map(|share| share.min(1.0)),
                     freq_cosine: all[n].filter(|_| seen),

@@ -77,10 +77,23 @@ pub struct Row {
     pub loss_change: f64,
     /// Change of the loss with the frequency projection frozen.
     pub frozen_loss_change: f64,
+    /// Change of the loss with the scale of the final norm frozen, where it was measured.
+    pub frozen_ln_loss_change: Option<f64>,
     /// Change of the divergence from the token frequencies.
     pub kl_change: f64,
     /// Activation of the neuron.
     pub activation: f64,
+}
+
+/// What the weights of a neuron say about it, as far as it is known (methods, section 12).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Weights {
+    /// Norm of the output weights as the final norm sees them.
+    pub norm: Option<f64>,
+    /// Variance over the vocabulary of the cosine of the output weights with the rows of the unembedding.
+    pub logit_var: Option<f64>,
+    /// Share of the squared norm of the output weights in the null space of the unembedding: the square of rho.
+    pub null_share: Option<f64>,
 }
 
 /// Which effect of [`NeuronEffects`].
@@ -94,8 +107,12 @@ pub enum Measure {
     FrozenLossChange,
     /// [`NeuronEffects::direct_effect`]
     DirectEffect,
+    /// [`NeuronEffects::frozen_ln_effect`]
+    FrozenLnEffect,
     /// [`NeuronEffects::kl_change`]
     KlChange,
+    /// [`NeuronEffects::kl_abs_change`]
+    KlAbsChange,
 }
 
 /// Sums over rows.
@@ -106,7 +123,11 @@ struct Sums {
     loss_abs: f64,
     frozen: f64,
     frozen_abs: f64,
+    frozen_ln_abs: f64,
+    /// Rows that say the loss with the final norm frozen.
+    frozen_ln_rows: f64,
     kl: f64,
+    kl_abs: f64,
     activation: f64,
 }
 
@@ -117,7 +138,10 @@ impl Sums {
         self.loss_abs += other.loss_abs;
         self.frozen += other.frozen;
         self.frozen_abs += other.frozen_abs;
+        self.frozen_ln_abs += other.frozen_ln_abs;
+        self.frozen_ln_rows += other.frozen_ln_rows;
         self.kl += other.kl;
+        self.kl_abs += other.kl_abs;
         self.activation += other.activation;
     }
 
@@ -127,11 +151,13 @@ impl Sums {
             Measure::TotalEffect => self.loss_abs,
             Measure::FrozenLossChange => self.frozen,
             Measure::DirectEffect => self.frozen_abs,
+            Measure::FrozenLnEffect => self.frozen_ln_abs,
             Measure::KlChange => self.kl,
+            Measure::KlAbsChange => self.kl_abs,
         }
     }
 
-    fn means(&self, neuron: NeuronId) -> NeuronEffects {
+    fn means(&self, neuron: NeuronId, weights: Weights) -> NeuronEffects {
         NeuronEffects {
             neuron,
             rows: self.rows as usize,
@@ -139,8 +165,12 @@ impl Sums {
             total_effect: self.loss_abs / self.rows,
             frozen_loss_change: self.frozen / self.rows,
             direct_effect: self.frozen_abs / self.rows,
+            frozen_ln_effect: (self.frozen_ln_rows == self.rows)
+                .then(|| self.frozen_ln_abs / self.rows),
             kl_change: self.kl / self.rows,
+            kl_abs_change: self.kl_abs / self.rows,
             activation: self.activation / self.rows,
+            weights,
         }
     }
 }
@@ -160,17 +190,33 @@ pub struct NeuronEffects {
     pub frozen_loss_change: f64,
     /// Mean absolute change of the loss with the frequency projection frozen.
     pub direct_effect: f64,
+    /// Mean absolute change of the loss with the scale of the final norm frozen; `None` where not every row says it.
+    pub frozen_ln_effect: Option<f64>,
     /// Mean change of the divergence from the token frequencies.
     pub kl_change: f64,
+    /// Mean absolute change of the divergence from the token frequencies, as in figure 3b of Stolfo et al. 2024.
+    pub kl_abs_change: f64,
     /// Mean activation over these rows.
     pub activation: f64,
+    /// What its weights say.
+    pub weights: Weights,
 }
 
 impl NeuronEffects {
     /// Share of the total effect that frequency mediates, `1 - direct / total`; `None` where the total effect is below `floor` or zero.
     pub fn mediated_share(&self, floor: f64) -> Option<f64> {
+        self.share(self.direct_effect, floor)
+    }
+
+    /// Share of the total effect that the scale of the final norm mediates, `1 - direct / total` with that scale frozen; `None` where
+    /// the total effect is below `floor` or zero, or the frozen effect was not measured.
+    pub fn ln_mediated_share(&self, floor: f64) -> Option<f64> {
+        self.share(self.frozen_ln_effect?, floor)
+    }
+
+    fn share(&self, direct: f64, floor: f64) -> Option<f64> {
         (self.total_effect >= floor && self.total_effect > 0.0)
-            .then(|| 1.0 - self.direct_effect / self.total_effect)
+            .then(|| 1.0 - direct / self.total_effect)
     }
 }
 
@@ -187,6 +233,7 @@ impl NeuronEffects {
 ///         stratum: Stratum::LongTail,
 ///         loss_change: change,
 ///         frozen_loss_change: 0.0,
+///         frozen_ln_loss_change: None,
 ///         kl_change: 0.0,
 ///         activation: 1.0,
 ///     })?;
@@ -205,6 +252,7 @@ pub struct Tally {
     /// `[neuron][sequence][stratum]`
     sums: Vec<Vec<[Sums; 3]>>,
     rows: usize,
+    weights: HashMap<NeuronId, Weights>,
 }
 
 impl Tally {
@@ -218,6 +266,10 @@ impl Tally {
             (
                 "the loss change with frozen frequency",
                 row.frozen_loss_change,
+            ),
+            (
+                "the loss change with frozen final norm",
+                row.frozen_ln_loss_change.unwrap_or(0.0),
             ),
             ("the divergence change", row.kl_change),
             ("the activation", row.activation),
@@ -249,11 +301,19 @@ impl Tally {
             loss_abs: row.loss_change.abs(),
             frozen: row.frozen_loss_change,
             frozen_abs: row.frozen_loss_change.abs(),
+            frozen_ln_abs: row.frozen_ln_loss_change.map_or(0.0, f64::abs),
+            frozen_ln_rows: f64::from(u8::from(row.frozen_ln_loss_change.is_some())),
             kl: row.kl_change,
+            kl_abs: row.kl_change.abs(),
             activation: row.activation,
         });
         self.rows += 1;
         Ok(())
+    }
+
+    /// What the weights say about the neurons; it passes on into their [`NeuronEffects`].
+    pub fn set_weights(&mut self, weights: HashMap<NeuronId, Weights>) {
+        self.weights = weights;
     }
 
     /// Rows added so far.
@@ -289,7 +349,9 @@ impl Tally {
             }
         }
         let neurons: Vec<NeuronId> = order.iter().map(|&n| self.neurons[n]).collect();
+        let of = |id: &NeuronId| self.weights.get(id).copied().unwrap_or_default();
         let grouped = Grouped {
+            weights: neurons.iter().map(of).collect(),
             neurons,
             n_sequences,
             sums,
@@ -317,6 +379,8 @@ impl Tally {
 #[derive(Debug, Clone)]
 pub struct Grouped {
     neurons: Vec<NeuronId>,
+    /// In the order of the neurons.
+    weights: Vec<Weights>,
     n_sequences: usize,
     /// `[neuron * n_sequences + sequence]`
     sums: Vec<Sums>,
@@ -386,7 +450,7 @@ impl Grouped {
         let sequences = self.of(n);
         let mut total = Sums::default();
         draw.iter().for_each(|&s| total.add(&sequences[s]));
-        (total.rows > 0.0).then(|| total.means(self.neurons[n]))
+        (total.rows > 0.0).then(|| total.means(self.neurons[n], self.weights[n]))
     }
 
     fn of(&self, n: usize) -> &[Sums] {

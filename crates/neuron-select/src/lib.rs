@@ -14,6 +14,7 @@
 //!         stratum: Stratum::LongTail,
 //!         loss_change,
 //!         frozen_loss_change: 0.1 * loss_change,
+//!         frozen_ln_loss_change: None,
 //!         kl_change: 0.0,
 //!         activation: 1.0,
 //!     })?;
@@ -42,7 +43,7 @@ pub use compare::{Comparison, Difference};
 pub use controls::{Candidate, ControlKind, ControlSet, draw_controls, rank_p};
 pub use cross_fit::{CrossFit, Fold, cross_fit};
 pub use curve::{Curve, CurveIntervals, PiecewiseFit, Shape, bootstrap_curve};
-pub use effects::{Grouped, Measure, NeuronEffects, Row, RowFilter, Stratum, Tally};
+pub use effects::{Grouped, Measure, NeuronEffects, Row, RowFilter, Stratum, Tally, Weights};
 pub use error::SelectError;
 pub use laws::{GOODNESS_LEVEL, Law, LawFit, Laws, VUONG_LEVEL, Verdict, Vuong};
 pub use many::max_t;

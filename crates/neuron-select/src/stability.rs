@@ -221,6 +221,7 @@ mod tests {
                         stratum: Stratum::Common,
                         loss_change: change,
                         frozen_loss_change: 0.0,
+                        frozen_ln_loss_change: None,
                         kl_change: 0.0,
                         activation: 0.0,
                     })
