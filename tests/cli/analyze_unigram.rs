@@ -409,11 +409,17 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
     ])?;
     assert_eq!(contrasts.rows(), 2 * 4); // steps; all, selection, two kinds of controls
     let (low, at, high) = (
-        contrasts.f64("longtail_minus_common_low")?,
+        contrasts.opt_f64("longtail_minus_common_low")?,
         contrasts.f64("longtail_minus_common")?,
-        contrasts.f64("longtail_minus_common_high")?,
+        contrasts.opt_f64("longtail_minus_common_high")?,
     );
-    assert!((0..at.len()).all(|i| low[i] < at[i] && at[i] < high[i]));
+    // Two draws are too few for an interval over draws.
+    for (i, set) in contrasts.text("set")?.iter().enumerate() {
+        let control = ["random", "matched"].contains(&set.as_str());
+        let ends = low[i].zip(high[i]);
+        assert_eq!(ends.is_none(), control, "{set}");
+        assert!(ends.is_none_or(|(low, high)| low < at[i] && at[i] < high));
+    }
 
     for plot in ["mediation", "effects", "bands", "influence", "ranks"] {
         for extension in ["svg", "png"] {
@@ -468,6 +474,13 @@ fn stolfo(dir: &Path) -> Outcome {
         Arc::new(Int32Array::from_iter_values((0..n).map(value)))
     };
     let ids = [("layer", ints(&|_| 3)), ("neuron", ints(&|neuron| neuron))];
+    // Theirs do not say it: farther from the mean where the effect is larger.
+    let effect = column("total.loss.mean_abs_change")?;
+    let activation = column("mean_activation")?
+        .iter()
+        .zip(&effect)
+        .map(|(mean, effect)| mean + effect)
+        .collect();
     let after = |name: &str| column(&format!("{name}.loss.mean_abs_change")).map(floats);
     let rows = vec![
         ("batch", ints(&|_| 0)),
@@ -476,7 +489,7 @@ fn stolfo(dir: &Path) -> Outcome {
             "in_band",
             Arc::new(BooleanArray::from(vec![false; n as usize])) as ArrayRef,
         ),
-        ("activation", floats(column("mean_activation")?)),
+        ("activation", floats(activation)),
         ("loss", floats(vec![0.0; n as usize])),
         ("loss_post_ablation", after("total")?),
         (
@@ -558,6 +571,70 @@ fn entropy_neurons_are_selected_as_stolfo_et_al_select_them() -> Outcome {
             "no neuron has what `selection.heuristic` ranks by",
             "neurons.parquet",
         ],
+    )
+}
+
+/// Controls do as much to the residual stream as the neurons that they stand for, or there are none.
+#[test]
+fn controls_are_matched_on_what_the_intervention_does() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    stolfo(&dir.path().join("ablation"))?;
+    let (input, to) = (
+        format!("input.path={}", dir.path().join("ablation").display()),
+        out(&dir.path().join("out")),
+    );
+    let args = ["selection=entropy", &input, &to];
+    // The neurons with the largest effects push hardest; few are alike.
+    let args = [
+        &args[..],
+        &["selection.heuristic=prob", "controls.draws=19"],
+    ]
+    .concat();
+    let read =
+        |columns: &[&str]| TableReader::open(dir.path().join("out/balance.parquet"))?.read(columns);
+    let mut differences = Vec::new();
+    for (choice, traits) in [
+        ("controls.caliper=0.25", "log_change_length"),
+        ("controls.match=activation-and-norm", "w_out_norm"),
+    ] {
+        check_success(&[&args[..], &[choice]].concat())?;
+        let table = read(&[
+            "kind",
+            "trait",
+            "standardised_difference",
+            "selected",
+            "without_control",
+        ])?;
+        let (kinds, names) = (table.text("kind")?, table.text("trait")?);
+        let row = (0..kinds.len())
+            .find(|&i| kinds[i] == "matched" && names[i] == traits)
+            .ok_or("no such row")?;
+        let left_out = table.i64("without_control")?[row];
+        assert_eq!(table.i64("selected")?[row] + left_out, 10);
+        differences.push((
+            table.opt_f64("standardised_difference")?[row].ok_or("it varies")?,
+            left_out,
+        ));
+    }
+    let [(by_push, left_out), (_, none)] = differences[..] else {
+        return Err("two choices".into());
+    };
+    // Where the caliper is kept, the groups are alike; the price is that some neurons have no control.
+    assert!(by_push.abs() <= 0.25, "{by_push}");
+    assert!(left_out > 0 && none == 0, "{left_out}, {none}");
+    check_failure(
+        &[&args[..], &["controls.caliper=0"]].concat(),
+        1,
+        &["the caliper is 0", "positive"],
+    )?;
+    check_failure(
+        &[
+            &args[..],
+            &["controls.match=activation-and-norm", "controls.caliper=0.1"],
+        ]
+        .concat(),
+        2,
+        &["controls.caliper"],
     )
 }
 

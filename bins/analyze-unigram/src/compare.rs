@@ -194,6 +194,10 @@ fn read(path: &Path) -> anyhow::Result<Analysis> {
                 direct_effect: numbers[4][i],
                 activation: numbers[5][i],
                 kl_abs_change: at(&kl_abs, i).unwrap_or(f64::NAN),
+                // No ranking is by these.
+                rms_change: None,
+                active_share: f64::NAN,
+                active_loss: None,
                 frozen_ln_effect: at(&frozen_ln, i),
                 weights: Weights {
                     norm: at(&norm, i),

@@ -320,7 +320,8 @@ fn bands(step: &StepAnalysis) -> Option<Named> {
     }
     let order = |set: &SetName| match set {
         SetName::Selection => 0,
-        SetName::Control(kind) => 1 + *kind as usize,
+        SetName::MatchedSelection => 1,
+        SetName::Control(kind) => 2 + *kind as usize,
         SetName::All => 9,
     };
     sets.sort_by_key(order);
@@ -337,12 +338,14 @@ fn bands(step: &StepAnalysis) -> Option<Named> {
             .unzip();
         let name = match set {
             SetName::Selection => "selected",
+            SetName::MatchedSelection => "selected, with matched controls",
             SetName::Control(neuron_select::ControlKind::Random) => "random controls",
             SetName::Control(neuron_select::ControlKind::Matched) => "matched controls",
             SetName::All => "all neurons",
         };
         let color = match set {
             SetName::Selection => Color::Vermilion,
+            SetName::MatchedSelection => Color::Orange,
             SetName::Control(neuron_select::ControlKind::Random) => Color::Blue,
             SetName::Control(neuron_select::ControlKind::Matched) => Color::Green,
             SetName::All => Color::Grey,

@@ -254,6 +254,7 @@ impl StepInput {
         let columns: Vec<&str> = values.into_iter().chain(frozen_ln).collect();
         let mut tally = Tally::default();
         tally.set_weights(self.weights()?);
+        let change = ActivationChange::new(self)?;
         let progress = Progress::new(
             &format!("step {}", self.step),
             self.table.rows()? as u64,
@@ -276,6 +277,8 @@ impl StepInput {
                     frozen_ln_loss_change: frozen_ln.as_ref().map(|after| after[i] - loss[i]),
                     kl_change: kl_after[i] - kl[i],
                     activation: activation[i],
+                    activation_change: change.of(neurons[i], activation[i]),
+                    clean_loss: loss[i],
                 })?;
             }
             progress.inc(neurons.len() as u64);
@@ -322,8 +325,18 @@ impl StepInput {
         Ok(found)
     }
 
-    /// What controls are matched on: mean activation over the ablation's sample and output norm where `neurons.parquet` has them, else
-    /// the mean activation over the rows.
+    /// What the intervention does with each neuron, to match controls on it; `None` where the tables do not say it of every neuron.
+    pub(crate) fn pushes(&self, effects: &[NeuronEffects]) -> Option<Vec<Candidate<3>>> {
+        let candidate = |e: &NeuronEffects| {
+            Some(Candidate {
+                neuron: e.neuron,
+                traits: e.push()?.traits(),
+            })
+        };
+        effects.iter().map(candidate).collect()
+    }
+
+    /// Mean activation over the ablation's sample and output norm where `neurons.parquet` has them, else the mean activation over the rows.
     pub(crate) fn candidates(&self, effects: &[NeuronEffects]) -> anyhow::Result<Vec<Candidate>> {
         let Some(path) = &self.neurons else {
             return Ok(effects
@@ -413,6 +426,49 @@ impl StepInput {
             take(&neurons, &self.strata.of(&batch)?, &batch)?;
         }
         Ok(())
+    }
+}
+
+/// What the ablation put in the place of an activation, minus the activation.
+enum ActivationChange {
+    Mean(HashMap<NeuronId, f64>),
+    ClipAtMean(HashMap<NeuronId, f64>),
+    Scale(f64),
+    /// Nothing says it.
+    Unknown,
+}
+
+impl ActivationChange {
+    /// As the `ablation.dose` of the run has it: the mean where there is none.
+    fn new(step: &StepInput) -> anyhow::Result<Self> {
+        let dose = step
+            .run
+            .as_ref()
+            .and_then(|run| run.pointer("/config/ablation/dose"));
+        if let Some(factor) = dose.and_then(|dose| dose.get("scale")?.as_f64()) {
+            return Ok(Self::Scale(factor));
+        }
+        let Some(path) = &step.neurons else {
+            return Ok(Self::Unknown);
+        };
+        let table = TableReader::open(path)?.read(&["layer", "neuron", "mean_activation"])?;
+        let ids = numbered(&table.i64("layer")?, &table.i64("neuron")?)?;
+        let means = ids.into_iter().zip(table.opt_f64("mean_activation")?);
+        let means = means.filter_map(|(id, mean)| Some((id, mean?))).collect();
+        Ok(match dose.and_then(Value::as_str) {
+            None | Some("mean") => Self::Mean(means),
+            Some("clip-at-mean") => Self::ClipAtMean(means),
+            Some(_) => Self::Unknown,
+        })
+    }
+
+    fn of(&self, neuron: NeuronId, activation: f64) -> Option<f64> {
+        match self {
+            Self::Mean(means) => Some(means.get(&neuron)? - activation),
+            Self::ClipAtMean(means) => Some(means.get(&neuron)?.min(activation) - activation),
+            Self::Scale(factor) => Some((factor - 1.0) * activation),
+            Self::Unknown => None,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use job_kit::{
     report::{Cell, Grid, Report, Section, number},
 };
 
-use neuron_select::{Heuristic, Verdict};
+use neuron_select::{ControlKind, Heuristic, Verdict};
 use surprisal_metrics::{Group, Interval};
 
 use crate::{
@@ -116,6 +116,9 @@ pub(crate) fn write(
             .any(|effect| effect.rank_p.is_some())
         {
             section = section.grid(control_grid(step));
+        }
+        if !step.controls.balance.is_empty() {
+            section = section.grid(balance_grid(step));
         }
         if !step.band_contrasts.is_empty() {
             section = section.grid(contrast_grid(step));
@@ -277,18 +280,44 @@ fn cross_fit_grid(step: &StepAnalysis) -> Grid {
 /// The selection among the draws of its controls.
 fn control_grid(step: &StepAnalysis) -> Grid {
     let mut grid = Grid::new(["rows", "control", "selection", "mean of controls", "rank p"])
-        .caption("Mean total effect, in nats; the rank p value is (1 + draws at least as extreme) / (1 + draws)");
+        .caption("Mean total effect, in nats; the rank p value is (1 + draws at least as extreme) / (1 + draws); beside matched controls a draw puts in the place of each neuron one of those alike, or the neuron itself");
     for effect in step.band_effects.iter().filter(|e| e.rank_p.is_some()) {
-        let of_selection = step
-            .band_effects
-            .iter()
-            .find(|e| e.set == SetName::Selection && e.rows == effect.rows);
+        let of = |set: SetName| {
+            let mut effects = step.band_effects.iter();
+            effects.find(|e| e.set == set && e.rows == effect.rows)
+        };
+        let of_matched = match effect.set {
+            SetName::Control(ControlKind::Matched) => of(SetName::MatchedSelection),
+            _ => None,
+        };
+        let of_selection = of_matched.or(of(SetName::Selection));
         grid.row([
             rows_name(effect.rows).into(),
             effect.set.name().into(),
             of_selection.map(|e| e.mean).into(),
             effect.mean.into(),
             effect.rank_p.map_or(Cell::Missing, |p| Cell::Fixed(p, 3)),
+        ]);
+    }
+    grid
+}
+
+/// Whether the controls are controls.
+fn balance_grid(step: &StepAnalysis) -> Grid {
+    let caption = match step.controls.unmatched.len() {
+        0 => "Standardised mean differences between the selection and its controls: those beyond 0.1 on either side are not balanced".to_owned(),
+        n => format!("Standardised mean differences between the selection and its controls: those beyond 0.1 on either side are not balanced. {n} selected neurons have no matched control and are left out beside these"),
+    };
+    let mut grid =
+        Grid::new(["control", "trait", "selection", "controls", "difference"]).caption(&caption);
+    for row in &step.controls.balance {
+        let balance = row.balance.as_ref();
+        grid.row([
+            row.kind.name().into(),
+            row.name.replace('_', " ").into(),
+            balance.map(|b| b.selected).into(),
+            balance.map(|b| b.controls).into(),
+            balance.map_or(Cell::Missing, |b| Cell::Fixed(b.difference, 2)),
         ]);
     }
     grid

@@ -8,7 +8,9 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use job_kit::OutputDir;
-use neuron_select::{Laws, NeuronId, PiecewiseFit, Ranked, Standing};
+use neuron_select::{
+    Balance, ControlKind, ControlSet, Laws, NeuronId, PiecewiseFit, Ranked, Standing,
+};
 use surprisal_metrics::{Group, Interval};
 
 use crate::{
@@ -17,11 +19,12 @@ use crate::{
 };
 
 /// Files of the tables.
-pub(crate) const OUTPUTS: [&str; 12] = [
+pub(crate) const OUTPUTS: [&str; 13] = [
     SELECTION_CSV,
     SELECTION_PARQUET,
     RANKING_PARQUET,
     CONTROLS_PARQUET,
+    BALANCE_PARQUET,
     INFLUENCE_PARQUET,
     CURVES_PARQUET,
     COACTIVATION_PARQUET,
@@ -35,6 +38,7 @@ const SELECTION_CSV: &str = "selection.csv";
 const SELECTION_PARQUET: &str = "selection.parquet";
 const RANKING_PARQUET: &str = "ranking.parquet";
 const CONTROLS_PARQUET: &str = "controls.parquet";
+const BALANCE_PARQUET: &str = "balance.parquet";
 const INFLUENCE_PARQUET: &str = "influence.parquet";
 const CURVES_PARQUET: &str = "curves.parquet";
 const COACTIVATION_PARQUET: &str = "coactivation.parquet";
@@ -118,6 +122,7 @@ pub(crate) fn write(
     selection(out, steps)?;
     ranking(out, steps)?;
     controls(out, steps)?;
+    balance(out, steps)?;
     influence(out, steps)?;
     curves(out, steps)?;
     coactivation(out, steps)?;
@@ -320,7 +325,20 @@ fn controls(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let sets = || {
         steps
             .iter()
-            .flat_map(|step| step.controls.iter().map(move |set| (step.step, set)))
+            .flat_map(|step| step.controls.sets.iter().map(move |set| (step, set)))
+    };
+    // A matched control stands for a neuron that has one.
+    let stands_for = |step: &StepAnalysis, set: &ControlSet, i: usize| {
+        let place = match set.kind {
+            ControlKind::Random => Some(i),
+            ControlKind::Matched => {
+                let matched = step.controls.matched.get(i)?;
+                let selected = step.selected.iter();
+                let mut ids = selected.map(|n| n.ranked.effects.neuron);
+                ids.position(|id| id == *matched)
+            }
+        };
+        place.map(|place| place as i64 + 1)
     };
     let rows: Vec<_> = sets()
         .flat_map(|(step, set)| {
@@ -331,19 +349,59 @@ fn controls(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         })
         .collect();
     Table::default()
-        .int("step", rows.iter().map(|row| Some(row.0)))
+        .int("step", rows.iter().map(|row| Some(row.0.step)))
         .text(
             "kind",
             rows.iter().map(|row| Some(row.1.kind.name().to_owned())),
         )
         .int("draw", rows.iter().map(|row| Some(row.1.draw as i64)))
-        .int("stands_for", rows.iter().map(|row| Some(row.2 as i64 + 1)))
+        .int(
+            "stands_for",
+            rows.iter().map(|row| stands_for(row.0, row.1, row.2)),
+        )
         .neurons(rows.iter().map(|row| row.3))
         .write(out, CONTROLS_PARQUET)?;
     let list: Vec<_> = sets()
-        .map(|(step, set)| serde_json::json!({"step": step, "kind": set.kind.name(), "draw": set.draw, "neurons": set.neurons}))
+        .map(|(step, set)| serde_json::json!({"step": step.step, "kind": set.kind.name(), "draw": set.draw, "neurons": set.neurons}))
         .collect();
     Ok(out.write(CONTROLS_JSON, serde_json::to_vec_pretty(&list)?)?)
+}
+
+/// A row per step, kind of control and trait: how alike the selection and its controls are in it.
+fn balance(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
+    let rows: Vec<_> = steps
+        .iter()
+        .flat_map(|step| step.controls.balance.iter().map(move |row| (step, row)))
+        .collect();
+    let of = |value: fn(&Balance) -> f64| {
+        rows.iter()
+            .map(move |row| row.1.balance.as_ref().map(value))
+    };
+    let neurons = |step: &StepAnalysis, kind: ControlKind| match kind {
+        ControlKind::Random => step.selected.len(),
+        ControlKind::Matched => step.controls.matched.len(),
+    };
+    Table::default()
+        .int("step", rows.iter().map(|row| Some(row.0.step)))
+        .text(
+            "kind",
+            rows.iter().map(|row| Some(row.1.kind.name().to_owned())),
+        )
+        .text("trait", rows.iter().map(|row| Some(row.1.name.to_owned())))
+        .float("selection", of(|b| b.selected))
+        .float("controls", of(|b| b.controls))
+        .float("standardised_difference", of(|b| b.difference))
+        .int(
+            "selected",
+            rows.iter()
+                .map(|(step, row)| Some(neurons(step, row.kind) as i64)),
+        )
+        .int(
+            "without_control",
+            rows.iter()
+                .map(|(step, row)| Some((step.selected.len() - neurons(step, row.kind)) as i64)),
+        )
+        .write(out, BALANCE_PARQUET)
 }
 
 /// A row per step, rows and neuron, by influence; `regime` is the number of the fitted piece, from 1.

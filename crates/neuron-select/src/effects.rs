@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt};
 use serde::{Deserialize, Serialize};
 use surprisal_metrics::Group;
 
-use crate::{NeuronId, SelectError};
+use crate::{NeuronId, Push, SelectError};
 
 /// How frequent the token is that a row is filed under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,10 @@ pub struct Row {
     pub kl_change: f64,
     /// Activation of the neuron.
     pub activation: f64,
+    /// Change of the activation by the intervention, where it is known.
+    pub activation_change: Option<f64>,
+    /// Loss of the unchanged model, nats.
+    pub clean_loss: f64,
 }
 
 /// What the weights of a neuron say about it, as far as it is known (methods, section 12).
@@ -129,6 +133,12 @@ struct Sums {
     kl: f64,
     kl_abs: f64,
     activation: f64,
+    /// Squares of the change of the activation, and the rows that say it.
+    change_sq: f64,
+    change_rows: f64,
+    /// Rows with an activation above zero, and their clean loss.
+    active: f64,
+    active_loss: f64,
 }
 
 impl Sums {
@@ -143,6 +153,10 @@ impl Sums {
         self.kl += other.kl;
         self.kl_abs += other.kl_abs;
         self.activation += other.activation;
+        self.change_sq += other.change_sq;
+        self.change_rows += other.change_rows;
+        self.active += other.active;
+        self.active_loss += other.active_loss;
     }
 
     fn of(&self, measure: Measure) -> f64 {
@@ -170,6 +184,10 @@ impl Sums {
             kl_change: self.kl / self.rows,
             kl_abs_change: self.kl_abs / self.rows,
             activation: self.activation / self.rows,
+            rms_change: (self.change_rows == self.rows)
+                .then(|| (self.change_sq / self.rows).sqrt()),
+            active_share: self.active / self.rows,
+            active_loss: (self.active > 0.0).then(|| self.active_loss / self.active),
             weights,
         }
     }
@@ -198,6 +216,12 @@ pub struct NeuronEffects {
     pub kl_abs_change: f64,
     /// Mean activation over these rows.
     pub activation: f64,
+    /// Root mean square of the change of the activation; `None` where not every row says it.
+    pub rms_change: Option<f64>,
+    /// Share of the rows whose activation is above zero.
+    pub active_share: f64,
+    /// Mean clean loss of those rows, nats; `None` without any.
+    pub active_loss: Option<f64>,
     /// What its weights say.
     pub weights: Weights,
 }
@@ -212,6 +236,16 @@ impl NeuronEffects {
     /// the total effect is below `floor` or zero, or the frozen effect was not measured.
     pub fn ln_mediated_share(&self, floor: f64) -> Option<f64> {
         self.share(self.frozen_ln_effect?, floor)
+    }
+
+    /// What the intervention does to the residual stream; `None` where the change of the activation or the norm of the output weights is
+    /// not known.
+    pub fn push(&self) -> Option<Push> {
+        Some(Push {
+            length: self.rms_change? * self.weights.norm?,
+            active_share: self.active_share,
+            active_loss: self.active_loss,
+        })
     }
 
     fn share(&self, direct: f64, floor: f64) -> Option<f64> {
@@ -236,6 +270,8 @@ impl NeuronEffects {
 ///         frozen_ln_loss_change: None,
 ///         kl_change: 0.0,
 ///         activation: 1.0,
+///         activation_change: None,
+///         clean_loss: 5.0,
 ///     })?;
 /// }
 /// let effects = tally.grouped(RowFilter::LongTail)?.effects();
@@ -273,6 +309,11 @@ impl Tally {
             ),
             ("the divergence change", row.kl_change),
             ("the activation", row.activation),
+            (
+                "the change of the activation",
+                row.activation_change.unwrap_or(0.0),
+            ),
+            ("the clean loss", row.clean_loss),
         ];
         if let Some((what, value)) = values.into_iter().find(|(_, v)| !v.is_finite()) {
             return Err(SelectError::NotFinite {
@@ -282,6 +323,7 @@ impl Tally {
                 value,
             });
         }
+        let active = f64::from(u8::from(row.activation > 0.0));
         let n = *self.neuron_index.entry(row.neuron).or_insert_with(|| {
             self.neurons.push(row.neuron);
             self.sums.push(Vec::new());
@@ -306,6 +348,10 @@ impl Tally {
             kl: row.kl_change,
             kl_abs: row.kl_change.abs(),
             activation: row.activation,
+            change_sq: row.activation_change.map_or(0.0, |change| change * change),
+            change_rows: f64::from(u8::from(row.activation_change.is_some())),
+            active,
+            active_loss: active * row.clean_loss,
         });
         self.rows += 1;
         Ok(())
@@ -354,6 +400,7 @@ impl Tally {
             weights: neurons.iter().map(of).collect(),
             neurons,
             n_sequences,
+            sequences: self.sequences.clone(),
             sums,
         };
         let counts: Vec<f64> = (0..grouped.neurons.len())
@@ -382,6 +429,8 @@ pub struct Grouped {
     /// In the order of the neurons.
     weights: Vec<Weights>,
     n_sequences: usize,
+    /// Their names in the table.
+    sequences: Vec<i64>,
     /// `[neuron * n_sequences + sequence]`
     sums: Vec<Sums>,
 }
@@ -395,6 +444,11 @@ impl Grouped {
     /// How many sequences there are.
     pub fn n_sequences(&self) -> usize {
         self.n_sequences
+    }
+
+    /// The sequences by their names in the table, in the order of [`Self::groups`].
+    pub fn sequences(&self) -> &[i64] {
+        &self.sequences
     }
 
     /// How many sequences have rows: intervals over sequences need [`MIN_GROUPS`](surprisal_metrics::MIN_GROUPS).

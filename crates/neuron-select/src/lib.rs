@@ -17,6 +17,8 @@
 //!         frozen_ln_loss_change: None,
 //!         kl_change: 0.0,
 //!         activation: 1.0,
+//!         activation_change: None,
+//!         clean_loss: 5.0,
 //!     })?;
 //! }
 //! let criteria = Criteria { heuristic: Heuristic::Prob, effect: Effect::Boost, by_mediation: false, effect_floor: 1e-6 };
@@ -40,7 +42,10 @@ mod stability;
 
 pub use coactivation::Coactivation;
 pub use compare::{Comparison, Difference};
-pub use controls::{Candidate, ControlKind, ControlSet, draw_controls, rank_p};
+pub use controls::{
+    Balance, Candidate, ControlKind, ControlSet, MatchOn, MatchedControls, Push, alike, balance,
+    draw_controls, draw_matched, exchange_p, rank_p,
+};
 pub use cross_fit::{CrossFit, Fold, cross_fit};
 pub use curve::{Curve, CurveIntervals, PiecewiseFit, Shape, bootstrap_curve};
 pub use effects::{Grouped, Measure, NeuronEffects, Row, RowFilter, Stratum, Tally, Weights};

@@ -39,6 +39,8 @@ use crate::{Grouped, Measure, SelectError};
 ///             frozen_ln_loss_change: None,
 ///             kl_change: 0.0,
 ///             activation: 1.0,
+///             activation_change: None,
+///             clean_loss: 5.0,
 ///         })?;
 ///     }
 /// }

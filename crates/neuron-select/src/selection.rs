@@ -200,6 +200,9 @@ impl Ranking {
     ///     kl_change: 0.0,
     ///     kl_abs_change: 0.0,
     ///     activation: 0.0,
+    ///     rms_change: None,
+    ///     active_share: 0.5,
+    ///     active_loss: None,
     ///     weights: Default::default(),
     /// };
     /// let criteria = Criteria { heuristic: Heuristic::Prob, effect: Effect::Boost, by_mediation: false, effect_floor: 1e-6 };

@@ -224,6 +224,8 @@ mod tests {
                         frozen_ln_loss_change: None,
                         kl_change: 0.0,
                         activation: 0.0,
+                        activation_change: None,
+                        clean_loss: 5.0,
                     })
                     .unwrap();
             }
