@@ -336,6 +336,86 @@ fn further_bands_are_measured_beside_the_long_tail() {
     }
 }
 
+/// Tokens that the counts never saw, left out of the all-token direction: the band of all the others says the same.
+#[test]
+fn unseen_tokens_are_left_out_of_the_direction() {
+    let (kept, left_out) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let common = [
+        "ablation.neurons=0..8",
+        "ablation.sequences=2",
+        "ablation.engine=exact",
+        "bands={seen: {lower: {frequency: 5e-7}, upper: {frequency: 0.5}}}",
+    ];
+    let run = |out: &TempDir, setting: &str| {
+        ablate(out.path(), &[&common[..], &[setting]].concat())
+            .assert()
+            .success();
+        Table::read(out.path().join("neurons.parquet"))
+    };
+    let kept = run(&kept, "semantics.unseen_tokens=kept");
+    let record = left_out.path().join("run.json");
+    let left_out = run(&left_out, "semantics.unseen_tokens=left-out");
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+    assert_eq!(record["counts"]["unseen_tokens_left_out"], 192);
+    let worst = |a: &[f64], b: &[f64]| {
+        let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+        differences.fold(0.0, f64::max)
+    };
+    for measure in ["loss", "entropy", "kl_freq_model"] {
+        let all = format!("frozen_all.{measure}.mean_abs_change");
+        let seen = left_out.floats(&format!("frozen_seen.{measure}.mean_abs_change"));
+        assert!(worst(&left_out.floats(&all), &seen) < 1e-9, "{measure}");
+        assert!(worst(&kept.floats(&all), &seen) > 1e-5, "{measure}");
+        let total = format!("total.{measure}.mean_abs_change");
+        assert!(worst(&kept.floats(&total), &left_out.floats(&total)) < 1e-9);
+    }
+    let seen = left_out.floats("freq_cosine_seen");
+    assert!(worst(&left_out.floats("freq_cosine"), &seen) < 1e-12);
+    assert!(worst(&kept.floats("freq_cosine"), &seen) > 1e-3);
+    // The null space is that of all rows.
+    let share = |table: &Table| table.floats("null_share");
+    assert!(worst(&share(&kept), &share(&left_out)) < 1e-12);
+}
+
+/// Rows that are rarer than the band are told from those that are more frequent.
+#[test]
+fn rarer_rows_are_told_from_common_ones() {
+    let out = TempDir::new().unwrap();
+    let small = ["ablation.neurons=0..1", "ablation.sequences=4"];
+    // A band in the middle: tokens are rarer, in it, or more frequent.
+    ablate(
+        out.path(),
+        &[&small[..], &["band={lower: 20, upper: 60}"]].concat(),
+    )
+    .assert()
+    .success();
+    let table = Table::read(out.path().join("positions.parquet"));
+    let (target, inside, rarer) = (
+        table.ints("target_id"),
+        table.ints("in_band"),
+        table.ints("rarer_than_band"),
+    );
+    let counts = fs::read(root().join("examples/data/tiny-neox/train-unigrams.npy")).unwrap();
+    let data = &counts[counts.len() - 8 * 4096..];
+    let count = |token: i64| {
+        let at = 8 * token as usize;
+        i64::from_le_bytes(data[at..at + 8].try_into().unwrap())
+    };
+    let of = |kept: &dyn Fn(usize) -> bool| -> Vec<i64> {
+        let rows = (0..target.len()).filter(|&i| kept(i));
+        rows.map(|i| count(target[i])).collect()
+    };
+    let band = of(&|i| inside[i] == 1);
+    let below = of(&|i| rarer[i] == 1);
+    let common = of(&|i| inside[i] == 0 && rarer[i] == 0);
+    assert!(!band.is_empty() && !below.is_empty() && !common.is_empty());
+    assert!(
+        below.iter().max() < band.iter().min(),
+        "{below:?}, {band:?}"
+    );
+    assert!(band.iter().max() < common.iter().min());
+}
+
 #[test]
 fn settings_of_the_engine_are_checked() {
     let out = TempDir::new().unwrap();

@@ -310,6 +310,36 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
     assert_eq!(stability.f64("jaccard")?, [1.0]);
     assert!((stability.f64("rank_biased_overlap")?[0] - 1.0).abs() < 1e-12);
 
+    let changes = TableReader::open(file("step_changes.parquet"))?.read(&[
+        "step",
+        "later_step",
+        "set",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "clusters",
+    ])?;
+    // All neurons, the selection and each of its ten neurons; three measures.
+    assert_eq!(changes.i64("step")?, [1000; 36]);
+    assert_eq!(changes.i64("later_step")?, [4000; 36]);
+    for column in ["difference", "difference_low", "difference_high"] {
+        assert_eq!(changes.f64(column)?, [0.0; 36], "{column}");
+    }
+    assert!(
+        changes
+            .i64("clusters")?
+            .iter()
+            .all(|c| (8..=12).contains(c))
+    );
+    assert_eq!(
+        changes
+            .text("set")?
+            .iter()
+            .filter(|set| *set == "neuron")
+            .count(),
+        30
+    );
+
     let controls =
         TableReader::open(file("controls.parquet"))?.read(&["component_name", "kind", "draw"])?;
     let names = TableReader::open(file("selection.parquet"))?
@@ -958,6 +988,63 @@ fn the_folder_of_the_ablation_is_not_written_to() -> Outcome {
         &["belongs to ablate-unigram"],
     )?;
     assert_eq!(fs::read(dir.path().join("run.json"))?, before);
+    Ok(())
+}
+
+/// Rows that are rarer than the band are in neither stratum.
+#[test]
+fn rarer_rows_are_not_common() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let (input, to) = (
+        format!("input.path={}", dir.path().join("ablation").display()),
+        out(&dir.path().join("out")),
+    );
+    let folder = dir.path().join("ablation");
+    ablation(&folder)?;
+    let args = [
+        &input[..],
+        "selection.rows=common",
+        "output.report=off",
+        &to,
+    ];
+    let rows = || -> Result<Vec<i64>, Box<dyn Error>> {
+        check_success(&args)?;
+        let ranking = TableReader::open(dir.path().join("out/ranking.parquet"))?;
+        Ok(ranking.read(&["rows"])?.i64("rows")?)
+    };
+    assert_eq!(rows()?, [9; 24]);
+    // Of the nine rows out of the band those at position 5 are rarer.
+    let columns = ["layer", "neuron", "batch", "pos", "token_id", "target_id"];
+    let floats = [
+        "activation",
+        "loss",
+        "loss_post_ablation",
+        "loss_post_ablation_with_frozen_unigram",
+        "kl_divergence_before",
+        "kl_divergence_after",
+    ];
+    let table = TableReader::open(folder.join("positions.parquet"))?
+        .read(&[&columns[..], &floats, &["in_band"]].concat())?;
+    let mut arrays: Vec<(&str, ArrayRef)> = Vec::new();
+    for name in columns {
+        let values = table.i64(name)?.into_iter().map(|value| value as i32);
+        arrays.push((name, Arc::new(Int32Array::from_iter_values(values))));
+    }
+    for name in floats {
+        arrays.push((name, Arc::new(Float64Array::from(table.f64(name)?))));
+    }
+    arrays.push((
+        "in_band",
+        Arc::new(BooleanArray::from(table.bool("in_band")?)),
+    ));
+    let rarer: Vec<bool> = table.i64("pos")?.iter().map(|pos| *pos == 5).collect();
+    arrays.push(("rarer_than_band", Arc::new(BooleanArray::from(rarer))));
+    let batch = RecordBatch::try_from_iter(arrays)?;
+    let path = folder.join("positions.parquet");
+    let mut writer = TableWriter::create(path, batch.schema(), Format::Parquet)?;
+    writer.write(&batch)?;
+    writer.finish()?;
+    assert_eq!(rows()?, [6; 24]);
     Ok(())
 }
 

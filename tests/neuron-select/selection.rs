@@ -15,11 +15,11 @@ use arrow::{
 use neuron_select::{
     Candidate, Comparison, ControlKind, ControlSet, Criteria, Curve, Effect, Heuristic, NeuronId,
     Ranked, Ranking, Row, RowFilter, Standing, Stratum, Tally, balance, bootstrap_curve,
-    draw_controls, draw_matched,
+    draw_controls, draw_matched, paired,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Deserialize;
-use surprisal_metrics::Bootstrap;
+use surprisal_metrics::{Bootstrap, Group};
 
 const LAYER: u32 = 3;
 
@@ -325,5 +325,38 @@ fn balance_is_in_standard_deviations() -> Result<(), Box<dyn Error>> {
     assert_eq!((found.selected, found.controls), (45.0, 15.0));
     assert!((found.difference - 30.0 / 850f64.sqrt()).abs() < 1e-12);
     assert_eq!(constant, None);
+    Ok(())
+}
+
+/// Documents differ far more from each other than checkpoints do: only within documents is it seen.
+#[test]
+fn checkpoints_are_compared_within_documents() -> Result<(), Box<dyn Error>> {
+    let names: Vec<i64> = (0..12).collect();
+    let of = |shift: f64| -> Vec<Group> {
+        let value = |&i: &i64| (i * i % 7) as f64 + shift * (1.0 + 0.1 * (i % 3) as f64);
+        names
+            .iter()
+            .map(|i| Group::of(&[value(i), value(i)]))
+            .collect()
+    };
+    let (early, late) = (of(0.0), of(0.2));
+    let bootstrap = Bootstrap::with_seed(42);
+    let alone = |groups: &[Group]| bootstrap.mean(groups).map(|i| i.ok_or("twelve documents"));
+    let (first, second) = (alone(&early)??, alone(&late)??);
+    assert!(second.lower < first.upper, "{first:?}, {second:?}");
+    let found = paired((&names, &early), (&names, &late));
+    let change = alone(&found.groups)??;
+    assert!(
+        (change.estimate - 0.22).abs() < 1e-12 && change.lower > 0.19,
+        "{change:?}"
+    );
+    assert_eq!(found.left_out, 0);
+
+    // A document that one checkpoint lacks, and one that has more rows there, are no pairs.
+    let mut more = late.clone();
+    more[3].count += 1.0;
+    more[4] = Group::default();
+    let found = paired((&names, &early), (&names, &more));
+    assert_eq!((found.groups.len(), found.left_out), (10, 2));
     Ok(())
 }

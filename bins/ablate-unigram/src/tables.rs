@@ -9,8 +9,8 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use neuron_ablate::{
-    Change, Dose, EffectSums, Effects, FrozenKl, KlDirection, Mean, NeuronEffects, Over, PairBlock,
-    Semantics, Sweep, Variant, WeightStatistics, mediated_share,
+    BandToken, Change, Dose, EffectSums, Effects, FrozenKl, KlDirection, Mean, NeuronEffects, Over,
+    PairBlock, Semantics, Sweep, Variant, WeightStatistics, mediated_share,
 };
 use rayon::prelude::*;
 use surprisal_metrics::{Bootstrap, Interval, Resamples};
@@ -24,6 +24,10 @@ pub(crate) struct PositionTable {
     schema: SchemaRef,
     /// Document of each sequence of the sample, where it is known.
     documents: Option<Vec<usize>>,
+    /// By token id, whether it is rarer than the long-tail band; none without a band.
+    rarer: Option<Vec<bool>>,
+    /// The token that files a row.
+    band_token: BandToken,
     columns: Vec<Column>,
 }
 
@@ -46,7 +50,13 @@ enum Column {
 
 impl PositionTable {
     /// The Python original's columns under its names, then ours.
-    pub(crate) fn new(layer: usize, sweep: &Sweep<'_>, semantics: &Semantics, ranks: bool) -> Self {
+    pub(crate) fn new(
+        layer: usize,
+        sweep: &Sweep<'_>,
+        semantics: &Semantics,
+        ranks: bool,
+        rarer: Option<Vec<bool>>,
+    ) -> Self {
         let measures = sweep.measures();
         let index = |name: &str| measures.names().iter().position(|n| n == name).unwrap_or(0);
         let (loss, entropy, model_freq, freq_model) = (
@@ -143,6 +153,9 @@ impl PositionTable {
             fields.push(Field::new("document", DataType::Int32, false));
         }
         fields.push(Field::new("in_band", DataType::Boolean, false));
+        if rarer.is_some() {
+            fields.push(Field::new("rarer_than_band", DataType::Boolean, false));
+        }
         fields.push(Field::new("activation", DataType::Float32, false));
         fields.extend(
             floats
@@ -153,6 +166,8 @@ impl PositionTable {
             layer,
             schema: Arc::new(Schema::new(fields)),
             documents,
+            rarer,
+            band_token: semantics.band_token,
             columns: floats.iter().map(|(_, column)| *column).collect(),
         }
     }
@@ -184,14 +199,25 @@ impl PositionTable {
         if let Some(documents) = &self.documents {
             arrays.push(ints(&|_, r| documents[block.rows[r].sequence] as i64));
         }
-        arrays.extend([
+        let truths = |value: &dyn Fn(usize) -> bool| -> ArrayRef {
             Arc::new(BooleanArray::from_iter(
-                pairs().map(|(_, r)| Some(block.in_band[r])),
-            )) as ArrayRef,
-            Arc::new(Float32Array::from_iter_values(
-                block.activations.iter().map(|&a| a as f32),
-            )),
-        ]);
+                pairs().map(|(_, r)| Some(value(r))),
+            ))
+        };
+        arrays.push(truths(&|r| block.in_band[r]));
+        if let Some(rarer) = &self.rarer {
+            arrays.push(truths(&|r| {
+                let row = &block.rows[r];
+                let token = match self.band_token {
+                    BandToken::Input => row.token,
+                    BandToken::Target => row.target,
+                };
+                rarer[token as usize]
+            }));
+        }
+        arrays.push(Arc::new(Float32Array::from_iter_values(
+            block.activations.iter().map(|&a| a as f32),
+        )));
         for column in &self.columns {
             arrays.push(Arc::new(Float32Array::from_iter_values(pairs().map(
                 |(n, r)| match *column {

@@ -12,7 +12,7 @@ use neuron_select::{
 };
 use surprisal_metrics::{Group, Interval, MIN_GROUPS};
 
-use crate::{config::AnalyzeConfig, input::StepInput};
+use crate::{changes::Followed, config::AnalyzeConfig, input::StepInput};
 
 /// Largest set whose co-activation is looked at: the principal components of more take too long.
 const MAX_COACTIVATION: usize = 512;
@@ -41,6 +41,8 @@ pub(crate) struct StepAnalysis {
     pub(crate) band_effects: Vec<SetEffect>,
     /// Rare minus common rows; empty where the table does not tell them apart.
     pub(crate) band_contrasts: Vec<SetContrast>,
+    /// What is compared with other checkpoints.
+    pub(crate) followed: Followed,
 }
 
 /// A selected neuron with bootstrap-t intervals of its effects over clusters (documents, or sequences).
@@ -143,6 +145,9 @@ impl SetName {
     }
 }
 
+/// A set, its draw where it is a control, its neurons.
+type DrawnSet<'a> = (SetName, Option<usize>, &'a [NeuronId]);
+
 #[derive(Debug)]
 pub(crate) struct SetCoactivation {
     pub(crate) set: SetName,
@@ -180,10 +185,11 @@ pub(crate) fn rows_name(rows: RowFilter) -> &'static str {
     }
 }
 
-/// Analyses one step; what cannot be computed is a warning in the record.
+/// Analyses one step, whose neurons `followed` (the selected ones without) are to be compared with other checkpoints; what cannot be computed is a warning in the record.
 pub(crate) fn analyze(
     config: &AnalyzeConfig,
     input: &StepInput,
+    followed: Option<&[NeuronId]>,
     record: &mut RunRecord,
 ) -> anyhow::Result<StepAnalysis> {
     let step = input.step;
@@ -284,22 +290,21 @@ pub(crate) fn analyze(
             )),
         }
     }
-    let sets: Vec<(SetName, Option<usize>, &[NeuronId])> =
-        std::iter::once((SetName::Selection, None, &ids[..]))
-            .chain(
-                (!controls.matched.is_empty() && !controls.unmatched.is_empty()).then_some((
-                    SetName::MatchedSelection,
-                    None,
-                    &controls.matched[..],
-                )),
-            )
-            .chain(
-                controls
-                    .sets
-                    .iter()
-                    .map(|c| (SetName::Control(c.kind), Some(c.draw), &c.neurons[..])),
-            )
-            .collect();
+    let sets: Vec<DrawnSet<'_>> = std::iter::once((SetName::Selection, None, &ids[..]))
+        .chain(
+            (!controls.matched.is_empty() && !controls.unmatched.is_empty()).then_some((
+                SetName::MatchedSelection,
+                None,
+                &controls.matched[..],
+            )),
+        )
+        .chain(
+            controls
+                .sets
+                .iter()
+                .map(|c| (SetName::Control(c.kind), Some(c.draw), &c.neurons[..])),
+        )
+        .collect();
     let filters: Vec<RowFilter> = strata.iter().map(|(rows, _)| *rows).collect();
     let looked_at: Vec<_> = sets
         .iter()
@@ -325,6 +330,7 @@ pub(crate) fn analyze(
         coactivation,
         band_effects,
         band_contrasts,
+        followed: Followed::of(&grouped, followed.unwrap_or(&ids)),
     })
 }
 
@@ -547,7 +553,7 @@ fn curve(
 
 fn coactivation(
     input: &StepInput,
-    sets: &[(SetName, Option<usize>, &[NeuronId])],
+    sets: &[DrawnSet<'_>],
     filters: &[RowFilter],
     record: &mut RunRecord,
 ) -> anyhow::Result<Vec<SetCoactivation>> {
@@ -584,10 +590,7 @@ fn coactivation(
 }
 
 /// All neurons, the selection, and all draws of each kind of control together.
-fn set_names(
-    sets: &[(SetName, Option<usize>, &[NeuronId])],
-    all: &[NeuronId],
-) -> Vec<(SetName, Vec<NeuronId>)> {
+fn set_names(sets: &[DrawnSet<'_>], all: &[NeuronId]) -> Vec<(SetName, Vec<NeuronId>)> {
     let mut names = vec![(SetName::All, all.to_vec())];
     for (set, _, neurons) in sets {
         match names.iter_mut().find(|(name, _)| name == set) {
@@ -603,7 +606,7 @@ fn set_names(
 fn band_effects(
     config: &AnalyzeConfig,
     names: &[(SetName, Vec<NeuronId>)],
-    (controls, sets): (&Controls, &[(SetName, Option<usize>, &[NeuronId])]),
+    (controls, sets): (&Controls, &[DrawnSet<'_>]),
     strata: &[(RowFilter, Grouped)],
 ) -> anyhow::Result<Vec<SetEffect>> {
     let mut effects = Vec::new();
@@ -665,7 +668,7 @@ fn band_effects(
 fn band_contrasts(
     config: &AnalyzeConfig,
     names: &[(SetName, Vec<NeuronId>)],
-    sets: &[(SetName, Option<usize>, &[NeuronId])],
+    sets: &[DrawnSet<'_>],
     strata: &[(RowFilter, Grouped)],
 ) -> anyhow::Result<Vec<SetContrast>> {
     let of = |wanted: RowFilter| strata.iter().find(|(rows, _)| *rows == wanted);

@@ -411,7 +411,7 @@ impl StepInput {
             .iter()
             .chain(names)
             .copied()
-            .chain(self.strata.column())
+            .chain(self.strata.columns())
             .collect();
         for batch in self.table.batches(&needed)? {
             let batch = batch?;

@@ -11,6 +11,7 @@ use surprisal_metrics::{Group, Interval};
 
 use crate::{
     analysis::{SetName, StepAnalysis, StratumCurve, rows_name},
+    changes::{StepChange, Subject},
     config::AnalyzeConfig,
     figures,
     stability::Overlap,
@@ -35,7 +36,7 @@ pub(crate) fn write(
     out: &OutputDir,
     config: &AnalyzeConfig,
     steps: &[StepAnalysis],
-    overlaps: &[Overlap],
+    (overlaps, changes): (&[Overlap], &[StepChange]),
     record: &mut RunRecord,
 ) -> anyhow::Result<()> {
     let selection = &config.selection;
@@ -66,6 +67,10 @@ pub(crate) fn write(
     }
     if let Some(named) = figures::stability(steps, overlaps) {
         let section = Section::new("Stability across checkpoints").grid(overlap_grid(overlaps));
+        let section = match changes.is_empty() {
+            true => section,
+            false => section.grid(change_grid(changes)),
+        };
         let stem = format!("{PLOTS}/{}", named.stem);
         report = report.section(section.saved_figure(
             &named.figure,
@@ -378,6 +383,33 @@ fn coactivation_grid(step: &StepAnalysis) -> Grid {
                 .map_or(Cell::Missing, |r| Cell::Fixed(r, 3)),
             values.effective_dimension_covariance.into(),
             values.effective_dimension_zscored.into(),
+        ]);
+    }
+    grid
+}
+
+/// What has changed since earlier checkpoints, of all followed neurons together.
+fn change_grid(changes: &[StepChange]) -> Grid {
+    let mut grid = Grid::new([
+        "step",
+        "later step",
+        "measure",
+        "neurons",
+        "later minus earlier",
+        "interval",
+        "documents",
+    ])
+    .caption("Differences between checkpoints, in nats, paired by document (or sequence); `selection` are the neurons selected at the last step, each of which has rows of its own in step_changes.parquet");
+    let of_sets = |change: &&StepChange| !matches!(change.subject, Subject::Neuron(_));
+    for change in changes.iter().filter(of_sets) {
+        grid.row([
+            change.step.to_string().into(),
+            change.later.to_string().into(),
+            change.measure.replace('_', " ").into(),
+            change.subject.name().into(),
+            change.mean.into(),
+            change.interval.map(ends).into(),
+            change.clusters.into(),
         ]);
     }
     grid

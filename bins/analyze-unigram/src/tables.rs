@@ -15,11 +15,12 @@ use surprisal_metrics::{Group, Interval};
 
 use crate::{
     analysis::{Selected, StepAnalysis, StratumCurve, rows_name},
+    changes::{StepChange, Subject},
     stability::Overlap,
 };
 
 /// Files of the tables.
-pub(crate) const OUTPUTS: [&str; 13] = [
+pub(crate) const OUTPUTS: [&str; 14] = [
     SELECTION_CSV,
     SELECTION_PARQUET,
     RANKING_PARQUET,
@@ -32,6 +33,7 @@ pub(crate) const OUTPUTS: [&str; 13] = [
     BAND_CONTRASTS_PARQUET,
     CROSS_FIT_PARQUET,
     STABILITY_PARQUET,
+    STEP_CHANGES_PARQUET,
     CONTROLS_JSON,
 ];
 const SELECTION_CSV: &str = "selection.csv";
@@ -46,6 +48,7 @@ const BAND_EFFECTS_PARQUET: &str = "band_effects.parquet";
 const BAND_CONTRASTS_PARQUET: &str = "band_contrasts.parquet";
 const CROSS_FIT_PARQUET: &str = "cross_fit.parquet";
 const STABILITY_PARQUET: &str = "stability.parquet";
+const STEP_CHANGES_PARQUET: &str = "step_changes.parquet";
 const CONTROLS_JSON: &str = "controls.json";
 
 /// Columns in the making; every column has one value per row.
@@ -117,6 +120,7 @@ pub(crate) fn write(
     out: &OutputDir,
     steps: &[StepAnalysis],
     overlaps: &[Overlap],
+    changes: &[StepChange],
 ) -> anyhow::Result<()> {
     python_csv(out, steps)?;
     selection(out, steps)?;
@@ -129,6 +133,7 @@ pub(crate) fn write(
     band_effects(out, steps)?;
     band_contrasts(out, steps)?;
     cross_fit(out, steps)?;
+    step_changes(out, changes)?;
     stability(out, overlaps)
 }
 
@@ -735,6 +740,45 @@ fn cross_fit(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         )
         .float("shrinkage", rows.iter().map(|row| row.1.fit.shrinkage()))
         .write(out, CROSS_FIT_PARQUET)
+}
+
+/// A row per pair of steps, set or neuron, and measure: how its mean has changed, paired by document (or sequence).
+fn step_changes(out: &OutputDir, changes: &[StepChange]) -> anyhow::Result<()> {
+    let neuron = |change: &StepChange| match change.subject {
+        Subject::Neuron(id) => Some(id),
+        Subject::Selection | Subject::All => None,
+    };
+    let of = |value: fn(Interval) -> f64| changes.iter().map(move |c| c.interval.map(value));
+    Table::default()
+        .int("step", changes.iter().map(|c| Some(c.step)))
+        .int("later_step", changes.iter().map(|c| Some(c.later)))
+        .text(
+            "set",
+            changes.iter().map(|c| Some(c.subject.name().to_owned())),
+        )
+        .int(
+            "layer",
+            changes.iter().map(|c| Some(i64::from(neuron(c)?.layer))),
+        )
+        .int(
+            "neuron",
+            changes.iter().map(|c| Some(i64::from(neuron(c)?.neuron))),
+        )
+        .text(
+            "measure",
+            changes.iter().map(|c| Some(c.measure.to_owned())),
+        )
+        .float("difference", changes.iter().map(|c| Some(c.mean)))
+        .float("difference_low", of(|i| i.lower))
+        .float("difference_high", of(|i| i.upper))
+        .int(
+            "difference_undefined",
+            changes
+                .iter()
+                .map(|c| c.interval.map(|i| i.undefined as i64)),
+        )
+        .int("clusters", changes.iter().map(|c| Some(c.clusters as i64)))
+        .write(out, STEP_CHANGES_PARQUET)
 }
 
 /// A row per pair of steps.

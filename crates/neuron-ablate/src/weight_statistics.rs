@@ -97,7 +97,8 @@ pub struct WeightStatistics {
     pub logit_var: Option<f64>,
     /// Share of the squared norm of the output weights in the null space, 0 to 1; its root is Stolfo's rho.
     pub null_share: Option<f64>,
-    /// Pearson correlation of the neuron's logit vector with `log q` over all tokens: the cosine of the two when centred.
+    /// Pearson correlation of the neuron's logit vector with `log q` over all tokens ([`TokenFrequencies::support`]): the cosine of the two
+    /// when centred.
     pub freq_cosine: Option<f64>,
     /// The same over the tokens of each band, both centred inside it, `[band]`.
     pub band_cosines: Vec<Option<f64>>,
@@ -210,6 +211,14 @@ impl UnembeddingMoments {
             })
         };
         let mut all = group(Direction::AllTokens, &[])?;
+        // The null space is that of all rows, whatever the direction leaves out.
+        let mut seen = match frequencies.support() {
+            None => None,
+            Some(support) => Some(GroupSums {
+                mask: Some(support),
+                ..group(Direction::AllTokens, support)?
+            }),
+        };
         let mut of_bands = bands
             .iter()
             .map(|band| group(Direction::BandRecentred, band.mask()))
@@ -235,7 +244,7 @@ impl UnembeddingMoments {
                 .zip(unit.par_chunks_mut(d))
                 .for_each(|(row, unit)| folded(row, &mean, &gamma, centres, unit));
             cosines.add(&unit);
-            for group in [&mut all].into_iter().chain(&mut of_bands) {
+            for group in [&mut all].into_iter().chain(&mut seen).chain(&mut of_bands) {
                 group.add(&rows, start as usize);
             }
         }
@@ -255,7 +264,7 @@ impl UnembeddingMoments {
             cosines,
             null,
             singular,
-            all: all.finish()?,
+            all: seen.unwrap_or(all).finish()?,
             bands: of_bands
                 .into_iter()
                 .map(GroupSums::finish)

@@ -37,6 +37,7 @@ mod error;
 mod laws;
 mod many;
 mod neuron;
+mod paired;
 mod selection;
 mod stability;
 
@@ -53,5 +54,6 @@ pub use error::SelectError;
 pub use laws::{GOODNESS_LEVEL, Law, LawFit, Laws, VUONG_LEVEL, Verdict, Vuong};
 pub use many::max_t;
 pub use neuron::NeuronId;
+pub use paired::{Paired, paired};
 pub use selection::{Criteria, Effect, Heuristic, Ranked, Ranking, Standing};
 pub use stability::{RankInterval, bootstrap_ranks, jaccard, rank_biased_overlap};
