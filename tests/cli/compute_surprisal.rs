@@ -627,7 +627,11 @@ fn surprisal_falls_along_word_frequency() {
     let run = Run::new();
     let list = serde_json::Value::Object(list);
     fs::write(run.path("words.json"), list.to_string()).unwrap();
-    run.ok(&["steps=4000", "interventions.list=[base]"]);
+    run.ok(&[
+        "steps=4000",
+        "words.min_context=1",
+        "interventions.list=[base]",
+    ]);
     let rows = csv(&run.out("summary.csv"));
     let column = |name: &str| rows[0].iter().position(|h| h == name).unwrap();
     let (zipf, mean) = (column("zipf_mean"), column("mean_nats"));
