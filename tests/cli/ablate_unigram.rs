@@ -336,6 +336,86 @@ fn further_bands_are_measured_beside_the_long_tail() {
     }
 }
 
+/// Tokens that the counts never saw, left out of the all-token direction: the band of all the others says the same.
+#[test]
+fn unseen_tokens_are_left_out_of_the_direction() {
+    let (kept, left_out) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let common = [
+        "ablation.neurons=0..8",
+        "ablation.sequences=2",
+        "ablation.engine=exact",
+        "bands={seen: {lower: {frequency: 5e-7}, upper: {frequency: 0.5}}}",
+    ];
+    let run = |out: &TempDir, setting: &str| {
+        ablate(out.path(), &[&common[..], &[setting]].concat())
+            .assert()
+            .success();
+        Table::read(out.path().join("neurons.parquet"))
+    };
+    let kept = run(&kept, "semantics.unseen_tokens=kept");
+    let record = left_out.path().join("run.json");
+    let left_out = run(&left_out, "semantics.unseen_tokens=left-out");
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+    assert_eq!(record["counts"]["unseen_tokens_left_out"], 192);
+    let worst = |a: &[f64], b: &[f64]| {
+        let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+        differences.fold(0.0, f64::max)
+    };
+    for measure in ["loss", "entropy", "kl_freq_model"] {
+        let all = format!("frozen_all.{measure}.mean_abs_change");
+        let seen = left_out.floats(&format!("frozen_seen.{measure}.mean_abs_change"));
+        assert!(worst(&left_out.floats(&all), &seen) < 1e-9, "{measure}");
+        assert!(worst(&kept.floats(&all), &seen) > 1e-5, "{measure}");
+        let total = format!("total.{measure}.mean_abs_change");
+        assert!(worst(&kept.floats(&total), &left_out.floats(&total)) < 1e-9);
+    }
+    let seen = left_out.floats("freq_cosine_seen");
+    assert!(worst(&left_out.floats("freq_cosine"), &seen) < 1e-12);
+    assert!(worst(&kept.floats("freq_cosine"), &seen) > 1e-3);
+    // The null space is that of all rows.
+    let share = |table: &Table| table.floats("null_share");
+    assert!(worst(&share(&kept), &share(&left_out)) < 1e-12);
+}
+
+/// Rows that are rarer than the band are told from those that are more frequent.
+#[test]
+fn rarer_rows_are_told_from_common_ones() {
+    let out = TempDir::new().unwrap();
+    let small = ["ablation.neurons=0..1", "ablation.sequences=4"];
+    // A band in the middle: tokens are rarer, in it, or more frequent.
+    ablate(
+        out.path(),
+        &[&small[..], &["band={lower: 20, upper: 60}"]].concat(),
+    )
+    .assert()
+    .success();
+    let table = Table::read(out.path().join("positions.parquet"));
+    let (target, inside, rarer) = (
+        table.ints("target_id"),
+        table.ints("in_band"),
+        table.ints("rarer_than_band"),
+    );
+    let counts = fs::read(root().join("examples/data/tiny-neox/train-unigrams.npy")).unwrap();
+    let data = &counts[counts.len() - 8 * 4096..];
+    let count = |token: i64| {
+        let at = 8 * token as usize;
+        i64::from_le_bytes(data[at..at + 8].try_into().unwrap())
+    };
+    let of = |kept: &dyn Fn(usize) -> bool| -> Vec<i64> {
+        let rows = (0..target.len()).filter(|&i| kept(i));
+        rows.map(|i| count(target[i])).collect()
+    };
+    let band = of(&|i| inside[i] == 1);
+    let below = of(&|i| rarer[i] == 1);
+    let common = of(&|i| inside[i] == 0 && rarer[i] == 0);
+    assert!(!band.is_empty() && !below.is_empty() && !common.is_empty());
+    assert!(
+        below.iter().max() < band.iter().min(),
+        "{below:?}, {band:?}"
+    );
+    assert!(band.iter().max() < common.iter().min());
+}
+
 #[test]
 fn settings_of_the_engine_are_checked() {
     let out = TempDir::new().unwrap();
@@ -381,6 +461,135 @@ fn band_direction_matches_the_python_original() {
         &["semantics=liu2025", GOLDEN_BAND],
         5e-5,
     );
+}
+
+/// Made by the code of Stolfo et al. itself, in f64 (tests/golden/stolfo2024/README.md). Their k counts the direction of ones.
+#[test]
+fn stolfo2024_matches_the_code_of_stolfo_et_al() {
+    let golden = |name: &str| root().join("tests/golden/stolfo2024").join(name);
+    let json = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(golden(name)).unwrap()).unwrap()
+    };
+    let out = TempDir::new().unwrap();
+    let stolfo = [
+        "semantics=stolfo2024",
+        "band=none",
+        "ablation.null_directions={count: 11}",
+        "ablation.effect_floor=1e-12",
+        "output.positions=off",
+        "sets.neurons.list=['3.19', '3.105', '3.245', '3.240', '3.98', '3.127', '3.210', '3.100']",
+        "sets.sizes=[1, 2, 4, 8]",
+        "sets.doses=[mean, clip-at-mean, {scale: 0}]",
+        "sets.controls.draws=0",
+    ];
+    ablate(out.path(), &[&GOLDEN[..], &stolfo].concat())
+        .assert()
+        .success();
+    let ours = Table::read(out.path().join("neurons.parquet"));
+    let theirs = Table::read(golden("neurons.parquet"));
+    assert_eq!(ours.ints("neuron"), theirs.ints("neuron"));
+    let within = |ours: &[f64], theirs: &[f64], tolerance: f64, what: &str| {
+        let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
+        let worst = worst.fold(0.0, |worst: f64, d| if d >= worst { d } else { worst });
+        let whole = ours.len() == theirs.len() && ours.iter().all(|v| v.is_finite());
+        assert!(
+            whole && worst <= tolerance,
+            "{what}: off by {worst:.1e}, allowed {tolerance:.1e}"
+        );
+    };
+    for (variant, theirs_is) in [
+        ("total", "total"),
+        ("frozen_all", "frozen_unigram"),
+        ("frozen_ln", "frozen_ln"),
+    ] {
+        for measure in ["loss", "entropy", "kl_freq_model"] {
+            for mean in ["mean_change", "mean_abs_change"] {
+                if (variant, measure) == ("frozen_ln", "kl_freq_model") {
+                    continue; // theirs has none
+                }
+                let column = format!("{variant}.{measure}.{mean}");
+                let expected = theirs.floats(&format!("{theirs_is}.{measure}.{mean}"));
+                within(&ours.floats(&column), &expected, 2e-8, &column);
+            }
+        }
+    }
+    for (column, theirs_is, tolerance) in [
+        ("mediated_share", "mediated_by_frequency", 2e-6),
+        ("ln_mediated_share", "mediated_by_layer_norm", 2e-6),
+        ("mean_activation", "mean_activation", 1e-7),
+        ("w_out_norm_centred", "norm", 1e-13),
+        ("logit_var", "logit_var", 1e-13),
+        ("freq_cosine", "cos_sim_with_unigram", 1e-13),
+    ] {
+        let expected = theirs.floats(theirs_is);
+        within(&ours.floats(column), &expected, tolerance, column);
+    }
+    let share = ours.floats("null_share");
+    let rho: Vec<f64> = share.iter().map(|share| share.sqrt()).collect();
+    within(&rho, &theirs.floats("rho_k12"), 1e-13, "rho");
+
+    // The order of the first neurons is theirs.
+    let lists = json("selection.json");
+    for (list, values) in [
+        ("top10_k12", &rho),
+        ("top_percent_k12", &rho),
+        ("top20_total_effect", &ours.floats("total_effect")),
+        (
+            "top20_mediated_by_frequency",
+            &ours.floats("mediated_share"),
+        ),
+        (
+            "top20_mediated_by_layer_norm",
+            &ours.floats("ln_mediated_share"),
+        ),
+        (
+            "top20_abs_kl_change",
+            &ours.floats("total.kl_freq_model.mean_abs_change"),
+        ),
+    ] {
+        let expected: Vec<&str> = lists[list]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| name.as_str().unwrap())
+            .collect();
+        let mut order: Vec<usize> = (0..values.len()).collect();
+        order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
+        let first: Vec<String> = order[..expected.len()]
+            .iter()
+            .map(|n| format!("3.{n}"))
+            .collect();
+        assert_eq!(first, expected, "{list}");
+    }
+
+    let sets = Table::read(out.path().join("sets.parquet"));
+    let (doses, sizes) = (sets.texts("dose"), sets.ints("size"));
+    let mut compared = 0;
+    for set in json("sets.json").as_array().unwrap() {
+        let (dose, size) = set["label"].as_str().unwrap().split_once(' ').unwrap();
+        let dose = match dose {
+            "zero" => "scale 0",
+            "clip-from-below" => continue, // not a dose of ours
+            dose => dose,
+        };
+        let row = (0..sizes.len())
+            .find(|&i| doses[i].as_deref() == Some(dose) && sizes[i].to_string() == size)
+            .unwrap_or_else(|| panic!("no set {dose} {size} among {doses:?}"));
+        for (column, theirs_is) in [
+            ("total.loss.mean_change", "loss"),
+            ("total.loss.mean_abs_change", "abs_loss"),
+            ("total.entropy.mean_change", "entropy"),
+            ("frozen_ln.loss.mean_change", "ln_loss"),
+            ("frozen_ln.loss.mean_abs_change", "ln_abs"),
+            ("frozen_ln.entropy.mean_change", "ln_entropy"),
+        ] {
+            let expected = set[theirs_is].as_f64().unwrap();
+            let what = format!("{dose} {size}: {column}");
+            within(&[sets.floats(column)[row]], &[expected], 2e-8, &what);
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 6);
 }
 
 /// Made by an explicit f64 evaluation in numpy, without the closed form (tests/golden/README.md).

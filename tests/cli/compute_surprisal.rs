@@ -3,6 +3,7 @@
 
 mod examples;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -609,6 +610,70 @@ fn nothing_is_put_into_contexts_that_say_what_stood_before_the_word() {
             .contains("`words.join` is not used"),
         "{record}"
     );
+}
+
+/// Rarer words are harder to predict, over the whole of word frequency: words of held-out text by their own counts there.
+#[test]
+fn surprisal_falls_along_word_frequency() {
+    let text = fs::read_to_string(root().join("examples/data/corpus/held-out.jsonl")).unwrap();
+    let texts: Vec<String> = text
+        .lines()
+        .take(200)
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|row| row["text"].as_str().unwrap().to_owned())
+        .collect();
+    // Lower-case words, and the ten words before the first time that each has so many.
+    let plain = |word: &str| word.len() > 1 && word.chars().all(|c| c.is_ascii_lowercase());
+    let mut found: BTreeMap<&str, (f64, Option<String>)> = BTreeMap::new();
+    let mut all = 0.0;
+    for text in &texts {
+        let words: Vec<&str> = text.split(' ').collect();
+        for (i, word) in words.iter().enumerate().filter(|(_, word)| plain(word)) {
+            all += 1.0;
+            let (count, context) = found.entry(word).or_default();
+            *count += 1.0;
+            if context.is_none() && i >= 10 {
+                *context = Some(words[i - 10..i].join(" "));
+            }
+        }
+    }
+    let mut by_zipf: BTreeMap<i64, Vec<(&str, f64, String)>> = BTreeMap::new();
+    for (word, (count, context)) in found {
+        let zipf = (1e9 * count / all).log10();
+        if let Some(context) = context {
+            let words = by_zipf.entry(zipf.floor() as i64).or_default();
+            words.push((word, zipf, context));
+        }
+    }
+    // Some twenty words of each whole Zipf value that has so many.
+    by_zipf.retain(|_, words| words.len() >= 20);
+    let mut list = serde_json::Map::new();
+    for words in by_zipf.values() {
+        for (word, zipf, context) in words.iter().step_by(words.len() / 20) {
+            let context = serde_json::json!({"context": context, "separator": " ", "zipf": zipf});
+            list.insert((*word).to_owned(), serde_json::json!([context]));
+        }
+    }
+    let run = Run::new();
+    let list = serde_json::Value::Object(list);
+    fs::write(run.path("words.json"), list.to_string()).unwrap();
+    run.ok(&[
+        "steps=4000",
+        "words.min_context=1",
+        "interventions.list=[base]",
+    ]);
+    let rows = csv(&run.out("summary.csv"));
+    let column = |name: &str| rows[0].iter().position(|h| h == name).unwrap();
+    let (zipf, mean) = (column("zipf_mean"), column("mean_nats"));
+    let number = |text: &String| text.parse::<f64>().unwrap();
+    let mut trend: Vec<(f64, f64)> = rows[1..]
+        .iter()
+        .map(|row| (number(&row[zipf]), number(&row[mean])))
+        .collect();
+    trend.sort_by(|a, b| a.0.total_cmp(&b.0));
+    assert!(trend.len() >= 3, "{trend:?}");
+    assert!(trend.windows(2).all(|w| w[0].1 > w[1].1), "{trend:?}");
+    assert!(trend[0].1 > trend[trend.len() - 1].1 + 3.0, "{trend:?}");
 }
 
 /// Words are rare by their own frequency, whatever their tokens; groups by tokens have a name of their own.

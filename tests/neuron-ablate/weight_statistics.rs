@@ -197,6 +197,7 @@ fn by_definition(case: &Case, null: usize) -> Vec<WeightStatistics> {
             let part: f64 = least.iter().map(|v| dot(v, &w).powi(2)).sum();
             WeightStatistics {
                 norm: norm(raw),
+                norm_seen: norm(&w),
                 logit_var: Some(var),
                 null_share: Some(part / dot(&w, &w)),
                 freq_cosine: Some(correlation(&u, &log_q)),
@@ -212,6 +213,7 @@ fn agree(found: &[WeightStatistics], expected: &[WeightStatistics], tolerance: f
     for (n, (a, b)) in found.iter().zip(expected).enumerate() {
         for (what, a, b) in [
             ("norm", Some(a.norm), Some(b.norm)),
+            ("norm_seen", Some(a.norm_seen), Some(b.norm_seen)),
             ("logit_var", a.logit_var, b.logit_var),
             ("null_share", a.null_share, b.null_share),
             ("freq_cosine", a.freq_cosine, b.freq_cosine),
@@ -383,7 +385,7 @@ proptest! {
             .statistics(null)
             .into_iter()
             .zip(&found)
-            .map(|(of, before)| WeightStatistics { norm: before.norm, ..of })
+            .map(|(of, before)| WeightStatistics { norm: before.norm, norm_seen: of.norm_seen / factor.abs(), ..of })
             .collect();
         // A share may sit on two singular values that are next to equal.
         agree(&again, &found, 1e-4);

@@ -1,18 +1,25 @@
 //! Selections of the Python package of Liu et al. (2025), from its own table of ablations.
 
-use std::{collections::HashMap, error::Error, fs::File, io::BufReader, path::PathBuf};
+use std::{
+    collections::{HashMap, HashSet},
+    error::Error,
+    fs::File,
+    io::BufReader,
+    path::PathBuf,
+};
 
 use arrow::{
     array::{AsArray, RecordBatch},
     datatypes::{Float32Type, Int32Type},
 };
 use neuron_select::{
-    Comparison, Criteria, Curve, Effect, Heuristic, NeuronId, Ranked, Ranking, Row, RowFilter,
-    Standing, Stratum, Tally, bootstrap_curve,
+    Candidate, Comparison, ControlKind, ControlSet, Criteria, Curve, Effect, Heuristic, NeuronId,
+    Ranked, Ranking, Row, RowFilter, Standing, Stratum, Tally, balance, bootstrap_curve,
+    draw_controls, draw_matched, paired,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Deserialize;
-use surprisal_metrics::Bootstrap;
+use surprisal_metrics::{Bootstrap, Group};
 
 const LAYER: usize = 3;
 
@@ -153,8 +160,11 @@ fn the_curve_has_intervals_around_its_values() -> Result<(), Box<dyn Error>> {
                 stratum: Stratum::LongTail,
                 loss_change: turn / (neuron + 1) as f64,
                 frozen_loss_change: 0.0,
+                frozen_ln_loss_change: None,
                 kl_change: 0.0,
                 activation: 0.0,
+                activation_change: None,
+                clean_loss: 5.0,
             })?;
         }
     }
@@ -211,8 +221,11 @@ fn read_tally() -> Result<Tally, Box<dyn Error>> {
                 stratum: Stratum::of(q, min, max),
                 loss_change: f64::from(after[i]) - f64::from(loss[i]),
                 frozen_loss_change: f64::from(frozen[i]) - f64::from(loss[i]),
+                frozen_ln_loss_change: None,
                 kl_change: f64::from(kl_after[i]) - f64::from(kl[i]),
                 activation: f64::from(activation[i]),
+                activation_change: None,
+                clean_loss: 5.0,
             })?;
         }
     }
@@ -251,4 +264,99 @@ fn open(name: &str) -> Result<BufReader<File>, std::io::Error> {
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests")).join(name)
+}
+
+/// Neurons on a line, one step apart in one trait and alike in the other.
+fn line(n: usize) -> Vec<Candidate> {
+    let neurons = ids(&(0..n).collect::<Vec<_>>());
+    let candidate = |neuron: NeuronId| Candidate {
+        neuron,
+        traits: [Some(neuron.neuron as f64), Some(1.0)],
+    };
+    neurons.into_iter().map(candidate).collect()
+}
+
+fn ids(neurons: &[usize]) -> Vec<NeuronId> {
+    let id = |&neuron: &usize| NeuronId { layer: 3, neuron };
+    neurons.iter().map(id).collect()
+}
+
+#[test]
+fn no_control_is_beyond_the_caliper() -> Result<(), Box<dyn Error>> {
+    // On a line with unit steps, 0.1 standard deviations are 2.9 steps.
+    let selected = ids(&[3, 50, 51, 52, 53, 54]);
+    let found = draw_matched(&selected, &line(100), 0.1, 50, 1)?;
+    // All within two steps of 52 are selected themselves.
+    assert_eq!(found.matched.len() + found.unmatched.len(), selected.len());
+    assert_eq!(found.unmatched, ids(&[52]));
+    assert_eq!(found.sets.len(), 50);
+    for set in &found.sets {
+        assert_eq!(set.neurons.len(), found.matched.len());
+        let distinct: HashSet<_> = set.neurons.iter().collect();
+        assert_eq!(distinct.len(), set.neurons.len(), "{set:?}");
+        for (control, neuron) in set.neurons.iter().zip(&found.matched) {
+            assert!(control.neuron.abs_diff(neuron.neuron) <= 2, "{set:?}");
+        }
+    }
+    // Without a caliper they are farther away.
+    let far = draw_controls(ControlKind::Matched, &selected, &line(100), 50, 1)?;
+    let apart = |set: &ControlSet| {
+        let pairs = set.neurons.iter().zip(&selected);
+        pairs.map(|(c, n)| c.neuron.abs_diff(n.neuron)).max()
+    };
+    assert!(far.iter().any(|set| apart(set) > Some(2)));
+    let nobody = draw_matched(&ids(&[50]), &line(100), 0.01, 3, 1)?;
+    assert!(nobody.sets.is_empty() && nobody.unmatched == ids(&[50]));
+    assert!(draw_matched(&selected, &line(100), 0.0, 1, 1).is_err());
+    Ok(())
+}
+
+#[test]
+fn balance_is_in_standard_deviations() -> Result<(), Box<dyn Error>> {
+    let pool = line(101);
+    let control = ControlSet {
+        kind: ControlKind::Random,
+        draw: 0,
+        neurons: ids(&[10, 20]),
+    };
+    let [length, constant] = balance(&ids(&[40, 50]), &[control], &pool);
+    // The standard deviation of 0, 1, ..., 100 is sqrt(850).
+    let found = length.ok_or("it varies")?;
+    assert_eq!((found.selected, found.controls), (45.0, 15.0));
+    assert!((found.difference - 30.0 / 850f64.sqrt()).abs() < 1e-12);
+    assert_eq!(constant, None);
+    Ok(())
+}
+
+/// Documents differ far more from each other than checkpoints do: only within documents is it seen.
+#[test]
+fn checkpoints_are_compared_within_documents() -> Result<(), Box<dyn Error>> {
+    let names: Vec<i64> = (0..12).collect();
+    let of = |shift: f64| -> Vec<Group> {
+        let value = |&i: &i64| (i * i % 7) as f64 + shift * (1.0 + 0.1 * (i % 3) as f64);
+        names
+            .iter()
+            .map(|i| Group::of(&[value(i), value(i)]))
+            .collect()
+    };
+    let (early, late) = (of(0.0), of(0.2));
+    let bootstrap = Bootstrap::with_seed(42);
+    let alone = |groups: &[Group]| bootstrap.mean(groups).map(|i| i.ok_or("twelve documents"));
+    let (first, second) = (alone(&early)??, alone(&late)??);
+    assert!(second.lower < first.upper, "{first:?}, {second:?}");
+    let found = paired((&names, &early), (&names, &late));
+    let change = alone(&found.groups)??;
+    assert!(
+        (change.estimate - 0.22).abs() < 1e-12 && change.lower > 0.19,
+        "{change:?}"
+    );
+    assert_eq!(found.left_out, 0);
+
+    // A document that one checkpoint lacks, and one that has more rows there, are no pairs.
+    let mut more = late.clone();
+    more[3].count += 1.0;
+    more[4] = Group::default();
+    let found = paired((&names, &early), (&names, &more));
+    assert_eq!((found.groups.len(), found.left_out), (10, 2));
+    Ok(())
 }

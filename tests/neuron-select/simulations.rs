@@ -4,9 +4,9 @@
 use std::error::Error;
 
 use neuron_select::{
-    Candidate, ControlKind, Criteria, Curve, Effect, Grouped, Heuristic, Law, Laws, Measure,
-    NeuronId, Row, RowFilter, Shape, Stratum, Tally, Verdict, cross_fit, draw_controls, max_t,
-    rank_p,
+    Candidate, ControlKind, ControlSet, Criteria, Curve, Effect, Grouped, Heuristic, Law, Laws,
+    Measure, NeuronId, Row, RowFilter, Shape, Stratum, Tally, Verdict, alike, cross_fit,
+    draw_controls, draw_matched, exchange_p, max_t, rank_p,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -233,8 +233,11 @@ fn table(
                     stratum: Stratum::LongTail,
                     loss_change: value + 0.1 * normal(rng),
                     frozen_loss_change: 0.0,
+                    frozen_ln_loss_change: None,
                     kl_change: 0.0,
                     activation: 0.0,
+                    activation_change: None,
+                    clean_loss: 5.0,
                 })?;
             }
         }
@@ -340,6 +343,104 @@ fn covering(neurons: usize, repetitions: usize) -> [f64; 2] {
     [0, 1].map(|which| share(repetitions, |i| covers(i).is_ok_and(|covers| covers[which])))
 }
 
+/// Share of selections that differ from their controls at 5 %, where neurons differ in nothing but how hard ablation pushes, and the
+/// selected ones push harder than most: against random controls; against those that push as
+/// hard, by their rank among such sets; and by exchanging neurons that push as hard.
+fn pushing(repetitions: usize) -> [f64; 3] {
+    let differ = |i: usize| -> Result<[bool; 3], Box<dyn Error>> {
+        let mut rng = generator(6, i);
+        let id = |neuron| NeuronId { layer: 1, neuron };
+        let pool: Vec<Candidate<1>> = (0..256)
+            .map(|neuron| Candidate {
+                neuron: id(neuron),
+                traits: [Some(normal(&mut rng))],
+            })
+            .collect();
+        let effects: Vec<f64> = pool
+            .iter()
+            .map(|c| (c.traits[0].unwrap_or(0.0) + 0.5 * normal(&mut rng)).exp())
+            .collect();
+        let mut selected: Vec<NeuronId> = Vec::new();
+        while selected.len() < 10 {
+            let at = rng.random_range(0..256u64) as usize;
+            let hard = pool[at].traits[0].is_some_and(|length| length > 0.0);
+            if hard && !selected.contains(&pool[at].neuron) {
+                selected.push(pool[at].neuron);
+            }
+        }
+        let mean = |ids: &[NeuronId]| {
+            let of = ids.iter().map(|id| effects[id.neuron]);
+            of.sum::<f64>() / ids.len() as f64
+        };
+        let p = |selected: &[NeuronId], sets: &[ControlSet]| {
+            let of_controls: Vec<f64> = sets.iter().map(|set| mean(&set.neurons)).collect();
+            rank_p(mean(selected), &of_controls).ok_or("no controls")
+        };
+        let random = draw_controls(ControlKind::Random, &selected, &pool, 99, i as u64)?;
+        let matched = draw_matched(&selected, &pool, 0.25, 99, i as u64)?;
+        let values =
+            |ids: &[NeuronId]| -> Vec<f64> { ids.iter().map(|id| effects[id.neuron]).collect() };
+        let strata = alike(&matched.matched, &pool, Some(0.25))?;
+        let strata: Vec<Vec<f64>> = strata.iter().map(|ids| values(ids)).collect();
+        let exchanged = exchange_p(&values(&matched.matched), &strata, 999, i as u64);
+        Ok([
+            p(&selected, &random)? <= 0.05,
+            p(&matched.matched, &matched.sets)? <= 0.05,
+            exchanged.ok_or("no controls")? <= 0.05,
+        ])
+    };
+    [0, 1, 2].map(|which| share(repetitions, |i| differ(i).is_ok_and(|differ| differ[which])))
+}
+
+/// Of nominal 95 % intervals of a mean over draws and clusters, how many hold the mean over all draws and clusters that there could be:
+/// by resampling both, and by resampling clusters alone.
+fn crossed(draws: usize, clusters: usize, repetitions: usize) -> [f64; 2] {
+    let covers = |i: usize| -> Result<[bool; 2], Box<dyn Error>> {
+        let mut rng = generator(7, i);
+        let of_clusters: Vec<f64> = (0..clusters).map(|_| 0.5 * normal(&mut rng)).collect();
+        let cells: Vec<Vec<Group>> = (0..draws)
+            .map(|_| {
+                let of_draw = normal(&mut rng);
+                let cell = |of_cluster: &f64| of_draw + of_cluster + normal(&mut rng);
+                let values: Vec<f64> = of_clusters.iter().map(cell).collect();
+                values.iter().map(|value| Group::of(&[*value])).collect()
+            })
+            .collect();
+        let bootstrap = Bootstrap {
+            resamples: 400,
+            ..Bootstrap::with_seed(i as u64)
+        };
+        let means: Vec<Group> = (0..clusters)
+            .map(|j| Group::total(&cells.iter().map(|row| row[j]).collect::<Vec<_>>()))
+            .collect();
+        let held = |interval: Option<surprisal_metrics::Interval>| {
+            let interval = interval.ok_or("too few")?;
+            Ok::<bool, Box<dyn Error>>(interval.lower <= 0.0 && 0.0 <= interval.upper)
+        };
+        Ok([
+            held(bootstrap.two_way(&cells)?)?,
+            held(bootstrap.mean(&means)?)?,
+        ])
+    };
+    [0, 1].map(|which| share(repetitions, |i| covers(i).is_ok_and(|covers| covers[which])))
+}
+
+#[test]
+fn controls_that_push_as_hard_do_not_differ() {
+    let [random, ranked, exchanged] = pushing(150);
+    assert!(random >= 0.2, "{random}");
+    // Sets drawn from the five nearest ones differ too little from each other.
+    assert!(ranked >= 0.1, "{ranked}");
+    assert!(exchanged <= 0.10, "{exchanged}");
+}
+
+#[test]
+fn intervals_over_draws_and_documents_cover() {
+    let [both, clusters] = crossed(10, 10, 200);
+    assert!((0.90..=1.0).contains(&both), "{both}");
+    assert!(clusters <= 0.85, "{clusters}");
+}
+
 #[test]
 fn chance_alone_finds_no_neuron() {
     let [together, alone] = discoveries(100, 12, 150);
@@ -383,6 +484,27 @@ fn table_of_nulls() -> Outcome {
         "| | interval over documents of the difference from 5 draws | {} |",
         percent(by_interval)
     );
+    let [random, ranked, exchanged] = pushing(1000);
+    println!(
+        "| a selection that only pushes harder differs from its controls at 5 % | random controls | {} |",
+        percent(random)
+    );
+    println!(
+        "| | rank among sets of those that push as hard | {} |",
+        percent(ranked)
+    );
+    println!(
+        "| | exchange for those that push as hard, caliper 0.25 | {} |",
+        percent(exchanged)
+    );
+    for draws in [10, 99] {
+        let [both, clusters] = crossed(draws, 10, 400);
+        println!(
+            "| interval of the mean of {draws} control draws over 10 documents holds the truth | resampling both | {} |",
+            percent(both)
+        );
+        println!("| | resampling documents alone | {} |", percent(clusters));
+    }
     let [flattered, held_out] = covering(1000, 400);
     println!(
         "| interval of the selected ten of 1,000 holds the truth (400 repetitions) | where they were selected | {} |",

@@ -133,6 +133,19 @@ pub(crate) struct SemanticsConfig {
     mean_activation: MeanOver,
     band_token: BandToken,
     pub(crate) band_reading: BandReading,
+    /// Whether tokens with a count of 0 belong to the all-token frequency direction.
+    pub(crate) unseen_tokens: UnseenTokens,
+}
+
+/// Tokens that the counts never saw, padding rows among them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum UnseenTokens {
+    /// They belong to the all-token frequency direction, as in published code.
+    #[default]
+    Kept,
+    /// The direction is 0 on them and centred over the others; `freq_cosine` is over the others.
+    LeftOut,
 }
 
 impl Default for SemanticsConfig {
@@ -146,6 +159,7 @@ impl Default for SemanticsConfig {
             mean_activation: of.mean_activation,
             band_token: of.band_token,
             band_reading: BandReading::Corrected,
+            unseen_tokens: UnseenTokens::Kept,
         }
     }
 }

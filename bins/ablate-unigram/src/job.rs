@@ -23,7 +23,7 @@ use surprisal_metrics::{Bootstrap, MIN_GROUPS};
 
 use crate::{
     checks,
-    config::{AblateConfig, Components, PositionFormat},
+    config::{AblateConfig, Components, PositionFormat, UnseenTokens},
     sets::Selected,
     summary,
     tables::{EffectColumns, NeuronTable, PositionTable, SetTable, head_table},
@@ -156,7 +156,20 @@ pub(crate) fn frequencies(
             bands.len()
         );
     }
-    Ok((TokenFrequencies::new(q)?, bands))
+    let counts = vocabulary.frequencies.counts();
+    let seen: Vec<bool> = counts.iter().map(|count| *count > 0).collect();
+    let frequencies = TokenFrequencies::new(q)?;
+    let frequencies = match config.semantics.unseen_tokens {
+        UnseenTokens::Kept => frequencies,
+        UnseenTokens::LeftOut => {
+            record.count(
+                "unseen_tokens_left_out",
+                seen.iter().filter(|seen| !**seen).count() as u64,
+            );
+            frequencies.over(seen)?
+        }
+    };
+    Ok((frequencies, bands))
 }
 
 fn ablate(
@@ -199,6 +212,7 @@ fn ablate(
         true => Vec::new(),
         false => weights(config, &model, &neurons, &frequencies, &bands, &mut record)?,
     };
+    let rarer = bands.first().map(|band| frequencies.rarer_than(band));
     let band_names: Vec<String> = bands.iter().map(|band| band.name().to_owned()).collect();
     let in_closed_form = !plan.neurons.is_empty();
     let sweep = Sweep::new(&model, &sample, &frequencies, bands, plan)?;
@@ -216,6 +230,7 @@ fn ablate(
         &sweep,
         &config.semantics.to_options(),
         config.ablation.ranks,
+        rarer,
     );
     let (name, format) = positions_file(config);
     let mut writer = match config.output.positions && !neurons.is_empty() {

@@ -8,8 +8,8 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use neuron_ablate::{
-    AblateError, Change, Dose, EffectSums, FrozenKl, HeadEffects, KlDirection, Mean, Measure,
-    NeuronEffects, NeuronId, Over, PairBlock, Semantics, Sweep, Variant, WeightStatistics,
+    AblateError, BandToken, Change, Dose, EffectSums, FrozenKl, HeadEffects, KlDirection, Mean,
+    Measure, NeuronEffects, NeuronId, Over, PairBlock, Semantics, Sweep, Variant, WeightStatistics,
     mediated_share,
 };
 use rayon::prelude::*;
@@ -23,6 +23,10 @@ pub(crate) struct PositionTable {
     schema: SchemaRef,
     /// Document of each sequence of the sample, where it is known.
     documents: Option<Vec<usize>>,
+    /// By token id, whether it is rarer than the long-tail band; none without a band.
+    rarer: Option<Vec<bool>>,
+    /// The token that files a row.
+    band_token: BandToken,
     columns: Vec<Column>,
 }
 
@@ -43,7 +47,12 @@ enum Column {
 
 impl PositionTable {
     /// The Python original's columns under its names, then ours.
-    pub(crate) fn new(sweep: &Sweep<'_>, semantics: &Semantics, ranks: bool) -> Self {
+    pub(crate) fn new(
+        sweep: &Sweep<'_>,
+        semantics: &Semantics,
+        ranks: bool,
+        rarer: Option<Vec<bool>>,
+    ) -> Self {
         let (loss, entropy) = (Measure::Loss, Measure::Entropy);
         let (model_freq, freq_model) = (
             Measure::Kl(KlDirection::ModelFreq),
@@ -126,6 +135,9 @@ impl PositionTable {
             fields.push(Field::new("document", DataType::Int32, false));
         }
         fields.push(Field::new("in_band", DataType::Boolean, false));
+        if rarer.is_some() {
+            fields.push(Field::new("rarer_than_band", DataType::Boolean, false));
+        }
         fields.push(Field::new("activation", DataType::Float32, false));
         fields.extend(
             floats
@@ -135,6 +147,8 @@ impl PositionTable {
         Self {
             schema: Arc::new(Schema::new(fields)),
             documents,
+            rarer,
+            band_token: semantics.band_token,
             columns: floats.iter().map(|(_, column)| *column).collect(),
         }
     }
@@ -170,14 +184,25 @@ impl PositionTable {
         if let Some(documents) = &self.documents {
             arrays.push(ints(&|_, r| documents[block.rows[r].sequence] as i64));
         }
-        arrays.extend([
+        let truths = |value: &dyn Fn(usize) -> bool| -> ArrayRef {
             Arc::new(BooleanArray::from_iter(
-                pairs().map(|(_, r)| Some(block.in_band[r])),
-            )) as ArrayRef,
-            Arc::new(Float32Array::from_iter_values(
-                block.activations.iter().map(|&a| a as f32),
-            )),
-        ]);
+                pairs().map(|(_, r)| Some(value(r))),
+            ))
+        };
+        arrays.push(truths(&|r| block.in_band[r]));
+        if let Some(rarer) = &self.rarer {
+            arrays.push(truths(&|r| {
+                let row = &block.rows[r];
+                let token = match self.band_token {
+                    BandToken::Input => row.token,
+                    BandToken::Target => row.target,
+                };
+                rarer[token as usize]
+            }));
+        }
+        arrays.push(Arc::new(Float32Array::from_iter_values(
+            block.activations.iter().map(|&a| a as f32),
+        )));
         let pairs = block.neurons.len() * n_rows;
         for column in &self.columns {
             let values: Vec<f32> = match *column {
@@ -267,6 +292,7 @@ impl NeuronTable<'_> {
         let mut push = |name: String, value: &dyn Fn(&WeightStatistics) -> Option<f64>| {
             columns.push((name, floats(self.weights.iter().map(value))));
         };
+        push("w_out_norm_centred".into(), &|w| Some(w.norm_seen));
         push("logit_var".into(), &|w| w.logit_var);
         push("null_share".into(), &|w| w.null_share);
         push("freq_cosine".into(), &|w| w.freq_cosine);
@@ -363,6 +389,7 @@ impl EffectColumns {
         effects: &[&EffectSums],
     ) -> anyhow::Result<()> {
         let (total, direct) = (Variant::Total, sweep.direct());
+        let frozen_ln = Some(Variant::FrozenLn).filter(|v| sweep.variants().contains(v));
         // All effects are over the same clusters. Without any, intervals are null.
         let clusters = effects.first().map_or(0, |e| e.n_clusters());
         let resamples = self.bootstrap.map(|b| b.resample(clusters).ok());
@@ -387,13 +414,22 @@ impl EffectColumns {
             push_effect(columns, effects, format!("{prefix}direct_effect"), |e| {
                 effect(e, direct)
             })?;
-            push_effect(columns, effects, format!("{prefix}mediated_share"), |e| {
-                let both = effect(e, total)?.zip(effect(e, direct)?);
-                Ok(both.and_then(|(total, direct)| mediated_share(total, direct, self.floor)))
-            })?;
-            push_interval(columns, &format!("{prefix}mediated_share"), &|e, r| {
-                e.mediated_share_interval(direct, over, self.floor, r)
-            })?;
+            // What goes through token frequency, and what through the scale of the final norm.
+            for (name, direct) in [
+                ("mediated_share", Some(direct)),
+                ("ln_mediated_share", frozen_ln),
+            ] {
+                let (Some(direct), name) = (direct, format!("{prefix}{name}")) else {
+                    continue;
+                };
+                push_effect(columns, effects, &*name, |e| {
+                    let both = effect(e, total)?.zip(effect(e, direct)?);
+                    Ok(both.and_then(|(total, direct)| mediated_share(total, direct, self.floor)))
+                })?;
+                push_interval(columns, &name, &|e, r| {
+                    e.mediated_share_interval(direct, over, self.floor, r)
+                })?;
+            }
         }
         let means = [
             ("mean_change", Mean::Signed),

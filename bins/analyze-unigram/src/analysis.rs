@@ -5,13 +5,14 @@ use std::collections::{BTreeSet, HashMap};
 use anyhow::Context;
 use job_kit::{RunRecord, WithHint};
 use neuron_select::{
-    Coactivation, ControlKind, ControlSet, CrossFit, Curve, CurveIntervals, Grouped, Laws, Measure,
-    NeuronEffects, NeuronId, RankInterval, Ranked, Ranking, RowFilter, SelectError, Verdict,
-    bootstrap_curve, bootstrap_ranks, cross_fit, draw_controls, max_t, rank_p,
+    Balance, Candidate, Coactivation, ControlKind, ControlSet, CrossFit, Curve, CurveIntervals,
+    Grouped, Laws, MatchOn, MatchedControls, Measure, NeuronId, RankInterval, Ranked, Ranking,
+    RowFilter, SelectError, Standing, Tally, Verdict, alike, balance, bootstrap_curve,
+    bootstrap_ranks, cross_fit, draw_controls, draw_matched, exchange_p, max_t, rank_p,
 };
 use surprisal_metrics::{Group, Interval, MIN_GROUPS};
 
-use crate::{config::AnalyzeConfig, input::StepInput};
+use crate::{changes::Followed, config::AnalyzeConfig, input::StepInput};
 
 /// Largest set whose co-activation is looked at: the principal components of more take too long.
 const MAX_COACTIVATION: usize = 512;
@@ -34,14 +35,14 @@ pub(crate) struct StepAnalysis {
     pub(crate) max_t: HashMap<NeuronId, [f64; 2]>,
     /// Effects on clusters that did not select; empty where there are too few.
     pub(crate) cross_fits: Vec<CrossFitted>,
-    pub(crate) controls: Vec<ControlSet>,
+    pub(crate) controls: Controls,
     pub(crate) curves: Vec<StratumCurve>,
     pub(crate) coactivation: Vec<SetCoactivation>,
     pub(crate) band_effects: Vec<SetEffect>,
     /// Rare minus common rows; empty where the table does not tell them apart.
     pub(crate) band_contrasts: Vec<SetContrast>,
-    /// Norm of the output weights and LogitVar, where the ablation wrote them.
-    pub(crate) weights: HashMap<NeuronId, (f64, f64)>,
+    /// What is compared with other checkpoints.
+    pub(crate) followed: Followed,
 }
 
 /// A selected neuron with bootstrap-t intervals of its effects over clusters (documents, or sequences).
@@ -54,6 +55,7 @@ pub(crate) struct Selected {
     pub(crate) kl_change: Option<Interval>,
     pub(crate) total_effect: Option<Interval>,
     pub(crate) mediated_share: Option<Interval>,
+    pub(crate) ln_mediated_share: Option<Interval>,
 }
 
 /// An effect of the selection on the clusters that made it and on others, nats.
@@ -101,10 +103,33 @@ pub(crate) struct SetContrast {
     pub(crate) interval: Option<Interval>,
 }
 
+/// Other neurons to hold the selection against.
+#[derive(Debug, Default)]
+pub(crate) struct Controls {
+    pub(crate) sets: Vec<ControlSet>,
+    /// The selected neurons that matched controls stand for, in their order.
+    pub(crate) matched: Vec<NeuronId>,
+    /// For each of them the neurons that it could be exchanged for.
+    pub(crate) alike: Vec<Vec<NeuronId>>,
+    /// Those that have no neuron alike.
+    pub(crate) unmatched: Vec<NeuronId>,
+    pub(crate) balance: Vec<TraitBalance>,
+}
+
+/// How alike the selection and one kind of its controls are in one trait; none where it is not known or does not vary.
+#[derive(Debug)]
+pub(crate) struct TraitBalance {
+    pub(crate) kind: ControlKind,
+    pub(crate) name: &'static str,
+    pub(crate) balance: Option<Balance>,
+}
+
 /// Which set of neurons a value is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SetName {
     Selection,
+    /// The selected neurons that have matched controls, where others have none.
+    MatchedSelection,
     Control(ControlKind),
     All,
 }
@@ -113,11 +138,15 @@ impl SetName {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Selection => "selection",
+            Self::MatchedSelection => "matched selection",
             Self::Control(kind) => kind.name(),
             Self::All => "all",
         }
     }
 }
+
+/// A set, its draw where it is a control, its neurons.
+type DrawnSet<'a> = (SetName, Option<usize>, &'a [NeuronId]);
 
 #[derive(Debug)]
 pub(crate) struct SetCoactivation {
@@ -133,7 +162,7 @@ pub(crate) struct SetEffect {
     pub(crate) set: SetName,
     pub(crate) rows: RowFilter,
     pub(crate) mean: f64,
-    /// Of the selection among the draws of this control.
+    /// Of the selection among the draws of this control; with matched controls of its neurons exchanged for those that are alike.
     pub(crate) rank_p: Option<f64>,
     /// Clusters that have rows.
     pub(crate) clusters: usize,
@@ -156,10 +185,11 @@ pub(crate) fn rows_name(rows: RowFilter) -> &'static str {
     }
 }
 
-/// Analyses one step; what cannot be computed is a warning in the record.
+/// Analyses one step, whose neurons `followed` (the selected ones without) are to be compared with other checkpoints; what cannot be computed is a warning in the record.
 pub(crate) fn analyze(
     config: &AnalyzeConfig,
     input: &StepInput,
+    followed: Option<&[NeuronId]>,
     record: &mut RunRecord,
 ) -> anyhow::Result<StepAnalysis> {
     let step = input.step;
@@ -196,6 +226,16 @@ pub(crate) fn analyze(
     let ranking = Ranking::new(effects.clone(), &criteria);
     let top = config.selection.top();
     let ids = ranking.top_ids(top);
+    let undefined = ranking.all().iter();
+    let undefined = undefined
+        .filter(|n| n.standing == Standing::Undefined)
+        .count();
+    if undefined > 0 && ids.is_empty() {
+        return Err(anyhow::anyhow!(
+            "step {step}: no neuron has what `selection.heuristic` ranks by"
+        ))
+        .hint("statistics of the weights are in the neurons.parquet that ablate-unigram writes beside its table of positions; the share that the final norm mediates needs `frozen_ln` among `ablation.variants`");
+    }
     if let Some(top) = top.filter(|&top| ids.len() < top) {
         record.warn(format!(
             "step {step}: {} neurons meet the criteria, {top} were asked for",
@@ -224,7 +264,7 @@ pub(crate) fn analyze(
     if cross_fits.is_empty() && config.cross_fit.folds > 0 && !ids.is_empty() {
         record.warn(format!("step {step}: {clusters} documents or sequences are too few to select on some and measure on others (`cross_fit.folds`)"));
     }
-    let controls = controls(config, input, &ids, &effects, record)?;
+    let controls = controls(config, input, &ids, &tally, record)?;
 
     // What differs between rare and common rows, as far as the table tells them apart.
     let mut strata: Vec<(RowFilter, Grouped)> = Vec::new();
@@ -250,24 +290,32 @@ pub(crate) fn analyze(
             )),
         }
     }
-    let sets: Vec<(SetName, Option<usize>, &[NeuronId])> =
-        std::iter::once((SetName::Selection, None, &ids[..]))
-            .chain(
-                controls
-                    .iter()
-                    .map(|c| (SetName::Control(c.kind), Some(c.draw), &c.neurons[..])),
-            )
-            .collect();
+    let sets: Vec<DrawnSet<'_>> = std::iter::once((SetName::Selection, None, &ids[..]))
+        .chain(
+            (!controls.matched.is_empty() && !controls.unmatched.is_empty()).then_some((
+                SetName::MatchedSelection,
+                None,
+                &controls.matched[..],
+            )),
+        )
+        .chain(
+            controls
+                .sets
+                .iter()
+                .map(|c| (SetName::Control(c.kind), Some(c.draw), &c.neurons[..])),
+        )
+        .collect();
     let filters: Vec<RowFilter> = strata.iter().map(|(rows, _)| *rows).collect();
     let looked_at: Vec<_> = sets
         .iter()
         .filter(|(_, draw, _)| draw.is_none_or(|draw| draw < COACTIVATION_DRAWS))
+        .filter(|(name, ..)| *name != SetName::MatchedSelection)
         .copied()
         .collect();
     let coactivation = coactivation(input, &looked_at, &filters, record)?;
     let names = set_names(&sets, strata[0].1.neurons());
-    let band_effects = band_effects(config, &names, &sets, &strata)?;
-    let band_contrasts = band_contrasts(config, &names, &strata)?;
+    let band_effects = band_effects(config, &names, (&controls, &sets), &strata)?;
+    let band_contrasts = band_contrasts(config, &names, &sets, &strata)?;
     Ok(StepAnalysis {
         step,
         rows: tally.rows(),
@@ -282,7 +330,7 @@ pub(crate) fn analyze(
         coactivation,
         band_effects,
         band_contrasts,
-        weights: input.weights()?,
+        followed: Followed::of(&grouped, followed.unwrap_or(&ids)),
     })
 }
 
@@ -296,6 +344,10 @@ fn with_intervals(
     let resamples = config.bootstrap().resample(grouped.n_sequences())?;
     let (total, direct) = (groups(Measure::TotalEffect), groups(Measure::DirectEffect));
     let share = resamples.ratio(&direct, &total, floor)?;
+    let ln_share = match ranked.effects.frozen_ln_effect {
+        Some(_) => resamples.ratio(&groups(Measure::FrozenLnEffect), &total, floor)?,
+        None => None,
+    };
     Ok(Selected {
         ranked: *ranked,
         clusters: Group::with_values(&total),
@@ -303,6 +355,7 @@ fn with_intervals(
         kl_change: resamples.mean(&groups(Measure::KlChange))?,
         total_effect: resamples.mean(&total)?,
         mediated_share: share.map(Interval::complement),
+        ln_mediated_share: ln_share.map(Interval::complement),
     })
 }
 
@@ -362,28 +415,112 @@ fn controls(
     config: &AnalyzeConfig,
     input: &StepInput,
     ids: &[NeuronId],
-    effects: &[NeuronEffects],
+    tally: &Tally,
     record: &mut RunRecord,
-) -> anyhow::Result<Vec<ControlSet>> {
-    let mut controls = Vec::new();
-    if config.controls.draws == 0 || ids.is_empty() {
+) -> anyhow::Result<Controls> {
+    let mut controls = Controls::default();
+    let (draws, seed) = (config.controls.draws, config.seed);
+    if draws == 0 || ids.is_empty() {
         return Ok(controls);
     }
-    let candidates = input.candidates(effects)?;
-    if candidates.iter().any(|c| c.traits[1].is_none()) {
-        record.warn(format!("step {}: no output norms (neurons.parquet) beside the table, so controls are matched on mean activation alone", input.step));
+    // What neurons do anywhere, as controls are looked at on rare and on common rows.
+    let effects = tally.grouped(RowFilter::None)?.effects();
+    let pushes = match config.controls.match_on {
+        MatchOn::Intervention => input.pushes(&effects),
+        MatchOn::ActivationAndNorm => None,
+    };
+    let nearest = input.candidates(&effects)?;
+    let step = input.step;
+    if pushes.is_none() && nearest.iter().any(|c| c.traits[1].is_none()) {
+        record.warn(format!("step {step}: no output norms (neurons.parquet) beside the table, so controls are matched on mean activation alone"));
+    } else if pushes.is_none() && config.controls.match_on == MatchOn::Intervention {
+        record.warn(format!("step {step}: neurons.parquet does not say what the intervention does (`mean_activation`, `w_out_norm_centred`), so controls are matched on mean activation and output norm (`controls.match`)"));
     }
-    for kind in [ControlKind::Random, ControlKind::Matched] {
-        match draw_controls(kind, ids, &candidates, config.controls.draws, config.seed) {
-            Ok(sets) => controls.extend(sets),
-            Err(err) => record.warn(format!(
-                "step {}: no {} controls: {err}",
-                input.step,
-                kind.name()
-            )),
+    match draw_controls(ControlKind::Random, ids, &nearest, draws, seed) {
+        Ok(sets) => controls.sets.extend(sets),
+        Err(err) => record.warn(format!("step {step}: no random controls: {err}")),
+    }
+    let matched = match &pushes {
+        Some(pushes) => draw_matched(ids, pushes, config.controls.caliper, draws, seed),
+        None => draw_controls(ControlKind::Matched, ids, &nearest, draws, seed).map(|sets| {
+            MatchedControls {
+                matched: ids.to_vec(),
+                unmatched: Vec::new(),
+                sets,
+            }
+        }),
+    };
+    match matched {
+        Ok(matched) => {
+            controls.sets.extend(matched.sets);
+            (controls.matched, controls.unmatched) = (matched.matched, matched.unmatched);
+            controls.alike = match &pushes {
+                Some(pushes) => alike(&controls.matched, pushes, Some(config.controls.caliper))?,
+                None => alike(&controls.matched, &nearest, None)?,
+            };
         }
+        // A caliper that is none is an error of the configuration.
+        Err(err @ SelectError::Setting { .. }) => return Err(err.into()),
+        Err(err) => record.warn(format!("step {step}: no matched controls: {err}")),
     }
+    if !controls.unmatched.is_empty() {
+        let names: Vec<String> = controls.unmatched.iter().map(NeuronId::to_string).collect();
+        record.warn(format!(
+            "step {step}: {} of {} selected neurons have no neuron alike within `controls.caliper` = {} standard deviations and are left out where the selection is held against matched controls: {}",
+            names.len(),
+            ids.len(),
+            config.controls.caliper,
+            names.join(", ")
+        ));
+    }
+    controls.balance = match &pushes {
+        Some(pushes) => balances(&controls, ids, pushes, MatchOn::Intervention),
+        None => balances(&controls, ids, &nearest, MatchOn::ActivationAndNorm),
+    };
     Ok(controls)
+}
+
+/// How alike the selection and its controls are, in each trait.
+fn balances<const TRAITS: usize>(
+    controls: &Controls,
+    ids: &[NeuronId],
+    candidates: &[Candidate<TRAITS>],
+    match_on: MatchOn,
+) -> Vec<TraitBalance> {
+    let layers: BTreeSet<usize> = ids.iter().map(|id| id.layer).collect();
+    let of_layers: Vec<Candidate<TRAITS>> = candidates
+        .iter()
+        .filter(|c| layers.contains(&c.neuron.layer))
+        .copied()
+        .collect();
+    let mut balances = Vec::new();
+    for (kind, selected) in [
+        (ControlKind::Random, ids),
+        (ControlKind::Matched, &controls.matched),
+    ] {
+        let sets: Vec<ControlSet> = controls
+            .sets
+            .iter()
+            .filter(|set| set.kind == kind)
+            .cloned()
+            .collect();
+        if sets.is_empty() {
+            continue;
+        }
+        let of_traits = balance(selected, &sets, &of_layers);
+        balances.extend(
+            match_on
+                .traits()
+                .iter()
+                .zip(of_traits)
+                .map(|(name, balance)| TraitBalance {
+                    kind,
+                    name,
+                    balance,
+                }),
+        );
+    }
+    balances
 }
 
 fn curve(
@@ -416,7 +553,7 @@ fn curve(
 
 fn coactivation(
     input: &StepInput,
-    sets: &[(SetName, Option<usize>, &[NeuronId])],
+    sets: &[DrawnSet<'_>],
     filters: &[RowFilter],
     record: &mut RunRecord,
 ) -> anyhow::Result<Vec<SetCoactivation>> {
@@ -431,7 +568,8 @@ fn coactivation(
         .collect();
     let mut found = Vec::new();
     for (&rows, activations) in filters.iter().zip(input.activations(&wanted, filters)?) {
-        for (set, draw, neurons) in sets {
+        // Matched controls may stand for a single neuron.
+        for (set, draw, neurons) in sets.iter().filter(|(.., neurons)| neurons.len() > 1) {
             let matrix = activations.matrix(neurons);
             let matrix = matrix.with_context(|| {
                 format!(
@@ -452,10 +590,7 @@ fn coactivation(
 }
 
 /// All neurons, the selection, and all draws of each kind of control together.
-fn set_names(
-    sets: &[(SetName, Option<usize>, &[NeuronId])],
-    all: &[NeuronId],
-) -> Vec<(SetName, Vec<NeuronId>)> {
+fn set_names(sets: &[DrawnSet<'_>], all: &[NeuronId]) -> Vec<(SetName, Vec<NeuronId>)> {
     let mut names = vec![(SetName::All, all.to_vec())];
     for (set, _, neurons) in sets {
         match names.iter_mut().find(|(name, _)| name == set) {
@@ -471,11 +606,16 @@ fn set_names(
 fn band_effects(
     config: &AnalyzeConfig,
     names: &[(SetName, Vec<NeuronId>)],
-    sets: &[(SetName, Option<usize>, &[NeuronId])],
+    (controls, sets): (&Controls, &[DrawnSet<'_>]),
     strata: &[(RowFilter, Grouped)],
 ) -> anyhow::Result<Vec<SetEffect>> {
     let mut effects = Vec::new();
     for (rows, grouped) in strata {
+        let effects_of = |ids: &[NeuronId]| -> Vec<f64> {
+            let effect =
+                |id: &NeuronId| Group::total(&grouped.groups(&[*id], Measure::TotalEffect)).mean();
+            ids.iter().filter_map(effect).collect()
+        };
         for (set, neurons) in names {
             let groups = grouped.groups(neurons, Measure::TotalEffect);
             let means = |wanted: SetName| -> Vec<f64> {
@@ -487,10 +627,29 @@ fn band_effects(
                     .collect()
             };
             let rank_p = match set {
-                SetName::Control(_) => means(SetName::Selection)
+                SetName::Control(ControlKind::Random) => means(SetName::Selection)
                     .first()
                     .and_then(|&selected| rank_p(selected, &means(*set))),
-                SetName::Selection | SetName::All => None,
+                SetName::Control(ControlKind::Matched) => {
+                    let own = effects_of(&controls.matched);
+                    let alike: Vec<Vec<f64>> =
+                        controls.alike.iter().map(|ids| effects_of(ids)).collect();
+                    exchange_p(&own, &alike, config.controls.draws, config.seed)
+                }
+                SetName::Selection | SetName::MatchedSelection | SetName::All => None,
+            };
+            let interval = match set {
+                // The draws could have been others, as the documents could.
+                SetName::Control(_) => {
+                    let draws = sets.iter().filter(|(name, ..)| name == set);
+                    let cells: Vec<Vec<Group>> = draws
+                        .map(|(.., neurons)| grouped.groups(neurons, Measure::TotalEffect))
+                        .collect();
+                    config.bootstrap().two_way(&cells)?
+                }
+                SetName::Selection | SetName::MatchedSelection | SetName::All => {
+                    config.bootstrap().mean(&groups)?
+                }
             };
             effects.push(SetEffect {
                 set: *set,
@@ -498,7 +657,7 @@ fn band_effects(
                 rank_p,
                 mean: Group::total(&groups).mean().context("a set without rows")?,
                 clusters: Group::with_values(&groups),
-                interval: config.bootstrap().mean(&groups)?,
+                interval,
             });
         }
     }
@@ -509,29 +668,43 @@ fn band_effects(
 fn band_contrasts(
     config: &AnalyzeConfig,
     names: &[(SetName, Vec<NeuronId>)],
+    sets: &[DrawnSet<'_>],
     strata: &[(RowFilter, Grouped)],
 ) -> anyhow::Result<Vec<SetContrast>> {
     let of = |wanted: RowFilter| strata.iter().find(|(rows, _)| *rows == wanted);
     let Some(((_, rare), (_, common))) = of(RowFilter::LongTail).zip(of(RowFilter::Common)) else {
         return Ok(Vec::new());
     };
-    let mut contrasts = Vec::new();
-    for (set, neurons) in names {
+    // Of each document that has rows of both kinds, the same for all neurons.
+    let differences = |neurons: &[NeuronId]| -> Vec<Group> {
         let (rare, common) = (
             rare.groups(neurons, Measure::TotalEffect),
             common.groups(neurons, Measure::TotalEffect),
         );
-        let differences: Vec<Group> = rare
-            .into_iter()
-            .zip(common)
+        let pairs = rare.into_iter().zip(common);
+        pairs
             .filter_map(|(rare, common)| Some(Group::of(&[rare.mean()? - common.mean()?])))
-            .collect();
-        if let Some(mean) = Group::total(&differences).mean() {
+            .collect()
+    };
+    let mut contrasts = Vec::new();
+    for (set, neurons) in names {
+        let of_all = differences(neurons);
+        if let Some(mean) = Group::total(&of_all).mean() {
+            let interval = match set {
+                SetName::Control(_) => {
+                    let draws = sets.iter().filter(|(name, ..)| name == set);
+                    let cells: Vec<Vec<Group>> = draws.map(|(.., n)| differences(n)).collect();
+                    config.bootstrap().two_way(&cells)?
+                }
+                SetName::Selection | SetName::MatchedSelection | SetName::All => {
+                    config.bootstrap().mean(&of_all)?
+                }
+            };
             contrasts.push(SetContrast {
                 set: *set,
                 mean,
-                clusters: differences.len(),
-                interval: config.bootstrap().mean(&differences)?,
+                clusters: of_all.len(),
+                interval,
             });
         }
     }

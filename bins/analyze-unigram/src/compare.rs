@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use job_kit::TableReader;
-use neuron_select::{Comparison, NeuronEffects, NeuronId, Ranking};
+use neuron_select::{Comparison, NeuronEffects, NeuronId, Ranking, Weights};
 use serde_json::Value;
 
 use crate::config::{AnalyzeConfig, SelectionConfig};
@@ -138,7 +138,19 @@ fn read(path: &Path) -> anyhow::Result<Analysis> {
         "activation",
     ];
     let integers = ["step", "layer", "neuron", "rows"];
-    let rows = table.read(&[&integers[..], &numbers[..]].concat())?;
+    // Tables of earlier versions have not all of them.
+    let optional = [
+        "kl_abs_change",
+        "frozen_ln_effect",
+        "w_out_norm_centred",
+        "logit_var",
+        "null_share",
+    ];
+    let there: Vec<&str> = optional
+        .into_iter()
+        .filter(|name| table.has(name))
+        .collect();
+    let rows = table.read(&[&integers[..], &numbers[..], &there].concat())?;
     let integers = integers
         .iter()
         .map(|name| rows.i64(name))
@@ -154,6 +166,15 @@ fn read(path: &Path) -> anyhow::Result<Analysis> {
                 .collect::<Vec<f64>>())
         })
         .collect::<Result<Vec<_>, job_kit::InputError>>()?;
+    let [kl_abs, frozen_ln, norm, logit_var, null_share] = optional.map(|name| {
+        there
+            .contains(&name)
+            .then(|| rows.opt_f64(name))
+            .transpose()
+    });
+    let (kl_abs, frozen_ln) = (kl_abs?, frozen_ln?);
+    let (norm, logit_var, null_share) = (norm?, logit_var?, null_share?);
+    let at = |values: &Option<Vec<Option<f64>>>, i: usize| values.as_ref()?[i];
     let mut effects: BTreeMap<i64, Vec<NeuronEffects>> = BTreeMap::new();
     for i in 0..rows.rows() {
         let neuron = NeuronId {
@@ -172,6 +193,17 @@ fn read(path: &Path) -> anyhow::Result<Analysis> {
                 total_effect: numbers[3][i],
                 direct_effect: numbers[4][i],
                 activation: numbers[5][i],
+                kl_abs_change: at(&kl_abs, i).unwrap_or(f64::NAN),
+                // No ranking is by these.
+                rms_change: None,
+                active_share: f64::NAN,
+                active_loss: None,
+                frozen_ln_effect: at(&frozen_ln, i),
+                weights: Weights {
+                    norm: at(&norm, i),
+                    logit_var: at(&logit_var, i),
+                    null_share: at(&null_share, i),
+                },
             });
     }
     let criteria = config.selection.criteria();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use job_kit::{Rule, Rules};
-use neuron_select::{Criteria, Effect, Heuristic, RowFilter};
+use neuron_select::{Criteria, Effect, Heuristic, MatchOn, RowFilter};
 use serde::{Deserialize, Serialize};
 use surprisal_metrics::Bootstrap;
 
@@ -38,6 +38,11 @@ impl Rules for AnalyzeConfig {
                 "band",
                 |config, _| config["frequency"].is_null(),
                 "rows are filed anew by a band only with token counts (`frequency`)",
+            ),
+            Rule::unused(
+                "controls.caliper",
+                |config, _| config["controls"]["match"] == "activation-and-norm",
+                "controls of the same mean activation and output norm are the nearest ones, however far away",
             ),
             Rule::unused(
                 "persistence",
@@ -175,11 +180,20 @@ impl Default for TopN {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ControlsConfig {
     pub(crate) draws: usize,
+    /// What matched controls have in common with their neurons.
+    #[serde(rename = "match")]
+    pub(crate) match_on: MatchOn,
+    /// Standard deviations over the layer that a control may differ by in each trait of `match=intervention`.
+    pub(crate) caliper: f64,
 }
 
 impl Default for ControlsConfig {
     fn default() -> Self {
-        Self { draws: 99 }
+        Self {
+            draws: 99,
+            match_on: MatchOn::default(),
+            caliper: 0.25,
+        }
     }
 }
 

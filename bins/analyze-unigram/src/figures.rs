@@ -28,6 +28,8 @@ pub(crate) fn of_step(step: &StepAnalysis) -> Vec<Named> {
         false => vec![],
     };
     figures.extend(weights(step));
+    figures.extend(norm_effects(step));
+    figures.extend(rho(step));
     figures.extend(bands(step));
     figures.extend(curves(step));
     figures.extend(ranks(step));
@@ -38,10 +40,21 @@ pub(crate) fn of_step(step: &StepAnalysis) -> Vec<Named> {
 }
 
 /// Stems of the figures of one step, and of the one of all steps.
-const OF_STEP: [&str; 6] = [MEDIATION, EFFECTS, WEIGHTS, BANDS, INFLUENCE, RANKS];
+const OF_STEP: [&str; 8] = [
+    MEDIATION,
+    EFFECTS,
+    WEIGHTS,
+    NORM_EFFECTS,
+    RHO,
+    BANDS,
+    INFLUENCE,
+    RANKS,
+];
 const MEDIATION: &str = "mediation";
 const EFFECTS: &str = "effects";
 const WEIGHTS: &str = "weights";
+const NORM_EFFECTS: &str = "norm-effects";
+const RHO: &str = "rho";
 const BANDS: &str = "bands";
 const INFLUENCE: &str = "influence";
 const RANKS: &str = "ranks";
@@ -119,8 +132,9 @@ fn named_points(step: &StepAnalysis, place: impl Fn(&Ranked) -> Option<(f64, f64
     ]
 }
 
+/// After figure 3b of Stolfo et al. 2024.
 fn mediation(step: &StepAnalysis) -> Named {
-    let place = |n: &Ranked| Some((n.effects.kl_change.abs(), n.mediated_share?));
+    let place = |n: &Ranked| Some((n.effects.kl_abs_change, n.mediated_share?));
     let undefined = step
         .ranking
         .all()
@@ -133,7 +147,7 @@ fn mediation(step: &StepAnalysis) -> Named {
         .iter()
         .filter(|n| n.mediated_share.is_some_and(|share| share < LOWEST_SHARE))
         .count();
-    let mut caption = "Share of the total effect that goes through token frequency, against the size of the change of KL from the token frequencies.".to_owned();
+    let mut caption = "Share of the total effect that goes through token frequency, against the mean absolute change of KL from the token frequencies.".to_owned();
     if undefined > 0 {
         caption +=
             &format!(" {undefined} neurons have a total effect below the floor and no share.");
@@ -147,7 +161,7 @@ fn mediation(step: &StepAnalysis) -> Named {
     }
     let figure = Figure::new(
         &title("Mediated share and KL change", step),
-        Axis::log("|change of KL| (nats)"),
+        Axis::log("mean |change of KL| (nats)"),
         share,
     );
     named(MEDIATION, figure.marks(named_points(step, place)), caption)
@@ -188,13 +202,11 @@ fn effects(step: &StepAnalysis) -> Named {
 
 /// What the weights alone say, after figure 2a of Stolfo et al. 2024.
 fn weights(step: &StepAnalysis) -> Option<Named> {
-    if step.weights.is_empty() {
-        return None;
-    }
-    let place = |n: &Ranked| step.weights.get(&n.effects.neuron).copied();
+    let place = |n: &Ranked| Some((n.effects.weights.norm?, n.effects.weights.logit_var?));
+    step.ranking.all().iter().find_map(place)?;
     let figure = Figure::new(
         &title("Output norm and LogitVar", step),
-        Axis::linear("norm of the output weights"),
+        Axis::linear("norm of the output weights, centred as the final norm sees them"),
         Axis::log("LogitVar: variance of cosines with the vocabulary"),
     );
     Some(named(
@@ -202,6 +214,93 @@ fn weights(step: &StepAnalysis) -> Option<Named> {
         figure.marks(named_points(step, place)),
         "Each point is a neuron. Entropy neurons lie to the lower right: long output weights that move all logits alike.",
     ))
+}
+
+/// Total effects of single neurons, and what is left of them with the scale of the final norm frozen: after the boxes of Stolfo et al.
+/// 2024, who hold entropy neurons against random ones.
+fn norm_effects(step: &StepAnalysis) -> Option<Named> {
+    let (selected, others) = split(step);
+    let groups = [
+        ("selected", Color::Vermilion, selected),
+        ("other neurons", Color::Grey, others),
+    ];
+    let mut marks = Vec::new();
+    let mut names = Vec::new();
+    for (name, color, neurons) in groups {
+        let effects: Vec<(f64, f64)> = neurons
+            .iter()
+            .filter_map(|n| Some((n.effects.total_effect, n.effects.frozen_ln_effect?)))
+            .collect();
+        let both: [(&str, Vec<f64>); 2] = [
+            ("total", effects.iter().map(|e| e.0).collect()),
+            ("direct", effects.iter().map(|e| e.1).collect()),
+        ];
+        for (effect, values) in both {
+            let [low, lower, median, upper, high] = five_numbers(values)?;
+            let x = names.len() as f64;
+            names.push(format!("{name}, {effect}"));
+            marks.push(
+                Mark::points("", [(x, median)])
+                    .intervals([(low, high)])
+                    .color(color),
+            );
+            // The box: between the quartiles.
+            marks.push(
+                Mark::line("", [(x - 0.2, median), (x + 0.2, median)])
+                    .intervals([(lower, upper), (lower, upper)])
+                    .color(color),
+            );
+        }
+    }
+    let figure = Figure::new(
+        &title(
+            "Total effect, and direct effect with the final norm frozen",
+            step,
+        ),
+        Axis::categories("", names),
+        Axis::log("mean |change of loss| (nats)"),
+    );
+    Some(named(
+        NORM_EFFECTS,
+        figure.marks(marks),
+        "Neurons of each group: median, quartiles (box) and extremes (line). Where the direct effect is the smaller one, the effect goes through the scale of the final norm.",
+    ))
+}
+
+/// Least value, lower quartile, median, upper quartile, largest value, interpolated between neighbours; none without values.
+fn five_numbers(mut values: Vec<f64>) -> Option<[f64; 5]> {
+    values.sort_unstable_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    Some([0.0, 0.25, 0.5, 0.75, 1.0].map(|share| {
+        let at = share * last as f64;
+        let (below, above) = (values[at.floor() as usize], values[at.ceil() as usize]);
+        below + (at - at.floor()) * (above - below)
+    }))
+}
+
+/// How the null space and the final norm go together, as in Stolfo et al. 2024.
+fn rho(step: &StepAnalysis) -> Option<Named> {
+    let place = |n: &Ranked| Some((n.effects.weights.null_share?.sqrt(), n.ln_mediated_share?));
+    let all = || step.ranking.all().iter();
+    all().find_map(place)?;
+    let below = all()
+        .filter_map(place)
+        .filter(|p| p.1 < LOWEST_SHARE)
+        .count();
+    let mut share = Axis::linear("share mediated by the final norm");
+    let mut caption = "Each point is a neuron. rho: the norm of the output weights within the null space of the unembedding, over their whole norm. Entropy neurons lie to the upper right.".to_owned();
+    if below > 0 {
+        share = share.range(LOWEST_SHARE, 1.02);
+        caption += &format!(
+            " {below} neurons lie below the figure: their direct effect is much larger than the total one."
+        );
+    }
+    let figure = Figure::new(
+        &title("Null space and the effect through the final norm", step),
+        Axis::linear("rho"),
+        share,
+    );
+    Some(named(RHO, figure.marks(named_points(step, place)), caption))
 }
 
 /// Total effect of the selection and its controls over rare and common rows.
@@ -221,7 +320,8 @@ fn bands(step: &StepAnalysis) -> Option<Named> {
     }
     let order = |set: &SetName| match set {
         SetName::Selection => 0,
-        SetName::Control(kind) => 1 + *kind as usize,
+        SetName::MatchedSelection => 1,
+        SetName::Control(kind) => 2 + *kind as usize,
         SetName::All => 9,
     };
     sets.sort_by_key(order);
@@ -238,12 +338,14 @@ fn bands(step: &StepAnalysis) -> Option<Named> {
             .unzip();
         let name = match set {
             SetName::Selection => "selected",
+            SetName::MatchedSelection => "selected, with matched controls",
             SetName::Control(neuron_select::ControlKind::Random) => "random controls",
             SetName::Control(neuron_select::ControlKind::Matched) => "matched controls",
             SetName::All => "all neurons",
         };
         let color = match set {
             SetName::Selection => Color::Vermilion,
+            SetName::MatchedSelection => Color::Orange,
             SetName::Control(neuron_select::ControlKind::Random) => Color::Blue,
             SetName::Control(neuron_select::ControlKind::Matched) => Color::Green,
             SetName::All => Color::Grey,

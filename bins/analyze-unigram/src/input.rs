@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use job_kit::{Columns, Progress, RunRecord, TableReader, WithHint};
 use model_conventions::{StepNames, step_of};
-use neuron_select::{Candidate, NeuronEffects, NeuronId, Row, RowFilter, Stratum, Tally};
+use neuron_select::{Candidate, NeuronEffects, NeuronId, Row, RowFilter, Stratum, Tally, Weights};
 use serde_json::Value;
 
 use crate::{
@@ -249,13 +249,19 @@ impl StepInput {
             "kl_divergence_before",
             "kl_divergence_after",
         ];
+        // Where the ablation measured it.
+        let frozen_ln = Some("loss_post_ablation_with_frozen_ln").filter(|c| self.table.has(c));
+        let columns: Vec<&str> = values.into_iter().chain(frozen_ln).collect();
         let mut tally = Tally::default();
+        tally.set_weights(self.weights()?);
+        let change = ActivationChange::new(self)?;
         let progress = Progress::new(
             &format!("step {}", self.step),
             self.table.rows()? as u64,
             "rows",
         );
-        self.each_batch(&values, |neurons, strata, rows| {
+        self.each_batch(&columns, |neurons, strata, rows| {
+            let frozen_ln = frozen_ln.map(|column| rows.f64(column)).transpose()?;
             let sequence = rows.i64(cluster)?;
             let [activation, loss, after, frozen, kl, kl_after] =
                 [1, 2, 3, 4, 5, 6].map(|i| rows.f64(values[i]));
@@ -268,8 +274,11 @@ impl StepInput {
                     stratum: strata[i],
                     loss_change: after[i] - loss[i],
                     frozen_loss_change: frozen[i] - loss[i],
+                    frozen_ln_loss_change: frozen_ln.as_ref().map(|after| after[i] - loss[i]),
                     kl_change: kl_after[i] - kl[i],
                     activation: activation[i],
+                    activation_change: change.of(neurons[i], activation[i]),
+                    clean_loss: loss[i],
                 })?;
             }
             progress.inc(neurons.len() as u64);
@@ -316,8 +325,18 @@ impl StepInput {
         Ok(found)
     }
 
-    /// What controls are matched on: mean activation over the ablation's sample and output norm where `neurons.parquet` has them, else
-    /// the mean activation over the rows.
+    /// What the intervention does with each neuron, to match controls on it; `None` where the tables do not say it of every neuron.
+    pub(crate) fn pushes(&self, effects: &[NeuronEffects]) -> Option<Vec<Candidate<3>>> {
+        let candidate = |e: &NeuronEffects| {
+            Some(Candidate {
+                neuron: e.neuron,
+                traits: e.push()?.traits(),
+            })
+        };
+        effects.iter().map(candidate).collect()
+    }
+
+    /// Mean activation over the ablation's sample and output norm where `neurons.parquet` has them, else the mean activation over the rows.
     pub(crate) fn candidates(&self, effects: &[NeuronEffects]) -> anyhow::Result<Vec<Candidate>> {
         let Some(path) = &self.neurons else {
             return Ok(effects
@@ -354,26 +373,28 @@ impl StepInput {
         effects.iter().map(candidate).collect()
     }
 
-    /// Norm of the output weights and LogitVar of each neuron; none where `neurons.parquet` does not have them.
-    pub(crate) fn weights(&self) -> anyhow::Result<HashMap<NeuronId, (f64, f64)>> {
+    /// What the weights say of each neuron, as far as `neurons.parquet` has it.
+    fn weights(&self) -> anyhow::Result<HashMap<NeuronId, Weights>> {
         let Some(path) = &self.neurons else {
             return Ok(HashMap::new());
         };
         let table = TableReader::open(path)?;
-        if !table.has("logit_var") {
-            return Ok(HashMap::new());
-        }
-        let table = table.read(&["layer", "neuron", "w_out_norm", "logit_var"])?;
-        let ids = numbered(&table.i64("layer")?, &table.i64("neuron")?)?;
-        let values = table
-            .opt_f64("w_out_norm")?
-            .into_iter()
-            .zip(table.opt_f64("logit_var")?);
-        Ok(ids
-            .into_iter()
-            .zip(values)
-            .filter_map(|(id, (norm, var))| Some((id, (norm?, var?))))
-            .collect())
+        let columns = ["w_out_norm_centred", "logit_var", "null_share"];
+        let there: Vec<&str> = columns.into_iter().filter(|c| table.has(c)).collect();
+        let rows = table.read(&[&["layer", "neuron"], &there[..]].concat())?;
+        let ids = numbered(&rows.i64("layer")?, &rows.i64("neuron")?)?;
+        let values = |column: &str| match there.contains(&column) {
+            true => rows.opt_f64(column),
+            false => Ok(vec![None; ids.len()]),
+        };
+        let [norm, logit_var, null_share] = columns.map(values);
+        let (norm, logit_var, null_share) = (norm?, logit_var?, null_share?);
+        let of = |i: usize| Weights {
+            norm: norm[i],
+            logit_var: logit_var[i],
+            null_share: null_share[i],
+        };
+        Ok(ids.iter().enumerate().map(|(i, id)| (*id, of(i))).collect())
     }
 
     fn each_batch(
@@ -390,7 +411,7 @@ impl StepInput {
             .iter()
             .chain(names)
             .copied()
-            .chain(self.strata.column())
+            .chain(self.strata.columns())
             .collect();
         for batch in self.table.batches(&needed)? {
             let batch = batch?;
@@ -405,6 +426,49 @@ impl StepInput {
             take(&neurons, &self.strata.of(&batch)?, &batch)?;
         }
         Ok(())
+    }
+}
+
+/// What the ablation put in the place of an activation, minus the activation.
+enum ActivationChange {
+    Mean(HashMap<NeuronId, f64>),
+    ClipAtMean(HashMap<NeuronId, f64>),
+    Scale(f64),
+    /// Nothing says it.
+    Unknown,
+}
+
+impl ActivationChange {
+    /// As the `ablation.dose` of the run has it: the mean where there is none.
+    fn new(step: &StepInput) -> anyhow::Result<Self> {
+        let dose = step
+            .run
+            .as_ref()
+            .and_then(|run| run.pointer("/config/ablation/dose"));
+        if let Some(factor) = dose.and_then(|dose| dose.get("scale")?.as_f64()) {
+            return Ok(Self::Scale(factor));
+        }
+        let Some(path) = &step.neurons else {
+            return Ok(Self::Unknown);
+        };
+        let table = TableReader::open(path)?.read(&["layer", "neuron", "mean_activation"])?;
+        let ids = numbered(&table.i64("layer")?, &table.i64("neuron")?)?;
+        let means = ids.into_iter().zip(table.opt_f64("mean_activation")?);
+        let means = means.filter_map(|(id, mean)| Some((id, mean?))).collect();
+        Ok(match dose.and_then(Value::as_str) {
+            None | Some("mean") => Self::Mean(means),
+            Some("clip-at-mean") => Self::ClipAtMean(means),
+            Some(_) => Self::Unknown,
+        })
+    }
+
+    fn of(&self, neuron: NeuronId, activation: f64) -> Option<f64> {
+        match self {
+            Self::Mean(means) => Some(means.get(&neuron)? - activation),
+            Self::ClipAtMean(means) => Some(means.get(&neuron)?.min(activation) - activation),
+            Self::Scale(factor) => Some((factor - 1.0) * activation),
+            Self::Unknown => None,
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use job_kit::{OutputDir, RunRecord};
+use neuron_select::NeuronId;
 use serde_json::Value;
 
-use crate::{analysis, config::AnalyzeConfig, input, page, stability, summary, tables};
+use crate::{analysis, changes, config::AnalyzeConfig, input, page, stability, summary, tables};
 
 const JOB: &str = "analyze-unigram";
 
@@ -23,21 +24,28 @@ pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()
         record.input(&frequency.counts)?;
     }
     let mut steps = Vec::with_capacity(inputs.len());
-    for input in &inputs {
+    // The last checkpoint first: the neurons that it selects are followed through all others.
+    let mut followed: Option<Vec<NeuronId>> = None;
+    for input in inputs.iter().rev() {
         record.input(input.table.path())?;
         if let Some(neurons) = &input.neurons {
             record.input(neurons)?;
         }
         let clock = Instant::now();
-        let step = analysis::analyze(config, input, &mut record)?;
+        let step = analysis::analyze(config, input, followed.as_deref(), &mut record)?;
         record.timing(&format!("step_{}", step.step), clock.elapsed());
         record.count(&format!("step_{}_rows", step.step), step.rows as u64);
         record.count(
             &format!("step_{}_selected", step.step),
             step.selected.len() as u64,
         );
+        followed.get_or_insert_with(|| {
+            let selected = step.selected.iter();
+            selected.map(|n| n.ranked.effects.neuron).collect()
+        });
         steps.push(step);
     }
+    steps.reverse();
     // Checkpoints of one sweep share these settings, but for the model.
     if let Some(ablation) = inputs
         .iter()
@@ -46,9 +54,10 @@ pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()
         record.note("ablation", ablation.clone());
     }
     let overlaps = stability::overlaps(&steps, config.persistence)?;
-    tables::write(&out, &steps, &overlaps)?;
+    let changes = changes::between(&steps, &config.bootstrap(), &mut record)?;
+    tables::write(&out, &steps, &overlaps, &changes)?;
     if config.output.report {
-        page::write(&out, config, &steps, &overlaps, &mut record)?;
+        page::write(&out, config, &steps, (&overlaps, &changes), &mut record)?;
     }
     record.write(&out)?;
     let summary = summary::text(config, &steps, &overlaps)?;

@@ -1,6 +1,7 @@
 //! Selects neurons from ablation tables and says how sure the selection is.
 
 mod analysis;
+mod changes;
 mod compare;
 mod config;
 mod figures;

@@ -6,11 +6,12 @@ use job_kit::{
     report::{Cell, Grid, Report, Section, number},
 };
 
-use neuron_select::Verdict;
+use neuron_select::{ControlKind, Heuristic, Verdict};
 use surprisal_metrics::{Group, Interval};
 
 use crate::{
     analysis::{SetName, StepAnalysis, StratumCurve, rows_name},
+    changes::{StepChange, Subject},
     config::AnalyzeConfig,
     figures,
     stability::Overlap,
@@ -35,7 +36,7 @@ pub(crate) fn write(
     out: &OutputDir,
     config: &AnalyzeConfig,
     steps: &[StepAnalysis],
-    overlaps: &[Overlap],
+    (overlaps, changes): (&[Overlap], &[StepChange]),
     record: &mut RunRecord,
 ) -> anyhow::Result<()> {
     let selection = &config.selection;
@@ -45,10 +46,12 @@ pub(crate) fn write(
         .fact("rows", selection.rows)
         .fact(
             "order",
-            if selection.by_mediation {
-                "mediated share first"
-            } else {
-                "size of the change"
+            match (selection.by_mediation, selection.heuristic) {
+                (true, _) => "mediated share first",
+                (false, Heuristic::Prob | Heuristic::Kl) => "size of the change",
+                (false, Heuristic::NullShare) => "share of the output weights in the null space",
+                (false, Heuristic::LogitVar) => "LogitVar, smallest first",
+                (false, Heuristic::LnMediatedShare) => "share mediated by the final norm",
             },
         )
         .fact(
@@ -64,6 +67,10 @@ pub(crate) fn write(
     }
     if let Some(named) = figures::stability(steps, overlaps) {
         let section = Section::new("Stability across checkpoints").grid(overlap_grid(overlaps));
+        let section = match changes.is_empty() {
+            true => section,
+            false => section.grid(change_grid(changes)),
+        };
         let stem = format!("{PLOTS}/{}", named.stem);
         report = report.section(section.saved_figure(
             &named.figure,
@@ -114,6 +121,9 @@ pub(crate) fn write(
             .any(|effect| effect.rank_p.is_some())
         {
             section = section.grid(control_grid(step));
+        }
+        if !step.controls.balance.is_empty() {
+            section = section.grid(balance_grid(step));
         }
         if !step.band_contrasts.is_empty() {
             section = section.grid(contrast_grid(step));
@@ -275,18 +285,44 @@ fn cross_fit_grid(step: &StepAnalysis) -> Grid {
 /// The selection among the draws of its controls.
 fn control_grid(step: &StepAnalysis) -> Grid {
     let mut grid = Grid::new(["rows", "control", "selection", "mean of controls", "rank p"])
-        .caption("Mean total effect, in nats; the rank p value is (1 + draws at least as extreme) / (1 + draws)");
+        .caption("Mean total effect, in nats; the rank p value is (1 + draws at least as extreme) / (1 + draws); beside matched controls a draw puts in the place of each neuron one of those alike, or the neuron itself");
     for effect in step.band_effects.iter().filter(|e| e.rank_p.is_some()) {
-        let of_selection = step
-            .band_effects
-            .iter()
-            .find(|e| e.set == SetName::Selection && e.rows == effect.rows);
+        let of = |set: SetName| {
+            let mut effects = step.band_effects.iter();
+            effects.find(|e| e.set == set && e.rows == effect.rows)
+        };
+        let of_matched = match effect.set {
+            SetName::Control(ControlKind::Matched) => of(SetName::MatchedSelection),
+            _ => None,
+        };
+        let of_selection = of_matched.or(of(SetName::Selection));
         grid.row([
             rows_name(effect.rows).into(),
             effect.set.name().into(),
             of_selection.map(|e| e.mean).into(),
             effect.mean.into(),
             effect.rank_p.map_or(Cell::Missing, |p| Cell::Fixed(p, 3)),
+        ]);
+    }
+    grid
+}
+
+/// Whether the controls are controls.
+fn balance_grid(step: &StepAnalysis) -> Grid {
+    let caption = match step.controls.unmatched.len() {
+        0 => "Standardised mean differences between the selection and its controls: those beyond 0.1 on either side are not balanced".to_owned(),
+        n => format!("Standardised mean differences between the selection and its controls: those beyond 0.1 on either side are not balanced. {n} selected neurons have no matched control and are left out beside these"),
+    };
+    let mut grid =
+        Grid::new(["control", "trait", "selection", "controls", "difference"]).caption(&caption);
+    for row in &step.controls.balance {
+        let balance = row.balance.as_ref();
+        grid.row([
+            row.kind.name().into(),
+            row.name.replace('_', " ").into(),
+            balance.map(|b| b.selected).into(),
+            balance.map(|b| b.controls).into(),
+            balance.map_or(Cell::Missing, |b| Cell::Fixed(b.difference, 2)),
         ]);
     }
     grid
@@ -347,6 +383,33 @@ fn coactivation_grid(step: &StepAnalysis) -> Grid {
                 .map_or(Cell::Missing, |r| Cell::Fixed(r, 3)),
             values.effective_dimension_covariance.into(),
             values.effective_dimension_zscored.into(),
+        ]);
+    }
+    grid
+}
+
+/// What has changed since earlier checkpoints, of all followed neurons together.
+fn change_grid(changes: &[StepChange]) -> Grid {
+    let mut grid = Grid::new([
+        "step",
+        "later step",
+        "measure",
+        "neurons",
+        "later minus earlier",
+        "interval",
+        "documents",
+    ])
+    .caption("Differences between checkpoints, in nats, paired by document (or sequence); `selection` are the neurons selected at the last step, each of which has rows of its own in step_changes.parquet");
+    let of_sets = |change: &&StepChange| !matches!(change.subject, Subject::Neuron(_));
+    for change in changes.iter().filter(of_sets) {
+        grid.row([
+            change.step.to_string().into(),
+            change.later.to_string().into(),
+            change.measure.replace('_', " ").into(),
+            change.subject.name().into(),
+            change.mean.into(),
+            change.interval.map(ends).into(),
+            change.clusters.into(),
         ]);
     }
     grid

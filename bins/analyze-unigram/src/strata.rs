@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use crate::config::{AnalyzeConfig, BandConfig, RowToken};
 
+/// Says of a row whether it is rarer than the band.
+const RARER: &str = "rarer_than_band";
+
 /// How the rows of one table are filed.
 #[derive(Debug)]
 pub(crate) enum Strata {
@@ -21,8 +24,11 @@ pub(crate) enum Strata {
         /// Why the frozen losses of the table are of another band than this one, if they are.
         frozen_otherwise: Option<String>,
     },
-    /// By the table's own column, which knows only in or out: everything out of the band counts as common.
-    InBand,
+    /// By the table's own columns.
+    InBand {
+        /// Whether it tells rarer rows from common ones; tables of earlier versions do not, and everything out of the band counts as common.
+        rarer: bool,
+    },
     /// Not at all.
     Unknown,
 }
@@ -87,7 +93,9 @@ impl Strata {
                     Err(anyhow::anyhow!("the table `{}` files rows by the {found} token, but selection.filed_by is `{}`", table.path().display(), wanted.name()))
                         .hint("set frequency.counts to file them anew, or leave selection.filed_by out")
                 }
-                _ => Ok(Self::InBand),
+                _ => Ok(Self::InBand {
+                    rarer: table.has(RARER),
+                }),
             };
         }
         match config.selection.rows {
@@ -100,12 +108,13 @@ impl Strata {
         }
     }
 
-    /// The column needed, if any.
-    pub(crate) fn column(&self) -> Option<&'static str> {
+    /// The columns needed.
+    pub(crate) fn columns(&self) -> Vec<&'static str> {
         match self {
-            Self::Frequency { column, .. } => Some(column),
-            Self::InBand => Some("in_band"),
-            Self::Unknown => None,
+            Self::Frequency { column, .. } => vec![column],
+            Self::InBand { rarer: true } => vec!["in_band", RARER],
+            Self::InBand { rarer: false } => vec!["in_band"],
+            Self::Unknown => vec![],
         }
     }
 
@@ -115,7 +124,7 @@ impl Strata {
             Self::Frequency {
                 frozen_otherwise, ..
             } => frozen_otherwise.as_deref(),
-            Self::InBand | Self::Unknown => None,
+            Self::InBand { .. } | Self::Unknown => None,
         }
     }
 
@@ -139,15 +148,18 @@ impl Strata {
                 };
                 rows.i64(column)?.into_iter().map(stratum).collect()
             }
-            Self::InBand => {
-                let stratum = |in_band| {
-                    if in_band {
-                        Stratum::LongTail
-                    } else {
-                        Stratum::Common
-                    }
+            Self::InBand { rarer } => {
+                let in_band = rows.bool("in_band")?;
+                let rarer = match rarer {
+                    true => rows.bool(RARER)?,
+                    false => vec![false; in_band.len()],
                 };
-                Ok(rows.bool("in_band")?.into_iter().map(stratum).collect())
+                let stratum = |(in_band, rarer)| match (in_band, rarer) {
+                    (true, _) => Stratum::LongTail,
+                    (false, true) => Stratum::Rarer,
+                    (false, false) => Stratum::Common,
+                };
+                Ok(in_band.into_iter().zip(rarer).map(stratum).collect())
             }
             Self::Unknown => Ok(vec![Stratum::Rarer; rows.rows()]),
         }

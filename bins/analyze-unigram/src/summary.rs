@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use neuron_select::Verdict;
+use neuron_select::{ControlKind, Verdict};
 
 use crate::{
-    analysis::{StepAnalysis, StratumCurve},
+    analysis::{SetName, StepAnalysis, StratumCurve},
     config::AnalyzeConfig,
     stability::Overlap,
 };
@@ -71,9 +71,17 @@ pub(crate) fn text(
         }
         for effect in &step.band_effects {
             if let Some(p) = effect.rank_p {
+                let some = match (effect.set, step.controls.unmatched.len()) {
+                    (SetName::Control(ControlKind::Matched), 1..) => format!(
+                        " (the {} of {} that have any)",
+                        step.controls.matched.len(),
+                        step.selected.len()
+                    ),
+                    _ => String::new(),
+                };
                 writeln!(
                     text,
-                    "  total effect on {} rows, selection among {} controls: rank p = {p:.3}",
+                    "  total effect on {} rows, selection{some} among {} controls: rank p = {p:.3}",
                     effect.rows,
                     effect.set.name()
                 )?;

@@ -8,20 +8,24 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use job_kit::OutputDir;
-use neuron_select::{Laws, NeuronId, PiecewiseFit, Ranked, Standing};
+use neuron_select::{
+    Balance, ControlKind, ControlSet, Laws, NeuronId, PiecewiseFit, Ranked, Standing,
+};
 use surprisal_metrics::{Group, Interval};
 
 use crate::{
     analysis::{Selected, StepAnalysis, StratumCurve, rows_name},
+    changes::{StepChange, Subject},
     stability::Overlap,
 };
 
 /// Files of the tables.
-pub(crate) const OUTPUTS: [&str; 12] = [
+pub(crate) const OUTPUTS: [&str; 14] = [
     SELECTION_CSV,
     SELECTION_PARQUET,
     RANKING_PARQUET,
     CONTROLS_PARQUET,
+    BALANCE_PARQUET,
     INFLUENCE_PARQUET,
     CURVES_PARQUET,
     COACTIVATION_PARQUET,
@@ -29,12 +33,14 @@ pub(crate) const OUTPUTS: [&str; 12] = [
     BAND_CONTRASTS_PARQUET,
     CROSS_FIT_PARQUET,
     STABILITY_PARQUET,
+    STEP_CHANGES_PARQUET,
     CONTROLS_JSON,
 ];
 const SELECTION_CSV: &str = "selection.csv";
 const SELECTION_PARQUET: &str = "selection.parquet";
 const RANKING_PARQUET: &str = "ranking.parquet";
 const CONTROLS_PARQUET: &str = "controls.parquet";
+const BALANCE_PARQUET: &str = "balance.parquet";
 const INFLUENCE_PARQUET: &str = "influence.parquet";
 const CURVES_PARQUET: &str = "curves.parquet";
 const COACTIVATION_PARQUET: &str = "coactivation.parquet";
@@ -42,6 +48,7 @@ const BAND_EFFECTS_PARQUET: &str = "band_effects.parquet";
 const BAND_CONTRASTS_PARQUET: &str = "band_contrasts.parquet";
 const CROSS_FIT_PARQUET: &str = "cross_fit.parquet";
 const STABILITY_PARQUET: &str = "stability.parquet";
+const STEP_CHANGES_PARQUET: &str = "step_changes.parquet";
 const CONTROLS_JSON: &str = "controls.json";
 
 /// Columns in the making; every column has one value per row.
@@ -113,17 +120,20 @@ pub(crate) fn write(
     out: &OutputDir,
     steps: &[StepAnalysis],
     overlaps: &[Overlap],
+    changes: &[StepChange],
 ) -> anyhow::Result<()> {
     python_csv(out, steps)?;
     selection(out, steps)?;
     ranking(out, steps)?;
     controls(out, steps)?;
+    balance(out, steps)?;
     influence(out, steps)?;
     curves(out, steps)?;
     coactivation(out, steps)?;
     band_effects(out, steps)?;
     band_contrasts(out, steps)?;
     cross_fit(out, steps)?;
+    step_changes(out, changes)?;
     stability(out, overlaps)
 }
 
@@ -176,7 +186,7 @@ fn selection(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let bound = |value: OfSelected, end: fn(Interval) -> f64| {
         rows.iter().map(move |(step, n)| value(step, n).map(end))
     };
-    let columns: [([&str; 3], OfSelected); 4] = [
+    let columns: [([&str; 3], OfSelected); 5] = [
         (
             [
                 "mediated_share_low",
@@ -184,6 +194,14 @@ fn selection(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
                 "mediated_share_undefined",
             ],
             |s, n| s.direct(n.mediated_share),
+        ),
+        (
+            [
+                "ln_mediated_share_low",
+                "ln_mediated_share_high",
+                "ln_mediated_share_undefined",
+            ],
+            |_, n| n.ln_mediated_share,
         ),
         (
             ["kl_change_low", "kl_change_high", "kl_change_undefined"],
@@ -235,6 +253,7 @@ fn ranking(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         Standing::Ranked(_) => None,
         Standing::OtherSign(_) => Some("other sign".to_owned()),
         Standing::UnderFloor(_) => Some("under floor".to_owned()),
+        Standing::Undefined => Some("undefined".to_owned()),
     });
     let selected = rows.iter().map(|(step, n)| {
         n.standing
@@ -270,7 +289,9 @@ fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
             rows.iter().map(|(_, n)| Some(n.effects.rows as i64)),
         )
         .float("mediated_share", direct(|n| n.mediated_share))
+        .float("ln_mediated_share", value(|n| n.ln_mediated_share))
         .float("kl_change", value(|n| Some(n.effects.kl_change)))
+        .float("kl_abs_change", value(|n| Some(n.effects.kl_abs_change)))
         .float("loss_change", value(|n| Some(n.effects.loss_change)))
         .float(
             "frozen_loss_change",
@@ -278,7 +299,11 @@ fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
         )
         .float("total_effect", value(|n| Some(n.effects.total_effect)))
         .float("direct_effect", direct(|n| Some(n.effects.direct_effect)))
+        .float("frozen_ln_effect", value(|n| n.effects.frozen_ln_effect))
         .float("activation", value(|n| Some(n.effects.activation)))
+        .float("w_out_norm_centred", value(|n| n.effects.weights.norm))
+        .float("logit_var", value(|n| n.effects.weights.logit_var))
+        .float("null_share", value(|n| n.effects.weights.null_share))
         .int(
             "rank_low",
             rows.iter().map(|row| interval(row).map(|i| i.low as i64)),
@@ -305,7 +330,20 @@ fn controls(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let sets = || {
         steps
             .iter()
-            .flat_map(|step| step.controls.iter().map(move |set| (step.step, set)))
+            .flat_map(|step| step.controls.sets.iter().map(move |set| (step, set)))
+    };
+    // A matched control stands for a neuron that has one.
+    let stands_for = |step: &StepAnalysis, set: &ControlSet, i: usize| {
+        let place = match set.kind {
+            ControlKind::Random => Some(i),
+            ControlKind::Matched => {
+                let matched = step.controls.matched.get(i)?;
+                let selected = step.selected.iter();
+                let mut ids = selected.map(|n| n.ranked.effects.neuron);
+                ids.position(|id| id == *matched)
+            }
+        };
+        place.map(|place| place as i64 + 1)
     };
     let rows: Vec<_> = sets()
         .flat_map(|(step, set)| {
@@ -316,19 +354,59 @@ fn controls(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         })
         .collect();
     Table::default()
-        .int("step", rows.iter().map(|row| Some(row.0)))
+        .int("step", rows.iter().map(|row| Some(row.0.step)))
         .text(
             "kind",
             rows.iter().map(|row| Some(row.1.kind.name().to_owned())),
         )
         .int("draw", rows.iter().map(|row| Some(row.1.draw as i64)))
-        .int("stands_for", rows.iter().map(|row| Some(row.2 as i64 + 1)))
+        .int(
+            "stands_for",
+            rows.iter().map(|row| stands_for(row.0, row.1, row.2)),
+        )
         .neurons(rows.iter().map(|row| row.3))
         .write(out, CONTROLS_PARQUET)?;
     let list: Vec<_> = sets()
-        .map(|(step, set)| serde_json::json!({"step": step, "kind": set.kind.name(), "draw": set.draw, "neurons": set.neurons}))
+        .map(|(step, set)| serde_json::json!({"step": step.step, "kind": set.kind.name(), "draw": set.draw, "neurons": set.neurons}))
         .collect();
     Ok(out.write(CONTROLS_JSON, serde_json::to_vec_pretty(&list)?)?)
+}
+
+/// A row per step, kind of control and trait: how alike the selection and its controls are in it.
+fn balance(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
+    let rows: Vec<_> = steps
+        .iter()
+        .flat_map(|step| step.controls.balance.iter().map(move |row| (step, row)))
+        .collect();
+    let of = |value: fn(&Balance) -> f64| {
+        rows.iter()
+            .map(move |row| row.1.balance.as_ref().map(value))
+    };
+    let neurons = |step: &StepAnalysis, kind: ControlKind| match kind {
+        ControlKind::Random => step.selected.len(),
+        ControlKind::Matched => step.controls.matched.len(),
+    };
+    Table::default()
+        .int("step", rows.iter().map(|row| Some(row.0.step)))
+        .text(
+            "kind",
+            rows.iter().map(|row| Some(row.1.kind.name().to_owned())),
+        )
+        .text("trait", rows.iter().map(|row| Some(row.1.name.to_owned())))
+        .float("selection", of(|b| b.selected))
+        .float("controls", of(|b| b.controls))
+        .float("standardised_difference", of(|b| b.difference))
+        .int(
+            "selected",
+            rows.iter()
+                .map(|(step, row)| Some(neurons(step, row.kind) as i64)),
+        )
+        .int(
+            "without_control",
+            rows.iter()
+                .map(|(step, row)| Some((step.selected.len() - neurons(step, row.kind)) as i64)),
+        )
+        .write(out, BALANCE_PARQUET)
 }
 
 /// A row per step, rows and neuron, by influence; `regime` is the number of the fitted piece, from 1.
@@ -662,6 +740,45 @@ fn cross_fit(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         )
         .float("shrinkage", rows.iter().map(|row| row.1.fit.shrinkage()))
         .write(out, CROSS_FIT_PARQUET)
+}
+
+/// A row per pair of steps, set or neuron, and measure: how its mean has changed, paired by document (or sequence).
+fn step_changes(out: &OutputDir, changes: &[StepChange]) -> anyhow::Result<()> {
+    let neuron = |change: &StepChange| match change.subject {
+        Subject::Neuron(id) => Some(id),
+        Subject::Selection | Subject::All => None,
+    };
+    let of = |value: fn(Interval) -> f64| changes.iter().map(move |c| c.interval.map(value));
+    Table::default()
+        .int("step", changes.iter().map(|c| Some(c.step)))
+        .int("later_step", changes.iter().map(|c| Some(c.later)))
+        .text(
+            "set",
+            changes.iter().map(|c| Some(c.subject.name().to_owned())),
+        )
+        .int(
+            "layer",
+            changes.iter().map(|c| Some(neuron(c)?.layer as i64)),
+        )
+        .int(
+            "neuron",
+            changes.iter().map(|c| Some(neuron(c)?.neuron as i64)),
+        )
+        .text(
+            "measure",
+            changes.iter().map(|c| Some(c.measure.to_owned())),
+        )
+        .float("difference", changes.iter().map(|c| Some(c.mean)))
+        .float("difference_low", of(|i| i.lower))
+        .float("difference_high", of(|i| i.upper))
+        .int(
+            "difference_undefined",
+            changes
+                .iter()
+                .map(|c| c.interval.map(|i| i.undefined as i64)),
+        )
+        .int("clusters", changes.iter().map(|c| Some(c.clusters as i64)))
+        .write(out, STEP_CHANGES_PARQUET)
 }
 
 /// A row per pair of steps.

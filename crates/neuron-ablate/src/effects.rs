@@ -345,7 +345,8 @@ impl EffectSums {
     }
 }
 
-/// Share of the total effect that frequency mediates, `1 - DE / TE`, a ratio of means of absolute changes.
+/// Share of the total effect that a mediator carries, `1 - DE / TE`, a ratio of means of absolute changes: token frequency where the
+/// direct effect DE is that of its frozen direction, the scale of the final norm where it is that of the frozen norm.
 ///
 /// `None` where the total effect is below `floor`, because a ratio to nothing says nothing.
 ///

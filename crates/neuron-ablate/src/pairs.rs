@@ -24,6 +24,8 @@ const VECTORS_IN_F64: i64 = 128;
 #[derive(Debug)]
 pub(crate) struct Pairs {
     outside_band: OutsideBand,
+    /// The tokens of the all-token direction, as the cells name them; none for all tokens.
+    support: Option<usize>,
     bands: Vec<TokenBand>,
     measures: Measures,
     keys: Arc<EffectKeys>,
@@ -165,7 +167,13 @@ impl Pairs {
         semantics: &Semantics,
         wanted: Variants,
     ) -> Result<Self, AblateError> {
-        let masks: Vec<&[bool]> = bands.iter().map(TokenBand::mask).collect();
+        // The tokens of the all-token direction are cut out like one more band.
+        let support = frequencies.support().map(|_| bands.len());
+        let masks: Vec<&[bool]> = bands
+            .iter()
+            .map(TokenBand::mask)
+            .chain(frequencies.support())
+            .collect();
         let layout = VocabLayout::new(frequencies.log_q(), &masks);
         let band_direction = match semantics.direction {
             Direction::BandMasked => Direction::BandMasked,
@@ -186,7 +194,8 @@ impl Pairs {
         }
         let frozen_on = |cell: &Cell, variant: &Variant| match variant {
             Variant::FrozenBand(band) => cell.in_band(*band),
-            Variant::Total | Variant::FrozenLn | Variant::FrozenAll => true,
+            Variant::FrozenAll => support.is_none_or(|support| cell.in_band(support)),
+            Variant::Total | Variant::FrozenLn => true,
         };
         let site = |variant: &Variant| TiltSite {
             base: 0,
@@ -199,6 +208,7 @@ impl Pairs {
         let measures = Measures::new(frequencies, &bands);
         Ok(Self {
             outside_band: semantics.outside_band,
+            support,
             sites: variants[n_bases..].iter().map(site).collect(),
             keys: Arc::new(EffectKeys::new(variants, &measures, &bands)),
             measures,
@@ -453,6 +463,13 @@ impl Pairs {
         match self.variants()[v] {
             Variant::FrozenBand(band) if !self.layout.cells()[cell].in_band(band) => {
                 (self.outside_band == OutsideBand::Ablated).then_some(0)
+            }
+            Variant::FrozenAll
+                if self
+                    .support
+                    .is_some_and(|support| !self.layout.cells()[cell].in_band(support)) =>
+            {
+                Some(0)
             }
             _ => Some(v),
         }

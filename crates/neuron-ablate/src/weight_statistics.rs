@@ -90,11 +90,15 @@ impl NullDirections {
 pub struct WeightStatistics {
     /// `|w_n|`, as stored.
     pub norm: f64,
+    /// Norm of `w_n` as the final norm sees it: minus its mean over d_model where that is a LayerNorm (Stolfo's norm), as stored where it
+    /// is an RMSNorm.
+    pub norm_seen: f64,
     /// Variance over the vocabulary of the cosine between the output weights and the rows of the unembedding.
     pub logit_var: Option<f64>,
     /// Share of the squared norm of the output weights in the null space, 0 to 1; its root is Stolfo's rho.
     pub null_share: Option<f64>,
-    /// Pearson correlation of the neuron's logit vector with `log q` over all tokens: the cosine of the two when centred.
+    /// Pearson correlation of the neuron's logit vector with `log q` over all tokens ([`TokenFrequencies::support`]): the cosine of the two
+    /// when centred.
     pub freq_cosine: Option<f64>,
     /// The same over the tokens of each band, both centred inside it, `[band]`.
     pub band_cosines: Vec<Option<f64>>,
@@ -207,6 +211,14 @@ impl UnembeddingMoments {
             })
         };
         let mut all = group(Direction::AllTokens, &[])?;
+        // The null space is that of all rows, whatever the direction leaves out.
+        let mut seen = match frequencies.support() {
+            None => None,
+            Some(support) => Some(GroupSums {
+                mask: Some(support),
+                ..group(Direction::AllTokens, support)?
+            }),
+        };
         let mut of_bands = bands
             .iter()
             .map(|band| group(Direction::BandRecentred, band.mask()))
@@ -232,7 +244,7 @@ impl UnembeddingMoments {
                 .zip(unit.par_chunks_mut(d))
                 .for_each(|(row, unit)| folded(row, &mean, &gamma, centres, unit));
             cosines.add(&unit);
-            for group in [&mut all].into_iter().chain(&mut of_bands) {
+            for group in [&mut all].into_iter().chain(&mut seen).chain(&mut of_bands) {
                 group.add(&rows, start as usize);
             }
         }
@@ -252,7 +264,7 @@ impl UnembeddingMoments {
             cosines,
             null,
             singular,
-            all: all.finish()?,
+            all: seen.unwrap_or(all).finish()?,
             bands: of_bands
                 .into_iter()
                 .map(GroupSums::finish)
@@ -368,6 +380,7 @@ impl UnembeddingMoments {
                 let ratio = |value: f64| seen.then(|| (value / norm2[n]).max(0.0));
                 WeightStatistics {
                     norm: raw[n].sqrt(),
+                    norm_seen: norm2[n].max(0.0).sqrt(),
                     logit_var: ratio(var[n]),
                     null_share: ratio(null[n]).map(|share| share.min(1.0)),
                     freq_cosine: all[n].filter(|_| seen),

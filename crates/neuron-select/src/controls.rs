@@ -1,6 +1,6 @@
 //! Sets of neurons to hold a selection against.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -14,7 +14,7 @@ use crate::{NeuronId, SelectError};
 pub enum ControlKind {
     /// Any neurons of the same layer.
     Random,
-    /// For each selected neuron one of those nearest to it in mean activation and output norm.
+    /// For each selected neuron one of those nearest to it in the traits of the [`Candidate`]s.
     Matched,
 }
 
@@ -28,16 +28,58 @@ impl ControlKind {
     }
 }
 
-/// A neuron that may serve as a control.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Candidate {
-    /// Its name.
-    pub neuron: NeuronId,
-    /// What it is matched on: mean activation and output norm, as far as they are known.
-    pub traits: [Option<f64>; 2],
+/// What matched controls have in common with the neurons that they stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MatchOn {
+    /// What the intervention does: [`Push::traits`].
+    #[default]
+    Intervention,
+    /// Mean activation and output norm.
+    ActivationAndNorm,
 }
 
-impl Candidate {
+impl MatchOn {
+    /// Names of the traits.
+    pub fn traits(self) -> &'static [&'static str] {
+        match self {
+            Self::Intervention => &["log_change_length", "active_share", "active_loss"],
+            Self::ActivationAndNorm => &["mean_activation", "w_out_norm"],
+        }
+    }
+}
+
+/// A neuron that may serve as a control.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate<const TRAITS: usize = 2> {
+    /// Its name.
+    pub neuron: NeuronId,
+    /// What it is matched on, as far as it is known: mean activation and output norm, or [`Push::traits`].
+    pub traits: [Option<f64>; TRAITS],
+}
+
+/// What the mean ablation of a neuron does to the residual stream, and where it does it: what controls should have in common with the
+/// selection for a difference to be about *which* neurons were changed, not about how hard or where.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Push {
+    /// `sqrt(mean (a - abar)^2) |w|`: root mean square length of the change of the residual stream.
+    pub length: f64,
+    /// Share of the rows where the neuron is active: its activation is above zero.
+    pub active_share: f64,
+    /// Mean clean loss of those rows, nats; `None` without any.
+    pub active_loss: Option<f64>,
+}
+
+impl Push {
+    /// What to match on: the logarithm of the length, as lengths of a layer lie over some orders of magnitude, the share of active rows
+    /// and the clean loss there.
+    pub fn traits(&self) -> [Option<f64>; 3] {
+        let length = (self.length > 0.0).then(|| self.length.ln());
+        [length, Some(self.active_share), self.active_loss]
+    }
+}
+
+impl Candidate<2> {
     /// All neurons of a layer, from their output norms and, where these are known, their mean activations, both `[d_mlp]`.
     pub fn of_layer<'a>(
         layer: usize,
@@ -68,25 +110,195 @@ const NEAREST: usize = 5;
 /// Draws `draws` control sets for `selected` out of `candidates`, which may hold the selected ones too.
 ///
 /// Draw `i` is the same whatever `draws` is. In a matched draw the selected neurons take turns in random order; each gets one of its
-/// five nearest neurons that are still free, by the distance in mean activation and output norm, both divided by their standard deviation
-/// over the layer.
+/// five nearest neurons that are still free, by the distance in the traits, each divided by its standard deviation over the layer. A
+/// trait that both lack plays no part; one that only one of them has makes them as far apart as can be.
 ///
 /// # Errors
 /// - [`SelectError::TooFewNeurons`] if a layer has not enough neurons outside the selection
 /// - [`SelectError::UnknownNeuron`] if a selected neuron is not among the candidates
-pub fn draw_controls(
+pub fn draw_controls<const TRAITS: usize>(
     kind: ControlKind,
     selected: &[NeuronId],
-    candidates: &[Candidate],
+    candidates: &[Candidate<TRAITS>],
     draws: usize,
     seed: u64,
 ) -> Result<Vec<ControlSet>, SelectError> {
+    let layers = layers(selected, candidates)?;
+    let set = |draw: usize| {
+        let mut rng = stream(kind, draw, seed);
+        let mut pairs: Vec<(usize, NeuronId)> = layers
+            .values()
+            .flat_map(|layer| layer.draw(kind, &mut rng))
+            .collect();
+        pairs.sort_unstable();
+        ControlSet {
+            kind,
+            draw,
+            neurons: pairs.into_iter().map(|(_, neuron)| neuron).collect(),
+        }
+    };
+    Ok((0..draws).map(set).collect())
+}
+
+/// Matched controls of which none is farther from the neuron that it stands for than a caliper allows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MatchedControls {
+    /// The selected neurons that have a match, in the order of the selection: what the controls are held against.
+    pub matched: Vec<NeuronId>,
+    /// The selected neurons without one, in the order of the selection.
+    pub unmatched: Vec<NeuronId>,
+    /// `neurons[i]` stands for `matched[i]`; empty where nothing is matched.
+    pub sets: Vec<ControlSet>,
+}
+
+/// Draws matched control sets as [`draw_controls`] does, but no control may differ from its neuron by more than `caliper` standard
+/// deviations (over the layer) in any trait. Selected neurons that have no control so near are left out, on both sides.
+///
+/// A match that is no match hides the difference that it was to take away; where a selection holds the extremes of its layer, it is
+/// honest to say that they have no controls. Who has one does not depend on the draw: as many as can have a control of their own at the
+/// same time.
+///
+/// Source: Rosenbaum & Rubin (1985), *Constructing a control group using multivariate matched sampling methods that incorporate the
+/// propensity score*; 0.2 to 0.25 standard deviations are usual (Austin 2011).
+///
+/// # Errors
+/// - [`SelectError::Setting`] if the caliper is not positive
+/// - as [`draw_controls`]
+///
+/// # Examples
+/// ```
+/// use neuron_select::{Candidate, NeuronId, draw_matched};
+/// let id = |neuron| NeuronId { layer: 3, neuron };
+/// // Neuron 39 has no neighbour.
+/// let length = |n: usize| if n == 39 { 1000.0 } else { n as f64 };
+/// let candidates: Vec<Candidate<1>> = (0..40).map(|n| Candidate { neuron: id(n), traits: [Some(length(n))] }).collect();
+/// let controls = draw_matched(&[id(20), id(39)], &candidates, 0.2, 5, 42)?;
+/// assert_eq!((controls.matched, controls.unmatched), (vec![id(20)], vec![id(39)]));
+/// # Ok::<(), neuron_select::SelectError>(())
+/// ```
+pub fn draw_matched<const TRAITS: usize>(
+    selected: &[NeuronId],
+    candidates: &[Candidate<TRAITS>],
+    caliper: f64,
+    draws: usize,
+    seed: u64,
+) -> Result<MatchedControls, SelectError> {
+    if caliper.is_nan() || caliper <= 0.0 {
+        return Err(SelectError::Setting {
+            name: "the caliper",
+            value: caliper,
+            expected: "a positive number of standard deviations",
+        });
+    }
+    let layers = layers(selected, candidates)?;
+    let mut unmatched = HashSet::new();
+    // Of each layer its neurons within the caliper of the selected ones that can all have a match at the same time.
+    let near: Vec<_> = layers
+        .values()
+        .map(|layer| {
+            let near = layer.near_ones(caliper);
+            let turns: Vec<usize> = (0..near.len()).collect();
+            let got = matching(&turns, &near, layer.all.len());
+            let (turns, out): (Vec<_>, Vec<_>) = turns.into_iter().partition(|&n| got[n].is_some());
+            unmatched.extend(out.into_iter().map(|n| layer.selected[n].1.neuron));
+            (layer, turns, near)
+        })
+        .collect();
+    let set = |draw: usize| {
+        let mut rng = stream(ControlKind::Matched, draw, seed);
+        let mut pairs: Vec<(usize, NeuronId)> = Vec::new();
+        for (layer, turns, near) in &near {
+            let (mut turns, mut near) = (turns.clone(), near.clone());
+            turns.shuffle(&mut rng);
+            for near in &mut near {
+                let first = NEAREST.min(near.len());
+                near[..first].shuffle(&mut rng);
+            }
+            let got = matching(&turns, &near, layer.all.len());
+            let pair = |(n, place): (usize, Option<usize>)| {
+                Some((layer.selected[n].0, layer.all[place?].neuron))
+            };
+            pairs.extend(got.into_iter().enumerate().filter_map(pair));
+        }
+        pairs.sort_unstable();
+        ControlSet {
+            kind: ControlKind::Matched,
+            draw,
+            neurons: pairs.into_iter().map(|(_, neuron)| neuron).collect(),
+        }
+    };
+    let (unmatched, matched): (Vec<_>, Vec<_>) = selected
+        .iter()
+        .copied()
+        .partition(|id| unmatched.contains(id));
+    Ok(MatchedControls {
+        sets: match matched.is_empty() {
+            true => Vec::new(),
+            false => (0..draws).map(set).collect(),
+        },
+        matched,
+        unmatched,
+    })
+}
+
+/// Standardised mean differences of the traits between a selection and its controls: `(mean of the selection - mean of the controls) /
+/// standard deviation over the layer`, all draws together. Beyond 0.1 on either side they count as unbalanced (Austin 2009).
+///
+/// `None` for a trait that no neuron of one side has, or that does not vary. Neurons that are no candidates are passed over. The standard
+/// deviation is over all candidates: give those of one layer.
+pub fn balance<const TRAITS: usize>(
+    selected: &[NeuronId],
+    controls: &[ControlSet],
+    candidates: &[Candidate<TRAITS>],
+) -> [Option<Balance>; TRAITS] {
+    let traits: HashMap<NeuronId, [Option<f64>; TRAITS]> =
+        candidates.iter().map(|c| (c.neuron, c.traits)).collect();
+    let spread = spread(candidates);
+    std::array::from_fn(|t| {
+        let mean = |neurons: &mut dyn Iterator<Item = &NeuronId>| {
+            let values = neurons.filter_map(|id| traits.get(id)?[t]);
+            let (n, sum) = values.fold((0.0, 0.0), |(n, sum), v| (n + 1.0, sum + v));
+            (n > 0.0).then(|| sum / n)
+        };
+        let of_selected = mean(&mut selected.iter())?;
+        let of_controls = mean(&mut controls.iter().flat_map(|set| &set.neurons))?;
+        (spread[t] > 0.0).then(|| Balance {
+            selected: of_selected,
+            controls: of_controls,
+            difference: (of_selected - of_controls) / spread[t],
+        })
+    })
+}
+
+/// How alike a selection and its controls are in one trait.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Balance {
+    /// Mean over the selection.
+    pub selected: f64,
+    /// Mean over the controls of all draws.
+    pub controls: f64,
+    /// Their difference in standard deviations over the layer.
+    pub difference: f64,
+}
+
+/// The random numbers of a draw.
+fn stream(kind: ControlKind, draw: usize, seed: u64) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(2 * draw as u64 + u64::from(kind == ControlKind::Matched));
+    rng
+}
+
+/// The layers that have selected neurons.
+fn layers<const TRAITS: usize>(
+    selected: &[NeuronId],
+    candidates: &[Candidate<TRAITS>],
+) -> Result<BTreeMap<usize, Layer<TRAITS>>, SelectError> {
     let taken: HashSet<NeuronId> = selected.iter().copied().collect();
-    let mut layers: BTreeMap<usize, Layer> = BTreeMap::new();
+    let mut layers: BTreeMap<usize, Layer<TRAITS>> = BTreeMap::new();
     for &candidate in candidates {
         layers
             .entry(candidate.neuron.layer)
-            .or_default()
+            .or_insert_with(Layer::new)
             .all
             .push(candidate);
     }
@@ -106,7 +318,7 @@ pub fn draw_controls(
     for (&number, layer) in &mut layers {
         layer.all.sort_unstable_by_key(|c| c.neuron);
         layer.all.dedup_by_key(|c| c.neuron);
-        layer.scale = layer.spread();
+        layer.scale = spread(&layer.all);
         layer.all.retain(|c| !taken.contains(&c.neuron));
         let (needed, found) = (layer.selected.len(), layer.all.len());
         if found < needed {
@@ -117,21 +329,7 @@ pub fn draw_controls(
             });
         }
     }
-    let set = |draw: usize| {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(2 * draw as u64 + u64::from(kind == ControlKind::Matched));
-        let mut pairs: Vec<(usize, NeuronId)> = layers
-            .values()
-            .flat_map(|layer| layer.draw(kind, &mut rng))
-            .collect();
-        pairs.sort_unstable();
-        ControlSet {
-            kind,
-            draw,
-            neurons: pairs.into_iter().map(|(_, neuron)| neuron).collect(),
-        }
-    };
-    Ok((0..draws).map(set).collect())
+    Ok(layers)
 }
 
 /// Rank p value of a selection among its controls: `(1 + #{controls at least as extreme}) / (1 + draws)`; `None` without controls.
@@ -159,24 +357,96 @@ pub fn rank_p(selected: f64, controls: &[f64]) -> Option<f64> {
     (n > 1).then(|| (1 + as_extreme.count()) as f64 / n as f64)
 }
 
-/// The neurons of one layer.
-#[derive(Default)]
-struct Layer {
-    all: Vec<Candidate>,
-    /// Place in the selection, neuron.
-    selected: Vec<(usize, Candidate)>,
-    /// Standard deviation of each trait over the layer.
-    scale: [f64; 2],
+/// Rank p value of a selection among the neurons that each of its neurons could be exchanged for: a randomisation test in matched strata.
+/// `own[i]` is the value of the i-th selected neuron, `alike[i]` those of the neurons that are like it ([`alike`]).
+///
+/// If the selected neuron is one of its stratum like any other, each of the stratum is as likely to stand in its place, the selected one
+/// among them: every draw takes one of each. `p = (1 + #{draws at least as far from the mean of the strata}) / (1 + draws)`, two-sided.
+/// (To rank the selection among control sets that are drawn from a few nearest neurons finds too much: such sets differ less from each
+/// other than the selection does from them. Simulated, 5 % become
+/// 20 %; exchange keeps to 7 %.)
+///
+/// `None` without neurons. With few neurons that are alike p cannot become small, as it should not.
+///
+/// Source: Rosenbaum (2002), *Observational Studies*, section 2.4 (randomisation inference within strata).
+///
+/// # Examples
+/// ```
+/// use neuron_select::exchange_p;
+/// // Ten neurons, each twice as strong as two others.
+/// let p = exchange_p(&[2.0; 10], &vec![vec![1.0, 1.0]; 10], 999, 42).ok_or("ten neurons")?;
+/// assert!(p < 0.01);
+/// assert_eq!(exchange_p(&[2.0], &[vec![]], 999, 42), Some(1.0));
+/// # Ok::<(), &str>(())
+/// ```
+pub fn exchange_p(own: &[f64], alike: &[Vec<f64>], draws: usize, seed: u64) -> Option<f64> {
+    let strata: Vec<Vec<f64>> = own
+        .iter()
+        .zip(alike)
+        .map(|(own, alike)| [&[*own], &alike[..]].concat())
+        .collect();
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let centre: f64 = strata.iter().map(|stratum| mean(stratum)).sum();
+    let distance = (own.iter().sum::<f64>() - centre).abs() * (1.0 - 1e-12);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut as_far = 0;
+    for _ in 0..draws {
+        let sum: f64 = strata
+            .iter()
+            .map(|stratum| stratum[rng.random_range(0..stratum.len() as u64) as usize])
+            .sum();
+        as_far += usize::from((sum - centre).abs() >= distance);
+    }
+    (!strata.is_empty() && draws > 0).then(|| (1 + as_far) as f64 / (1 + draws) as f64)
 }
 
-impl Layer {
-    fn spread(&self) -> [f64; 2] {
-        [0, 1].map(|t| {
-            let values: Vec<f64> = self.all.iter().filter_map(|c| c.traits[t]).collect();
-            let n = values.len().max(1) as f64;
-            let mean = values.iter().sum::<f64>() / n;
-            (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt()
-        })
+/// The neurons that are like each selected one: all within a caliper, or the five nearest ones without; never selected ones.
+///
+/// # Errors
+/// - as [`draw_controls`]
+pub fn alike<const TRAITS: usize>(
+    selected: &[NeuronId],
+    candidates: &[Candidate<TRAITS>],
+    caliper: Option<f64>,
+) -> Result<Vec<Vec<NeuronId>>, SelectError> {
+    let mut found = vec![Vec::new(); selected.len()];
+    for layer in layers(selected, candidates)?.values() {
+        let near = layer.near_ones(caliper.unwrap_or(f64::INFINITY));
+        for ((place, _), near) in layer.selected.iter().zip(near) {
+            let most = caliper.map_or(NEAREST, |_| near.len());
+            let ids = near.iter().take(most).map(|&n| layer.all[n].neuron);
+            found[*place] = ids.collect();
+        }
+    }
+    Ok(found)
+}
+
+/// The neurons of one layer.
+struct Layer<const TRAITS: usize> {
+    all: Vec<Candidate<TRAITS>>,
+    /// Place in the selection, neuron.
+    selected: Vec<(usize, Candidate<TRAITS>)>,
+    /// Standard deviation of each trait over the layer.
+    scale: [f64; TRAITS],
+}
+
+/// Standard deviation of each trait over the neurons that have it.
+fn spread<const TRAITS: usize>(candidates: &[Candidate<TRAITS>]) -> [f64; TRAITS] {
+    std::array::from_fn(|t| {
+        let values: Vec<f64> = candidates.iter().filter_map(|c| c.traits[t]).collect();
+        let n = values.len().max(1) as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt()
+    })
+}
+
+impl<const TRAITS: usize> Layer<TRAITS> {
+    fn new() -> Self {
+        Self {
+            all: Vec::new(),
+            selected: Vec::new(),
+            scale: [0.0; TRAITS],
+        }
     }
 
     fn draw(&self, kind: ControlKind, rng: &mut ChaCha8Rng) -> Vec<(usize, NeuronId)> {
@@ -202,14 +472,76 @@ impl Layer {
         pairs
     }
 
-    /// Squared distance in the traits that both neurons have and that vary over the layer.
-    fn distance(&self, a: &Candidate, b: &Candidate) -> f64 {
-        let term = |t: usize| match (a.traits[t], b.traits[t], self.scale[t] > 0.0) {
-            (Some(a), Some(b), true) => ((a - b) / self.scale[t]).powi(2),
-            _ => 0.0,
+    /// For each selected neuron the places of those within the caliper, nearest first.
+    fn near_ones(&self, caliper: f64) -> Vec<Vec<usize>> {
+        let of = |neuron: &Candidate<TRAITS>| {
+            let places = 0..self.all.len();
+            let mut near: Vec<usize> = places
+                .filter(|&place| self.near(&self.all[place], neuron, caliper))
+                .collect();
+            let distance = |place: usize| self.distance(&self.all[place], neuron);
+            near.sort_by(|&a, &b| distance(a).total_cmp(&distance(b)));
+            near
         };
-        term(0) + term(1)
+        self.selected.iter().map(|(_, neuron)| of(neuron)).collect()
     }
+
+    /// Whether no trait of the two differs by more than the caliper.
+    fn near(&self, a: &Candidate<TRAITS>, b: &Candidate<TRAITS>, caliper: f64) -> bool {
+        (0..TRAITS).all(|t| self.apart(a, b, t) <= caliper)
+    }
+
+    /// Squared distance.
+    fn distance(&self, a: &Candidate<TRAITS>, b: &Candidate<TRAITS>) -> f64 {
+        (0..TRAITS).map(|t| self.apart(a, b, t).powi(2)).sum()
+    }
+
+    /// Difference in one trait, in standard deviations; none in one that both lack, or that does not vary over the layer.
+    fn apart(&self, a: &Candidate<TRAITS>, b: &Candidate<TRAITS>, t: usize) -> f64 {
+        match (a.traits[t], b.traits[t], self.scale[t] > 0.0) {
+            (Some(a), Some(b), true) => ((a - b) / self.scale[t]).abs(),
+            (Some(_), None, _) | (None, Some(_), _) => f64::INFINITY,
+            _ => 0.0,
+        }
+    }
+}
+
+/// A largest matching: which of the free neurons each selected one gets, in turn, from its list of near ones (Kuhn 1955).
+fn matching(turns: &[usize], near: &[Vec<usize>], free: usize) -> Vec<Option<usize>> {
+    let mut holder: Vec<Option<usize>> = vec![None; free];
+    for &n in turns {
+        augment(n, near, &mut holder, &mut HashSet::new());
+    }
+    let mut got = vec![None; near.len()];
+    for (place, n) in holder.into_iter().enumerate() {
+        if let Some(n) = n {
+            got[n] = Some(place);
+        }
+    }
+    got
+}
+
+/// Finds a free neuron for `n`, where need be by moving others to another of theirs.
+fn augment(
+    n: usize,
+    near: &[Vec<usize>],
+    holder: &mut [Option<usize>],
+    tried: &mut HashSet<usize>,
+) -> bool {
+    for &free in &near[n] {
+        if !tried.insert(free) {
+            continue;
+        }
+        let found = match holder[free] {
+            None => true,
+            Some(other) => augment(other, near, holder, tried),
+        };
+        if found {
+            holder[free] = Some(n);
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt};
 use serde::{Deserialize, Serialize};
 use surprisal_metrics::Group;
 
-use crate::{NeuronId, SelectError};
+use crate::{NeuronId, Push, SelectError};
 
 /// How frequent the token is that a row is filed under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,10 +77,27 @@ pub struct Row {
     pub loss_change: f64,
     /// Change of the loss with the frequency projection frozen.
     pub frozen_loss_change: f64,
+    /// Change of the loss with the scale of the final norm frozen, where it was measured.
+    pub frozen_ln_loss_change: Option<f64>,
     /// Change of the divergence from the token frequencies.
     pub kl_change: f64,
     /// Activation of the neuron.
     pub activation: f64,
+    /// Change of the activation by the intervention, where it is known.
+    pub activation_change: Option<f64>,
+    /// Loss of the unchanged model, nats.
+    pub clean_loss: f64,
+}
+
+/// What the weights of a neuron say about it, as far as it is known (methods, section 12).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Weights {
+    /// Norm of the output weights as the final norm sees them.
+    pub norm: Option<f64>,
+    /// Variance over the vocabulary of the cosine of the output weights with the rows of the unembedding.
+    pub logit_var: Option<f64>,
+    /// Share of the squared norm of the output weights in the null space of the unembedding: the square of rho.
+    pub null_share: Option<f64>,
 }
 
 /// Which effect of [`NeuronEffects`].
@@ -94,8 +111,12 @@ pub enum Measure {
     FrozenLossChange,
     /// [`NeuronEffects::direct_effect`]
     DirectEffect,
+    /// [`NeuronEffects::frozen_ln_effect`]
+    FrozenLnEffect,
     /// [`NeuronEffects::kl_change`]
     KlChange,
+    /// [`NeuronEffects::kl_abs_change`]
+    KlAbsChange,
 }
 
 /// Sums over rows.
@@ -106,8 +127,18 @@ struct Sums {
     loss_abs: f64,
     frozen: f64,
     frozen_abs: f64,
+    frozen_ln_abs: f64,
+    /// Rows that say the loss with the final norm frozen.
+    frozen_ln_rows: f64,
     kl: f64,
+    kl_abs: f64,
     activation: f64,
+    /// Squares of the change of the activation, and the rows that say it.
+    change_sq: f64,
+    change_rows: f64,
+    /// Rows with an activation above zero, and their clean loss.
+    active: f64,
+    active_loss: f64,
 }
 
 impl Sums {
@@ -117,8 +148,15 @@ impl Sums {
         self.loss_abs += other.loss_abs;
         self.frozen += other.frozen;
         self.frozen_abs += other.frozen_abs;
+        self.frozen_ln_abs += other.frozen_ln_abs;
+        self.frozen_ln_rows += other.frozen_ln_rows;
         self.kl += other.kl;
+        self.kl_abs += other.kl_abs;
         self.activation += other.activation;
+        self.change_sq += other.change_sq;
+        self.change_rows += other.change_rows;
+        self.active += other.active;
+        self.active_loss += other.active_loss;
     }
 
     fn of(&self, measure: Measure) -> f64 {
@@ -127,11 +165,13 @@ impl Sums {
             Measure::TotalEffect => self.loss_abs,
             Measure::FrozenLossChange => self.frozen,
             Measure::DirectEffect => self.frozen_abs,
+            Measure::FrozenLnEffect => self.frozen_ln_abs,
             Measure::KlChange => self.kl,
+            Measure::KlAbsChange => self.kl_abs,
         }
     }
 
-    fn means(&self, neuron: NeuronId) -> NeuronEffects {
+    fn means(&self, neuron: NeuronId, weights: Weights) -> NeuronEffects {
         NeuronEffects {
             neuron,
             rows: self.rows as usize,
@@ -139,8 +179,16 @@ impl Sums {
             total_effect: self.loss_abs / self.rows,
             frozen_loss_change: self.frozen / self.rows,
             direct_effect: self.frozen_abs / self.rows,
+            frozen_ln_effect: (self.frozen_ln_rows == self.rows)
+                .then(|| self.frozen_ln_abs / self.rows),
             kl_change: self.kl / self.rows,
+            kl_abs_change: self.kl_abs / self.rows,
             activation: self.activation / self.rows,
+            rms_change: (self.change_rows == self.rows)
+                .then(|| (self.change_sq / self.rows).sqrt()),
+            active_share: self.active / self.rows,
+            active_loss: (self.active > 0.0).then(|| self.active_loss / self.active),
+            weights,
         }
     }
 }
@@ -160,17 +208,49 @@ pub struct NeuronEffects {
     pub frozen_loss_change: f64,
     /// Mean absolute change of the loss with the frequency projection frozen.
     pub direct_effect: f64,
+    /// Mean absolute change of the loss with the scale of the final norm frozen; `None` where not every row says it.
+    pub frozen_ln_effect: Option<f64>,
     /// Mean change of the divergence from the token frequencies.
     pub kl_change: f64,
+    /// Mean absolute change of the divergence from the token frequencies, as in figure 3b of Stolfo et al. 2024.
+    pub kl_abs_change: f64,
     /// Mean activation over these rows.
     pub activation: f64,
+    /// Root mean square of the change of the activation; `None` where not every row says it.
+    pub rms_change: Option<f64>,
+    /// Share of the rows whose activation is above zero.
+    pub active_share: f64,
+    /// Mean clean loss of those rows, nats; `None` without any.
+    pub active_loss: Option<f64>,
+    /// What its weights say.
+    pub weights: Weights,
 }
 
 impl NeuronEffects {
     /// Share of the total effect that frequency mediates, `1 - direct / total`; `None` where the total effect is below `floor` or zero.
     pub fn mediated_share(&self, floor: f64) -> Option<f64> {
+        self.share(self.direct_effect, floor)
+    }
+
+    /// Share of the total effect that the scale of the final norm mediates, `1 - direct / total` with that scale frozen; `None` where
+    /// the total effect is below `floor` or zero, or the frozen effect was not measured.
+    pub fn ln_mediated_share(&self, floor: f64) -> Option<f64> {
+        self.share(self.frozen_ln_effect?, floor)
+    }
+
+    /// What the intervention does to the residual stream; `None` where the change of the activation or the norm of the output weights is
+    /// not known.
+    pub fn push(&self) -> Option<Push> {
+        Some(Push {
+            length: self.rms_change? * self.weights.norm?,
+            active_share: self.active_share,
+            active_loss: self.active_loss,
+        })
+    }
+
+    fn share(&self, direct: f64, floor: f64) -> Option<f64> {
         (self.total_effect >= floor && self.total_effect > 0.0)
-            .then(|| 1.0 - self.direct_effect / self.total_effect)
+            .then(|| 1.0 - direct / self.total_effect)
     }
 }
 
@@ -187,8 +267,11 @@ impl NeuronEffects {
 ///         stratum: Stratum::LongTail,
 ///         loss_change: change,
 ///         frozen_loss_change: 0.0,
+///         frozen_ln_loss_change: None,
 ///         kl_change: 0.0,
 ///         activation: 1.0,
+///         activation_change: None,
+///         clean_loss: 5.0,
 ///     })?;
 /// }
 /// let effects = tally.grouped(RowFilter::LongTail)?.effects();
@@ -205,6 +288,7 @@ pub struct Tally {
     /// `[neuron][sequence][stratum]`
     sums: Vec<Vec<[Sums; 3]>>,
     rows: usize,
+    weights: HashMap<NeuronId, Weights>,
 }
 
 impl Tally {
@@ -219,8 +303,17 @@ impl Tally {
                 "the loss change with frozen frequency",
                 row.frozen_loss_change,
             ),
+            (
+                "the loss change with frozen final norm",
+                row.frozen_ln_loss_change.unwrap_or(0.0),
+            ),
             ("the divergence change", row.kl_change),
             ("the activation", row.activation),
+            (
+                "the change of the activation",
+                row.activation_change.unwrap_or(0.0),
+            ),
+            ("the clean loss", row.clean_loss),
         ];
         if let Some((what, value)) = values.into_iter().find(|(_, v)| !v.is_finite()) {
             return Err(SelectError::NotFinite {
@@ -230,6 +323,7 @@ impl Tally {
                 value,
             });
         }
+        let active = f64::from(u8::from(row.activation > 0.0));
         let n = *self.neuron_index.entry(row.neuron).or_insert_with(|| {
             self.neurons.push(row.neuron);
             self.sums.push(Vec::new());
@@ -249,11 +343,23 @@ impl Tally {
             loss_abs: row.loss_change.abs(),
             frozen: row.frozen_loss_change,
             frozen_abs: row.frozen_loss_change.abs(),
+            frozen_ln_abs: row.frozen_ln_loss_change.map_or(0.0, f64::abs),
+            frozen_ln_rows: f64::from(u8::from(row.frozen_ln_loss_change.is_some())),
             kl: row.kl_change,
+            kl_abs: row.kl_change.abs(),
             activation: row.activation,
+            change_sq: row.activation_change.map_or(0.0, |change| change * change),
+            change_rows: f64::from(u8::from(row.activation_change.is_some())),
+            active,
+            active_loss: active * row.clean_loss,
         });
         self.rows += 1;
         Ok(())
+    }
+
+    /// What the weights say about the neurons; it passes on into their [`NeuronEffects`].
+    pub fn set_weights(&mut self, weights: HashMap<NeuronId, Weights>) {
+        self.weights = weights;
     }
 
     /// Rows added so far.
@@ -289,9 +395,12 @@ impl Tally {
             }
         }
         let neurons: Vec<NeuronId> = order.iter().map(|&n| self.neurons[n]).collect();
+        let of = |id: &NeuronId| self.weights.get(id).copied().unwrap_or_default();
         let grouped = Grouped {
+            weights: neurons.iter().map(of).collect(),
             neurons,
             n_sequences,
+            sequences: self.sequences.clone(),
             sums,
         };
         let counts: Vec<f64> = (0..grouped.neurons.len())
@@ -317,7 +426,11 @@ impl Tally {
 #[derive(Debug, Clone)]
 pub struct Grouped {
     neurons: Vec<NeuronId>,
+    /// In the order of the neurons.
+    weights: Vec<Weights>,
     n_sequences: usize,
+    /// Their names in the table.
+    sequences: Vec<i64>,
     /// `[neuron * n_sequences + sequence]`
     sums: Vec<Sums>,
 }
@@ -331,6 +444,11 @@ impl Grouped {
     /// How many sequences there are.
     pub fn n_sequences(&self) -> usize {
         self.n_sequences
+    }
+
+    /// The sequences by their names in the table, in the order of [`Self::groups`].
+    pub fn sequences(&self) -> &[i64] {
+        &self.sequences
     }
 
     /// How many sequences have rows: intervals over sequences need [`MIN_GROUPS`](surprisal_metrics::MIN_GROUPS).
@@ -386,7 +504,7 @@ impl Grouped {
         let sequences = self.of(n);
         let mut total = Sums::default();
         draw.iter().for_each(|&s| total.add(&sequences[s]));
-        (total.rows > 0.0).then(|| total.means(self.neurons[n]))
+        (total.rows > 0.0).then(|| total.means(self.neurons[n], self.weights[n]))
     }
 
     fn of(&self, n: usize) -> &[Sums] {

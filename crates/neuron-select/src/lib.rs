@@ -14,8 +14,11 @@
 //!         stratum: Stratum::LongTail,
 //!         loss_change,
 //!         frozen_loss_change: 0.1 * loss_change,
+//!         frozen_ln_loss_change: None,
 //!         kl_change: 0.0,
 //!         activation: 1.0,
+//!         activation_change: None,
+//!         clean_loss: 5.0,
 //!     })?;
 //! }
 //! let criteria = Criteria { heuristic: Heuristic::Prob, effect: Effect::Boost, by_mediation: false, effect_floor: 1e-6 };
@@ -33,18 +36,23 @@ mod effects;
 mod error;
 mod laws;
 mod many;
+mod paired;
 mod selection;
 mod stability;
 
 pub use coactivation::Coactivation;
 pub use compare::{Comparison, Difference};
-pub use controls::{Candidate, ControlKind, ControlSet, draw_controls, rank_p};
+pub use controls::{
+    Balance, Candidate, ControlKind, ControlSet, MatchOn, MatchedControls, Push, alike, balance,
+    draw_controls, draw_matched, exchange_p, rank_p,
+};
 pub use cross_fit::{CrossFit, Fold, cross_fit};
 pub use curve::{Curve, CurveIntervals, PiecewiseFit, Shape, bootstrap_curve};
-pub use effects::{Grouped, Measure, NeuronEffects, Row, RowFilter, Stratum, Tally};
+pub use effects::{Grouped, Measure, NeuronEffects, Row, RowFilter, Stratum, Tally, Weights};
 pub use error::SelectError;
 pub use laws::{GOODNESS_LEVEL, Law, LawFit, Laws, VUONG_LEVEL, Verdict, Vuong};
 pub use many::max_t;
 pub use neuron_id::NeuronId;
+pub use paired::{Paired, paired};
 pub use selection::{Criteria, Effect, Heuristic, Ranked, Ranking, Standing};
 pub use stability::{RankInterval, bootstrap_ranks, jaccard, rank_biased_overlap};

@@ -36,8 +36,11 @@ use crate::{Grouped, Measure, SelectError};
 ///             stratum: Stratum::LongTail,
 ///             loss_change,
 ///             frozen_loss_change: 0.0,
+///             frozen_ln_loss_change: None,
 ///             kl_change: 0.0,
 ///             activation: 1.0,
+///             activation_change: None,
+///             clean_loss: 5.0,
 ///         })?;
 ///     }
 /// }

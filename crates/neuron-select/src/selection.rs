@@ -8,13 +8,43 @@ use crate::{NeuronEffects, NeuronId};
 
 /// What neurons are ranked by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Heuristic {
     /// The change of the loss.
     Prob,
     /// The change of the divergence between the model and the token frequencies.
     #[serde(alias = "KL")]
     Kl,
+    /// The share of the output weights in the null space of the unembedding, largest first: the order of Stolfo's rho, its root.
+    NullShare,
+    /// The variance of the cosines of the output weights with the vocabulary, smallest first: Stolfo's LogitVar.
+    LogitVar,
+    /// The share of the total effect that the scale of the final norm mediates, largest first.
+    LnMediatedShare,
+}
+
+impl Heuristic {
+    /// The change whose sign [`Effect`] is about.
+    fn change(self, effects: &NeuronEffects) -> f64 {
+        match self {
+            Self::Kl => effects.kl_change,
+            Self::Prob | Self::NullShare | Self::LogitVar | Self::LnMediatedShare => {
+                effects.loss_change
+            }
+        }
+    }
+
+    /// What it goes by, largest first; `None` where the neuron has no such value.
+    fn strength(self, effects: &NeuronEffects, by_mediation: bool, floor: f64) -> Option<f64> {
+        match (self, by_mediation) {
+            (Self::Prob, false) => Some(effects.total_effect),
+            (Self::Prob, true) => Some(effects.direct_effect),
+            (Self::Kl, _) => Some(effects.kl_change.abs()),
+            (Self::NullShare, _) => effects.weights.null_share,
+            (Self::LogitVar, _) => effects.weights.logit_var.map(|var| -var),
+            (Self::LnMediatedShare, _) => effects.ln_mediated_share(floor),
+        }
+    }
 }
 
 /// Which sign of the change is kept.
@@ -25,6 +55,8 @@ pub enum Effect {
     Suppress,
     /// A positive change: ablation raises the loss, or the divergence.
     Boost,
+    /// A change of either sign, zero too.
+    Any,
 }
 
 /// How neurons are selected.
@@ -33,12 +65,13 @@ pub enum Effect {
 /// - `prob` by the mean absolute loss change, `kl` by the absolute mean divergence change
 /// - by mediation: first by the mediated share; equal shares by the direct effect (`prob`) or as above (`kl`)
 ///
-/// always descending. Neurons that tie in everything are ordered by their name.
+/// always descending. Entropy neurons are told by what Stolfo et al. (2024), arXiv 2406.16254, show of them: a large share of the output
+/// weights in the null space of the unembedding, a small LogitVar, an effect through the scale of the final norm. Neurons that tie in everything are ordered by their name.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Criteria {
     /// What is ranked.
     pub heuristic: Heuristic,
-    /// Which sign is kept.
+    /// Which sign is kept: of the change of the divergence for [`Heuristic::Kl`], of the loss for all others.
     pub effect: Effect,
     /// Whether the mediated share comes first.
     pub by_mediation: bool,
@@ -46,21 +79,45 @@ pub struct Criteria {
     pub effect_floor: f64,
 }
 
+impl Criteria {
+    fn strength(&self, effects: &NeuronEffects) -> Option<f64> {
+        self.heuristic
+            .strength(effects, self.by_mediation, self.effect_floor)
+    }
+}
+
 /// What the sign of the kept change means, in words.
 impl fmt::Display for Criteria {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = match self.heuristic {
+            Heuristic::Prob | Heuristic::Kl => "",
+            Heuristic::NullShare => {
+                "its output weights lie in the null space of the unembedding more than those of others; "
+            }
+            Heuristic::LogitVar => {
+                "its output weights move the logits of all tokens more alike than those of others; "
+            }
+            Heuristic::LnMediatedShare => {
+                "more of its effect goes through the scale of the final norm than of others; "
+            }
+        };
+        f.write_str(by)?;
         f.write_str(match (self.heuristic, self.effect) {
-            (Heuristic::Prob, Effect::Suppress) => {
-                "without such a neuron the loss falls: the neuron hurts the prediction of these tokens"
+            (Heuristic::Kl, Effect::Any) => {
+                "without such a neuron the distance to the unigram distribution changes, either way"
             }
-            (Heuristic::Prob, Effect::Boost) => {
-                "without such a neuron the loss rises: the neuron helps to predict these tokens"
-            }
+            (_, Effect::Any) => "without such a neuron the loss changes, either way",
             (Heuristic::Kl, Effect::Suppress) => {
                 "without such a neuron the model is nearer to the unigram distribution: the neuron pushes away from it"
             }
             (Heuristic::Kl, Effect::Boost) => {
                 "without such a neuron the model is farther from the unigram distribution: the neuron pushes towards it"
+            }
+            (_, Effect::Suppress) => {
+                "without such a neuron the loss falls: the neuron hurts the prediction of these tokens"
+            }
+            (_, Effect::Boost) => {
+                "without such a neuron the loss rises: the neuron helps to predict these tokens"
             }
         })
     }
@@ -75,6 +132,8 @@ pub enum Standing {
     OtherSign(f64),
     /// Left out: the total effect (in nats) is below the floor.
     UnderFloor(f64),
+    /// Left out: the tables do not say what the heuristic ranks by.
+    Undefined,
 }
 
 impl Standing {
@@ -82,7 +141,7 @@ impl Standing {
     pub fn rank(self) -> Option<usize> {
         match self {
             Self::Ranked(rank) => Some(rank),
-            Self::OtherSign(_) | Self::UnderFloor(_) => None,
+            Self::OtherSign(_) | Self::UnderFloor(_) | Self::Undefined => None,
         }
     }
 }
@@ -99,6 +158,7 @@ impl fmt::Display for Standing {
                 f,
                 "left out: its total effect of {total:.2e} nats is below the floor"
             ),
+            Self::Undefined => f.write_str("left out: what is ranked by is not defined for it"),
         }
     }
 }
@@ -110,6 +170,8 @@ pub struct Ranked {
     pub effects: NeuronEffects,
     /// Share of the total effect that frequency mediates; `None` where the total effect is below the floor.
     pub mediated_share: Option<f64>,
+    /// Share of the total effect that the scale of the final norm mediates; `None` below the floor, and where it was not measured.
+    pub ln_mediated_share: Option<f64>,
     /// Its place.
     pub standing: Standing,
 }
@@ -134,8 +196,14 @@ impl Ranking {
     ///     total_effect: loss_change.abs(),
     ///     frozen_loss_change: 0.0,
     ///     direct_effect: 0.0,
+    ///     frozen_ln_effect: None,
     ///     kl_change: 0.0,
+    ///     kl_abs_change: 0.0,
     ///     activation: 0.0,
+    ///     rms_change: None,
+    ///     active_share: 0.5,
+    ///     active_loss: None,
+    ///     weights: Default::default(),
     /// };
     /// let criteria = Criteria { heuristic: Heuristic::Prob, effect: Effect::Boost, by_mediation: false, effect_floor: 1e-6 };
     /// let ranking = Ranking::new(vec![effects(1, 0.1), effects(10, 0.2), effects(2, -0.3)], &criteria);
@@ -147,16 +215,15 @@ impl Ranking {
         let mut neurons: Vec<Ranked> = effects
             .into_iter()
             .map(|effects| {
-                let change = match criteria.heuristic {
-                    Heuristic::Prob => effects.loss_change,
-                    Heuristic::Kl => effects.kl_change,
-                };
+                let change = criteria.heuristic.change(&effects);
                 let kept = match criteria.effect {
                     Effect::Suppress => change < 0.0,
                     Effect::Boost => change > 0.0,
+                    Effect::Any => true,
                 };
                 let mediated_share = effects.mediated_share(criteria.effect_floor);
                 let standing = match (kept, mediated_share) {
+                    (true, Some(_)) if criteria.strength(&effects).is_none() => Standing::Undefined,
                     (true, Some(_)) => Standing::Ranked(0),
                     (false, _) => Standing::OtherSign(change),
                     (true, None) => Standing::UnderFloor(effects.total_effect),
@@ -164,6 +231,7 @@ impl Ranking {
                 Ranked {
                     effects,
                     mediated_share,
+                    ln_mediated_share: effects.ln_mediated_share(criteria.effect_floor),
                     standing,
                 }
             })
@@ -210,11 +278,8 @@ fn compare(a: &Ranked, b: &Ranked, criteria: &Criteria) -> Ordering {
             .filter(|_| criteria.by_mediation)
             .unwrap_or(0.0)
     };
-    let strength = |n: &Ranked| match (criteria.heuristic, criteria.by_mediation) {
-        (Heuristic::Prob, false) => n.effects.total_effect,
-        (Heuristic::Prob, true) => n.effects.direct_effect,
-        (Heuristic::Kl, _) => n.effects.kl_change.abs(),
-    };
+    // Every ranked neuron has one.
+    let strength = |n: &Ranked| criteria.strength(&n.effects).unwrap_or(f64::NEG_INFINITY);
     let by_name = a.effects.neuron.cmp(&b.effects.neuron);
     match (left_out(a), left_out(b)) {
         (false, false) => share(b)

@@ -221,8 +221,11 @@ mod tests {
                         stratum: Stratum::Common,
                         loss_change: change,
                         frozen_loss_change: 0.0,
+                        frozen_ln_loss_change: None,
                         kl_change: 0.0,
                         activation: 0.0,
+                        activation_change: None,
+                        clean_loss: 5.0,
                     })
                     .unwrap();
             }

@@ -174,6 +174,96 @@ impl Bootstrap {
             .ratio(numerators, denominators, floor)
     }
 
+    /// Interval of a mean over two crossed kinds of units, such as draws of control sets and documents: `cells[i][j]` is what unit j of the
+    /// second kind (a document) has under unit i of the first (a draw).
+    ///
+    /// Both kinds are resampled at once and independently, whole rows and whole columns (the pigeonhole bootstrap, Owen 2007), and the mean
+    /// is studentised by the sum of both variances. An interval over documents alone, of the mean of a few draws, holds the truth about
+    /// these draws; this one is about draws like them.
+    ///
+    /// ```text
+    /// m = S / C,  r_ij = s_ij - m c_ij
+    /// se^2 = jackknife without each row + jackknife without each column
+    /// se*^2 = (sum* of squared row sums of r* + sum* of squared column sums of r*) / C*^2       per resample, as in [`Bootstrap::mean`]
+    /// ```
+    ///
+    /// What belongs to a cell alone is in both variances, so that the interval is rather too long than too short. `None` if fewer than
+    /// [`MIN_GROUPS`] rows or columns have values, or more than half of the resamples are undefined. [`Interval::groups`] counts columns.
+    ///
+    /// # Errors
+    /// - as [`Bootstrap::mean`], and [`MetricError::Length`] if the rows differ in length
+    ///
+    /// # Examples
+    /// ```
+    /// use surprisal_metrics::{Bootstrap, Group};
+    /// // Twenty draws that differ, measured on ten documents that do not.
+    /// let cells: Vec<Vec<Group>> = (0..20).map(|draw| vec![Group::of(&[f64::from(draw % 5)]); 10]).collect();
+    /// let interval = Bootstrap::with_seed(42).two_way(&cells)?.expect("enough draws and documents");
+    /// assert!(interval.lower < 1.6 && interval.estimate == 2.0 && 2.4 < interval.upper);
+    /// # Ok::<(), surprisal_metrics::MetricError>(())
+    /// ```
+    pub fn two_way(&self, cells: &[Vec<Group>]) -> Result<Option<Interval>, MetricError> {
+        let n_columns = cells.first().map_or(0, Vec::len);
+        // Other numbers for the columns, even where there are as many.
+        let of_columns = Self {
+            seed: self.seed ^ COLUMNS,
+            ..*self
+        };
+        let (rows, columns) = (self.resample(cells.len())?, of_columns.resample(n_columns)?);
+        for row in cells {
+            columns.check(row)?;
+        }
+        let of_rows: Vec<Group> = cells.iter().map(|row| Group::total(row)).collect();
+        let of_columns: Vec<Group> = (0..n_columns)
+            .map(|j| Group::total(&cells.iter().map(|row| row[j]).collect::<Vec<_>>()))
+            .collect();
+        let Some(estimate) = Group::total(&of_rows).mean() else {
+            return Err(MetricError::Empty { what: "values" });
+        };
+        let groups = Group::with_values(&of_columns);
+        if groups.min(Group::with_values(&of_rows)) < MIN_GROUPS {
+            return Ok(None);
+        }
+        let (Some(by_row), Some(by_column)) = (jackknife(&of_rows), jackknife(&of_columns)) else {
+            return Ok(None);
+        };
+        let se = (by_row + by_column).sqrt();
+        check_finite("standard error of the sample", &[se])?;
+        let size: f64 = of_rows
+            .iter()
+            .map(|g| (g.sum / g.count.max(1.0)).abs())
+            .sum();
+        if se <= EXACT * size {
+            return Ok(Some(Interval {
+                estimate,
+                lower: estimate,
+                upper: estimate,
+                groups,
+                undefined: 0,
+            }));
+        }
+        let drawn = rows
+            .draws
+            .chunks(rows.n)
+            .zip(columns.draws.chunks(columns.n));
+        let mut ts: Vec<f64> = drawn
+            .filter_map(|(rows, columns)| studentised_cells(cells, estimate, rows, columns))
+            .collect();
+        let undefined = self.resamples - ts.len();
+        if 2 * undefined > self.resamples {
+            return Ok(None);
+        }
+        let tail = (1.0 - self.level) / 2.0;
+        let ends = quantile(&mut ts, tail).zip(quantile(&mut ts, 1.0 - tail));
+        Ok(ends.map(|(low, high)| Interval {
+            estimate,
+            lower: estimate - high * se,
+            upper: estimate - low * se,
+            groups,
+            undefined,
+        }))
+    }
+
     /// The resamples of `n` groups, to be used for many statistics of them: drawing costs more
     /// than a mean.
     ///
@@ -364,6 +454,75 @@ impl Resamples {
         check_lengths(("groups", groups.len()), ("resampled groups", self.n))?;
         check_groups(groups)
     }
+}
+
+/// Sets the columns' random numbers apart from the rows'.
+const COLUMNS: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Jackknife variance of `sum of sums / sum of counts`; `None` where it is not defined without one of the groups.
+fn jackknife(groups: &[Group]) -> Option<f64> {
+    let whole = Group::total(groups);
+    let with_values = groups.iter().filter(|group| group.count > 0.0);
+    let without: Option<Vec<f64>> = with_values
+        .map(|group| {
+            let rest = Group {
+                sum: whole.sum - group.sum,
+                count: whole.count - group.count,
+            };
+            rest.mean()
+        })
+        .collect();
+    let without = without?;
+    let k = without.len() as f64;
+    let middle = without.iter().sum::<f64>() / k;
+    let squares: f64 = without.iter().map(|value| (value - middle).powi(2)).sum();
+    Some((k - 1.0) / k * squares)
+}
+
+/// How far the mean of the drawn rows and columns is from `estimate`, in its own standard errors; `None` where it has none.
+fn studentised_cells(
+    cells: &[Vec<Group>],
+    estimate: f64,
+    rows: &[usize],
+    columns: &[usize],
+) -> Option<f64> {
+    let times = |draw: &[usize], n: usize| {
+        let mut times = vec![0.0; n];
+        draw.iter().for_each(|&i| times[i] += 1.0);
+        times
+    };
+    let (of_rows, of_columns) = (times(rows, cells.len()), times(columns, cells[0].len()));
+    // Sums of residuals, of counts, over what was drawn of the other kind.
+    let mut row_sums = vec![[0.0; 2]; cells.len()];
+    let mut column_sums = vec![[0.0; 2]; of_columns.len()];
+    for (i, row) in cells.iter().enumerate() {
+        for (j, cell) in row.iter().enumerate() {
+            let terms = [cell.sum - estimate * cell.count, cell.count];
+            for (k, term) in terms.into_iter().enumerate() {
+                row_sums[i][k] += of_columns[j] * term;
+                column_sums[j][k] += of_rows[i] * term;
+            }
+        }
+    }
+    let total = |k: usize| -> f64 {
+        let sums = of_rows.iter().zip(&row_sums);
+        sums.map(|(times, sums)| times * sums[k]).sum()
+    };
+    let (residual, count) = (total(0), total(1));
+    if count == 0.0 {
+        return None;
+    }
+    let moved = residual / count;
+    let squares = |times: &[f64], sums: &[[f64; 2]], of: &dyn Fn(&[f64; 2]) -> f64| -> f64 {
+        let sums = times.iter().zip(sums);
+        sums.map(|(times, sums)| times * of(sums).powi(2)).sum()
+    };
+    let both = |of: &dyn Fn(&[f64; 2]) -> f64| {
+        squares(&of_rows, &row_sums, of) + squares(&of_columns, &column_sums, of)
+    };
+    let variance = both(&|sums| sums[0] - moved * sums[1]);
+    let rounding = EXACT * (both(&|sums| sums[0]) + both(&|sums| moved * sums[1]));
+    (variance > rounding).then(|| residual / variance.sqrt())
 }
 
 /// Differences below this share of what they are taken of are rounding.
