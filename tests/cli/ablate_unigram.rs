@@ -1330,10 +1330,14 @@ fn neurons_of_all_layers_stand_in_one_table() {
         "frozen_ln.entropy.mean_abs_change",
         "mean_activation",
     ] {
-        let (all, named) = (all.floats(column), named.floats(column));
-        assert_eq!(last.floats(column), all[6..], "{column}");
-        for (named, all) in [(named[0], all[2]), (named[1], all[7])] {
-            let off = (named - all).abs();
+        let [all, last, named] = [&all, &last, &named].map(|table| table.floats(column));
+        for (a, b) in [
+            (last[0], all[6]),
+            (last[1], all[7]),
+            (named[0], all[2]),
+            (named[1], all[7]),
+        ] {
+            let off = (a - b).abs();
             assert!(off < 1e-6, "{column}: {off:.1e}");
         }
     }
