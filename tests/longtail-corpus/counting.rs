@@ -306,8 +306,12 @@ fn wrong_counts_are_errors() {
 
 #[test]
 fn splits_and_known_texts_keep_documents_apart() {
+    for share in [5.0, -0.1, f64::NAN] {
+        let refused = Split::new(share, 3).unwrap_err().to_string();
+        assert!(refused.contains(&format!("is {share}")), "{refused}");
+    }
     let texts: Vec<String> = (0..500).map(|k| format!("document {}", k % 400)).collect();
-    let split = Split::new(0.25, 3);
+    let split = Split::new(0.25, 3).unwrap();
     let held_out: Vec<Document> = documents(texts.clone())
         .map(Result::unwrap)
         .filter(|d| split.holds_out(d))
@@ -328,13 +332,13 @@ fn splits_and_known_texts_keep_documents_apart() {
     );
     assert_eq!(
         documents(texts.clone())
-            .filter(|d| Split::new(0.0, 3).holds_out(d.as_ref().unwrap()))
+            .filter(|d| Split::new(0.0, 3).unwrap().holds_out(d.as_ref().unwrap()))
             .count(),
         0
     );
     assert_eq!(
         documents(texts)
-            .filter(|d| Split::new(1.0, 3).holds_out(d.as_ref().unwrap()))
+            .filter(|d| Split::new(1.0, 3).unwrap().holds_out(d.as_ref().unwrap()))
             .count(),
         500
     );

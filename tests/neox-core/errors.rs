@@ -336,6 +336,16 @@ fn bad_tokens_and_masks() -> Result<()> {
         run(&row(&[1, 2]), Some(&row(&[1]))),
         "mask has shape [1, 1], but the tokens have [1, 2]"
     );
+    assert_eq!(
+        run(&row(&[1, 2]), Some(&row(&[1, -3]))),
+        "mask holds -3, expected 1 (or true) where there is a token and 0 (or false) on padding"
+    );
+    let nan = Tensor::from_slice(&[1.0f32, f32::NAN]).view([1, -1]);
+    assert!(run(&row(&[1, 2]), Some(&nan)).contains("mask holds NaN"));
+    for kind in [Kind::Int64, Kind::Float, Kind::Bool] {
+        let mask = row(&[0, 1]).to_kind(kind);
+        assert_eq!(run(&row(&[1, 2]), Some(&mask)), "accepted", "{kind:?}");
+    }
     Ok(())
 }
 

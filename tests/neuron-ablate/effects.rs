@@ -5,8 +5,8 @@ use std::{collections::HashSet, error::Error, path::Path};
 
 use neox_core::{LoadOptions, NeoxModel};
 use neuron_ablate::{
-    AblateError, Dose, EngineOptions, KlDirection, Mean, Measure, NeuronEffects, Over, Plan,
-    Sample, Semantics, Sweep, TokenBand, TokenFrequencies, Variant, Variants,
+    AblateError, Direction, Dose, EngineOptions, KlDirection, Mean, Measure, NeuronEffects, Over,
+    Plan, Sample, Semantics, Sweep, TokenBand, TokenFrequencies, Variant, Variants,
 };
 use surprisal_metrics::Bootstrap;
 
@@ -191,6 +191,24 @@ fn what_was_not_measured_is_an_error() -> Outcome<()> {
         &|_| (),
     )?;
     assert!(asked > 0);
+    Ok(())
+}
+
+/// A band that is too short was an index out of bounds.
+#[test]
+fn a_direction_of_another_vocabulary_is_an_error() -> Outcome<()> {
+    let setting = Setting::new()?;
+    for band in [&[true, false][..], &[]] {
+        let direction = setting
+            .frequencies
+            .direction(Direction::BandRecentred, band);
+        let refused = direction.err().map(|error| error.to_string());
+        let refused = refused.ok_or("accepted")?;
+        assert!(
+            refused.contains(&format!("a vocabulary of {}", band.len())),
+            "{refused}"
+        );
+    }
     Ok(())
 }
 

@@ -546,6 +546,13 @@ fn what_does_not_fit_is_refused() {
         })
     ));
     let space = NullSpace::find(&model, &frequencies, N_TOKENS, LIU2025).unwrap();
+    // The logarithm of no frequency made everything NaN, which read as equal frequencies.
+    for value in [0.0, -1.0, f64::NAN] {
+        let mut broken = frequencies.clone();
+        broken[7] = value;
+        let refused = space.unigram_share(&broken).unwrap_err().to_string();
+        assert!(refused.contains("positive numbers"), "{refused}");
+    }
     // One strength for several rows was spread over all of them.
     let short = space.row_change(&[5, 6], &[1.0], None).unwrap_err();
     assert!(

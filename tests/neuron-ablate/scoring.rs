@@ -551,6 +551,12 @@ fn impossible_requests_are_errors() {
         Scorer::new(&tiny.model, &small, 100),
         Err(ScoreError::Vocabulary { found: 50, .. })
     ));
+    for eos in [-1, 4096] {
+        let without_end = WordVocabulary::without_words(eos, 4096);
+        let refused = Scorer::new(&tiny.model, &without_end, 100).err();
+        let text = refused.map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.contains(&format!("token {eos} ends a text")), "{text}");
+    }
     let overflow = at_post("overflow", &[3], Operation::Set(vec![f64::MAX]));
     assert!(matches!(
         score(request(1..2), overflow),

@@ -2,7 +2,7 @@
 
 use surprisal_metrics::{
     Bootstrap, Boundary, Group, LearningCurve, LnProbs, MetricError, Summary, Unit, WordForm,
-    perplexity, sign_test, word_surprisal_nats,
+    log_sum_exp, perplexity, sign_test, word_surprisal_nats,
 };
 
 /// A text of the words "ab" and "c", in a world where the model is certain of the shapes: pieces
@@ -319,4 +319,25 @@ fn words_of_several_pieces_start_from_chance_for_each() {
     let points: Vec<_> = (0..8).map(|i| (10u64.pow(i), noisy[i as usize])).collect();
     let doubt = LearningCurve::fit(&points).unwrap().doubt(10.8);
     assert_eq!(doubt.map(|doubt| doubt.name()), Some("not monotone"));
+}
+
+/// The largest numbers there are: no overflow, no infinity, no NaN that was not handed in.
+#[test]
+fn the_largest_numbers_are_errors_or_right() {
+    assert_eq!(sign_test(usize::MAX, 1), 0.0);
+    assert_eq!(sign_test(2, usize::MAX), 0.0);
+    let huge = [f64::MAX, f64::MAX];
+    let not_finite = |result| matches!(result, Err(MetricError::NotFinite { .. }));
+    assert!(not_finite(Summary::of(&huge).map(|_| ())));
+    assert!(not_finite(Summary::of(&[f64::MAX, -f64::MAX]).map(|_| ())));
+    assert!(not_finite(perplexity(&[-1e300]).map(|_| ())));
+    for values in [
+        &[f64::NAN, f64::NAN][..],
+        &[f64::NAN, f64::NEG_INFINITY],
+        &[1.0, f64::NAN],
+        &[f64::INFINITY, f64::NAN],
+    ] {
+        assert!(log_sum_exp(values).is_nan(), "{values:?}");
+    }
+    assert_eq!(log_sum_exp(&[f64::INFINITY, 1.0]), f64::INFINITY);
 }

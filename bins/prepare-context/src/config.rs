@@ -121,7 +121,7 @@ impl SplitConfig {
     pub(crate) fn to_split(self) -> anyhow::Result<Option<Split>> {
         match self.held_out {
             None => Ok(None),
-            Some(share) if share > 0.0 && share <= 1.0 => Ok(Some(Split::new(share, self.seed))),
+            Some(share) if share > 0.0 && share <= 1.0 => Ok(Some(Split::new(share, self.seed)?)),
             Some(share) => bail!(
                 "`split.held_out` is {share}, expected a share above 0 and at most 1, or null to search all documents"
             ),

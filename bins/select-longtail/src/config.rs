@@ -137,6 +137,6 @@ impl SplitConfig {
                 self.held_out
             );
         }
-        Ok(Split::new(self.held_out, self.seed))
+        Ok(Split::new(self.held_out, self.seed)?)
     }
 }

@@ -46,7 +46,7 @@ pub use model_conventions::n_tokens;
 pub use pack::{PackedCorpus, TokenizeError, load_tokenizer, pack_sequences};
 pub use reader::{BadRows, CorpusError, CorpusReader, CorpusSummary, Documents, ReadOptions};
 pub use sentence::SentenceRule;
-pub use split::{KnownTexts, Split};
+pub use split::{KnownTexts, ShareOutOfRange, Split};
 pub use tally::{Tally, count_tokens, write_counts};
 pub use words::{
     CasePolicy, LeftOut, LongTailWord, LongTailWords, WordCounts, WordOptions, long_tail_words,

@@ -11,10 +11,24 @@ pub struct Split {
     seed: u64,
 }
 
+/// A share of documents that is none.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("share of documents to hold out is {share}, expected a number from 0 to 1")]
+pub struct ShareOutOfRange {
+    /// What was asked for.
+    pub share: f64,
+}
+
 impl Split {
     /// Holds out about `share` (0 to 1) of the documents; another seed holds out others.
-    pub fn new(share: f64, seed: u64) -> Self {
-        Self { share, seed }
+    ///
+    /// # Errors
+    /// - [`ShareOutOfRange`] if `share` is not a number from 0 to 1
+    pub fn new(share: f64, seed: u64) -> Result<Self, ShareOutOfRange> {
+        match (0.0..=1.0).contains(&share) {
+            true => Ok(Self { share, seed }),
+            false => Err(ShareOutOfRange { share }),
+        }
     }
 
     /// Whether the document is held out.
@@ -25,8 +39,10 @@ impl Split {
     /// use longtail_corpus::{Document, Split};
     ///
     /// let document = |index: usize| Document { index, file: Arc::new(PathBuf::new()), row: index, text: format!("document {index}") };
-    /// let held_out = (0..1000).filter(|&index| Split::new(0.1, 7).holds_out(&document(index))).count();
+    /// let split = Split::new(0.1, 7)?;
+    /// let held_out = (0..1000).filter(|&index| split.holds_out(&document(index))).count();
     /// assert!((70..130).contains(&held_out));
+    /// # Ok::<(), longtail_corpus::ShareOutOfRange>(())
     /// ```
     pub fn holds_out(&self, document: &Document) -> bool {
         // The top 53 bits make a uniform number below 1.

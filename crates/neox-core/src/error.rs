@@ -319,6 +319,14 @@ pub enum ForwardError {
         /// Shape of the mask.
         found: Vec<i64>,
     },
+    /// A mask that does not say whether there is a token.
+    #[error(
+        "mask holds {found}, expected 1 (or true) where there is a token and 0 (or false) on padding"
+    )]
+    MaskValue {
+        /// The first value that is neither.
+        found: f64,
+    },
     /// A branch that cannot be where it is said to be.
     #[error(
         "row {row} of {len} tokens has a branch at {} that shares {} tokens: branches come one behind the other after the whole first text, and share tokens of it",

@@ -170,7 +170,7 @@ impl Model {
     /// # Errors
     /// - [`ForwardError::TokenRange`] for a token id outside the vocabulary
     /// - [`ForwardError::TokenShape`], [`ForwardError::TokenDtype`], [`ForwardError::MaskShape`],
-    ///   [`ForwardError::TooLong`]
+    ///   [`ForwardError::MaskValue`], [`ForwardError::TooLong`]
     /// - [`ForwardError::Hook`] if a hook returns another shape or dtype
     /// - [`ForwardError::NotFinite`] if the model gives NaN or infinity by itself
     /// - [`ForwardError::Torch`] for what libtorch or a hook reports
@@ -200,6 +200,7 @@ impl Model {
         let mask = match mask {
             None => None,
             Some(mask) if mask.size() == tokens.size() => {
+                check_mask(mask)?;
                 Some(mask.f_to_device(device)?.f_to_kind(Kind::Bool)?)
             }
             Some(mask) => {
@@ -483,6 +484,21 @@ impl Hooks for FirstNotFinite {
             self.0 = Some(site);
         }
         Ok(value)
+    }
+}
+
+/// Refuses a mask that holds anything but 0 and 1: all but 0 would count as a token.
+fn check_mask(mask: &Tensor) -> Result<(), ForwardError> {
+    if mask.f_kind()? == Kind::Bool {
+        return Ok(());
+    }
+    let neither = mask.f_ne(0)?.f_logical_and(&mask.f_ne(1)?)?;
+    let found = mask.f_masked_select(&neither)?;
+    match found.numel() {
+        0 => Ok(()),
+        _ => Err(ForwardError::MaskValue {
+            found: found.f_double_value(&[0])?,
+        }),
     }
 }
 

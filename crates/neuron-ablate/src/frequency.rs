@@ -111,9 +111,10 @@ impl TokenFrequencies {
 
     /// The unit vector along which frequency is mediated (methods, section 3), `[d_vocab]`.
     ///
-    /// `band` is ignored for [`Direction::AllTokens`] and required otherwise.
+    /// `band`, `[d_vocab]`, is ignored for [`Direction::AllTokens`] and required otherwise.
     ///
     /// # Errors
+    /// - [`AblateError::Frequency`] if the band is of another vocabulary
     /// - [`AblateError::FlatDirection`] if all the tokens concerned have the same frequency
     pub fn direction(&self, kind: Direction, band: &[bool]) -> Result<Vec<f64>, AblateError> {
         let Axis { slope, intercept } = self.axis(kind, band)?;
@@ -140,6 +141,15 @@ impl TokenFrequencies {
 
     /// The same unit vector as a function of `log q`, where it is not zero.
     pub(crate) fn axis(&self, kind: Direction, band: &[bool]) -> Result<Axis, AblateError> {
+        if kind != Direction::AllTokens && band.len() != self.q.len() {
+            return Err(AblateError::Frequency {
+                what: format!(
+                    "they are of {} tokens, but the band is of a vocabulary of {}",
+                    self.q.len(),
+                    band.len()
+                ),
+            });
+        }
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
         let inside: Vec<f64> = match self.mask(kind, band) {
             None => self.log_q.clone(),

@@ -104,7 +104,7 @@ pub enum Operation {
 /// let neurons = vec!["3.17".parse()?, "3.42".parse()?];
 /// let zero = Intervention::new("zero", NeuronSite::Post, neurons, Operation::Set(vec![0.0; 2]))?;
 /// assert_eq!(zero.neurons().len(), 2);
-/// # Ok::<(), neuron_ablate::InterventionError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Intervention {

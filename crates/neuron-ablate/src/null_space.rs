@@ -208,6 +208,7 @@ impl NullSpace {
     ///
     /// # Errors
     /// - [`ScalingError::Vocabulary`] if there is not one frequency per row of `W_U`
+    /// - [`ScalingError::Setting`] for a frequency that is not a positive number
     /// - [`ScalingError::FlatFrequencies`] if all tokens are equally frequent
     /// - [`ScalingError::Torch`] if libtorch fails
     pub fn unigram_share(&self, frequencies: &[f64]) -> Result<f64, ScalingError> {
@@ -216,6 +217,13 @@ impl NullSpace {
             return Err(ScalingError::Vocabulary {
                 frequencies: frequencies.len(),
                 d_vocab,
+            });
+        }
+        if let Some(&value) = frequencies.iter().find(|q| !(q.is_finite() && **q > 0.0)) {
+            return Err(ScalingError::Setting {
+                name: "frequencies",
+                value,
+                expected: "positive numbers: smooth the counts first (add one)".into(),
             });
         }
         let log_q: Vec<f64> = frequencies.iter().map(|q| q.ln()).collect();

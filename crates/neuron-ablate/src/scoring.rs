@@ -62,6 +62,16 @@ pub enum ScoreError {
         /// Rows of the model.
         expected: usize,
     },
+    /// A token that ends a text, but is none of the model's.
+    #[error(
+        "the word vocabulary says that token {eos} ends a text, but the model has tokens 0 to {last}: give the end-of-sequence token of the tokenizer"
+    )]
+    Eos {
+        /// The token.
+        eos: i64,
+        /// The last token of the model.
+        last: i64,
+    },
     /// A log-probability that is NaN or infinite.
     #[error(
         "request {request} has no finite log-probability under `{intervention}`: the checkpoint or its dtype overflows; try `f32`, and audit the weights"
@@ -153,6 +163,7 @@ impl<'m> Scorer<'m> {
     ///
     /// # Errors
     /// - [`ScoreError::Vocabulary`] if `words` was made for another vocabulary size
+    /// - [`ScoreError::Eos`] if what ends a text there is no token of the model
     /// - [`ScoreError::Torch`] if libtorch fails
     pub fn new(
         model: &'m NeoxModel,
@@ -160,7 +171,13 @@ impl<'m> Scorer<'m> {
         batch_tokens: usize,
     ) -> Result<Self, ScoreError> {
         let d_vocab = model.config().vocab_size;
-        if words.begins.len() as i64 != d_vocab || !(0..d_vocab).contains(&words.eos) {
+        if !(0..d_vocab).contains(&words.eos) {
+            return Err(ScoreError::Eos {
+                eos: words.eos,
+                last: d_vocab - 1,
+            });
+        }
+        if words.begins.len() as i64 != d_vocab {
             return Err(ScoreError::Vocabulary {
                 found: words.begins.len(),
                 expected: d_vocab as usize,

@@ -139,7 +139,7 @@ impl LearningCurve {
         })
     }
 
-    /// Value of the curve at a step above 0.
+    /// Value of the curve at a step above 0; NaN at NaN.
     #[must_use]
     pub fn at_log10_step(&self, log10_step: f64) -> f64 {
         self.lower + self.drop * falling((log10_step - self.mid) / self.width)

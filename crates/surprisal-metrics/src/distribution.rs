@@ -6,8 +6,8 @@ use crate::surprisal::check_ln_probs;
 
 /// `ln sum exp(x)`, shifted by the maximum so that it neither over- nor underflows.
 ///
-/// `-inf` counts as 0; of an empty slice, or of nothing but `-inf`, it is `-inf`. NaN and `+inf`
-/// come through.
+/// `-inf` counts as 0; of an empty slice, or of nothing but `-inf`, it is `-inf`. `+inf` comes through,
+/// and NaN before all.
 ///
 /// # Examples
 /// ```
@@ -19,7 +19,12 @@ use crate::surprisal::check_ln_probs;
 pub fn log_sum_exp(values: &[f64]) -> f64 {
     let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if max.is_infinite() {
-        return max;
+        // The maximum passes over NaN, the sum below does not.
+        return if values.iter().any(|v| v.is_nan()) {
+            f64::NAN
+        } else {
+            max
+        };
     }
     max + values.iter().map(|v| (v - max).exp()).sum::<f64>().ln()
 }

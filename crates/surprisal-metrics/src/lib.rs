@@ -2,7 +2,8 @@
 //!
 //! This crate never sees a model, a tokenizer or a file: log-probabilities come in, numbers go out.
 //! Everything is computed in `f64` and in **nats**; [`Unit`] converts at the edge. No function
-//! returns NaN: what cannot be computed is an error or a `None` whose docs say when.
+//! returns NaN: what cannot be computed is an error or a `None` whose docs say when. Two pieces of plain
+//! arithmetic, [`log_sum_exp`] and [`LearningCurve::at_log10_step`], give NaN for NaN.
 //!
 //! ```
 //! use surprisal_metrics::{Boundary, Unit, WordForm, word_surprisal_nats};

@@ -82,7 +82,8 @@ pub fn paired_comparison<K: Ord>(
 }
 
 /// Exact two-sided sign test: how likely a split at least as uneven as `higher` against `lower` is
-/// when both are equally probable. 1 when there is nothing to split.
+/// when both are equally probable. 1 when there is nothing to split. Takes as many steps as the smaller
+/// of the two.
 ///
 /// # Examples
 /// ```
@@ -92,13 +93,14 @@ pub fn paired_comparison<K: Ord>(
 /// ```
 #[must_use]
 pub fn sign_test(higher: usize, lower: usize) -> f64 {
-    let (n, k) = (higher + lower, higher.min(lower));
+    // Their sum can be beyond the largest integer.
+    let (n, k) = (higher as f64 + lower as f64, higher.min(lower));
     // Terms C(n, i) / 2^n in logs, by their ratio (n - i) / (i + 1).
-    let mut ln_term = -(n as f64) * std::f64::consts::LN_2;
+    let mut ln_term = -n * std::f64::consts::LN_2;
     let mut tail = 0.0;
     for i in 0..=k {
         tail += ln_term.exp();
-        ln_term += ((n - i) as f64 / (i + 1) as f64).ln();
+        ln_term += ((n - i as f64) / (i + 1) as f64).ln();
     }
     (2.0 * tail).min(1.0)
 }

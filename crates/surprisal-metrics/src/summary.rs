@@ -23,7 +23,7 @@ impl Summary {
     ///
     /// # Errors
     /// - [`MetricError::Empty`] without any value
-    /// - [`MetricError::NotFinite`] at the first value that is NaN or infinite
+    /// - [`MetricError::NotFinite`] at the first value that is NaN or infinite, or if values are too large to be added up
     ///
     /// # Examples
     /// ```
@@ -41,6 +41,7 @@ impl Summary {
         let mean = values.iter().sum::<f64>() / n as f64;
         let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
         let sd = (n > 1).then(|| (squares / (n - 1) as f64).sqrt());
+        check_finite("mean or standard deviation", &[mean, sd.unwrap_or(0.0)])?;
         Ok(Self {
             n,
             mean,

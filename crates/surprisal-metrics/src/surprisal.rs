@@ -151,7 +151,7 @@ pub fn word_surprisal_nats(
 ///
 /// # Errors
 /// - [`MetricError::Empty`], [`MetricError::NotLogProb`], [`MetricError::NotFinite`] as in
-///   [`word_surprisal_nats`]
+///   [`word_surprisal_nats`]; the latter also for a perplexity beyond the range of `f64`
 ///
 /// # Examples
 /// ```
@@ -161,7 +161,9 @@ pub fn word_surprisal_nats(
 /// # Ok::<(), surprisal_metrics::MetricError>(())
 /// ```
 pub fn perplexity(ln_probs: &[f64]) -> Result<f64, MetricError> {
-    Ok((sum_nats(ln_probs)? / ln_probs.len() as f64).exp())
+    let perplexity = (sum_nats(ln_probs)? / ln_probs.len() as f64).exp();
+    crate::error::check_finite("perplexity", &[perplexity])?;
+    Ok(perplexity)
 }
 
 /// `-sum ln p`, checked.
