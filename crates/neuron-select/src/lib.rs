@@ -24,7 +24,7 @@
 //! let criteria = Criteria { heuristic: Heuristic::Prob, effect: Effect::Boost, by_mediation: false, effect_floor: 1e-6 };
 //! let ranking = Ranking::new(tally.grouped(RowFilter::LongTail)?.effects(), &criteria);
 //! assert_eq!(ranking.top_ids(Some(1)), ["5.10".parse()?]);
-//! # Ok::<(), neuron_select::SelectError>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod coactivation;
