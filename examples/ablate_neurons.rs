@@ -4,7 +4,7 @@
 
 use std::{error::Error, path::Path};
 
-use neox_core::{LoadOptions, NeoxModel, Text};
+use neox_core::{LoadOptions, Model, Text};
 use neuron_ablate::{
     Dose, EngineOptions, Measure, Plan, Sample, Semantics, Sweep, TokenFrequencies, Variant,
     Variants,
@@ -15,7 +15,7 @@ const TEXT: &str = "Call me Ishmael. Some years ago, never mind how long precise
 
 fn main() -> Result<(), Box<dyn Error>> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/data/tiny-neox");
-    let model = NeoxModel::load(&data.join("step4000"), &LoadOptions::default())?;
+    let model = Model::load(&data.join("step4000"), &LoadOptions::default())?;
     let text = Text::from_file(&data.join("tokenizer.json"))?;
     let d_vocab = usize::try_from(model.config().vocab_size)?;
 

@@ -8,7 +8,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use neox_core::{Hooks, LoadOptions, NeoxModel, Site, Text};
+use neox_core::{Hooks, LoadOptions, Model, Site, Text};
 use tch::{Kind, TchError, Tensor};
 
 /// Keeps the activations of one layer and can silence a neuron there.
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         env!("CARGO_MANIFEST_DIR"),
         "/../../examples/data/tiny-neox"
     ));
-    let model = NeoxModel::load(&data.join("step4000"), &LoadOptions::default())?;
+    let model = Model::load(&data.join("step4000"), &LoadOptions::default())?;
     let text = Text::from_file(&data.join("tokenizer.json"))?;
     let mut ids = vec![0]; // BOS
     ids.extend(text.encode("The great whale rose slowly out of the sea, and")?);

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use neox_core::{
-    LoadOptions, NeoxModel, NoHooks, Text, next_token_ln_probs, parse_device, parse_dtype,
+    LoadOptions, Model, NoHooks, Text, next_token_ln_probs, parse_device, parse_dtype,
 };
 use tch::Tensor;
 
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         device: parse_device("auto")?,
         dtype: parse_dtype("f32")?,
     };
-    let model = NeoxModel::load(&checkpoint, &options)?;
+    let model = Model::load(&checkpoint, &options)?;
     let text = Text::from_file(&tokenizer)?;
 
     // BOS first, so that the first word has something to be conditioned on.

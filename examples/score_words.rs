@@ -14,7 +14,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use neox_core::{LoadOptions, NeoxModel, Text};
+use neox_core::{LoadOptions, Model, Text};
 use neuron_ablate::{
     Intervention, NeuronId, NeuronSite, Operation, Scorer, WordRequest, WordVocabulary,
 };
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     tch::set_num_threads(args.get("--threads").unwrap_or(&"2").parse()?);
 
-    let model = NeoxModel::load(Path::new(arg("--model")?), &LoadOptions::default())?;
+    let model = Model::load(Path::new(arg("--model")?), &LoadOptions::default())?;
     let text = Text::from_file(Path::new(arg("--tokenizer")?))?;
     let layer = model.config().num_hidden_layers - 1;
     let neurons = arg("--neurons")?

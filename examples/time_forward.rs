@@ -12,7 +12,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use neox_core::{LoadOptions, NeoxModel, NoHooks, next_token_ln_probs};
+use neox_core::{LoadOptions, Model, NoHooks, next_token_ln_probs};
 use tch::Tensor;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .ok_or_else(|| format!("argument `{name}` is missing"))
     };
     tch::set_num_threads(args.get("--threads").unwrap_or(&"2").parse()?);
-    let model = NeoxModel::load(Path::new(arg("--model")?), &LoadOptions::default())?;
+    let model = Model::load(Path::new(arg("--model")?), &LoadOptions::default())?;
     let (batch, length): (i64, i64) = (arg("--batch")?.parse()?, arg("--length")?.parse()?);
     let tokens = Tensor::read_npy(arg("--token-file")?)?
         .f_view(-1)?

@@ -486,8 +486,8 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
         &[&sweep[..], &["input.steps=[2000]"]].concat(),
         1,
         &[
-            "step 2000 has no folder",
-            "hint: steps that are there: 1000, 4000",
+            "(`input.steps`)",
+            "there is no checkpoint of step 2000; there are 1000, 4000",
         ],
     )
 }

@@ -5,9 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use neox_core::{
-    ForwardError, LoadError, LoadOptions, NeoxConfig, NeoxModel, NoHooks, WeightFiles,
-};
+use neox_core::{Architecture, ForwardError, LoadError, LoadOptions, Model, NoHooks, WeightFiles};
 use tch::{Kind, Tensor};
 use tempfile::TempDir;
 
@@ -39,8 +37,8 @@ fn copy_of(dir: &Path) -> Result<TempDir> {
     Ok(copy)
 }
 
-fn load(dir: &Path) -> std::result::Result<NeoxModel, LoadError> {
-    NeoxModel::load(dir, &LoadOptions::default())
+fn load(dir: &Path) -> std::result::Result<Model, LoadError> {
+    Model::load(dir, &LoadOptions::default())
 }
 
 /// The whole chain, as a bin prints it, with the folder's name left out.
@@ -199,7 +197,7 @@ fn config_error(
     let text = fs::read_to_string(variant().join("config.json"))?;
     let mut value: serde_json::Value = serde_json::from_str(&text)?;
     change(value.as_object_mut().ok_or("not an object")?);
-    Ok(match NeoxConfig::from_json(&value.to_string()) {
+    Ok(match Architecture::from_json(&value.to_string()) {
         Ok(_) => "accepted".into(),
         Err(err) => err.to_string(),
     })
@@ -465,8 +463,8 @@ fn devices_and_dtypes_in_words() {
         dtype: Kind::Double,
         ..LoadOptions::default()
     };
-    let err = NeoxModel::load(&variant(), &options)
-        .map_or_else(|err| err.to_string(), |_| "loaded".into());
+    let err =
+        Model::load(&variant(), &options).map_or_else(|err| err.to_string(), |_| "loaded".into());
     assert_eq!(
         err,
         "cannot compute in Double: expected Float, Half or BFloat16"
@@ -707,7 +705,7 @@ fn weights_that_are_not_finite_are_named() -> Result<()> {
         dtype: Kind::Half,
         ..LoadOptions::default()
     };
-    let err = NeoxModel::load(dir.path(), &half).err().ok_or("loaded")?;
+    let err = Model::load(dir.path(), &half).err().ok_or("loaded")?;
     assert!(err.to_string().contains("load the model in f32"), "{err}");
     Ok(())
 }
@@ -739,7 +737,7 @@ fn a_model_that_overflows_is_named_with_the_site() -> Result<()> {
     Ok(())
 }
 
-fn logits(model: &NeoxModel) -> Result<Tensor> {
+fn logits(model: &Model) -> Result<Tensor> {
     let tokens = Tensor::from_slice(&[1i64, 2, 3, 4]).f_view([1, 4])?;
     Ok(model.forward(&tokens, None, &mut NoHooks)?)
 }
@@ -818,7 +816,7 @@ fn tied_embeddings_that_are_both_stored_are_both_kept() -> Result<()> {
         model.warnings()
     );
 
-    let only = |name: &'static str| -> Result<NeoxModel> {
+    let only = |name: &'static str| -> Result<Model> {
         let dir = with_tensors(|tensors| {
             tensors.retain(|(found, _)| found != name);
             Ok(())

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::path::PathBuf;
 
-use neox_core::{Hooks, LoadOptions, NeoxModel, NoHooks, Site};
+use neox_core::{Hooks, LoadOptions, Model, NoHooks, Site};
 use tch::{Device, Kind, TchError, Tensor};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -50,7 +50,7 @@ fn assert_close(what: &str, got: &Tensor, expected: &Tensor, atol: f64) {
 /// Made with transformers 5.23, eager attention, f32, CPU: ten random models, one architectural
 /// choice each.
 fn check_variant(name: &str) -> Result<()> {
-    let model = NeoxModel::load(&golden("variants").join(name), &LoadOptions::default())?;
+    let model = Model::load(&golden("variants").join(name), &LoadOptions::default())?;
     let expected = tensors(&format!("variants/{name}/expected.safetensors"))?;
     let tokens = &expected["tokens"]; // [2, 24]
     let fused = model.forward(tokens, None, &mut NoHooks)?; // [2, 24, 96]
@@ -137,7 +137,7 @@ fn tied_embeddings() -> Result<()> {
 /// 1, 31 and 63, and the log-probability of every target.
 #[test]
 fn trained_model_inside_and_out() -> Result<()> {
-    let model = NeoxModel::load(&tiny("step4000"), &LoadOptions::default())?;
+    let model = Model::load(&tiny("step4000"), &LoadOptions::default())?;
     let expected = tensors("tiny-neox/forward.safetensors")?;
     let tokens = &expected["tokens"]; // [2, 64]
     let mut hooks = Everywhere::default();
@@ -192,7 +192,7 @@ fn trained_model_inside_and_out() -> Result<()> {
 #[test]
 fn pytorch_bin_equals_its_safetensors() -> Result<()> {
     let dir = tiny("step1000");
-    let from_bin = NeoxModel::load(&dir, &LoadOptions::default())?;
+    let from_bin = Model::load(&dir, &LoadOptions::default())?;
     let copy = tempfile::tempdir()?;
     std::fs::copy(dir.join("config.json"), copy.path().join("config.json"))?;
     let reference = tensors_from_raw_archive(&dir.join("pytorch_model.bin"))?;
@@ -201,7 +201,7 @@ fn pytorch_bin_equals_its_safetensors() -> Result<()> {
         .map(|(name, tensor)| (name.as_str(), tensor.shallow_clone()))
         .collect();
     Tensor::write_safetensors(&named, copy.path().join("model.safetensors"))?;
-    let from_safetensors = NeoxModel::load(copy.path(), &LoadOptions::default())?;
+    let from_safetensors = Model::load(copy.path(), &LoadOptions::default())?;
 
     let tokens = &tensors("tiny-neox/forward.safetensors")?["tokens"];
     let a = from_bin.forward(tokens, None, &mut NoHooks)?;
@@ -287,8 +287,8 @@ fn both_config_styles_give_one_model() -> Result<()> {
         tiny("step2000").join("model.safetensors"),
         copy.path().join("model.safetensors"),
     )?;
-    let old = NeoxModel::load(copy.path(), &LoadOptions::default())?;
-    let new = NeoxModel::load(&tiny("step2000"), &LoadOptions::default())?;
+    let old = Model::load(copy.path(), &LoadOptions::default())?;
+    let new = Model::load(&tiny("step2000"), &LoadOptions::default())?;
     assert_eq!(old.config(), new.config());
     let tokens = &tensors("tiny-neox/forward.safetensors")?["tokens"];
     let a = old.forward(tokens, None, &mut NoHooks)?;
@@ -302,7 +302,7 @@ fn both_config_styles_give_one_model() -> Result<()> {
 fn half_precisions_stay_near_f32() -> Result<()> {
     let expected = tensors("tiny-neox/forward.safetensors")?;
     let tokens = &expected["tokens"];
-    let exact = NeoxModel::load(&tiny("step4000"), &LoadOptions::default())?.forward(
+    let exact = Model::load(&tiny("step4000"), &LoadOptions::default())?.forward(
         tokens,
         None,
         &mut NoHooks,
@@ -312,7 +312,7 @@ fn half_precisions_stay_near_f32() -> Result<()> {
             device: Device::Cpu,
             dtype,
         };
-        let model = NeoxModel::load(&tiny("step4000"), &options)?;
+        let model = Model::load(&tiny("step4000"), &options)?;
         let fused = model.forward(tokens, None, &mut NoHooks)?;
         assert_eq!(fused.f_kind()?, dtype);
         assert_close(&format!("{dtype:?}"), &fused, &exact, atol);

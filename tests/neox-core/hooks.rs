@@ -3,17 +3,17 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use neox_core::{Branch, ForwardError, Hooks, LoadOptions, NeoxModel, NoHooks, Site};
+use neox_core::{Branch, ForwardError, Hooks, LoadOptions, Model, NoHooks, Site};
 use tch::{Kind, TchError, Tensor};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-fn variant(name: &str) -> Result<NeoxModel> {
+fn variant(name: &str) -> Result<Model> {
     let dir = PathBuf::from(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../../tests/golden/variants"
     ));
-    Ok(NeoxModel::load(&dir.join(name), &LoadOptions::default())?)
+    Ok(Model::load(&dir.join(name), &LoadOptions::default())?)
 }
 
 fn max_abs_diff(a: &Tensor, b: &Tensor) -> Result<f64> {
@@ -110,7 +110,7 @@ fn replacements_take_effect() -> Result<()> {
     Ok(())
 }
 
-/// The residual stream plus [`NeoxModel::unembed`] is the whole forward pass.
+/// The residual stream plus [`Model::unembed`] is the whole forward pass.
 #[test]
 fn unembed_completes_residual() -> Result<()> {
     let model = variant("parallel")?;

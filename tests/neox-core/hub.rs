@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use local_hub::{Fault, LocalHub, Revisions, TOKEN, commit_of, tiny, tiny_revisions};
 use neox_core::{
-    Hub, HubError, HubOptions, LoadOptions, NeoxModel, NoHooks, Source, Token, sha256_file,
+    Hub, HubError, HubOptions, LoadOptions, Model, NoHooks, Source, Token, sha256_file,
 };
 use tch::Tensor;
 
@@ -99,8 +99,8 @@ fn pytorch_bin_when_there_is_no_other() -> Result<()> {
     let source = Source::hub(Hub::new(server.options(cache.path())), REPO);
     let dir = source.checkpoint(Some("step1000"), &mut |_| ())?;
     assert!(dir.join("pytorch_model.bin").exists());
-    let fetched = NeoxModel::load(&dir, &LoadOptions::default())?;
-    let local = NeoxModel::load(&tiny("step1000"), &LoadOptions::default())?;
+    let fetched = Model::load(&dir, &LoadOptions::default())?;
+    let local = Model::load(&tiny("step1000"), &LoadOptions::default())?;
     let tokens = Tensor::from_slice(&[0i64, 5, 9]).view([1, 3]);
     let a = fetched.forward(&tokens, None, &mut NoHooks)?;
     assert!(a.f_equal(&local.forward(&tokens, None, &mut NoHooks)?)?);
@@ -150,13 +150,13 @@ fn shards_are_found_through_their_index() -> Result<()> {
     )]);
     let cache = tempfile::tempdir()?;
     let dir = get(&Hub::new(server.options(cache.path())), "main")?;
-    NeoxModel::load(&dir, &LoadOptions::default())?;
+    Model::load(&dir, &LoadOptions::default())?;
 
     // a shard that went missing from the cache is fetched again
     fs::remove_file(dir.join("model-00001-of-00003.safetensors"))?;
     server.take_log();
     get(&Hub::new(server.options(cache.path())), "main")?;
-    NeoxModel::load(&dir, &LoadOptions::default())?;
+    Model::load(&dir, &LoadOptions::default())?;
     assert!(
         !server
             .take_log()

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, error::Error, path::Path};
 
-use neox_core::{LoadOptions, NeoxModel};
+use neox_core::{LoadOptions, Model};
 use neuron_ablate::{
     AblateError, Direction, Dose, EngineOptions, KlDirection, Mean, Measure, NeuronEffects, Over,
     Plan, Sample, Semantics, Sweep, TokenBand, TokenFrequencies, Variant, Variants,
@@ -14,7 +14,7 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// Tokens of the golden tables, and two bands of the bundled model's vocabulary.
 struct Setting {
-    model: NeoxModel,
+    model: Model,
     sample: Sample,
     frequencies: TokenFrequencies,
     bands: Vec<TokenBand>,
@@ -24,7 +24,7 @@ impl Setting {
     fn new() -> Outcome<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let step = root.join("examples/data/tiny-neox/step4000");
-        let model = NeoxModel::load(&step, &LoadOptions::default())?;
+        let model = Model::load(&step, &LoadOptions::default())?;
         let inputs = root.join("tests/golden/tiny-neox/ablation-inputs.json");
         let inputs: serde_json::Value = serde_json::from_slice(&std::fs::read(inputs)?)?;
         let tokens = serde_json::from_value(inputs["tokens"].clone())?;

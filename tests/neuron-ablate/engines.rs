@@ -5,7 +5,7 @@ mod random_model;
 
 use std::error::Error;
 
-use neox_core::{LoadOptions, NeoxModel};
+use neox_core::{LoadOptions, Model};
 use neuron_ablate::{
     Dose, Engine, EngineOptions, ExactSums, OutsideBand, Plan, Sample, Semantics, Sweep, TokenBand,
     TokenFrequencies, Variants,
@@ -37,7 +37,7 @@ fn exact(sums: ExactSums) -> EngineOptions {
 }
 
 struct Case {
-    model: NeoxModel,
+    model: Model,
     sample: Sample,
     frequencies: TokenFrequencies,
     band: Vec<u32>,
@@ -49,7 +49,7 @@ struct Case {
 
 impl Case {
     /// Zipf's law stands in for counts: what matters here is that the engines agree.
-    fn new(model: NeoxModel, tokens: Vec<Vec<i64>>) -> Outcome<Self> {
+    fn new(model: Model, tokens: Vec<Vec<i64>>) -> Outcome<Self> {
         let d_vocab = usize::try_from(model.config().vocab_size)?;
         Ok(Self {
             sample: Sample::new(tokens, &[0], d_vocab)?,
@@ -65,7 +65,7 @@ impl Case {
     fn tiny_neox() -> Outcome<Self> {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
         let checkpoint = format!("{root}/examples/data/tiny-neox/step4000");
-        let model = NeoxModel::load(checkpoint.as_ref(), &LoadOptions::default())?;
+        let model = Model::load(checkpoint.as_ref(), &LoadOptions::default())?;
         let inputs = format!("{root}/tests/golden/tiny-neox/ablation-inputs.json");
         let inputs: serde_json::Value = serde_json::from_slice(&std::fs::read(inputs)?)?;
         Self::new(model, serde_json::from_value(inputs["tokens"].clone())?)

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use neox_core::{LoadOptions, NeoxModel, NoHooks, Part, save_with, stored_tensor};
+use neox_core::{LoadOptions, Model, NoHooks, Part, save_with, stored_tensor};
 use neuron_ablate::{
     Keep, NamedChange, NullSpace, NullSpaceOptions, RareTokens, Sample, ScalingError, ScalingLaw,
     ScalingMeasure, ScalingPlan, TargetGroup, WeightChange, measure_scaling,
@@ -36,8 +36,8 @@ fn checkpoint() -> PathBuf {
     ))
 }
 
-fn model(dir: &Path) -> NeoxModel {
-    NeoxModel::load(dir, &LoadOptions::default()).unwrap()
+fn model(dir: &Path) -> Model {
+    Model::load(dir, &LoadOptions::default()).unwrap()
 }
 
 fn golden(name: &str) -> serde_json::Value {
@@ -216,13 +216,13 @@ fn written(from: &Path, change: &WeightChange, part: Part, factor: f64) -> tempf
 
 /// Every measure of one sequence by a plain forward through two models.
 fn explicit(
-    clean: &NeoxModel,
-    scaled: &NeoxModel,
+    clean: &Model,
+    scaled: &Model,
     tokens: &[i64],
     positions: std::ops::Range<usize>,
     rare: &[u32],
 ) -> [f64; 8] {
-    let predictions = |model: &NeoxModel| -> Vec<LnProbs> {
+    let predictions = |model: &Model| -> Vec<LnProbs> {
         let logits = model
             .forward(
                 &Tensor::from_slice(tokens).view([1, -1]),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, error::Error};
 
-use neox_core::{LoadOptions, NeoxModel};
+use neox_core::{LoadOptions, Model};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -18,7 +18,7 @@ pub(crate) fn random_model(
     spread: f64,
     dtype: Kind,
     change: impl FnOnce(&mut BTreeMap<String, Tensor>),
-) -> Result<NeoxModel, Box<dyn Error>> {
+) -> Result<Model, Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
     let (d, m, v) = (D_MODEL, D_MLP, d_vocab);
     let config = format!(
@@ -63,7 +63,7 @@ pub(crate) fn random_model(
     let tensors: Vec<(&str, &Tensor)> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
     Tensor::write_safetensors(&tensors, dir.path().join("model.safetensors"))?;
     let device = Device::Cpu;
-    Ok(NeoxModel::load(dir.path(), &LoadOptions { device, dtype })?)
+    Ok(Model::load(dir.path(), &LoadOptions { device, dtype })?)
 }
 
 /// Random tokens, none of them BOS.

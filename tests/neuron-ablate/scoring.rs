@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use neox_core::{LoadOptions, NeoxModel, NoHooks, Text};
+use neox_core::{LoadOptions, Model, NoHooks, Text};
 use neuron_ablate::{
     Intervention, InterventionError, InterventionHooks, Join, NeuronId, NeuronSite, Operation,
     ScoreError, Scorer, WordBoundary, WordRequest, WordScore, WordStart, WordVocabulary,
@@ -15,7 +15,7 @@ const LAYER: usize = 3;
 const EOS: i64 = 0;
 
 struct Tiny {
-    model: NeoxModel,
+    model: Model,
     text: Text,
     words: WordVocabulary,
 }
@@ -23,7 +23,7 @@ struct Tiny {
 impl Tiny {
     fn load() -> Self {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/data/tiny-neox");
-        let model = NeoxModel::load(&root.join("step4000"), &LoadOptions::default()).unwrap();
+        let model = Model::load(&root.join("step4000"), &LoadOptions::default()).unwrap();
         let text = Text::from_file(&root.join("tokenizer.json")).unwrap();
         let words = WordVocabulary::new(&text, EOS, model.config().vocab_size as usize).unwrap();
         Self { model, text, words }

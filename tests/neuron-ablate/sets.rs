@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use neox_core::{Hooks, LoadOptions, NeoxModel, Site};
+use neox_core::{Hooks, LoadOptions, Model, Site};
 use neuron_ablate::{
     AblateError, Dose, Engine, EngineOptions, Mean, Measure, NestedSets, Over, Plan, Sample,
     Semantics, SetEffects, Sweep, TokenBand, TokenFrequencies, Variant, Variants,
@@ -18,7 +18,7 @@ const DOSES: [Dose; 4] = [
 ];
 
 struct Setting {
-    model: NeoxModel,
+    model: Model,
     sample: Sample,
     frequencies: TokenFrequencies,
     band: TokenBand,
@@ -30,7 +30,7 @@ impl Setting {
             env!("CARGO_MANIFEST_DIR"),
             "/../../examples/data/tiny-neox/step4000"
         ));
-        let model = NeoxModel::load(&dir, &LoadOptions::default()).unwrap();
+        let model = Model::load(&dir, &LoadOptions::default()).unwrap();
         let inputs = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../../tests/golden/tiny-neox/ablation-inputs.json"

@@ -5,7 +5,7 @@ mod random_model;
 
 use std::error::Error;
 
-use neox_core::{NeoxModel, NoHooks, Text, next_token_ln_probs};
+use neox_core::{Model, NoHooks, Text, next_token_ln_probs};
 use neuron_ablate::{
     Dose, Engine, EngineOptions, ExactSums, Intervention, Keep, MeanOver, NamedChange, NeuronId,
     NeuronSite, NullSpace, NullSpaceOptions, Operation, Plan, RareTokens, Sample, ScalingLaw,
@@ -31,7 +31,7 @@ const CASES: [(i64, f64); 6] = [
 ];
 
 /// Log-probabilities in f64, `[row, d_vocab]`, of rows of the residual stream, `[row, d_model]`.
-fn in_f64(model: &NeoxModel, resid: &Tensor, w_u: &Tensor) -> Outcome<Tensor> {
+fn in_f64(model: &Model, resid: &Tensor, w_u: &Tensor) -> Outcome<Tensor> {
     let wide = |t: &Tensor| t.f_to_kind(Kind::Double);
     let ln = model.ln_final();
     let (weight, bias) = (wide(&ln.weight)?, wide(&ln.bias)?);
@@ -280,7 +280,7 @@ fn scaling_is_measured_as_in_f64() -> Outcome<()> {
 
 /// Log-probabilities with a change at factor 1.5, in f64.
 fn scaled(
-    model: &NeoxModel,
+    model: &Model,
     change: &WeightChange,
     resid: &Tensor,
     activations: &Tensor,

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use neox_core::{LoadOptions, NeoxModel, Norm};
+use neox_core::{LoadOptions, Model, Norm};
 use neuron_ablate::{
     AblateError, NullDirections, Readout, TokenBand, TokenFrequencies, UnembeddingMoments,
     WeightStatistics,
@@ -47,12 +47,12 @@ impl Case {
         }
     }
 
-    fn tiny_neox() -> (Self, NeoxModel) {
+    fn tiny_neox() -> (Self, Model) {
         let dir = PathBuf::from(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../../examples/data/tiny-neox/step4000"
         ));
-        let model = NeoxModel::load(&dir, &LoadOptions::default()).unwrap();
+        let model = Model::load(&dir, &LoadOptions::default()).unwrap();
         let counts = Tensor::read_npy(dir.with_file_name("train-unigrams.npy")).unwrap();
         let mut counts: Vec<f64> = Vec::try_from(&counts.f_to_kind(Kind::Double).unwrap()).unwrap();
         let w_u = rows_of(model.w_u());

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use job_inputs::{Loaded, corpus_sha256, mebibytes, revisions, source};
 use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter, plot::Figure};
-use neox_core::NeoxModel;
+use neox_core::Model;
 use neuron_ablate::{
     AblateError, EngineReport, ForwardCost, LayerMeans, NeuronEffects, NeuronId, PairBlock, Plan,
     Sample, Sweep, Tick, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics,
@@ -355,7 +355,7 @@ fn ablate(
 /// What the weights of the neurons say, in their order; how the null space was found goes into `record`.
 fn weights(
     config: &AblateConfig,
-    model: &NeoxModel,
+    model: &Model,
     neurons: &[NeuronId],
     frequencies: &TokenFrequencies,
     bands: &[TokenBand],
@@ -398,7 +398,7 @@ fn weights(
 /// Means over the sample that running the model on needs: of neurons of some layers, and of heads of some.
 pub(crate) fn means(
     config: &AblateConfig,
-    model: &NeoxModel,
+    model: &Model,
     sample: &Sample,
     (mut neurons, mut heads): (Vec<usize>, Vec<usize>),
     record: &mut RunRecord,

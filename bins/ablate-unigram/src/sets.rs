@@ -7,7 +7,7 @@ use job_kit::{
     Progress, RunRecord,
     plot::{Axis, Color, Figure, Mark},
 };
-use neox_core::NeoxModel;
+use neox_core::Model;
 use neuron_ablate::{
     AblateError, Dose, LayerMeans, Mean, Measure, NestedSets, Over, SetEffects, Sweep, Tick,
     Variant, output_norms,
@@ -55,7 +55,7 @@ impl Selected {
     /// Reads the list and fits the sizes to it.
     pub(crate) fn read(
         config: &SetsConfig,
-        model: &NeoxModel,
+        model: &Model,
         record: &mut RunRecord,
     ) -> anyhow::Result<Self> {
         let neurons = config
@@ -108,7 +108,7 @@ impl Selected {
         self,
         config: &SetsConfig,
         sweep: &Sweep<'_>,
-        model: &NeoxModel,
+        model: &Model,
         means: &LayerMeans,
         seed: u64,
         record: &mut RunRecord,
@@ -153,7 +153,7 @@ impl Selected {
     fn controls(
         &self,
         config: &ControlsConfig,
-        model: &NeoxModel,
+        model: &Model,
         means: &LayerMeans,
         seed: u64,
     ) -> anyhow::Result<Vec<(Role, NestedSets<NeuronId>)>> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use job_kit::{Rule, Rules};
+use model_conventions::Steps;
 use neuron_select::{Criteria, Effect, Heuristic, MatchOn, RowFilter};
 use serde::{Deserialize, Serialize};
 use surprisal_metrics::Bootstrap;
@@ -59,7 +60,7 @@ impl Rules for AnalyzeConfig {
 pub(crate) struct InputConfig {
     /// A folder that ablate-unigram wrote, or a table; with `steps`, the folder that holds a folder per step.
     pub(crate) path: PathBuf,
-    /// Training steps, each in `step<N>` (or `<N>`) below `path`; or `all` that are there.
+    /// Training steps, each in `step<N>` (or `<N>`) below `path`: `all`, `log`, steps, ranges.
     #[serde(default)]
     pub(crate) steps: Option<Steps>,
     /// Name of the table in each folder; by default `positions.parquet` or `positions.feather`.
@@ -68,19 +69,6 @@ pub(crate) struct InputConfig {
     /// Layer of the neurons, for tables that number them without one.
     #[serde(default)]
     pub(crate) layer: Option<u32>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected a list of steps, or `all`")]
-pub(crate) enum Steps {
-    List(Vec<i64>),
-    All(AllSteps),
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum AllSteps {
-    All,
 }
 
 /// Token counts, for tables whose rows are to be filed anew as rare or common.

@@ -121,11 +121,22 @@ fn named_points(step: &StepAnalysis, place: impl Fn(&Ranked) -> Option<(f64, f64
             String::new()
         }
     };
+    let others: Vec<(&Ranked, (f64, f64))> = others
+        .into_iter()
+        .filter_map(|n| Some((n, place(n)?)))
+        .collect();
+    let names = |of: &[(&Ranked, (f64, f64))]| -> Vec<String> {
+        of.iter()
+            .map(|(n, _)| n.effects.neuron.to_string())
+            .collect()
+    };
     [
-        Mark::points("other neurons", others.into_iter().filter_map(&place))
+        Mark::points("other neurons", others.iter().map(|(_, point)| *point))
+            .names(names(&others))
             .color(Color::Grey)
             .radius(2.5),
         Mark::points("selected", shown.iter().map(|(_, point)| *point))
+            .names(names(&shown))
             .labels(shown.iter().map(|(n, _)| label(n)))
             .color(Color::Vermilion)
             .radius(4.0),
@@ -395,7 +406,12 @@ fn curves(step: &StepAnalysis) -> Option<Named> {
         ranks.sort_unstable_by(f64::total_cmp);
         let name = rows_label(curve);
         figure = figure
-            .mark(Mark::points(name, points).color(color).radius(2.0))
+            .mark(
+                Mark::points(name, points)
+                    .names(curve.influence.iter().map(|(neuron, _)| neuron.to_string()))
+                    .color(color)
+                    .radius(2.0),
+            )
             .mark(
                 Mark::line("", ranks.iter().map(|&rank| (rank, fit.at(rank)))).color(Color::Black),
             )

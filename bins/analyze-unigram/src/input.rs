@@ -1,7 +1,7 @@
 //! Ablation tables: where they are, and reading them batch by batch.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     fs,
     path::{Path, PathBuf},
 };
@@ -13,7 +13,7 @@ use neuron_select::{Candidate, NeuronEffects, NeuronId, Row, RowFilter, Stratum,
 use serde_json::Value;
 
 use crate::{
-    config::{AnalyzeConfig, InputConfig, Steps},
+    config::{AnalyzeConfig, InputConfig},
     strata::Strata,
 };
 
@@ -41,33 +41,19 @@ pub(crate) fn open(
         None => vec![(None, input.path.clone())],
         Some(steps) => {
             let found = step_folders(&input.path, record)?;
-            let wanted: BTreeSet<i64> = match steps {
-                Steps::List(list) => list.iter().copied().collect(),
-                Steps::All(_) => found.keys().copied().collect(),
-            };
-            if wanted.is_empty() {
-                bail!(
-                    "no steps to read: `{}` has no folders that are named by their step, such as `step512`",
+            let wanted = steps.resolve(&found).with_context(|| {
+                format!(
+                    "failed to choose the folders of steps in `{}` (`input.steps`)",
                     input.path.display()
-                );
-            }
-            let folder = |step: i64| {
-                let folder = found.get(&step).cloned().with_context(|| {
-                    format!(
-                        "step {step} has no folder in `{}` (expected `step{step}`)",
-                        input.path.display()
-                    )
-                });
-                let there: Vec<String> = found.keys().map(i64::to_string).collect();
-                Ok((
-                    Some(step),
-                    folder.hint(format!("steps that are there: {}", there.join(", ")))?,
+                )
+            })?;
+            let folder = |step: u64| {
+                Some((
+                    Some(i64::try_from(step).ok()?),
+                    input.path.join(found.name(step)?),
                 ))
             };
-            wanted
-                .into_iter()
-                .map(folder)
-                .collect::<anyhow::Result<_>>()?
+            wanted.into_iter().filter_map(folder).collect()
         }
     };
     folders
@@ -191,7 +177,7 @@ fn table_file(input: &InputConfig, path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Folders that are named by their step; the others are counted.
-fn step_folders(root: &Path, record: &mut RunRecord) -> anyhow::Result<BTreeMap<i64, PathBuf>> {
+fn step_folders(root: &Path, record: &mut RunRecord) -> anyhow::Result<StepNames> {
     let failed = || format!("failed to read folder `{}`", root.display());
     let mut names = Vec::new();
     for entry in fs::read_dir(root).with_context(failed)? {
@@ -212,11 +198,7 @@ fn step_folders(root: &Path, record: &mut RunRecord) -> anyhow::Result<BTreeMap<
             found.others().join(", ")
         );
     }
-    found
-        .steps()
-        .zip(found.names())
-        .map(|(step, name)| Ok((i64::try_from(step)?, root.join(name))))
-        .collect()
+    Ok(found)
 }
 
 /// The step of the model that was ablated: as the run says, else from its revision or folder.

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow, bail};
 use job_inputs::{series, source, step_in_words};
 use job_kit::{RunRecord, sha256_file};
 use model_conventions::{Counted, StepNames, step_of, step_of_folder};
-use neox_core::{AuditRow, LoadOptions, NeoxModel, Source, WeightFiles, parse_device, parse_dtype};
+use neox_core::{AuditRow, LoadOptions, Model, Source, WeightFiles, parse_device, parse_dtype};
 
 use crate::config::SurprisalConfig;
 
@@ -83,7 +83,7 @@ pub(crate) struct Loaded {
     /// Its step; none for a model without steps.
     pub(crate) step: Option<u64>,
     pub(crate) folder: PathBuf,
-    pub(crate) model: NeoxModel,
+    pub(crate) model: Model,
     /// What it is, as [`Checkpoints::address`] tells.
     pub(crate) address: String,
 }
@@ -156,7 +156,7 @@ impl Checkpoints {
     fn load(&self, step: Option<u64>) -> anyhow::Result<Loaded> {
         let folder = self.folder(step)?;
         let address = self.address(step)?;
-        let model = NeoxModel::load(&folder, &self.options)
+        let model = Model::load(&folder, &self.options)
             .with_context(|| format!("failed to load the checkpoint of {}", step_in_words(step)))?;
         Ok(Loaded {
             step,

@@ -1,7 +1,7 @@
 //! The interventions of a checkpoint: names from the configuration, neurons and values from the step.
 
 use anyhow::{Context, bail};
-use neox_core::NeoxModel;
+use neox_core::Model;
 use neuron_ablate::{Intervention, LayerMeans, NeuronId, NeuronSite, Operation, output_norms};
 use neuron_select::{Candidate, ControlKind, draw_controls};
 use serde::{Deserialize, Serialize};
@@ -149,7 +149,7 @@ impl InterventionSpec {
 
 /// What the interventions of a checkpoint are made from.
 pub(crate) struct Sources<'s> {
-    pub(crate) model: &'s NeoxModel,
+    pub(crate) model: &'s Model,
     pub(crate) site: NeuronSite,
     pub(crate) neurons: &'s [NeuronId],
     /// Mean activations of the neurons' layers, where an intervention needs them.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use job_inputs::{Ends, Tokens, read_sample, step_in_words};
 use job_kit::{OutputDir, Progress, RunRecord, sha256_file};
-use neox_core::{NeoxConfig, WeightFiles};
+use neox_core::{Architecture, WeightFiles};
 use neuron_ablate::{Sample, Scorer, WordRequest, WordScore, WordVocabulary, layer_means};
 use surprisal_metrics::{MetricError, WordForm};
 
@@ -39,7 +39,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     record.seed = Some(config.seed);
     let (checkpoints, steps) = Checkpoints::find(config, &mut record)?;
     let first = checkpoints.folder(steps[0])?;
-    let model = NeoxConfig::read(&first.join("config.json"))?;
+    let model = Architecture::read(&first.join("config.json"))?;
     let d_vocab = usize::try_from(model.vocab_size)?;
 
     let Some(tokens) = Tokens::read(&config.model, &first, &model, &mut record)? else {

@@ -1,7 +1,7 @@
 //! What is scaled: rows of the unembedding under each law, neurons, and the controls of each.
 
 use anyhow::bail;
-use neox_core::NeoxModel;
+use neox_core::Model;
 use neuron_ablate::{
     MeanOver, NamedChange, NeuronId, NullSpace, RareTokens, Sample, ScalingLaw, WeightChange,
     mean_activations, output_norms,
@@ -72,7 +72,7 @@ pub(crate) struct Arms {
 
 /// What all arms are made from.
 pub(crate) struct Setting<'a> {
-    pub(crate) model: &'a NeoxModel,
+    pub(crate) model: &'a Model,
     pub(crate) sample: &'a Sample,
     pub(crate) space: &'a NullSpace,
     pub(crate) draws: usize,

@@ -8,8 +8,8 @@ use job_kit::{Progress, RunRecord, sha256_file};
 use longtail_corpus::{Band, BandReading, Frequencies, TokenCounts, pack_sequences};
 use model_conventions::{step_of, step_of_folder};
 use neox_core::{
-    Hub, HubOptions, LoadOptions, NeoxConfig, NeoxModel, Source, Transfer, WeightFiles,
-    parse_device, parse_dtype,
+    Architecture, Hub, HubOptions, LoadOptions, Model, Source, Transfer, WeightFiles, parse_device,
+    parse_dtype,
 };
 use neuron_ablate::Sample;
 use serde::Deserialize;
@@ -41,7 +41,7 @@ pub struct Loaded {
     /// The folder of the checkpoint.
     pub checkpoint: PathBuf,
     /// The model.
-    pub model: NeoxModel,
+    pub model: Model,
     /// The token sequences.
     pub sample: Sample,
     tokens: Option<Tokens>,
@@ -83,7 +83,7 @@ impl Loaded {
         // Hashing takes as long as loading, and leaves most of the machine to it.
         let (loaded, hashes) = std::thread::scope(|scope| {
             let hashing = scope.spawn(|| files.iter().map(sha256_file).collect::<Vec<_>>());
-            (NeoxModel::load(&checkpoint, &options), hashing.join())
+            (Model::load(&checkpoint, &options), hashing.join())
         });
         let loaded = loaded?;
         let hashes = hashes.map_err(|_| anyhow!("failed to hash the files of the checkpoint"))?;
@@ -258,7 +258,7 @@ pub fn read_sample(
     corpus: &CorpusConfig,
     tokens: Option<&Tokens>,
     Ends { bos, eos }: Ends,
-    model: &NeoxConfig,
+    model: &Architecture,
     record: &mut RunRecord,
 ) -> anyhow::Result<(Sample, String)> {
     let (sequences, documents, hash) = match (&corpus.tokens, &corpus.path) {

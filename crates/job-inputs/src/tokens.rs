@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use job_kit::RunRecord;
 use model_conventions::{Fit, TextEnds, fit};
-use neox_core::{NeoxConfig, Text};
+use neox_core::{Architecture, Text};
 use serde::{Deserialize, Serialize};
 
 use crate::ModelConfig;
@@ -40,7 +40,7 @@ impl Tokens {
     pub fn read(
         config: &ModelConfig,
         checkpoint: &Path,
-        model: &NeoxConfig,
+        model: &Architecture,
         record: &mut RunRecord,
     ) -> anyhow::Result<Option<Self>> {
         let Some(path) = config.tokenizer_file(checkpoint) else {
@@ -86,7 +86,7 @@ impl Ends {
     /// If nothing says one of them, or a token is named that is none.
     pub fn find(
         config: &ModelConfig,
-        model: &NeoxConfig,
+        model: &Architecture,
         tokens: Option<&Tokens>,
         record: &mut RunRecord,
     ) -> anyhow::Result<Self> {

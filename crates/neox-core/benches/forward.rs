@@ -11,7 +11,7 @@
 use std::path::Path;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use neox_core::{Hooks, LoadOptions, NeoxModel, NoHooks, Site};
+use neox_core::{Hooks, LoadOptions, Model, NoHooks, Site};
 use tch::{Device, Kind, TchError, Tensor};
 
 const CONFIG: &str = r#"{
@@ -73,7 +73,7 @@ fn forward(criterion: &mut Criterion) {
     tch::manual_seed(0);
     let dir = tempfile::tempdir().expect("a temporary folder");
     write_random_model(dir.path()).expect("weights can be written");
-    let model = NeoxModel::load(dir.path(), &LoadOptions::default()).expect("it loads");
+    let model = Model::load(dir.path(), &LoadOptions::default()).expect("it loads");
     let tokens = Tensor::randint(50_000, [4, 256], (Kind::Int64, Device::Cpu));
 
     let mut group = criterion.benchmark_group("pythia-70m shape, 4 x 256 tokens");

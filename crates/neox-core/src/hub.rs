@@ -57,13 +57,13 @@ pub struct RepoFile {
 ///
 /// # Examples
 /// ```no_run
-/// use neox_core::{Hub, HubOptions, LoadOptions, NeoxModel};
+/// use neox_core::{Hub, HubOptions, LoadOptions, Model};
 ///
 /// let hub = Hub::new(HubOptions::from_env(None)?);
 /// let dir = hub.checkpoint("EleutherAI/pythia-70m", "step3000", &mut |transfer| {
 ///     eprintln!("{} {}/{}", transfer.file, transfer.done, transfer.total);
 /// })?;
-/// let model = NeoxModel::load(&dir, &LoadOptions::default())?;
+/// let model = Model::load(&dir, &LoadOptions::default())?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]

@@ -61,8 +61,7 @@ pub mod fuzzing;
 pub use audit::{AuditDepth, AuditRow, Finding, audit};
 pub use branches::Branch;
 pub use config::{
-    Activation, Architecture, Architecture as NeoxConfig, NormKind, Positions, Residual,
-    RopeScaling, ScoreScale,
+    Activation, Architecture, NormKind, Positions, Residual, RopeScaling, ScoreScale,
 };
 pub use device::{load_cuda, parse_device, parse_dtype};
 pub use error::{
@@ -71,7 +70,7 @@ pub use error::{
 pub use family::Part;
 pub use hooks::{Hooks, NoHooks, Site};
 pub use hub::{Hub, HubError, HubOptions, OnTransfer, RepoFile, Token, Transfer};
-pub use model::{LoadOptions, Model, Model as NeoxModel, next_token_ln_probs};
+pub use model::{LoadOptions, Model, next_token_ln_probs};
 pub use model_conventions::{SameStep, StepNames, step_of, step_of_folder};
 pub use norm::Norm;
 pub use save::{SAVED_FILES, SaveError, save_with, stored_tensor};

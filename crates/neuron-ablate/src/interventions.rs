@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use neox_core::{Activation, Hooks, NeoxModel, Site};
+use neox_core::{Activation, Hooks, Model, Site};
 use neuron_id::NeuronId;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
@@ -185,7 +185,7 @@ impl Intervention {
     }
 
     /// Checks that the model has the neurons and their site.
-    pub(crate) fn check(&self, model: &NeoxModel) -> Result<(), InterventionError> {
+    pub(crate) fn check(&self, model: &Model) -> Result<(), InterventionError> {
         let (layers, d_mlp) = (
             model.config().num_hidden_layers,
             model.config().intermediate_size as usize,

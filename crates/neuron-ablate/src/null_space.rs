@@ -4,7 +4,7 @@
 
 use std::f64::consts::TAU;
 
-use neox_core::NeoxModel;
+use neox_core::Model;
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -97,7 +97,7 @@ impl NullSpace {
     /// - [`ScalingError::Folded`] if `gamma` has an entry too small to fold
     /// - [`ScalingError::Torch`] if libtorch fails
     pub fn find(
-        model: &NeoxModel,
+        model: &Model,
         frequencies: &[f64],
         n_tokens: usize,
         options: NullSpaceOptions,
@@ -187,7 +187,7 @@ impl NullSpace {
     ///
     /// # Errors
     /// - [`ScalingError::Torch`] if libtorch fails
-    pub fn neuron_shares(&self, model: &NeoxModel) -> Result<Vec<f64>, ScalingError> {
+    pub fn neuron_shares(&self, model: &Model) -> Result<Vec<f64>, ScalingError> {
         let weights = self.output_weights(model)?;
         let all = squared_norms(&weights)?;
         let part = squared_norms(&self.space.part(&weights)?)?;
@@ -313,7 +313,7 @@ impl NullSpace {
     /// - [`ScalingError::Torch`] if libtorch fails
     pub fn neuron_change(
         &self,
-        model: &NeoxModel,
+        model: &Model,
         neurons: &[usize],
         instead: Option<&Subspace>,
     ) -> Result<WeightChange, ScalingError> {
@@ -339,7 +339,7 @@ impl NullSpace {
     }
 
     /// The directions that neurons of the last MLP layer write along, as the space sees them, `[d_mlp, d_model]`, f64.
-    fn output_weights(&self, model: &NeoxModel) -> Result<Tensor, ScalingError> {
+    fn output_weights(&self, model: &Model) -> Result<Tensor, ScalingError> {
         let weights = MlpWrite::of_last_layer(model)?.directions().shallow_clone();
         match self.options.folded {
             true => Ok(self.readout.seen(&weights)?),

@@ -18,7 +18,7 @@ mod batch;
 
 use std::collections::BTreeMap;
 
-use neox_core::{ForwardError, Hooks, NeoxModel, Site};
+use neox_core::{ForwardError, Hooks, Model, Site};
 use surprisal_metrics::{Boundary, MetricError, WordForm, word_surprisal_nats};
 use tch::{Kind, TchError, Tensor};
 
@@ -116,7 +116,7 @@ impl WordScore {
 /// Scores words on one model.
 #[derive(Debug)]
 pub struct Scorer<'m> {
-    model: &'m NeoxModel,
+    model: &'m Model,
     /// Columns of ones, of tokens that begin a word and of those that do not: `[d_vocab, 3]`, f64.
     classes: Tensor,
     /// `W_U` in f32, `[d_vocab, d_model]`; the model's own memory where that is f32.
@@ -166,7 +166,7 @@ impl<'m> Scorer<'m> {
     /// - [`ScoreError::Eos`] if what ends a text there is no token of the model
     /// - [`ScoreError::Torch`] if libtorch fails
     pub fn new(
-        model: &'m NeoxModel,
+        model: &'m Model,
         words: &WordVocabulary,
         batch_tokens: usize,
     ) -> Result<Self, ScoreError> {

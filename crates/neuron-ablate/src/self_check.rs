@@ -1,6 +1,6 @@
 //! The closed form against the model itself: a forward in which the neuron really is replaced.
 
-use neox_core::{Hooks, NeoxModel, Site};
+use neox_core::{Hooks, Model, Site};
 use tch::{Kind, TchError, Tensor};
 
 use crate::{
@@ -74,7 +74,7 @@ impl Hooks for Replace {
 /// # Errors
 /// - as [`Sweep::new`] and [`Sweep::run`]
 pub fn self_check(
-    model: &NeoxModel,
+    model: &Model,
     sample: &Sample,
     frequencies: &TokenFrequencies,
     plan: Plan,
@@ -96,7 +96,7 @@ pub fn self_check(
 /// # Errors
 /// - as [`Sweep::new`] and [`Sweep::run_neurons`]
 pub fn self_check_neurons(
-    model: &NeoxModel,
+    model: &Model,
     sample: &Sample,
     frequencies: &TokenFrequencies,
     plan: Plan,

@@ -1,6 +1,6 @@
 //! What one forward leaves: the residual stream after the last block, the activations of MLPs, means over a sample.
 
-use neox_core::{Hooks, NeoxModel, Residual, Site};
+use neox_core::{Hooks, Model, Residual, Site};
 use tch::{Kind, TchError, Tensor};
 
 use crate::{AblateError, LayerMeans, MeanOver, Sample};
@@ -50,7 +50,7 @@ impl Hooks for Capture {
 
 /// One forward of texts of one length, `[batch]` of them, that keeps what passes at some sites.
 pub(crate) fn captured(
-    model: &NeoxModel,
+    model: &Model,
     batch: &[&[i64]],
     sites: &[Site],
 ) -> Result<Captured, AblateError> {
@@ -70,7 +70,7 @@ pub(crate) fn captured(
 /// # Errors
 /// - [`AblateError::Torch`] if libtorch fails, for instance out of memory
 pub fn last_layer_states(
-    model: &NeoxModel,
+    model: &Model,
     batch: &[&[i64]],
 ) -> Result<Vec<LastLayerStates>, AblateError> {
     let site = Site::MlpPost(last_layer(model));
@@ -92,7 +92,7 @@ fn in_f32(tensor: &Tensor) -> Result<Tensor, TchError> {
 }
 
 /// Index of the last layer.
-pub(crate) fn last_layer(model: &NeoxModel) -> usize {
+pub(crate) fn last_layer(model: &Model) -> usize {
     model.config().num_hidden_layers - 1
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn last_layer(model: &NeoxModel) -> usize {
 ///
 /// # Errors
 /// - [`AblateError::Architecture`] for a norm behind the MLP
-pub(crate) fn writes_directly(model: &NeoxModel) -> Result<(), AblateError> {
+pub(crate) fn writes_directly(model: &Model) -> Result<(), AblateError> {
     if model.config().residual != Residual::NormAfter {
         return Ok(());
     }
@@ -118,7 +118,7 @@ pub(crate) fn writes_directly(model: &NeoxModel) -> Result<(), AblateError> {
 /// - [`AblateError::Torch`] if libtorch fails
 /// - [`AblateError::Empty`] if no position counts
 pub fn mean_activations(
-    model: &NeoxModel,
+    model: &Model,
     sample: &Sample,
     over: MeanOver,
     batch: usize,
@@ -136,7 +136,7 @@ pub fn mean_activations(
 /// - [`AblateError::NoSuchComponent`] for a layer that the model does not have
 /// - as [`mean_activations`]
 pub fn layer_means(
-    model: &NeoxModel,
+    model: &Model,
     sample: &Sample,
     (neurons_of, heads_of): (&[usize], &[usize]),
     over: MeanOver,
@@ -170,7 +170,7 @@ pub fn layer_means(
 
 /// Mean of the values at each site over the positions of the sample, `[site][width]`.
 fn means_at(
-    model: &NeoxModel,
+    model: &Model,
     sample: &Sample,
     sites: &[Site],
     over: MeanOver,

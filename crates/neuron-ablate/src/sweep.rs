@@ -5,7 +5,7 @@ mod forwards;
 
 use std::{cell::RefCell, collections::HashMap, ops::Range, time::Instant};
 
-use neox_core::NeoxModel;
+use neox_core::Model;
 use rayon::prelude::*;
 use tch::{Device, Tensor};
 
@@ -168,7 +168,7 @@ pub enum Tick {
 /// A sweep made ready: the model's last layer in closed form, the directions and the bands.
 #[derive(Debug)]
 pub struct Sweep<'a> {
-    pub(crate) model: &'a NeoxModel,
+    pub(crate) model: &'a Model,
     pub(crate) sample: &'a Sample,
     pub(crate) plan: Plan,
     pub(crate) unembedding: Unembedding,
@@ -220,7 +220,7 @@ impl<'a> Sweep<'a> {
     /// - [`AblateError::FlatDirection`] if a direction does not exist
     /// - [`AblateError::DirectEffect`] if the variant that the semantics report as the direct effect is not measured
     pub fn new(
-        model: &'a NeoxModel,
+        model: &'a Model,
         sample: &'a Sample,
         frequencies: &TokenFrequencies,
         bands: Vec<TokenBand>,

@@ -9,7 +9,7 @@
 //! output weights    l' = (g + (s - 1) u) / s' + b   u = W_U (gamma * Delta_c), Delta = sum_n a_n D_n
 //! ```
 
-use neox_core::NeoxModel;
+use neox_core::Model;
 use rayon::prelude::*;
 use surprisal_metrics::Group;
 use tch::{Device, Kind, TchError, Tensor};
@@ -234,7 +234,7 @@ impl Sums {
 /// - [`ScalingError::NotFinite`] if a factor is so large that logits overflow
 /// - [`ScalingError::Torch`] if libtorch fails
 pub fn measure_scaling(
-    model: &NeoxModel,
+    model: &Model,
     sample: &Sample,
     changes: &[NamedChange],
     plan: &ScalingPlan,

@@ -4,7 +4,7 @@
 //! Every statistic is a quadratic form of the output weights, so that `W_U` is read in tiles of rows, once for its mean and once for a
 //! few matrices `[d_model, d_model]`; nothing of the size neurons x vocabulary is ever made.
 
-use neox_core::NeoxModel;
+use neox_core::Model;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, TchError, Tensor};
@@ -154,7 +154,7 @@ impl UnembeddingMoments {
     /// # Errors
     /// - as [`UnembeddingMoments::new`]
     pub fn of_model(
-        model: &NeoxModel,
+        model: &Model,
         frequencies: &TokenFrequencies,
         bands: &[TokenBand],
         null: NullDirections,
@@ -300,10 +300,10 @@ impl UnembeddingMoments {
     /// # Examples
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use neox_core::{LoadOptions, NeoxModel};
+    /// use neox_core::{LoadOptions, Model};
     /// use neuron_ablate::{NullDirections, TokenFrequencies, UnembeddingMoments};
     ///
-    /// let model = NeoxModel::load("pythia-70m".as_ref(), &LoadOptions::default())?;
+    /// let model = Model::load("pythia-70m".as_ref(), &LoadOptions::default())?;
     /// let d_vocab = model.config().vocab_size as usize;
     /// let weights: Vec<f64> = (1..=d_vocab).map(|rank| 1.0 / rank as f64).collect();
     /// let sum: f64 = weights.iter().sum();
@@ -317,7 +317,7 @@ impl UnembeddingMoments {
     /// ```
     pub fn neurons(
         &self,
-        model: &NeoxModel,
+        model: &Model,
         neurons: &[usize],
     ) -> Result<Vec<WeightStatistics>, AblateError> {
         let write = MlpWrite::of_last_layer(model)?;
