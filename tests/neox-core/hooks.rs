@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use neox_core::{Branch, ForwardError, Hooks, LoadOptions, Model, NoHooks, Site};
+use neox_core::{Branch, ForwardError, Hooks, LoadOptions, Model, NoHooks, Recorder, Site};
 use tch::{Kind, TchError, Tensor};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -55,6 +55,31 @@ fn sites(layer: usize) -> [Site; 9] {
 
 fn tokens() -> Tensor {
     Tensor::from_slice(&[3i64, 14, 15, 92, 65, 35, 89, 79, 32, 38]).view([2, 5])
+}
+
+/// A hook that says its sites is told of one that the model does not have; it would never be called.
+#[test]
+fn sites_that_are_not_there_are_errors() -> Result<()> {
+    let model = variant("parallel")?;
+    let layers = model.config().num_hidden_layers;
+    let pass = |site| {
+        let mut recorder = Recorder::new([Site::ResidPre(0), site]);
+        let passed = model.forward(&tokens(), None, &mut recorder).map(drop);
+        (passed, recorder.take(site).is_some())
+    };
+    for site in sites(layers - 1) {
+        let (passed, seen) = pass(site);
+        assert!(passed.is_ok() && seen, "{site}");
+    }
+    for site in [Site::MlpPost(layers), Site::ResidPre(99), Site::MlpUp(0)] {
+        let (passed, seen) = pass(site);
+        assert!(
+            matches!(passed, Err(ForwardError::NoSite { site: named, .. }) if named == site)
+                && !seen,
+            "{site}"
+        );
+    }
+    Ok(())
 }
 
 /// Every site has its documented shape and is visited once, and what a hook keeps is never

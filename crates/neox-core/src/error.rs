@@ -327,6 +327,17 @@ pub enum ForwardError {
         /// The first value that is neither.
         found: f64,
     },
+    /// A hook on a site that the model does not have.
+    #[error("the model has no {site}: its blocks are 0 to {}{}", layers.saturating_sub(1), match site {
+        crate::Site::MlpUp(_) => ", and only gated MLPs have what the activation is multiplied by",
+        _ => "",
+    })]
+    NoSite {
+        /// The site.
+        site: crate::Site,
+        /// How many blocks it has.
+        layers: usize,
+    },
     /// A branch that cannot be where it is said to be.
     #[error(
         "row {row} of {len} tokens has a branch at {} that shares {} tokens: branches come one behind the other after the whole first text, and share tokens of it",

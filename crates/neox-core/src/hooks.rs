@@ -1,10 +1,10 @@
 //! Named places in the forward pass where a value can be observed or replaced.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use tch::{TchError, Tensor};
 
-use crate::error::ForwardError;
+use crate::{config::Architecture, error::ForwardError};
 
 /// A hook site. Block sites carry the index of the block, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,6 +54,31 @@ impl fmt::Display for Site {
     }
 }
 
+impl Site {
+    /// The block that it is in; none for the sites behind the last block.
+    pub fn layer(self) -> Option<usize> {
+        match self {
+            Self::ResidPre(layer)
+            | Self::ResidMid(layer)
+            | Self::ResidPost(layer)
+            | Self::Pattern(layer)
+            | Self::HeadOut(layer)
+            | Self::MlpPre(layer)
+            | Self::MlpUp(layer)
+            | Self::MlpPost(layer) => Some(layer),
+            Self::LnFinalScale | Self::Logits => None,
+        }
+    }
+
+    /// Whether a model has it.
+    pub(crate) fn is_in(self, model: &Architecture) -> bool {
+        let there = self
+            .layer()
+            .is_none_or(|layer| layer < model.num_hidden_layers);
+        there && (model.gated_mlp || !matches!(self, Self::MlpUp(_)))
+    }
+}
+
 /// Sees the forward pass at the sites it asks for.
 ///
 /// A site that is not wanted costs one call of [`Hooks::wants`]; nothing is computed for it.
@@ -89,6 +114,65 @@ pub trait Hooks {
     /// # Errors
     /// - whatever libtorch reports; the forward pass stops with it
     fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError>;
+
+    /// The sites, where they are known before: a pass through a model that lacks one of them is an error then, not a hook that is never called.
+    fn sites(&self) -> Option<&[Site]> {
+        None
+    }
+}
+
+/// Keeps the values at some sites.
+///
+/// # Examples
+/// ```
+/// use neox_core::{LoadOptions, Model, Recorder, Site};
+/// use tch::Tensor;
+///
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox/step4000");
+/// let model = Model::load(folder.as_ref(), &LoadOptions::default())?;
+/// let mut recorder = Recorder::new([Site::MlpPost(3)]);
+/// model.forward(&Tensor::from_slice(&[5i64, 9, 2]).view([1, 3]), None, &mut recorder)?;
+/// let activations = recorder.take(Site::MlpPost(3)).expect("it was asked for");
+/// assert_eq!(activations.size(), [1, 3, 256]);
+///
+/// let error = model.forward(&Tensor::from_slice(&[5i64]).view([1, 1]), None, &mut Recorder::new([Site::MlpPost(4)]));
+/// assert_eq!(error.unwrap_err().to_string(), "the model has no blocks.4.mlp.post: its blocks are 0 to 3");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Recorder {
+    sites: Vec<Site>,
+    seen: HashMap<Site, Tensor>,
+}
+
+impl Recorder {
+    /// Keeps nothing yet.
+    pub fn new(sites: impl IntoIterator<Item = Site>) -> Self {
+        Self {
+            sites: sites.into_iter().collect(),
+            seen: HashMap::new(),
+        }
+    }
+
+    /// Takes the value that the last pass had at `site`; none if there was no pass since it was taken, or it was not asked for.
+    pub fn take(&mut self, site: Site) -> Option<Tensor> {
+        self.seen.remove(&site)
+    }
+}
+
+impl Hooks for Recorder {
+    fn wants(&self, site: Site) -> bool {
+        self.sites.contains(&site)
+    }
+
+    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError> {
+        self.seen.insert(site, value.shallow_clone());
+        Ok(value)
+    }
+
+    fn sites(&self) -> Option<&[Site]> {
+        Some(&self.sites)
+    }
 }
 
 /// No hook at all.

@@ -68,7 +68,7 @@ pub use error::{
     ConfigError, DeviceError, ForwardError, LoadError, PickleError, TensorMismatch, TextError,
 };
 pub use family::Part;
-pub use hooks::{Hooks, NoHooks, Site};
+pub use hooks::{Hooks, NoHooks, Recorder, Site};
 pub use hub::{Hub, HubError, HubOptions, OnTransfer, RepoFile, Token, Transfer};
 pub use model::{LoadOptions, Model, next_token_ln_probs};
 pub use model_conventions::{SameStep, StepNames, step_of, step_of_folder};

@@ -392,6 +392,11 @@ impl Model {
         rows: Option<&Tensor>,
         hooks: &mut dyn Hooks,
     ) -> Result<Tensor, ForwardError> {
+        let mut sites = hooks.sites().into_iter().flatten();
+        if let Some(&site) = sites.find(|site| !site.is_in(self.config())) {
+            let layers = self.blocks.len();
+            return Err(ForwardError::NoSite { site, layers });
+        }
         let last = self.blocks.len().checked_sub(1);
         let through = |hooks: &mut dyn Hooks| {
             let mut blocks = self.blocks.iter().enumerate().skip(first);
