@@ -5,6 +5,7 @@
     reason = "test helpers fail the test"
 )]
 
+mod columns;
 mod examples;
 #[path = "../neox-core/local_hub/mod.rs"]
 mod local_hub;
@@ -1754,6 +1755,30 @@ fn a_band_of_a_few_tokens_is_warned_of() {
     );
     let run = fs::read_to_string(out.path().join("run.json")).unwrap();
     assert!(run.contains("the band holds 3 tokens, too few"));
+}
+
+/// docs/tables.md has every column, of neurons, heads, sets and positions.
+#[test]
+fn every_column_is_documented() {
+    let out = TempDir::new().unwrap();
+    let args = [
+        "ablation=quick",
+        "corpus.rows=0..6",
+        "corpus.context_length=64",
+        "ablation.ranks=true",
+        "ablation.heads=['3.0']",
+        "bands={rare: {lower: elbow, upper: 40}}",
+        "sets=doubling",
+        "sets.neurons.list=['3.193', '3.105']",
+    ];
+    ablate(out.path(), &args).assert().success();
+    for table in ["neurons", "heads", "sets", "positions"] {
+        assert!(
+            out.path().join(format!("{table}.parquet")).is_file(),
+            "{table}"
+        );
+    }
+    columns::are_documented("ablate-unigram", out.path());
 }
 
 /// Two checkpoints in two shards, and the run itself, to the last bit.

@@ -1,5 +1,6 @@
 //! The program from outside: its files, its errors.
 
+mod columns;
 mod examples;
 
 use std::{
@@ -245,6 +246,7 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
     let run = check_success(&[&sweep[..], &["input.steps=[4000, 1000]"]].concat())?;
     assert!(run.stdout.contains("helps to predict"), "{}", run.stdout);
     let file = |name: &str| dir.path().join("out").join(name);
+    columns::are_documented("analyze-unigram", &dir.path().join("out"));
 
     let selection = TableReader::open(file("selection.parquet"))?.read(&[
         "step",

@@ -1,6 +1,7 @@
 //! `compute-surprisal` as a user runs it, on the bundled model.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod columns;
 mod examples;
 
 use std::collections::BTreeMap;
@@ -168,6 +169,7 @@ fn a_run_writes_every_table_and_counts_what_it_leaves_out() {
         "{stdout}"
     );
     let rows = rows(&run.out("surprisal.parquet"));
+    columns::are_documented("compute-surprisal", &run.path("out"));
     // 7 steps, 6 pairs, base + zero + mean + scaled + 5 draws
     assert_eq!(rows.len(), 7 * 6 * 9);
     let record = run.record();

@@ -1,6 +1,7 @@
 //! `prepare-context` from the command line, on the bundled texts and on wrong input.
 #![expect(clippy::unwrap_used, reason = "test helpers fail the test")]
 
+mod columns;
 mod examples;
 
 use std::{
@@ -215,6 +216,7 @@ fn frequencies_of_words_are_carried_through() {
         let known = zipf.is_valid(row).then(|| zipf.value(row));
         assert_eq!(known, (of.value(row) == "whale").then_some(4.25));
     }
+    columns::are_documented("prepare-context", &out);
     let by_word = read_json(out.join("contexts.json"));
     assert_eq!(by_word["whale"][0]["zipf"], 4.25);
     assert!(by_word["whale"][0]["document"].is_u64());

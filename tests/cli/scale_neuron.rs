@@ -1,6 +1,7 @@
 //! The binary `scale-neuron`, from YAML to files.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod columns;
 mod examples;
 
 use std::{
@@ -64,6 +65,7 @@ fn writes_everything_it_says() {
         stdout.contains("matched-neurons") && stdout.contains("rows (log)"),
         "{stdout}"
     );
+    columns::are_documented("scale-neuron", out.path());
     for file in [
         "neurons.parquet",
         "effects.parquet",

@@ -1,6 +1,7 @@
 //! `select-longtail` from the command line, on the bundled tokenizers, counts and texts, and on wrong input.
 #![expect(clippy::unwrap_used, reason = "test helpers fail the test")]
 
+mod columns;
 mod examples;
 
 use std::{
@@ -213,6 +214,7 @@ fn a_corpus_is_counted_and_its_counts_serve_again() {
             .keys()
             .any(|path| path.ends_with("counts.parquet"))
     );
+    columns::are_documented("select-longtail", &first);
     let provenance = metadata(first.join("counts.parquet"));
     assert_eq!(
         provenance["corpus_sha256"],

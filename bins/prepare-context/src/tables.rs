@@ -69,19 +69,19 @@ pub(crate) fn context_table(found: &FoundContexts) -> Result<RecordBatch, ArrowE
         ("word_start", offset(|context| context.word.start)),
         ("word_end", offset(|context| context.word.end)),
         (
-            "count",
+            "count_after_context",
             Arc::new(UInt64Array::from_iter_values(
                 rows.iter().map(|(_, _, context)| context.count),
             )),
         ),
         (
-            "frequency",
+            "share_after_context",
             Arc::new(Float64Array::from_iter_values(
                 rows.iter().map(|(_, _, context)| context.frequency),
             )),
         ),
         (
-            "log_freq_per_million",
+            "log_share_after_context_per_million",
             Arc::new(Float64Array::from_iter_values(
                 rows.iter()
                     .map(|(_, _, context)| context.log_freq_per_million()),
