@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use anyhow::Context;
 
@@ -14,6 +15,21 @@ pub(crate) struct Step {
     pub(crate) title: &'static str,
     pub(crate) bin: &'static str,
     pub(crate) args: &'static [&'static str],
+}
+
+impl Step {
+    /// When it finished, if it has.
+    fn finished(&self) -> Option<SystemTime> {
+        let folder = self
+            .args
+            .iter()
+            .find_map(|arg| arg.strip_prefix("output.dir="))?;
+        modified(&root().join(folder).join("run.json"))
+    }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|file| file.modified()).ok()
 }
 
 /// Where the steps write.
@@ -102,15 +118,24 @@ pub(crate) fn demo() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds the binaries, and runs some of them one after the other.
+/// Builds the binaries, and runs some of them one after the other; a step that has finished is not run again.
 pub(crate) fn run_steps(steps: &[Step]) -> anyhow::Result<()> {
     // Examples too: with them cargo chooses the features that it chooses for tests, and nothing is compiled twice.
     let bins = executables(&["--workspace", "--bins", "--examples"])?;
+    // What every step rests on, beside its program: this one, which has its arguments, and the step before.
+    let mut newest = std::env::current_exe().ok().as_deref().and_then(modified);
     for (index, step) in steps.iter().enumerate() {
         println!("\n== {} of {}: {} ==", index + 1, steps.len(), step.title);
         let bin = bins
             .get(step.bin)
             .with_context(|| format!("the workspace has no binary `{}`", step.bin))?;
+        newest = newest.max(modified(bin));
+        if let Some(finished) = step.finished().filter(|&time| Some(time) > newest) {
+            println!("finished before, and nothing that it rests on is newer");
+            newest = Some(finished);
+            continue;
+        }
+        newest = Some(SystemTime::now());
         workspace::run(Command::new(bin).args(step.args).current_dir(root()))?;
     }
     Ok(())
