@@ -391,15 +391,20 @@ fn check_scaling(
                 "{}: the factor moves nothing: {expected:?}",
                 change.name
             );
+            let loss = ScalingMeasure::Loss;
+            for (c, f) in [(changes.len(), 0), (0, plan.factors.len())] {
+                let error = effects.scaled(c, f, TargetGroup::All, loss).map(drop);
+                assert!(matches!(error, Err(ScalingError::NotInPlan { .. })));
+            }
             for (measure, expected) in ScalingMeasure::ALL.into_iter().zip(expected) {
-                let found = effects.scaled(c, 1, TargetGroup::All, measure)[0].sum;
+                let found = effects.scaled(c, 1, TargetGroup::All, measure).unwrap()[0].sum;
                 assert!(
                     (found - expected).abs() < 2e-4,
                     "{} {}: {found}, expected {expected}",
                     change.name,
                     measure.name()
                 );
-                let unchanged = effects.difference(c, 0, TargetGroup::All, measure)[0].sum;
+                let unchanged = effects.difference(c, 0, TargetGroup::All, measure).unwrap()[0].sum;
                 assert!(
                     unchanged.abs() < 1e-9,
                     "{}: a factor of 1 changes {} by {unchanged:e}",

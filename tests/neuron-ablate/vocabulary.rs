@@ -266,7 +266,7 @@ fn scaling_is_measured_as_in_f64() -> Outcome<()> {
                 ] {
                     let found = match of_model {
                         "clean" => effects.clean(TargetGroup::All, measure)[0],
-                        _ => effects.scaled(c, 0, TargetGroup::All, measure)[0],
+                        _ => effects.scaled(c, 0, TargetGroup::All, measure)?[0],
                     };
                     let what = format!("{d_vocab} tokens, spread {spread}, {of_model} {name}");
                     // Sums over three rows.

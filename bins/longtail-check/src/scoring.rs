@@ -249,7 +249,8 @@ fn scaling(
                     for measure in ScalingMeasure::ALL {
                         // Hits jump where two logits are nearly equal.
                         if !matches!(measure, ScalingMeasure::Top1 | ScalingMeasure::Top5) {
-                            let groups = effects.scaled(change, factor, TargetGroup::All, measure);
+                            let groups =
+                                effects.scaled(change, factor, TargetGroup::All, measure)?;
                             means.extend(groups.iter().map(|group| group.sum / group.count));
                         }
                     }

@@ -77,7 +77,7 @@ impl Results {
                         continue;
                     }
                     for measure in ScalingMeasure::ALL {
-                        let own = measured.difference(a, f, group, measure);
+                        let own = measured.difference(a, f, group, measure)?;
                         let clean = measured
                             .clean(group, measure)
                             .iter()
@@ -114,7 +114,7 @@ impl Results {
                             let others: Vec<Vec<Group>> = held
                                 .iter()
                                 .map(|&c| measured.difference(c, f, group, measure))
-                                .collect();
+                                .collect::<Result<_, _>>()?;
                             let mean = |i: usize| {
                                 others.iter().map(|other| other[i].sum).sum::<f64>()
                                     / others.len() as f64

@@ -17,6 +17,20 @@ pub enum ScalingError {
         /// Rows of `W_U`.
         d_vocab: usize,
     },
+    /// A change or factor that the plan did not have.
+    #[error(
+        "there is no change {change} at factor {factor}: the plan has {changes} changes and {factors} factors, counted from 0"
+    )]
+    NotInPlan {
+        /// Place of the change.
+        change: usize,
+        /// Place of the factor.
+        factor: usize,
+        /// How many changes there are.
+        changes: usize,
+        /// How many factors there are.
+        factors: usize,
+    },
     /// A setting out of its range.
     #[error("`{name}` is {value}, expected {expected}")]
     Setting {

@@ -168,37 +168,51 @@ impl ScalingEffects {
     }
 
     /// A measure under a change and a factor, by their places in the plan, by sequence.
+    ///
+    /// # Errors
+    /// - [`ScalingError::NotInPlan`] for a place that the plan does not have
     pub fn scaled(
         &self,
         change: usize,
         factor: usize,
         group: TargetGroup,
         measure: ScalingMeasure,
-    ) -> Vec<Group> {
-        self.scaled[change][factor]
-            .iter()
+    ) -> Result<Vec<Group>, ScalingError> {
+        let of_change = self.scaled.get(change);
+        let Some(sums) = of_change.and_then(|factors| factors.get(factor)) else {
+            return Err(ScalingError::NotInPlan {
+                change,
+                factor,
+                changes: self.scaled.len(),
+                factors: self.scaled.first().map_or(0, Vec::len),
+            });
+        };
+        let sums = sums.iter();
+        Ok(sums
             .map(|sums| sums.0[group as usize].of(measure))
-            .collect()
+            .collect())
     }
 
     /// `scaled - clean`, by sequence.
+    ///
+    /// # Errors
+    /// - as [`ScalingEffects::scaled`]
     pub fn difference(
         &self,
         change: usize,
         factor: usize,
         group: TargetGroup,
         measure: ScalingMeasure,
-    ) -> Vec<Group> {
+    ) -> Result<Vec<Group>, ScalingError> {
         let clean = self.clean(group, measure);
-        let scaled = self.scaled(change, factor, group, measure);
-        scaled
-            .iter()
-            .zip(clean)
+        let scaled = self.scaled(change, factor, group, measure)?;
+        let both = scaled.iter().zip(clean);
+        Ok(both
             .map(|(scaled, clean)| Group {
                 sum: scaled.sum - clean.sum,
                 count: clean.count,
             })
-            .collect()
+            .collect())
     }
 }
 
