@@ -39,7 +39,7 @@ pub enum ExactSums {
     /// The fused kernel of the model's device, on the CPU or on a GPU; tensor operations where a GPU's cannot be compiled.
     #[default]
     Auto,
-    /// The fused kernel of [`kernel`](crate::kernel), on the CPU.
+    /// The fused kernel of the crate `vocabulary-sums`, on the CPU.
     Kernel,
     /// Tensor operations of libtorch in f32, on the model's device.
     Tensor,
