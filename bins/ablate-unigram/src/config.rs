@@ -567,31 +567,24 @@ impl Neurons {
         asked: Option<&[usize]>,
         (last, d_mlp): (usize, usize),
     ) -> anyhow::Result<Vec<NeuronId>> {
-        let in_each = match self {
-            Self::Named(names) => {
-                let ids: Vec<NeuronId> =
-                    named("ablation.neurons", names, asked, |n: &NeuronId| n.layer)?;
-                return existing(
-                    "ablation.neurons",
-                    "neurons",
-                    ids,
-                    |n| (n.layer, n.neuron),
-                    (last, d_mlp),
-                );
-            }
-            Self::List(list) => list.clone(),
-            Self::All(_) => (0..d_mlp).collect(),
+        let in_each = |neurons: &mut dyn Iterator<Item = usize>| -> Vec<NeuronId> {
+            let neurons: Vec<usize> = neurons.collect();
+            let in_layer = |&layer: &usize| {
+                let neurons = neurons.iter();
+                neurons.map(move |&neuron| NeuronId { layer, neuron })
+            };
+            layers.iter().flat_map(in_layer).collect()
+        };
+        let ids = match self {
+            Self::Named(names) => named("ablation.neurons", names, asked, |n: &NeuronId| n.layer)?,
+            Self::List(list) => in_each(&mut list.iter().copied()),
+            Self::All(_) => in_each(&mut (0..d_mlp)),
             Self::Range(span) if span.range().end > d_mlp => bail!(
                 "`ablation.neurons` is `{span}`, but an MLP layer has neurons 0 to {}: end the range at {d_mlp} at most",
                 d_mlp - 1
             ),
-            Self::Range(span) => span.range().collect(),
+            Self::Range(span) => in_each(&mut span.range()),
         };
-        let in_layer = |&layer: &usize| {
-            let ids = in_each.iter();
-            ids.map(move |&neuron| NeuronId { layer, neuron })
-        };
-        let ids = layers.iter().flat_map(in_layer).collect();
         existing(
             "ablation.neurons",
             "neurons",

@@ -3,6 +3,7 @@
 mod merge;
 
 use std::{
+    cell::LazyCell,
     error::Error,
     path::Path,
     sync::{Mutex, OnceLock},
@@ -54,11 +55,12 @@ pub(crate) fn run(config: &AblateConfig, resolved: &serde_json::Value) -> anyhow
             &config.output.dir,
         );
     };
-    let corpus = corpus_sha256(&config.corpus)?;
+    // Read where a finished step is to be held against it, and once.
+    let corpus = LazyCell::new(|| corpus_sha256(&config.corpus));
     for revision in revisions(steps, &source(&config.model)?)? {
         let dir = config.output.dir.join(&revision);
         checks::refuse_bad(config, &revision)?;
-        match finished(&dir, resolved, corpus.as_deref()) {
+        match finished(&dir, resolved, &|| corpus.as_ref()) {
             Ok(()) => {
                 tracing::info!("{revision}: already finished in `{}`, kept", dir.display());
                 continue;
@@ -104,10 +106,15 @@ fn outputs(config: &AblateConfig) -> Vec<String> {
 }
 
 /// Whether a folder holds what this run would write there: why not, otherwise.
-fn finished(dir: &Path, resolved: &serde_json::Value, corpus: Option<&str>) -> Result<(), String> {
+fn finished<'c>(
+    dir: &Path,
+    resolved: &serde_json::Value,
+    corpus: &dyn Fn() -> Result<&'c Option<String>, &'c anyhow::Error>,
+) -> Result<(), String> {
     let beside = ["model.steps", "model.allow_bad", "model.token_file"];
     let record = job_kit::finished_run(dir, JOB, env!("CARGO_PKG_VERSION"), resolved, &beside)?;
-    match record["notes"]["corpus_sha256"].as_str() == corpus {
+    let corpus = corpus().map_err(|err| format!("{err:#}"))?;
+    match record["notes"]["corpus_sha256"].as_str() == corpus.as_deref() {
         true => Ok(()),
         false => Err("the corpus has changed since".into()),
     }

@@ -41,6 +41,7 @@ impl Which {
             let step = step_of(revision);
             return Ok((Which::One(Some(revision.clone())), vec![step]));
         }
+        let asked = config.steps().cloned().unwrap_or_default();
         let alone = model
             .path
             .as_ref()
@@ -49,8 +50,8 @@ impl Which {
             let steps = match step_of_folder(path) {
                 Some(step) => {
                     let name = StepNames::among([format!("step{step}")])?;
-                    let steps = config.steps().cloned().unwrap_or_default().resolve(&name);
-                    steps.context(CHOICE)?.into_iter().map(Some).collect()
+                    let steps = asked.resolve(&name).context(CHOICE)?;
+                    steps.into_iter().map(Some).collect()
                 }
                 None => without_steps(config, source)?,
             };
@@ -67,8 +68,7 @@ impl Which {
         let names = series(source)?;
         record.count("revisions_that_are_no_steps", names.others().len() as u64);
         record.note("steps_count", names.counted().label());
-        let steps = config.steps().cloned().unwrap_or_default();
-        let steps = steps.resolve(&names).context(CHOICE)?;
+        let steps = asked.resolve(&names).context(CHOICE)?;
         refuse_bad(config, steps.iter().filter_map(|&step| names.name(step)))?;
         let steps = steps.into_iter().map(Some).collect();
         Ok((Which::Series(names), steps))

@@ -58,6 +58,17 @@ pub struct Interval {
 }
 
 impl Interval {
+    /// That of groups which are all alike.
+    fn of_a_point(estimate: f64, groups: usize) -> Self {
+        Self {
+            estimate,
+            lower: estimate,
+            upper: estimate,
+            groups,
+            undefined: 0,
+        }
+    }
+
     /// The interval of `1 - value`, such as a mediated share from `direct / total`.
     #[must_use]
     pub fn complement(self) -> Self {
@@ -234,34 +245,21 @@ impl Bootstrap {
             .map(|g| (g.sum / g.count.max(1.0)).abs())
             .sum();
         if se <= EXACT * size {
-            return Ok(Some(Interval {
-                estimate,
-                lower: estimate,
-                upper: estimate,
-                groups,
-                undefined: 0,
-            }));
+            return Ok(Some(Interval::of_a_point(estimate, groups)));
         }
         let drawn = rows
             .draws
             .chunks(rows.n)
             .zip(columns.draws.chunks(columns.n));
-        let mut ts: Vec<f64> = drawn
+        let ts: Vec<f64> = drawn
             .filter_map(|(rows, columns)| studentised_cells(cells, estimate, rows, columns))
             .collect();
-        let undefined = self.resamples - ts.len();
-        if 2 * undefined > self.resamples {
-            return Ok(None);
-        }
-        let tail = (1.0 - self.level) / 2.0;
-        let ends = quantile(&mut ts, tail).zip(quantile(&mut ts, 1.0 - tail));
-        Ok(ends.map(|(low, high)| Interval {
-            estimate,
-            lower: estimate - high * se,
-            upper: estimate - low * se,
-            groups,
-            undefined,
-        }))
+        let of = Studentised {
+            ts,
+            resamples: self.resamples,
+            level: self.level,
+        };
+        Ok(of.interval(estimate, se, groups))
     }
 
     /// The resamples of `n` groups, to be used for many statistics of them: drawing costs more
@@ -392,13 +390,7 @@ impl Resamples {
         check_finite("statistic of the sample", &[estimate, spread, size])?;
         // Residuals of groups that are all alike are rounding.
         if spread <= EXACT * EXACT * size {
-            return Ok(Some(Interval {
-                estimate,
-                lower: estimate,
-                upper: estimate,
-                groups,
-                undefined: 0,
-            }));
+            return Ok(Some(Interval::of_a_point(estimate, groups)));
         }
         let mut without = Vec::with_capacity(groups);
         for part in parts.iter().filter(|part| part.count > 0.0) {
@@ -415,7 +407,7 @@ impl Resamples {
         check_finite("standard error of the sample", &[se])?;
         let draws = self.draws.chunks(self.n);
         let resamples = draws.len();
-        let mut ts: Vec<f64> = draws
+        let ts: Vec<f64> = draws
             .filter_map(|draw| {
                 let mut sums = [0.0; 6];
                 for &i in draw {
@@ -435,19 +427,12 @@ impl Resamples {
                 (variance > rounding).then(|| r * c.signum() / variance.sqrt())
             })
             .collect();
-        let undefined = resamples - ts.len();
-        if 2 * undefined > resamples {
-            return Ok(None);
-        }
-        let tail = (1.0 - self.level) / 2.0;
-        let ends = quantile(&mut ts, tail).zip(quantile(&mut ts, 1.0 - tail));
-        Ok(ends.map(|(low, high)| Interval {
-            estimate,
-            lower: estimate - high * se,
-            upper: estimate - low * se,
-            groups,
-            undefined,
-        }))
+        let of = Studentised {
+            ts,
+            resamples,
+            level: self.level,
+        };
+        Ok(of.interval(estimate, se, groups))
     }
 
     fn check(&self, groups: &[Group]) -> Result<(), MetricError> {
@@ -599,6 +584,33 @@ fn check_groups(groups: &[Group]) -> Result<(), MetricError> {
         check_finite(what, &values)?;
     }
     Ok(())
+}
+
+/// Studentised statistics of the resamples that have one.
+struct Studentised {
+    ts: Vec<f64>,
+    resamples: usize,
+    level: f64,
+}
+
+impl Studentised {
+    /// The bootstrap-t interval; none where more than half of the resamples have no statistic.
+    fn interval(mut self, estimate: f64, se: f64, groups: usize) -> Option<Interval> {
+        let undefined = self.resamples - self.ts.len();
+        if 2 * undefined > self.resamples {
+            return None;
+        }
+        let tail = (1.0 - self.level) / 2.0;
+        let low = quantile(&mut self.ts, tail)?;
+        let high = quantile(&mut self.ts, 1.0 - tail)?;
+        Some(Interval {
+            estimate,
+            lower: estimate - high * se,
+            upper: estimate - low * se,
+            groups,
+            undefined,
+        })
+    }
 }
 
 /// Quantile of values in any order, which it changes: linear between order statistics. `None`
