@@ -120,7 +120,7 @@ fn effects_match_f64() {
         sequences: vec![0],
         ..plan
     };
-    let worst = self_check(&model, &sample, &frequencies, few)
+    let worst = self_check(&model, &sample, &frequencies, &[], few)
         .unwrap()
         .worst();
     assert!(worst < 1e-4, "self-check off by {worst:.1e}");

@@ -182,7 +182,7 @@ fn ablations_are_measured_as_in_f64() -> Outcome<()> {
                 batch: 2,
                 memory_budget: 64 << 20,
             };
-            let check = self_check(&model, &sample, &frequencies, plan)?;
+            let check = self_check(&model, &sample, &frequencies, &[], plan)?;
             let what = format!("{d_vocab} tokens, spread {spread}, {sums:?}: {check:?}");
             close(check.worst(), 0.0, &what);
         }

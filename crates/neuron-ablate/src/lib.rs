@@ -56,7 +56,7 @@ pub use replaced::{HeadId, LayerMeans};
 pub use sample::{FIRST_POSITION, Row, RowCounts, Sample};
 pub use scaling::{RareTokens, ScalingError, ScalingLaw, Target, WeightChange};
 pub use scoring::{ScoreError, Scorer, WordScore};
-pub use self_check::{SelfCheck, self_check, self_check_neurons};
+pub use self_check::{Difference, SelfCheck, self_check, self_check_neurons};
 pub use semantics::{
     BandToken, Direction, FrozenKl, KlDirection, MeanOver, OutsideBand, Semantics,
 };
