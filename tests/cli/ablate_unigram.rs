@@ -1585,6 +1585,78 @@ fn one_sequence_has_no_interval() {
     assert!(record.contains("the ablated sequences are of 1 documents, so there are no intervals"));
 }
 
+/// Means are kept by what they depend on: another run over the same text takes what is there, whatever else it asks for, and gives the same bits;
+/// other weights or another text do not, and neither does a file that is not whole.
+#[test]
+fn mean_activations_are_kept_for_other_runs() {
+    let dir = TempDir::new().unwrap();
+    let keep = format!("means.keep={}", dir.path().join("means").display());
+    let run = |name: &str, more: &[&str]| -> serde_json::Value {
+        let out = dir.path().join(name);
+        let args = [
+            &["ablation=quick", "corpus.rows=0..10", keep.as_str()],
+            more,
+        ]
+        .concat();
+        ablate(&out, &args).assert().success();
+        serde_json::from_slice(&fs::read(out.join("run.json")).unwrap()).unwrap()
+    };
+    let read = |name: &str| fs::read(dir.path().join(name).join("neurons.parquet")).unwrap();
+    let taken = |record: &serde_json::Value| record["counts"]["means_kept_before"].is_null();
+    assert!(taken(&run("first", &[])));
+    let kept = || -> Vec<PathBuf> {
+        let files = fs::read_dir(dir.path().join("means")).unwrap();
+        files.map(|file| file.unwrap().path()).collect()
+    };
+    assert_eq!(kept().len(), 1);
+    assert!(!taken(&run("second", &[])));
+    assert_eq!(read("first"), read("second"));
+    // Another reading of the same text, which counts other positions.
+    assert!(!taken(&run("liu", &["semantics=liu2025", "band=none"])));
+    for other in [
+        &["corpus.rows=0..11"][..],
+        &["means.sequences=3"],
+        &["model.path=examples/data/tiny-neox/step512"],
+        &["model.dtype=bf16"],
+    ] {
+        assert!(taken(&run("other", other)), "{other:?}");
+    }
+    assert_eq!(kept().len(), 5);
+    for file in kept() {
+        fs::write(file, "cut off").unwrap();
+    }
+    assert!(taken(&run("again", &[])));
+    assert_eq!(read("first"), read("again"));
+    assert!(!taken(&run("again", &[])));
+    // Where nothing can be kept, the run goes on.
+    fs::write(dir.path().join("file"), "").unwrap();
+    let nowhere = format!("means.keep={}/below", dir.path().join("file").display());
+    let record = run("nowhere", &[&nowhere]);
+    assert!(record["warnings"].to_string().contains("means.keep"));
+    for wrong in ["none", "0"] {
+        refuses(
+            &[&format!("means.sequences={wrong}")],
+            &["means.sequences", "`all`, or how many"],
+        );
+    }
+}
+
+/// What is taken over less of the text is less certain, and says so.
+#[test]
+fn means_have_standard_errors() {
+    let errors = |sequences: &str| -> f64 {
+        let out = TempDir::new().unwrap();
+        let sequences = format!("means.sequences={sequences}");
+        let args = ["ablation=quick", "corpus.rows=0..40", &sequences];
+        ablate(out.path(), &args).assert().success();
+        let table = Table::read(out.path().join("neurons.parquet"));
+        let errors = table.floats("mean_activation_se");
+        errors.iter().sum::<f64>() / errors.len() as f64
+    };
+    let (of_all, of_few) = (errors("all"), errors("8"));
+    assert!(of_all > 0.0 && of_few > 1.5 * of_all, "{of_all} {of_few}");
+}
+
 /// Tables of an earlier run do not stand beside those of a new one, whatever the new one leaves out.
 #[test]
 fn a_run_without_positions_leaves_none_of_an_earlier_one() {

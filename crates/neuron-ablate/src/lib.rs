@@ -15,6 +15,7 @@ mod error;
 mod frequency;
 mod interventions;
 mod keys;
+mod means;
 mod mlp_write;
 mod null_space;
 mod outcome;
@@ -47,6 +48,7 @@ pub use frequency::{TokenBand, TokenFrequencies};
 pub use interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronSite, Operation,
 };
+pub use means::{MeanOf, Means, SampleMeans, layer_means, mean_activations, sample_means};
 pub use mlp_write::{output_directions, output_norms};
 pub use neuron_id::NeuronId;
 pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace};
@@ -61,7 +63,7 @@ pub use semantics::{
     BandToken, Direction, FrozenKl, KlDirection, MeanOver, OutsideBand, Semantics,
 };
 pub use sets::{NestedSets, SetEffects};
-pub use states::{LastLayerStates, last_layer_states, layer_means, mean_activations};
+pub use states::{LastLayerStates, last_layer_states};
 pub use sweep::{Effects, ForwardCost, HeadEffects, PairBlock, Plan, Ranks, Sink, Sweep, Tick};
 pub use trade_off::{
     NamedChange, ScalingEffects, ScalingMeasure, ScalingPlan, TargetGroup, measure_scaling,

@@ -6,8 +6,9 @@ use tch::{Kind, TchError, Tensor};
 use crate::{
     AblateError, Direction, KlDirection, LayerMeans, Measure, NeuronId, OutsideBand, PairBlock,
     Plan, Readout, Row, Sample, Semantics, Sweep, TokenBand, TokenFrequencies, Variant,
+    means::{layer_means, mean_activations},
     readout::host,
-    states::{last_layer, layer_means, mean_activations},
+    states::last_layer,
 };
 
 /// Largest differences between the closed form and the explicit forward, in nats.
