@@ -118,18 +118,15 @@ fn overrides<T: DeserializeOwned + Serialize + Rules>(
     before: &[&str],
 ) -> BTreeSet<String> {
     let args = config_args(before);
-    let composed = compose::<T>(job, &args).or_else(|_| {
-        // What was typed may not be whole yet, or wrong.
-        let overrides = vec![];
-        compose::<T>(
-            job,
-            &ConfigArgs {
-                overrides,
-                ..args.clone()
-            },
-        )
-    });
-    let Ok(composed) = composed else {
+    // What was typed may not be whole yet, or wrong.
+    let plain = ConfigArgs {
+        overrides: vec![],
+        ..args.clone()
+    };
+    let Some(composed) = [&args, &plain]
+        .into_iter()
+        .find_map(|args| compose::<T>(job, args).ok())
+    else {
         return BTreeSet::new();
     };
     let values = composed.value();

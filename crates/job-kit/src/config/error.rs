@@ -247,7 +247,7 @@ pub enum Origin {
     /// A config file.
     File(PathBuf),
     /// A line of a config file, from 1.
-    Line(PathBuf, usize),
+    Line(Box<(PathBuf, usize)>),
     /// An override on the command line.
     CommandLine,
     /// The default of the job itself.
@@ -262,7 +262,7 @@ impl Origin {
         };
         let text = fs::read_to_string(&file).unwrap_or_default();
         match line_of(&text, path) {
-            Some(line) => Self::Line(file, line),
+            Some(line) => Self::Line(Box::new((file, line))),
             None => Self::File(file),
         }
     }
@@ -272,7 +272,7 @@ impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
-            Self::Line(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Line(place) => write!(f, "{}:{}", place.0.display(), place.1),
             Self::CommandLine => f.write_str("command line"),
             Self::Default => f.write_str("default"),
         }
