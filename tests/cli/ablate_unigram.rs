@@ -1937,3 +1937,111 @@ fn keys_of_the_band_are_refused_without_one() {
         );
     }
 }
+
+/// A configuration of the Python packages as it is: what it comes to, what is not used, and what it cannot say.
+#[test]
+fn configurations_of_the_python_packages_are_taken_as_they_are() {
+    let dir = TempDir::new().unwrap();
+    let original = dir.path().join("original.yaml");
+    let liu = "\
+device: cuda
+dry_run: false
+seed: 7
+chdir: \".\"
+model: EleutherAI/pythia-70m-deduped
+dataset: stas/c4-en-10k
+use_log2_entropy: false
+data_range_start: 0
+data_range_end: 10
+batch_size: 1
+ablation_mode: longtail
+min_freq: elbow
+max_freq: 20
+window_size: 200
+k: 2
+neuron_range: 3-6
+hf_token_path: hf_token.txt
+output_dir: somewhere
+transformers_cache_dir: null
+defaults:
+  - _self_
+  - override hydra/job_logging: disabled
+hydra:
+  output_subdir: null
+";
+    fs::write(&original, liu).unwrap();
+    let named = original.display().to_string();
+    let asked = ["--original", &named];
+    let out = dir.path().join("out");
+    // Its data set is on the hub.
+    let refused = |args: &[&str]| -> String {
+        let output = ablate(&out, args).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = refused(&asked);
+    assert!(
+        said.contains("stas/c4-en-10k") && said.contains("corpus.path=FILE"),
+        "{said}"
+    );
+    let here = [
+        "model.path=examples/data/tiny-neox/step4000",
+        "frequency=tiny-neox",
+        "corpus=held-out",
+    ];
+    let output = ablate(&out, &[&asked[..], &here].concat())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    for told in [
+        "batch_size (",
+        "use_log2_entropy (entropies are in nats)",
+        "taken as: ",
+    ] {
+        assert!(said.contains(told), "{told} in {said}");
+    }
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("run.json")).unwrap()).unwrap();
+    let config = &record["config"];
+    assert_eq!(config["seed"], 7);
+    assert_eq!(config["corpus"]["rows"], "0..10");
+    assert_eq!(config["ablation"]["neurons"], "3..6");
+    assert_eq!(config["ablation"]["sequences"], 2);
+    assert_eq!(config["band"]["window"], 200);
+    assert_eq!(config["semantics"]["outside_band"], "clean");
+    assert!(out.join("positions.feather").is_file());
+
+    // Stolfo et al. have no mode and no band.
+    let stolfo = liu.replace(
+        "ablation_mode: longtail\nmin_freq: elbow\nmax_freq: 20\nwindow_size: 200\n",
+        "",
+    );
+    fs::write(&original, stolfo.replace("seed: 7", "seed: 7\nmine: 3")).unwrap();
+    let shown = [&asked[..], &here, &["--print-config"]].concat();
+    let output = ablate(&out, &shown).output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        shown.contains("kl: freq-model") && shown.contains("frozen_kl: full"),
+        "{shown}"
+    );
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("`mine`"), "{said}");
+    for (wrong, words) in [
+        (liu.replace("k: 2", "k: two"), "`k` of"),
+        (liu.replace("3-6", "36"), "two numbers like `0-100`"),
+        (
+            liu.replace("data_range_end: 10\n", ""),
+            "without `data_range_end`",
+        ),
+        (
+            liu.replace("EleutherAI/pythia-70m-deduped", "gpt2-small"),
+            "no token counts",
+        ),
+        ("seed: 3".to_owned(), "given as `--config`"),
+    ] {
+        fs::write(&original, &wrong).unwrap();
+        let said = refused(&[&asked[..], &here[2..]].concat());
+        assert!(said.contains(words), "{words} in {said}");
+    }
+}
