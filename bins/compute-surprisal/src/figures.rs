@@ -6,6 +6,7 @@ use job_kit::report::{Grid, Report, Section};
 use surprisal_metrics::{Doubt, Interval, WordForm};
 
 use crate::config::{GroupBy, SurprisalConfig};
+use crate::contrasts::{self, Contrast, DrawnAt};
 use crate::groups::{ALL_WORDS, COMMON_TOKENS, LONG_TAIL_TOKENS, MOST_GROUPS};
 use crate::results::Inputs;
 use crate::summary::{Acquired, Line};
@@ -52,7 +53,7 @@ pub(crate) fn outputs() -> impl Iterator<Item = String> {
 /// Writes the figures and `report.html`.
 pub(crate) fn write(
     inputs: &Inputs<'_>,
-    lines: &[Line],
+    (lines, contrasts, drawn): (&[Line], &[Contrast], &[DrawnAt]),
     learned: &[Acquired],
     record: &mut RunRecord,
 ) -> anyhow::Result<()> {
@@ -110,6 +111,9 @@ pub(crate) fn write(
         }
     };
     report = report.section(section.grid(means_grid(lines, config)));
+    if !contrasts.is_empty() {
+        report = report.section(contrasts::section(contrasts, drawn, config.unit));
+    }
     if !learned.is_empty() {
         report = report.section(acquisition_section(learned, groups, &interventions));
     }
@@ -129,7 +133,7 @@ fn over_training(
     let x = || Axis::steps(inputs.counted.label());
     let mut section = Section::new("Surprisal over training").text(
         "Every word counts once, by the mean over its contexts. Bands are 95 % bootstrap-t intervals from 1,000 resamples of the words. Step 0 stands left of \
-         the first step, out of scale. The draws of a control set are averaged.",
+         the first step, out of scale. The draws of a control set are averaged, and their bands are over words and draws.",
     );
     let (all, caption) = match by {
         GroupBy::WordFrequency => (
@@ -333,9 +337,10 @@ fn means_grid(lines: &[Line], config: &SurprisalConfig) -> Grid {
         "95 % interval".into(),
         "words higher / lower".into(),
         "sign test p".into(),
+        "q".into(),
     ]);
     let interval = |i: surprisal_metrics::Interval| format!("{:.3} to {:.3}", i.lower, i.upper);
-    let none = || "none: one word".to_owned();
+    let none = || "none: too few".to_owned();
     for line in lines {
         let paired = line.paired.as_ref();
         grid.row([
@@ -361,6 +366,9 @@ fn means_grid(lines: &[Line], config: &SurprisalConfig) -> Grid {
                 .into(),
             paired
                 .map_or(String::new(), |p| format!("{:.2e}", p.sign_p))
+                .into(),
+            line.sign_q
+                .map_or(String::new(), |q| format!("{q:.2e}"))
                 .into(),
         ]);
     }

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod config;
+mod contrasts;
 mod figures;
 mod groups;
 mod interventions;
