@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use job_inputs::{Loaded, corpus_sha256, mebibytes, revisions, source};
+use job_inputs::{Loaded, MeasuredOn, corpus_sha256, mebibytes, revisions, source};
 use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter, plot::Figure};
 use neox_core::Model;
 use neuron_ablate::{
@@ -211,7 +211,11 @@ fn ablate(
         record.warn(format!("the ablated sequences are of {clusters} documents, so there are no intervals: they need {MIN_GROUPS} at least (`ablation.sequences`)"));
     }
     let selected = match &config.sets {
-        Some(sets) => Some((sets, Selected::read(sets, &model, &mut record)?)),
+        Some(sets) => {
+            let measured = MeasuredOn::Sequences(&config.corpus, &sample, &sequences);
+            Selected::note_overlap(sets, measured, &mut record)?;
+            Some((sets, Selected::read(sets, &model, &mut record)?))
+        }
         None => None,
     };
     let last_layer = model.config().num_hidden_layers - 1;

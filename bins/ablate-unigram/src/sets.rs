@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, bail};
+use job_inputs::{MeasuredOn, note_overlap};
 use job_kit::{
     Progress, RunRecord,
     plot::{Axis, Color, Figure, Mark},
@@ -152,6 +153,18 @@ impl Selected {
             }
         }
         Ok(selected)
+    }
+
+    /// Says where the sets are measured on the text that selected their neurons.
+    pub(crate) fn note_overlap(
+        config: &SetsConfig,
+        measured: MeasuredOn<'_>,
+        record: &mut RunRecord,
+    ) -> anyhow::Result<()> {
+        let file = (config.neurons.file.as_deref(), "sets.neurons.file");
+        let instead = "measure other text (`corpus.rows`, `ablation.sequences`)";
+        note_overlap(file, Some(measured), instead, record)?;
+        Ok(())
     }
 
     /// The layers that have neurons of the list.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use job_inputs::{Ends, Tokens, read_sample, step_in_words};
+use job_inputs::{
+    Ends, MeasuredOn, Tokens, corpus_of_contexts, note_overlap, read_sample, step_in_words,
+};
 use job_kit::{OutputDir, Progress, RunRecord, sha256_file};
 use neox_core::{Architecture, WeightFiles};
 use neuron_ablate::{
@@ -74,6 +76,16 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
 
     let sets = neurons::read(&config.neurons, &mut record)?;
     let neurons = neurons_by_step(&list, &sets, &steps, &mut record)?;
+    let contexts = match config.words.bos_only {
+        true => None,
+        false => corpus_of_contexts(&config.words.path)?,
+    };
+    let selected_on_measured = note_overlap(
+        (config.neurons.file.as_deref(), "neurons.file"),
+        contexts.as_ref().map(MeasuredOn::Text),
+        "take contexts from other text (`corpus.rows` of prepare-context)",
+        &mut record,
+    )?;
     let needs_mean = list.iter().any(InterventionSpec::needs_mean);
     let (sample, corpus) = match needs_mean {
         true => {
@@ -163,6 +175,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
             words: &words,
             requests: &requests,
             steps: &steps,
+            selected_on_measured,
             counted: checkpoints.counted(),
             chance_nats_per_piece: (d_vocab as f64).ln(),
         },

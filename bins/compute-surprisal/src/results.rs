@@ -42,6 +42,8 @@ pub(crate) struct Inputs<'r> {
     pub(crate) requests: &'r [WordRequest],
     /// None is the step of a model without steps.
     pub(crate) steps: &'r [Option<u64>],
+    /// Whether neurons were selected on the text of the contexts, where that is known.
+    pub(crate) selected_on_measured: Option<bool>,
     /// What they count.
     pub(crate) counted: Counted,
     /// Surprisal of a uniform guess over the vocabulary, of which a word takes one for each piece.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
-use job_inputs::{Loaded, mebibytes};
+use job_inputs::{Loaded, MeasuredOn, mebibytes, note_overlap};
 use job_kit::{OutputDir, Progress, RunRecord, plot::Figure};
 use neox_core::{Part, SAVED_FILES, parse_dtype, save_with, stored_tensor};
 use neuron_ablate::{
@@ -83,6 +83,12 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
 
     let sequences = config.evaluation.sequences.resolve(sample, config.seed);
     record.note("sequences_measured", sequences.clone());
+    if let Some(from) = &config.neurons {
+        let measured = MeasuredOn::Sequences(&config.corpus, sample, &sequences);
+        let instead = "measure other text (`corpus.rows`, `evaluation.sequences`)";
+        let file = (from.file.as_deref(), "neurons.file");
+        note_overlap(file, Some(measured), instead, &mut record)?;
+    }
     let mut arms = Arms::default();
     let setting = Setting {
         model,

@@ -810,6 +810,52 @@ mod tests {
     }
 
     #[test]
+    fn exchanged_sets_keep_to_their_strata_and_hold_the_selection_as_often_as_any() {
+        let selected = ids(&[10, 11, 90]);
+        let traits = |c: Candidate| Candidate {
+            neuron: c.neuron,
+            traits: [c.traits[0], Some(0.5), None],
+        };
+        let pool = Pool::Intervention(candidates(100).into_iter().map(traits).collect());
+        let options = ControlOptions {
+            draws: 2000,
+            caliper: 0.1, // 28.9 / 10: two neurons on either side
+            ..ControlOptions::default()
+        };
+        let controls = options.draw(&selected, &pool, 7).unwrap();
+        let allowed = [
+            ids(&[10, 8, 9, 12]),
+            ids(&[11, 9, 12, 13]),
+            ids(&[90, 88, 89, 91, 92]),
+        ];
+        let mut kept = 0;
+        let sets = controls.exchanged(2000, 7);
+        for set in &sets {
+            let distinct: HashSet<_> = set.iter().collect();
+            assert_eq!(distinct.len(), 3, "{set:?}");
+            for (neuron, allowed) in set.iter().zip(&allowed) {
+                assert!(allowed.contains(neuron), "{set:?}");
+            }
+            kept += usize::from(set[2] == selected[2]);
+        }
+        // One of five.
+        assert!((320..480).contains(&kept), "{kept}");
+        assert_eq!(controls.exchanged(3, 7), sets[..3]);
+        // Three, three and four neurons alike, all of them near.
+        let ratio = |m: f64| (1.0 + 1.0 / m) * (m + 1.0) / m;
+        let expected = ((2.0 * ratio(3.0) + ratio(4.0)) / 3.0).sqrt();
+        assert!((controls.matched_spread() - expected).abs() < 1e-12);
+        let rows: Vec<_> = controls
+            .balance
+            .iter()
+            .map(|row| (row.kind, &row.name[..]))
+            .collect();
+        assert_eq!(rows[3], (ControlKind::Matched, "log_change_length"));
+        assert_eq!(rows.len(), 6);
+        assert_eq!(controls.balance[5].balance, None);
+    }
+
+    #[test]
     fn too_small_a_layer_is_an_error() {
         let err =
             draw_controls(ControlKind::Random, &ids(&[0, 1, 2]), &candidates(5), 1, 0).unwrap_err();
