@@ -161,7 +161,7 @@ impl Store {
             drawn: all,
         };
         let text = serde_json::to_string_pretty(&kept)? + "\n";
-        Ok(write_file(&self.drawn_path(step), text)?)
+        Ok(write_file(self.drawn_path(step), text)?)
     }
 
     /// The control sets of a checkpoint, by entry of the list of interventions; none where no run has drawn any.

@@ -222,7 +222,8 @@ impl Arms {
                 draw,
                 ..arm.clone()
             };
-            anyhow::Ok(self.push(control, space.neuron_change(model, &set, None)?))
+            self.push(control, space.neuron_change(model, &set, None)?);
+            anyhow::Ok(())
         };
         for set in &drawn.sets {
             let control = match set.kind {

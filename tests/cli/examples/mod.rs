@@ -51,12 +51,7 @@ impl Work {
         symlink(root().join("configs"), dir.path().join("configs")).unwrap();
         let data = dir.path().join("examples/data");
         fs::create_dir_all(data.join("corpus")).unwrap();
-        for part in [
-            "hunspell",
-            "pythia",
-            "tiny-neox",
-            "corpus/train.jsonl.gz",
-        ] {
+        for part in ["hunspell", "pythia", "tiny-neox", "corpus/train.jsonl.gz"] {
             symlink(root().join("examples/data").join(part), data.join(part)).unwrap();
         }
         // A quarter of the bundled text: a debug build takes its time over the whole.
