@@ -387,6 +387,24 @@ fn a_selection_file_names_the_neurons() {
         .map(|(name, _)| name.as_str())
         .collect();
     assert_eq!(named, ["3.1", "3.10"]);
+    // Nothing says on which text they were selected; then that it is this one, and other text.
+    let said = || record(out.path())["notes"]["selected_on_measured_text"].clone();
+    assert_eq!(said(), serde_json::Value::Null);
+    for (rows, shared) in [("20..150", true), ("40..150", false)] {
+        let corpus =
+            serde_json::json!({"path": "examples/data/corpus/held-out.jsonl", "rows": rows});
+        let run = serde_json::json!({
+            "outputs": {"selection.csv": {}},
+            "notes": {"ablation": {"corpus": corpus, "ablation": {"sequences": 10}, "seed": 42}},
+        });
+        fs::write(dir.path().join("run.json"), run.to_string()).unwrap();
+        scale(out.path(), &[&args[..], &["neurons.step=4000"]].concat())
+            .assert()
+            .success();
+        assert_eq!(said(), shared, "{rows}");
+        let warnings = record(out.path())["warnings"].to_string();
+        assert_eq!(warnings.contains("rows 20..40"), shared, "{warnings}");
+    }
 }
 
 /// A wrong input: exit code 1 or 2, every fragment in the error, nothing under a final name.
