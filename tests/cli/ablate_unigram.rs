@@ -1170,7 +1170,11 @@ fn sets_are_measured_beside_the_neurons() {
         out.path(),
         &[
             &SETS[..],
-            &["sets.sizes=[1, 2, 4]", "sets.controls.draws=2"],
+            &[
+                "sets.sizes=[1, 2, 4]",
+                "sets.controls.draws=2",
+                "sets.controls.match=activation-and-norm",
+            ],
         ]
         .concat(),
     )
@@ -1182,8 +1186,8 @@ fn sets_are_measured_beside_the_neurons() {
 
     let sets = Table::read(out.path().join("sets.parquet"));
     let (list, dose, size) = (sets.texts("list"), sets.texts("dose"), sets.ints("size"));
-    // The selection and two draws of two kinds of controls; two doses; three sizes.
-    assert_eq!(list.len(), 5 * 2 * 3);
+    // The selection, and two draws of random, matched and exchanged sets; two doses; three sizes.
+    assert_eq!(list.len(), 7 * 2 * 3);
     let at = |l: &str, d: &str, s: i64| {
         (0..list.len())
             .find(|&i| {
@@ -1424,6 +1428,79 @@ fn heads_have_a_table_of_their_own() {
     assert!(!path("zero").join("heads.parquet").exists());
 }
 
+/// Sets against their controls: effects and tests in one table, matched on what the dose does, those without a match on neither side.
+#[test]
+fn sets_are_held_against_controls_that_push_as_hard() {
+    let out = TempDir::new().unwrap();
+    let args = [
+        "ablation=quick",
+        "ablation.neurons=[193]",
+        "ablation.sequences=10",
+        "corpus.rows=0..40",
+        "corpus.context_length=64",
+        "output.positions=false",
+        "sets.neurons.list=['3.19', '3.193', '3.75', '3.132']",
+        "sets.sizes=[1, 2]",
+        "sets.controls.draws=8",
+    ];
+    let output = ablate(out.path(), &args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    // The loudest neuron of the layer has none like it.
+    assert!(
+        said.contains("no neuron alike within `sets.controls.caliper`") && said.contains("3.19"),
+        "{said}"
+    );
+    let balance = Table::read(out.path().join("balance.parquet"));
+    let traits: Vec<_> = balance.texts("trait").into_iter().flatten().collect();
+    let named = ["log_change_length", "active_share", "active_loss"];
+    assert_eq!(traits, named.repeat(2));
+    let (kind, off) = (
+        balance.texts("kind"),
+        balance.floats("standardised_difference"),
+    );
+    for (kind, off) in kind.iter().zip(off) {
+        assert!(
+            kind.as_deref() == Some("random") || off.abs() <= 0.25,
+            "{off}"
+        );
+    }
+    let sets = Table::read(out.path().join("sets.parquet"));
+    let (control, neurons) = (sets.texts("control"), sets.texts("neurons"));
+    let of = |kind: &str| {
+        let rows = (0..control.len()).filter(|&i| control[i].as_deref() == Some(kind));
+        rows.map(|i| neurons[i].clone().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert!(!of("matched-selection").is_empty() && !of("exchanged").is_empty());
+    for set in of("matched-selection").iter().chain(&of("exchanged")) {
+        assert!(!set.split(' ').any(|id| id == "3.19"), "{set}");
+    }
+    let contrasts = Table::read(out.path().join("set_contrasts.parquet"));
+    let column = |name: &str| contrasts.floats(name);
+    let (change, controls) = (column("change"), column("change_of_controls"));
+    let (excess, low, high) = (
+        column("excess"),
+        column("excess_low"),
+        column("excess_high"),
+    );
+    let (p, q) = (column("p"), column("q"));
+    assert!(excess.len() >= 3, "{excess:?}");
+    for i in 0..excess.len() {
+        assert!((change[i] - controls[i] - excess[i]).abs() < 1e-12);
+        assert!(low[i] <= excess[i] && excess[i] <= high[i], "row {i}");
+        assert!((1.0 / 9.0..=1.0).contains(&p[i]) && q[i] >= p[i], "row {i}");
+    }
+    refuses(
+        &[
+            "sets=doubling",
+            "sets.neurons.list=['3.7']",
+            "sets.controls.caliper=0",
+        ],
+        &["sets.controls", "caliper"],
+    );
+}
+
 #[test]
 fn sets_may_be_of_several_layers() {
     let out = TempDir::new().unwrap();
@@ -1437,6 +1514,7 @@ fn sets_may_be_of_several_layers() {
                 "sets=doubling",
                 "sets.neurons.list=['1.105', '3.193', '1.7']",
                 "sets.controls.draws=1",
+                "sets.controls.caliper=100",
             ],
         ]
         .concat(),
@@ -1453,7 +1531,7 @@ fn sets_may_be_of_several_layers() {
         Table::read(out.path().join("sets.parquet")),
         Table::read(out.path().join("neurons.parquet")),
     );
-    assert_eq!(sets.ints("size"), [1, 2, 3].repeat(3));
+    assert_eq!(sets.ints("size"), [1, 2, 3].repeat(4));
     let of_controls = sets.texts("neurons")[8].clone().unwrap();
     let layers = of_controls.split(' ').map(|id| &id[..2]);
     assert_eq!(
@@ -1842,9 +1920,18 @@ fn every_column_is_documented() {
         "bands={rare: {lower: elbow, upper: 40}}",
         "sets=doubling",
         "sets.neurons.list=['3.193', '3.105']",
+        "sets.controls.draws=2",
+        "sets.controls.caliper=2",
     ];
     ablate(out.path(), &args).assert().success();
-    for table in ["neurons", "heads", "sets", "positions"] {
+    for table in [
+        "neurons",
+        "heads",
+        "sets",
+        "set_contrasts",
+        "balance",
+        "positions",
+    ] {
         assert!(
             out.path().join(format!("{table}.parquet")).is_file(),
             "{table}"

@@ -163,15 +163,19 @@ fn examples_run_as_printed() {
 #[test]
 fn a_run_writes_every_table_and_counts_what_it_leaves_out() {
     let run = Run::new();
-    let stdout = run.ok(&["model.steps=all"]);
+    let stdout = run.ok(&[
+        "model.steps=all",
+        "controls.draws=2",
+        "controls.caliper=100",
+    ]);
     assert!(
         stdout.contains("Step 4000: mean surprisal in nats"),
         "{stdout}"
     );
     let rows = rows(&run.out("surprisal.parquet"));
     columns::are_documented("compute-surprisal", &run.path("out"));
-    // 7 steps, 6 pairs, base + zero + mean + scaled + 5 draws
-    assert_eq!(rows.len(), 7 * 6 * 9);
+    // 7 steps, 6 pairs, base + zero + mean + scaled, 2 random, matched and exchanged draws, and what matched ones are held against
+    assert_eq!(rows.len(), 7 * 6 * 11);
     let record = run.record();
     assert_eq!(record["counts"]["words_in_file"], 5);
     assert_eq!(record["counts"]["words_left_out_for_too_few_contexts"], 2);
@@ -200,7 +204,7 @@ fn a_run_writes_every_table_and_counts_what_it_leaves_out() {
     assert_eq!(summary[0][0], "step");
     assert!(summary.len() > 7 * 5);
     let acquired = csv(&run.out("acquisition.csv"));
-    assert_eq!(acquired.len(), 1 + 3 * 5);
+    assert_eq!(acquired.len(), 1 + 3 * 6);
     for name in ["surprisal.svg", "surprisal.png", "report.html"] {
         assert!(fs::metadata(run.out(name)).unwrap().len() > 1000, "{name}");
     }
@@ -214,9 +218,10 @@ fn neurons_of_earlier_layers_have_means_and_controls() {
         "model.steps=4000",
         "neurons.list=['1.105', '3.7']",
         "interventions.list=[base, mean, clip, {scaled: 1}, {matched: {like: mean, draws: 2}}]",
+        "controls.caliper=100",
     ]);
     let rows = rows(&run.out("surprisal.parquet"));
-    assert_eq!(rows.len(), 6 * 6);
+    assert_eq!(rows.len(), 6 * 9);
     let of = |intervention: &str| -> Vec<f64> {
         let rows = rows.iter().filter(|row| row.1 == intervention);
         rows.map(|row| row.4).collect()
@@ -230,6 +235,152 @@ fn neurons_of_earlier_layers_have_means_and_controls() {
     for intervention in ["mean", "matched-mean-0", "matched-mean-1"] {
         let furthest = furthest(intervention);
         assert!(furthest > 1e-3, "{intervention}: {furthest}");
+    }
+}
+
+/// The selected neurons against random and matched ones: effects and tests in one table, the same where nothing is computed anew.
+#[test]
+fn selected_neurons_are_held_against_controls() {
+    let run = Run::new();
+    let words = root().join("examples/data/contexts/words.json");
+    fs::copy(words, run.path("words.json")).unwrap();
+    let few = [
+        "model.steps=4000",
+        "words.max_context=1",
+        "words.min_context=1",
+        "controls.draws=8",
+        "groups.by=none",
+        "neurons.list=['3.19', '3.132', '3.75']",
+        "interventions.list=[base, mean, {random: {like: mean}}, {matched: {like: mean}}]",
+    ];
+    let said = run.ok(&few);
+    assert!(said.contains("mean minus matched"), "{said}");
+    let table = csv(&run.out("contrasts.csv"));
+    let column = |name: &str| table[0].iter().position(|cell| cell == name).unwrap();
+    let cell = |row: &Vec<String>, name: &str| row[column(name)].parse::<f64>().unwrap();
+    assert_eq!(table.len(), 3);
+    for (row, control) in table[1..].iter().zip(["random", "matched"]) {
+        assert_eq!(row[column("control")], control);
+        assert_eq!(row[column("draws")], "8");
+        let excess = cell(row, "excess_nats");
+        let difference = cell(row, "change_nats") - cell(row, "change_of_controls_nats");
+        assert!((excess - difference).abs() < 1e-12, "{row:?}");
+        let ends = cell(row, "excess_lower_nats")..=cell(row, "excess_upper_nats");
+        assert!(ends.contains(&excess), "{row:?}");
+        let (p, q) = (cell(row, "p"), cell(row, "q"));
+        assert!((1.0 / 9.0..=1.0).contains(&p) && q >= p, "{row:?}");
+    }
+    // Means of control sets have intervals over words and draws.
+    let summary = csv(&run.out("summary.csv"));
+    let lower = summary[0].iter().position(|c| c == "difference_lower_nats");
+    let matched = summary.iter().find(|row| row[1] == "matched-mean").unwrap();
+    assert!(!matched[lower.unwrap()].is_empty(), "{matched:?}");
+    // The loudest neuron of the layer has none like it, and is on neither side.
+    let warned = run.record()["warnings"].to_string();
+    assert!(
+        warned.contains("no neuron alike") && warned.contains("3.19"),
+        "{warned}"
+    );
+    let sets = job_kit::TableReader::open(run.out("controls.parquet")).unwrap();
+    let sets = sets.read(&["intervention", "neurons"]).unwrap();
+    let named = sets
+        .text("intervention")
+        .unwrap()
+        .into_iter()
+        .zip(sets.text("neurons").unwrap());
+    let named: Vec<_> = named.collect();
+    assert_eq!(named.len(), 8 + 8 + 8 + 1);
+    let matched = named
+        .iter()
+        .find(|(name, _)| name == "matched-selection-mean");
+    let matched = matched.unwrap().1.split(' ').count();
+    assert!((1..3).contains(&matched), "{named:?}");
+    for (name, neurons) in &named {
+        let has_it = neurons.split(' ').any(|id| id == "3.19");
+        assert!(!has_it, "{name}: {neurons}");
+        let size = if name.starts_with("random") {
+            3
+        } else {
+            matched
+        };
+        assert_eq!(neurons.split(' ').count(), size, "{name}: {neurons}");
+    }
+    run.ok(&few);
+    assert_eq!(
+        run.record()["counts"]["scores_computed_by_an_earlier_run"],
+        run.record()["counts"]["scores"]
+    );
+    assert_eq!(csv(&run.out("contrasts.csv")), table);
+    assert!(run.record()["warnings"].to_string().contains("3.19"));
+    // Values under other controls are other values.
+    let error = run.error(&[&few[..], &["controls.caliper=0.5"]].concat());
+    assert!(error.contains("other settings (controls)"), "{error}");
+    let error = run.error(&[&few[..], &["controls.kinds=[random]"]].concat());
+    assert!(error.contains("controls.kinds"), "{error}");
+}
+
+/// Where no selected neuron has one like it, there are no matched controls, and the rest is measured.
+#[test]
+fn a_neuron_without_its_like_has_no_matched_controls() {
+    let run = Run::new();
+    run.ok(&[
+        "model.steps=4000",
+        "neurons.list=['3.19']",
+        "interventions.list=[base, mean, {matched: {like: mean, draws: 2}}]",
+    ]);
+    assert_eq!(rows(&run.out("surprisal.parquet")).len(), 6 * 2);
+    assert_eq!(csv(&run.out("contrasts.csv")).len(), 1);
+    let run = Run::new();
+    run.ok(&[
+        "model.steps=4000",
+        "neurons.list=['3.19']",
+        "interventions.list=[base, mean, {matched: {like: mean, draws: 2}}]",
+        "controls.match=activation-and-norm",
+    ]);
+    assert_eq!(rows(&run.out("surprisal.parquet")).len(), 6 * 7);
+}
+
+/// Neurons are not to be measured on the text that selected them.
+#[test]
+fn contexts_of_the_selections_own_text_are_a_warning() {
+    let run = Run::new();
+    let selection = run.path("analysis/selection.csv");
+    fs::create_dir_all(selection.parent().unwrap()).unwrap();
+    fs::write(&selection, "step,top_neurons\n4000,\"['3.7']\"\n").unwrap();
+    let corpus = |rows: &str| serde_json::json!({"path": "examples/data/corpus/held-out.jsonl", "rows": rows});
+    let beside = |path: &str, run_json: serde_json::Value| {
+        fs::write(run.path(path), run_json.to_string()).unwrap();
+    };
+    beside(
+        "analysis/run.json",
+        serde_json::json!({
+            "job": "analyze-unigram",
+            "outputs": {"selection.csv": {}},
+            "notes": {"ablation": {"corpus": corpus("0..150"), "ablation": {"sequences": 10}, "seed": 42}},
+        }),
+    );
+    let file = format!("neurons.file={}", selection.display());
+    let args = [
+        "model.steps=4000",
+        "interventions.list=[base, zero]",
+        &file,
+        "neurons.list=null",
+    ];
+    for (rows, shared) in [("100..300", true), ("150..300", false)] {
+        let contexts = serde_json::json!({
+            "job": "prepare-context",
+            "outputs": {"words.json": {}},
+            "config": {"corpus": corpus(rows)},
+        });
+        beside("run.json", contexts);
+        run.ok(&args);
+        let record = run.record();
+        assert_eq!(
+            record["notes"]["selected_on_measured_text"], shared,
+            "{rows}"
+        );
+        let warned = record["warnings"].to_string();
+        assert_eq!(warned.contains("rows 100..150"), shared, "{warned}");
     }
 }
 
@@ -785,7 +936,13 @@ fn the_table_has_the_covariates_of_a_mixed_model() {
     .unwrap();
     let list = "interventions.list=[base, {scaled: 2.0}, {matched: {like: mean, draws: 2}}]";
     let table = |more: &[&str]| {
-        run.ok(&[&["model.steps=4000", "words.min_context=1", list], more].concat());
+        let few = [
+            "model.steps=4000",
+            "words.min_context=1",
+            list,
+            "controls.caliper=100",
+        ];
+        run.ok(&[&few, more].concat());
         let file = File::open(run.out("surprisal.parquet")).unwrap();
         let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
         let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
@@ -848,6 +1005,7 @@ fn the_table_has_the_covariates_of_a_mixed_model() {
         "model.steps=4000",
         "words.min_context=1",
         list,
+        "controls.caliper=100",
         "boundary=space-punctuation-newline",
     ]);
     assert!(error.contains("other settings (boundary)"), "{error}");

@@ -26,7 +26,7 @@ fn scale(out: &Path, overrides: &[&str]) -> Command {
         "corpus.rows=0..40",
         "corpus.context_length=64",
         "evaluation.sequences=3",
-        "evaluation.draws=1",
+        "controls.draws=1",
         "evaluation.factors=[3.0]",
         "bootstrap.resamples=50",
     ];
@@ -98,7 +98,7 @@ fn writes_everything_it_says() {
             .all(|share| (0.0..=1.0).contains(share))
     );
 
-    // Rows and neurons, with 1 and 3 kinds of controls; two factors; eight measures.
+    // Rows and neurons at two factors; at the base factor their controls, of 1 and 4 kinds, and the neurons that have a match; eight measures.
     let columns = [
         "scaled",
         "control",
@@ -118,7 +118,7 @@ fn writes_everything_it_says() {
     let groups: std::collections::BTreeSet<_> =
         effects.text("targets").unwrap().into_iter().collect();
     assert!(groups.len() >= 3, "{groups:?}");
-    assert_eq!(effects.rows(), (2 + 4) * 2 * 8 * groups.len());
+    assert_eq!(effects.rows(), (2 * 2 + 1 + 5) * 8 * groups.len());
     let (low, change, high) = (
         effects.opt_f64("change_low").unwrap(),
         effects.f64("change").unwrap(),
@@ -145,15 +145,74 @@ fn writes_everything_it_says() {
     }
     let contrasts = TableReader::open(out.path().join("contrasts.parquet"))
         .unwrap()
-        .read(&["control", "rank_p"])
+        .read(&["control", "p", "excess_low"])
         .unwrap();
-    // One draw: the selection is as far from the common mean as its control.
-    assert!(contrasts.f64("rank_p").unwrap().iter().all(|p| *p == 1.0));
-    assert_eq!(contrasts.rows(), 4 * 2 * 8 * groups.len());
+    // One draw: the selection is as far from the common mean as its control, and nothing says how far draws differ.
+    assert!(contrasts.f64("p").unwrap().iter().all(|p| *p == 1.0));
+    let ends = contrasts.opt_f64("excess_low").unwrap();
+    assert!(ends.iter().all(Option::is_none));
+    assert_eq!(contrasts.rows(), 4 * 8 * groups.len());
+    let warnings = record(out.path())["warnings"].to_string();
+    assert!(
+        warnings.contains("no neuron alike within `controls.caliper`"),
+        "{warnings}"
+    );
     let note = &record(out.path())["notes"]["null_space"];
     assert_eq!(
         note["dimension"].as_u64().unwrap() + note["rank"].as_u64().unwrap(),
         63
+    );
+}
+
+/// Scaled neurons against controls: what is named is what they share, and a set of neurons counts as one draw more.
+#[test]
+fn neurons_are_held_against_controls() {
+    let out = TempDir::new().unwrap();
+    let few = [
+        "scaling.laws=[]",
+        "evaluation.sequences=20",
+        "evaluation.factors=[]",
+        "controls.draws=8",
+        "output.report=off",
+        "neurons.list=['3.132', '3.75']",
+    ];
+    for (choice, traits) in [
+        (
+            "controls.match=intervention",
+            &["log_change_length", "active_share", "active_loss"][..],
+        ),
+        (
+            "controls.match=activation-and-norm",
+            &["mean_activation", "w_out_norm"],
+        ),
+    ] {
+        scale(out.path(), &[&few[..], &[choice]].concat())
+            .assert()
+            .success();
+        let table = |name: &str, columns: &[&str]| {
+            let table = TableReader::open(out.path().join(name)).unwrap();
+            table.read(columns).unwrap()
+        };
+        let balance = table("balance.parquet", &["kind", "trait"]);
+        assert_eq!(balance.text("trait").unwrap(), traits.repeat(2));
+        let numbers = ["change", "change_of_controls", "excess", "p", "q"];
+        let ends = ["excess_low", "excess_high"];
+        let contrasts = table("contrasts.parquet", &[&numbers[..], &ends].concat());
+        let [change, controls, excess, p, q] = numbers.map(|name| contrasts.f64(name).unwrap());
+        let [low, high] = ends.map(|name| contrasts.opt_f64(name).unwrap());
+        for i in 0..contrasts.rows() {
+            assert!((change[i] - controls[i] - excess[i]).abs() < 1e-12);
+            assert!(p[i] >= 1.0 / 9.0 && q[i] >= p[i], "{choice}, row {i}");
+            if let Some((low, high)) = low[i].zip(high[i]) {
+                assert!(low <= excess[i] && excess[i] <= high, "{choice}, row {i}");
+            }
+        }
+        assert!(low.iter().any(Option::is_some), "{choice}");
+    }
+    refuses(&["controls.caliper=0"], &["controls.caliper", "positive"]);
+    refuses(
+        &["controls.match=activation-and-norm", "controls.caliper=0.3"],
+        &["controls.caliper", "nearest ones"],
     );
 }
 
@@ -170,7 +229,7 @@ fn the_python_original_is_a_preset() {
         &[
             "scaling=liu2025",
             "neurons=null",
-            "evaluation.draws=0",
+            "controls.draws=0",
             "output.report=off",
         ],
     )
@@ -328,6 +387,24 @@ fn a_selection_file_names_the_neurons() {
         .map(|(name, _)| name.as_str())
         .collect();
     assert_eq!(named, ["3.1", "3.10"]);
+    // Nothing says on which text they were selected; then that it is this one, and other text.
+    let said = || record(out.path())["notes"]["selected_on_measured_text"].clone();
+    assert_eq!(said(), serde_json::Value::Null);
+    for (rows, shared) in [("20..150", true), ("40..150", false)] {
+        let corpus =
+            serde_json::json!({"path": "examples/data/corpus/held-out.jsonl", "rows": rows});
+        let run = serde_json::json!({
+            "outputs": {"selection.csv": {}},
+            "notes": {"ablation": {"corpus": corpus, "ablation": {"sequences": 10}, "seed": 42}},
+        });
+        fs::write(dir.path().join("run.json"), run.to_string()).unwrap();
+        scale(out.path(), &[&args[..], &["neurons.step=4000"]].concat())
+            .assert()
+            .success();
+        assert_eq!(said(), shared, "{rows}");
+        let warnings = record(out.path())["warnings"].to_string();
+        assert_eq!(warnings.contains("rows 20..40"), shared, "{warnings}");
+    }
 }
 
 /// A wrong input: exit code 1 or 2, every fragment in the error, nothing under a final name.

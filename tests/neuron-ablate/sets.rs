@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use neox_core::{Hooks, LoadOptions, Model, Site};
 use neuron_ablate::{
     AblateError, Dose, Engine, EngineOptions, Mean, Measure, NestedSets, Over, Plan, Sample,
-    Semantics, SetEffects, Sweep, TokenBand, TokenFrequencies, Variant, Variants,
+    Semantics, SetEffects, Sweep, TokenBand, TokenFrequencies, Variant, Variants, activities,
+    last_layer_states, output_directions,
 };
 use tch::{Kind, TchError, Tensor};
 
@@ -354,4 +355,56 @@ fn what_does_not_fit_is_refused() {
         message.contains("not finite") && message.contains("position"),
         "{message}"
     );
+}
+
+/// What neurons do on rows, against the activations and losses of forwards, row by row.
+#[test]
+fn activities_are_those_of_the_rows() -> Result<(), AblateError> {
+    let setting = Setting::new();
+    let (model, sample) = (&setting.model, &setting.sample);
+    let sequences = [0, 2, 3];
+    let found = activities(model, sample, &sequences, &[1, 3], 2, &|_| ())?;
+    assert_eq!(found.keys().copied().collect::<Vec<_>>(), [1, 3]);
+    let (rows, _) = sample.rows(&sequences)?;
+    let mut values: Vec<[Vec<f64>; 2]> = (0..256).map(|_| Default::default()).collect();
+    for &sequence in &sequences {
+        let tokens = sample.sequences()[sequence].as_slice();
+        let states = &last_layer_states(model, &[tokens])?[0];
+        let logits = model.unembed(&states.resid).unwrap();
+        let ln_p = logits.log_softmax(-1, Kind::Double);
+        for row in rows.iter().filter(|row| row.sequence == sequence) {
+            let loss = -ln_p.double_value(&[row.pos as i64, row.target]);
+            for (neuron, [activations, losses]) in values.iter_mut().enumerate() {
+                let at = [row.pos as i64, neuron as i64];
+                activations.push(states.activations.double_value(&at));
+                losses.push(loss);
+            }
+        }
+    }
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{a}, {b}");
+    for (neuron, [activations, losses]) in values.iter().enumerate() {
+        let activity = found[&3][neuron];
+        close(activity.mean, mean(activations));
+        let off: Vec<f64> = activations.iter().map(|a| (0.3 - a).powi(2)).collect();
+        let length = mean(&off).sqrt() * activity.output_norm;
+        close(activity.change_length(0.3), length);
+        let of_active = activations.iter().zip(losses).filter(|(a, _)| **a > 0.0);
+        let of_active: Vec<f64> = of_active.map(|(_, loss)| *loss).collect();
+        close(
+            activity.active_share,
+            of_active.len() as f64 / activations.len() as f64,
+        );
+        match activity.active_loss {
+            Some(loss) => close(loss, mean(&of_active)),
+            None => assert!(of_active.is_empty()),
+        }
+    }
+    // As the final norm sees it: centred.
+    let w = output_directions(model, 3, &[7])?.get(0);
+    let centred = &w - w.mean(Kind::Double);
+    close(found[&3][7].output_norm, centred.norm().double_value(&[]));
+    let error = activities(model, sample, &sequences, &[4], 2, &|_| ());
+    assert!(matches!(error, Err(AblateError::NoSuchComponent { .. })));
+    Ok(())
 }

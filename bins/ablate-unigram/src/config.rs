@@ -13,7 +13,7 @@ use neuron_ablate::{
     AblateError, BandToken, Direction, Dose, Engine, EngineOptions, ExactSums, FrozenKl, HeadId,
     KlDirection, MeanOver, NeuronId, NullDirections, OutsideBand, Semantics, Variants,
 };
-use neuron_select::ControlKind;
+use neuron_select::ControlOptions;
 use serde::{Deserialize, Serialize};
 
 /// The whole configuration of a run.
@@ -55,6 +55,11 @@ impl Rules for AblateConfig {
                 "sets",
                 |config, _| !config["ablation"]["shard"].is_null() || !config["merge"].is_null(),
                 "sets are measured in a run of their own, not in shards (`ablation.shard`, `merge`)",
+            ),
+            Rule::unused(
+                "sets.controls.caliper",
+                |config, _| config["sets"]["controls"]["match"] == "activation-and-norm",
+                "controls of the same mean activation and output norm are the nearest ones, however far away",
             ),
             Rule::unused(
                 "ablation.heads",
@@ -244,29 +249,9 @@ pub(crate) struct SetsConfig {
     /// What the activations are replaced by: `mean`, `{scale: 0.5}`, `clip-at-mean`.
     #[serde(default = "default_doses")]
     pub(crate) doses: Vec<Dose>,
+    /// Other neurons of the layer, as many and changed alike.
     #[serde(default)]
-    pub(crate) controls: ControlsConfig,
-}
-
-/// Other neurons of the layer, as many and changed alike.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ControlsConfig {
-    /// `random`, `matched` in mean activation and output norm.
-    #[serde(default = "default_kinds")]
-    pub(crate) kinds: Vec<ControlKind>,
-    /// Draws of each; 0 for none.
-    #[serde(default = "default_draws")]
-    pub(crate) draws: usize,
-}
-
-impl Default for ControlsConfig {
-    fn default() -> Self {
-        Self {
-            kinds: default_kinds(),
-            draws: default_draws(),
-        }
-    }
+    pub(crate) controls: ControlOptions,
 }
 
 /// A way to read an ablation.
@@ -508,12 +493,6 @@ fn default_variants() -> Vec<VariantName> {
 }
 fn default_doses() -> Vec<Dose> {
     vec![Dose::Mean]
-}
-fn default_kinds() -> Vec<ControlKind> {
-    vec![ControlKind::Random, ControlKind::Matched]
-}
-fn default_draws() -> usize {
-    3
 }
 fn default_tolerance() -> f64 {
     EngineOptions::default().tolerance

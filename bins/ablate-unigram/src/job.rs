@@ -5,7 +5,7 @@ mod merge;
 use std::{cell::LazyCell, collections::BTreeSet, error::Error, path::Path, time::Instant};
 
 use anyhow::{Context, bail};
-use job_inputs::{Loaded, MeansSample, corpus_sha256, mebibytes, revisions, source};
+use job_inputs::{Loaded, MeansSample, MeasuredOn, corpus_sha256, mebibytes, revisions, source};
 use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter, plot::Figure};
 use neox_core::Model;
 use neuron_ablate::{
@@ -21,7 +21,9 @@ use crate::{
     config::{AblateConfig, Components, PositionFormat, UnseenTokens},
     sets::Selected,
     summary,
-    tables::{EffectColumns, NeuronTable, PositionTable, SetTable, head_table},
+    tables::{
+        EffectColumns, NeuronTable, PositionTable, SetTable, balance, head_table, set_contrasts,
+    },
 };
 
 pub(crate) const JOB: &str = "ablate-unigram";
@@ -30,6 +32,8 @@ pub(crate) const JOB: &str = "ablate-unigram";
 const NEURONS: &str = "neurons.parquet";
 const HEADS: &str = "heads.parquet";
 const SETS: &str = "sets.parquet";
+const SET_CONTRASTS: &str = "set_contrasts.parquet";
+const BALANCE: &str = "balance.parquet";
 const SETS_FIGURE: &str = "sets";
 const CONTROLS_FIGURE: &str = "sets-controls";
 
@@ -89,7 +93,7 @@ fn outputs(config: &AblateConfig) -> Vec<String> {
         names.push(HEADS.to_owned());
     }
     if config.sets.is_some() {
-        names.push(SETS.to_owned());
+        names.extend([SETS, SET_CONTRASTS, BALANCE].map(String::from));
         names.extend(
             [SETS_FIGURE, CONTROLS_FIGURE]
                 .into_iter()
@@ -198,14 +202,19 @@ fn ablate(
         heads,
     } = config.ablation.components(model.config())?;
     let plan = plan(config, sample, last)?;
-    record.note("sequences_ablated", plan.sequences.clone());
+    let sequences = plan.sequences.clone();
+    record.note("sequences_ablated", sequences.clone());
     let clusters = sample.n_clusters(&plan.sequences);
     record.count("clusters", clusters as u64);
     if clusters < MIN_GROUPS && config.ablation.resamples > 0 {
         record.warn(format!("the ablated sequences are of {clusters} documents, so there are no intervals: they need {MIN_GROUPS} at least (`ablation.sequences`)"));
     }
     let selected = match &config.sets {
-        Some(sets) => Some((sets, Selected::read(sets, model, &mut record)?)),
+        Some(sets) => {
+            let measured = MeasuredOn::Sequences(&config.corpus, sample, &sequences);
+            Selected::note_overlap(sets, measured, &mut record)?;
+            Some((sets, Selected::read(sets, model, &mut record)?))
+        }
         None => None,
     };
     let last_layer = model.config().num_hidden_layers - 1;
@@ -315,7 +324,8 @@ fn ablate(
     let sets = match selected {
         None => None,
         Some((sets, selected)) => {
-            Some(selected.run(sets, &sweep, model, &means, config.seed, &mut record)?)
+            let on = (model, sample, &sequences[..]);
+            Some(selected.run(sets, &sweep, on, &means, config.seed, &mut record)?)
         }
     };
     let bootstrap = Bootstrap {
@@ -342,7 +352,13 @@ fn ablate(
     if !head_effects.is_empty() {
         out.table(HEADS, &head_table(columns, &sweep, &head_effects)?)?;
     }
+    let mut contrasts = Vec::new();
     if let Some(sets) = &sets {
+        contrasts = sets.contrasts(&bootstrap)?;
+        if !contrasts.is_empty() {
+            out.table(SET_CONTRASTS, &set_contrasts(&contrasts)?)?;
+            out.table(BALANCE, &balance(&sets.balance)?)?;
+        }
         out.table(SETS, &SetTable { effects: columns }.batch(&sweep, sets)?)?;
         sets.doses_figure(&bootstrap)?
             .write(&out, SETS_FIGURE, &mut record)?;
@@ -360,7 +376,7 @@ fn ablate(
         text += &summary::heads(&sweep, &head_effects, floor)?;
     }
     if let Some(sets) = &sets {
-        text += &sets.summary(&bootstrap)?;
+        text += &sets.summary(&bootstrap, &contrasts)?;
     }
     Ok(job_kit::print(format!(
         "{text}Files: {}\n",

@@ -58,7 +58,7 @@ Examples (from the root of the repository):
 /// Mean-ablate neurons and attention heads of a language model, by default all neurons of its last MLP layer
 ///
 /// Writes neurons.parquet (a row per neuron), positions.parquet or .feather (a row per neuron and position), with
-/// `ablation.heads` heads.parquet (a row per attention head), with `sets` sets.parquet (a row per set of neurons and dose) and its figures, and run.json (configuration, versions, hashes, counts)
+/// `ablation.heads` heads.parquet (a row per attention head), with `sets` sets.parquet (a row per set of neurons and dose), set_contrasts.parquet and balance.parquet (sets against their controls) and figures, and run.json (configuration, versions, hashes, counts)
 /// to `output.dir`. Losses, entropies and divergences are in nats.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]

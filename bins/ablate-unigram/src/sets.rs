@@ -3,19 +3,25 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, bail};
+use job_inputs::{MeasuredOn, note_overlap};
 use job_kit::{
     Progress, RunRecord,
     plot::{Axis, Color, Figure, Mark},
 };
 use neox_core::Model;
 use neuron_ablate::{
-    AblateError, Dose, LayerMeans, Mean, Measure, NestedSets, Over, SetEffects, Sweep, Tick,
-    Variant, output_norms,
+    AblateError, Activity, Dose, LayerMeans, Mean, Measure, NestedSets, Over, Sample, SetEffects,
+    Sweep, Tick, Variant, activities, output_norms,
 };
-use neuron_select::{Candidate, ControlKind, NeuronId, draw_controls};
+use neuron_select::{
+    Candidate, ControlKind, Controls, MatchOn, NeuronId, Pool, Push, TraitBalance, q_values, rank_p,
+};
 use surprisal_metrics::{Bootstrap, Group, Interval};
 
-use crate::config::{ControlsConfig, SetsConfig};
+use crate::config::SetsConfig;
+
+/// Sequences of one forward, where it is seen what neurons do.
+const BATCH: usize = 8;
 
 /// Distance between the error bars of neighbouring lines, in distances between sizes.
 const DODGE: f64 = 0.06;
@@ -42,13 +48,67 @@ pub(crate) struct SetRun {
     /// What the lists are, `[list]`.
     pub(crate) roles: Vec<Role>,
     pub(crate) effects: Vec<SetEffects>,
+    /// How alike the selected neurons and their controls are.
+    pub(crate) balance: Vec<TraitBalance>,
+    /// [`Controls::matched_spread`].
+    matched_spread: f64,
 }
 
 /// What a list of neurons stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Selected,
-    Control { kind: ControlKind, draw: usize },
+    /// The selected neurons that have matched controls, where some have none: what these are held against.
+    MatchedSelection,
+    Control {
+        kind: ControlKind,
+        draw: usize,
+    },
+    /// The selected neurons, each exchanged for one alike or kept: what the test beside matched controls ranks them among.
+    Exchanged {
+        draw: usize,
+    },
+}
+
+impl Role {
+    /// The column `control`.
+    pub(crate) fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Selected => None,
+            Self::MatchedSelection => Some("matched-selection"),
+            Self::Control { kind, .. } => Some(kind.name()),
+            Self::Exchanged { .. } => Some("exchanged"),
+        }
+    }
+
+    /// The column `draw`.
+    pub(crate) fn draw(self) -> Option<usize> {
+        match self {
+            Self::Selected | Self::MatchedSelection => None,
+            Self::Control { draw, .. } | Self::Exchanged { draw } => Some(draw),
+        }
+    }
+}
+
+/// The mean change of the loss of a set held against that of one kind of controls, nats.
+#[derive(Debug, Clone)]
+pub(crate) struct SetContrast {
+    pub(crate) dose: Dose,
+    pub(crate) size: usize,
+    pub(crate) kind: ControlKind,
+    pub(crate) draws: usize,
+    /// Of the set; beside matched controls of the neurons that have some.
+    pub(crate) change: f64,
+    /// Mean over the draws.
+    pub(crate) of_controls: f64,
+    /// Over documents and draws.
+    pub(crate) of_controls_interval: Option<Interval>,
+    /// Over documents and draws, the set a draw too; the estimate is the difference.
+    pub(crate) interval: Option<Interval>,
+    pub(crate) p: Option<f64>,
+    /// Over all doses and sizes.
+    pub(crate) q: Option<f64>,
+    pub(crate) clusters: usize,
 }
 
 impl Selected {
@@ -95,6 +155,18 @@ impl Selected {
         Ok(selected)
     }
 
+    /// Says where the sets are measured on the text that selected their neurons.
+    pub(crate) fn note_overlap(
+        config: &SetsConfig,
+        measured: MeasuredOn<'_>,
+        record: &mut RunRecord,
+    ) -> anyhow::Result<()> {
+        let file = (config.neurons.file.as_deref(), "sets.neurons.file");
+        let instead = "measure other text (`corpus.rows`, `ablation.sequences`)";
+        note_overlap(file, Some(measured), instead, record)?;
+        Ok(())
+    }
+
     /// The layers that have neurons of the list.
     pub(crate) fn layers(&self) -> impl Iterator<Item = usize> {
         let layers: BTreeSet<usize> = self.sets.ranked().iter().map(|n| n.layer).collect();
@@ -108,13 +180,26 @@ impl Selected {
         self,
         config: &SetsConfig,
         sweep: &Sweep<'_>,
-        model: &Model,
+        (model, sample, sequences): (&Model, &Sample, &[usize]),
         means: &LayerMeans,
         seed: u64,
         record: &mut RunRecord,
     ) -> anyhow::Result<SetRun> {
+        let pool = self.pool(config, (model, sample, sequences), means)?;
+        let drawn = config.controls.draw(self.sets.ranked(), &pool, seed);
+        let drawn = drawn.context("failed to draw control sets (`sets.controls`)")?;
+        if !drawn.unmatched.is_empty() {
+            let names: Vec<String> = drawn.unmatched.iter().map(NeuronId::to_string).collect();
+            record.warn(format!(
+                "{} of {} neurons have no neuron alike within `sets.controls.caliper` = {} standard deviations and are left out where the others are held against matched controls: {}",
+                names.len(),
+                self.sets.ranked().len(),
+                config.controls.caliper,
+                names.join(", ")
+            ));
+        }
         let (mut lists, mut roles) = (Vec::new(), Vec::new());
-        let controls = self.controls(&config.controls, model, means, seed)?;
+        let controls = self.controls(&drawn, config.controls.draws, seed)?;
         for (role, sets) in [(Role::Selected, self.sets)].into_iter().chain(controls) {
             lists.push(sets);
             roles.push(role);
@@ -146,35 +231,91 @@ impl Selected {
             lists,
             roles,
             effects,
+            matched_spread: drawn.matched_spread(),
+            balance: drawn.balance,
         })
+    }
+
+    /// Every neuron of the lists' layers, with what controls are matched on. What a dose does to a neuron is, of the first dose, how far its
+    /// activations are from where it takes them: the mean, or 0 where they are scaled.
+    fn pool(
+        &self,
+        config: &SetsConfig,
+        (model, sample, sequences): (&Model, &Sample, &[usize]),
+        means: &LayerMeans,
+    ) -> anyhow::Result<Pool> {
+        let layers: Vec<usize> = self.layers().collect();
+        if config.controls.match_on == MatchOn::ActivationAndNorm {
+            let mut candidates = Vec::new();
+            for layer in layers {
+                let norms = output_norms(model, layer)?;
+                candidates.extend(Candidate::of_layer(layer, means.neurons(layer), &norms));
+            }
+            return Ok(Pool::ActivationAndNorm(candidates));
+        }
+        // Nothing is drawn: no forward is needed.
+        let layers = if config.controls.draws == 0 {
+            Vec::new()
+        } else {
+            layers
+        };
+        let towards = |id: NeuronId| match config.doses[0] {
+            Dose::Scale(_) => 0.0,
+            Dose::Mean | Dose::ClipAtMean => {
+                let mean = means
+                    .neurons(id.layer)
+                    .and_then(|means| means.get(id.neuron));
+                mean.copied().unwrap_or_default()
+            }
+        };
+        let found = activities(model, sample, sequences, &layers, BATCH, &|_| ())?;
+        let of_layers = found.into_iter().flat_map(|(layer, found)| {
+            let ids = (0..).map(move |neuron| NeuronId { layer, neuron });
+            ids.zip(found)
+        });
+        let candidate = |(neuron, activity): (NeuronId, Activity)| Candidate {
+            neuron,
+            traits: Push {
+                length: activity.change_length(towards(neuron)),
+                active_share: activity.active_share,
+                active_loss: activity.active_loss,
+            }
+            .traits(),
+        };
+        Ok(Pool::Intervention(of_layers.map(candidate).collect()))
     }
 
     /// Control `i` of a set stands for its `i`-th neuron, so that controls are nested as the sets are.
     fn controls(
         &self,
-        config: &ControlsConfig,
-        model: &Model,
-        means: &LayerMeans,
+        drawn: &Controls,
+        draws: usize,
         seed: u64,
     ) -> anyhow::Result<Vec<(Role, NestedSets<NeuronId>)>> {
-        let mut candidates = Vec::new();
-        for layer in self.layers() {
-            let norms = output_norms(model, layer)?;
-            candidates.extend(Candidate::of_layer(layer, means.neurons(layer), &norms));
+        let mut found: Vec<(Role, Vec<NeuronId>)> = Vec::new();
+        found.extend(drawn.sets.iter().map(|set| {
+            let (kind, draw) = (set.kind, set.draw);
+            (Role::Control { kind, draw }, set.neurons.clone())
+        }));
+        let exchanged = drawn.exchanged(draws, seed).into_iter().enumerate();
+        found.extend(exchanged.map(|(draw, set)| (Role::Exchanged { draw }, set)));
+        if !drawn.matched.is_empty() && !drawn.unmatched.is_empty() {
+            found.push((Role::MatchedSelection, drawn.matched.clone()));
         }
-        let mut lists = Vec::new();
-        for &kind in &config.kinds {
-            for set in draw_controls(kind, self.sets.ranked(), &candidates, config.draws, seed)? {
-                let neurons = set.neurons;
-                let name = format!("{}-{}", kind.name(), set.draw);
-                lists.push((
-                    Role::Control {
-                        kind,
-                        draw: set.draw,
-                    },
-                    NestedSets::new(name, neurons, self.sets.sizes().to_vec())?,
-                ));
+        let mut lists = Vec::with_capacity(found.len());
+        for (role, neurons) in found {
+            let parts = [
+                role.name().map(str::to_owned),
+                role.draw().map(|d| d.to_string()),
+            ];
+            let name = parts.into_iter().flatten().collect::<Vec<_>>().join("-");
+            // Where some have no match, the lists are shorter.
+            let mut sizes = self.sets.sizes().to_vec();
+            sizes.retain(|&size| size <= neurons.len());
+            if sizes.is_empty() {
+                sizes.push(neurons.len());
             }
+            lists.push((role, NestedSets::new(name, neurons, sizes)?));
         }
         Ok(lists)
     }
@@ -220,6 +361,12 @@ impl SetRun {
         doses
     }
 
+    /// The sizes of all lists, ascending: where only some neurons have a match, theirs may be another.
+    fn all_sizes(&self) -> BTreeSet<usize> {
+        let sizes = self.lists.iter().flat_map(|list| list.sizes());
+        sizes.copied().collect()
+    }
+
     fn sizes(&self) -> &[usize] {
         self.lists.first().map_or(&[], |list| list.sizes())
     }
@@ -237,8 +384,27 @@ impl SetRun {
         kinds
     }
 
-    /// Mean change of the loss of a set at a dose: of the selected neurons, or over all draws of a control; with the interval over
-    /// sequences where there are several.
+    /// Changes of the loss by cluster, of each list whose role is wanted, at one size and dose.
+    fn cells(
+        &self,
+        wanted: impl Fn(Role) -> bool,
+        size: usize,
+        dose: Dose,
+    ) -> Result<Vec<Vec<Group>>, AblateError> {
+        let sets = self
+            .effects
+            .iter()
+            .filter(|set| wanted(self.roles[set.list]) && set.size == size && set.dose == dose);
+        sets.map(|set| {
+            let (variant, measure) = (Variant::Total, Measure::Loss);
+            set.effects
+                .groups(variant, measure, Mean::Signed, self.over())
+        })
+        .collect()
+    }
+
+    /// Mean change of the loss of a set at a dose: of the selected neurons, with the interval over clusters, or over all draws of a
+    /// control, with that over clusters and draws; none where there are too few.
     fn loss_change(
         &self,
         kind: Option<ControlKind>,
@@ -246,31 +412,97 @@ impl SetRun {
         dose: Dose,
         bootstrap: &Bootstrap,
     ) -> Result<Option<(f64, Option<Interval>)>, AblateError> {
-        let wanted = |set: &&SetEffects| {
-            let role = match self.roles[set.list] {
-                Role::Selected => None,
-                Role::Control { kind, .. } => Some(kind),
-            };
-            role == kind && set.size == size && set.dose == dose
+        let cells = self.cells(
+            |role| match (role, kind) {
+                (Role::Selected, None) => true,
+                (Role::Control { kind, .. }, Some(wanted)) => kind == wanted,
+                _ => false,
+            },
+            size,
+            dose,
+        )?;
+        let interval = match (&cells[..], kind) {
+            _ if bootstrap.resamples == 0 => None,
+            ([own], None) => bootstrap.mean(own).ok().flatten(),
+            (draws, _) => bootstrap.two_way(draws).ok().flatten(),
         };
-        let mut groups: Vec<Group> = Vec::new();
-        for set in self.effects.iter().filter(wanted) {
-            let of_set =
-                set.effects
-                    .groups(Variant::Total, Measure::Loss, Mean::Signed, self.over())?;
-            groups.resize(of_set.len(), Group::default());
-            for (sum, more) in groups.iter_mut().zip(of_set) {
-                sum.sum += more.sum;
-                sum.count += more.count;
+        let mean = Group::total(&cells.concat()).mean();
+        Ok(mean.map(|mean| (mean, interval)))
+    }
+
+    /// Every dose and size against every kind of controls: the mean change of the loss.
+    pub(crate) fn contrasts(&self, bootstrap: &Bootstrap) -> anyhow::Result<Vec<SetContrast>> {
+        let mut contrasts = Vec::new();
+        for kind in self.kinds() {
+            let mut of_kind = Vec::new();
+            for dose in self.doses() {
+                for size in self.all_sizes() {
+                    of_kind.extend(self.contrast(kind, dose, size, bootstrap)?);
+                }
             }
+            let p: Vec<Option<f64>> = of_kind.iter().map(|contrast| contrast.p).collect();
+            for (contrast, q) in of_kind.iter_mut().zip(q_values(&p)) {
+                contrast.q = q;
+            }
+            contrasts.extend(of_kind);
         }
-        let (sum, count) = groups
-            .iter()
-            .fold((0.0, 0.0), |(s, c), g| (s + g.sum, c + g.count));
-        let interval = (bootstrap.resamples > 0)
-            .then(|| bootstrap.mean(&groups).ok().flatten())
-            .flatten();
-        Ok((count > 0.0).then(|| (sum / count, interval)))
+        Ok(contrasts)
+    }
+
+    fn contrast(
+        &self,
+        kind: ControlKind,
+        dose: Dose,
+        size: usize,
+        bootstrap: &Bootstrap,
+    ) -> anyhow::Result<Option<SetContrast>> {
+        let cells = |wanted: &dyn Fn(Role) -> bool| self.cells(wanted, size, dose);
+        let is_control = |role| matches!(role, Role::Control { kind: k, .. } if k == kind);
+        let controls = cells(&is_control)?;
+        let held_against = match kind {
+            ControlKind::Matched if self.roles.contains(&Role::MatchedSelection) => {
+                Role::MatchedSelection
+            }
+            _ => Role::Selected,
+        };
+        let own = cells(&|role| role == held_against)?.pop();
+        let (like, wider) = match kind {
+            ControlKind::Random => (controls.clone(), 1.0),
+            ControlKind::Matched => {
+                let exchanged = cells(&|role| matches!(role, Role::Exchanged { .. }))?;
+                (exchanged, self.matched_spread)
+            }
+        };
+        let means = |sets: &[Vec<Group>]| -> Option<Vec<f64>> {
+            sets.iter().map(|set| Group::total(set).mean()).collect()
+        };
+        let (Some(own), Some(of_controls), Some(of_like)) = (own, means(&controls), means(&like))
+        else {
+            return Ok(None);
+        };
+        let (Some(change), false) = (Group::total(&own).mean(), controls.is_empty()) else {
+            return Ok(None);
+        };
+        let resampled = bootstrap.resamples > 0;
+        Ok(Some(SetContrast {
+            dose,
+            size,
+            kind,
+            draws: controls.len(),
+            change,
+            of_controls: of_controls.iter().sum::<f64>() / of_controls.len() as f64,
+            of_controls_interval: match resampled {
+                true => bootstrap.two_way(&controls)?,
+                false => None,
+            },
+            interval: match resampled {
+                true => bootstrap.against(&own, &controls, (&like, wider))?,
+                false => None,
+            },
+            p: rank_p(change, &of_like),
+            q: None,
+            clusters: Group::with_values(&own),
+        }))
     }
 
     /// A line with an error bar at each size, moved aside so that bars of several lines stand side by side.
@@ -348,38 +580,56 @@ impl SetRun {
         Ok(Some(figure.marks(selected)))
     }
 
-    /// A row per dose and size: the selected neurons and their controls.
-    pub(crate) fn summary(&self, bootstrap: &Bootstrap) -> Result<String, AblateError> {
-        let kinds = self.kinds();
+    /// A row per dose and size: the selected neurons; then what they do more than their controls.
+    pub(crate) fn summary(
+        &self,
+        bootstrap: &Bootstrap,
+        contrasts: &[SetContrast],
+    ) -> Result<String, AblateError> {
+        let with_ends = |value: f64, interval: Option<Interval>| match interval {
+            Some(i) => format!("{value:+.6} ({:+.6} to {:+.6})", i.lower, i.upper),
+            None => format!("{value:+.6}"),
+        };
         let mut text = format!(
-            "Sets of selected neurons changed together; mean change of the loss on {} (nats):\n\n{:<14}{:>8}  {:>34}",
+            "Sets of selected neurons changed together; mean change of the loss on {} (nats):\n\n{:<14}{:>8}  {:>34}\n",
             self.targets(),
             "dose",
             "neurons",
             "selected"
         );
-        for kind in &kinds {
-            text += &format!("  {:>18}", format!("{} controls", kind.name()));
-        }
-        text.push('\n');
         for dose in self.doses() {
             for &size in self.sizes() {
                 let shown = match self.loss_change(None, size, dose, bootstrap)? {
-                    Some((mean, Some(i))) => {
-                        format!("{mean:+.6} ({:+.6} to {:+.6})", i.lower, i.upper)
-                    }
-                    Some((mean, None)) => format!("{mean:+.6}"),
+                    Some((mean, interval)) => with_ends(mean, interval),
                     None => "-".into(),
                 };
-                text += &format!("{:<14}{size:>8}  {shown:>34}", dose_name(dose));
-                for &kind in &kinds {
-                    let shown = self
-                        .loss_change(Some(kind), size, dose, bootstrap)?
-                        .map_or("-".into(), |(mean, _)| format!("{mean:+.6}"));
-                    text += &format!("  {shown:>18}");
-                }
-                text.push('\n');
+                text += &format!("{:<14}{size:>8}  {shown:>34}\n", dose_name(dose));
             }
+        }
+        if !contrasts.is_empty() {
+            text += &format!(
+                "\nSelected minus controls; p from the rank of the selected set among as many draws:\n\n{:<14}{:>8}  {:>8}{:>7}  {:>10}  {:>34}  {:>6}\n",
+                "dose",
+                "neurons",
+                "controls",
+                "draws",
+                "controls'",
+                "selected minus controls'",
+                "p"
+            );
+        }
+        for contrast in contrasts {
+            let excess = contrast.change - contrast.of_controls;
+            text += &format!(
+                "{:<14}{:>8}  {:>8}{:>7}  {:>+10.6}  {:>34}  {:>6}\n",
+                dose_name(contrast.dose),
+                contrast.size,
+                contrast.kind.name(),
+                contrast.draws,
+                contrast.of_controls,
+                with_ends(excess, contrast.interval),
+                contrast.p.map_or("-".into(), |p| format!("{p:.3}")),
+            );
         }
         text.push('\n');
         Ok(text)

@@ -9,13 +9,14 @@ use arrow::{
 };
 use neuron_ablate::{
     AblateError, BandToken, Change, Dose, EffectSums, FrozenKl, HeadEffects, KlDirection,
-    LayerMeans, Mean, MeanOf, Measure, NeuronEffects, NeuronId, Over, PairBlock, Semantics, Sweep,
-    Variant, WeightStatistics, mediated_share,
+    LayerMeans, Mean, MeanOf, Measure, NeuronEffects, NeuronId, Over, PairBlock, Semantics,
+    SetEffects, Sweep, Variant, WeightStatistics, mediated_share,
 };
+use neuron_select::{Balance, TraitBalance};
 use rayon::prelude::*;
 use surprisal_metrics::{Bootstrap, Interval, Resamples};
 
-use crate::sets::{Role, SetRun, dose_name};
+use crate::sets::{SetContrast, SetRun, dose_name};
 
 /// Names and places of the columns of the table of positions.
 #[derive(Debug)]
@@ -341,10 +342,7 @@ impl SetTable {
     pub(crate) fn batch(&self, sweep: &Sweep<'_>, run: &SetRun) -> anyhow::Result<RecordBatch> {
         let sets = &run.effects;
         let sums: Vec<&EffectSums> = sets.iter().map(|set| &set.effects).collect();
-        let control = |list: usize| match run.roles[list] {
-            Role::Selected => None,
-            Role::Control { kind, draw } => Some((kind, draw)),
-        };
+        let role = |set: &SetEffects| run.roles[set.list];
         let names = sets.iter().map(|set| {
             let neurons = run.lists[set.list].set(set.size).iter();
             let names: Vec<String> = neurons.map(ToString::to_string).collect();
@@ -352,7 +350,7 @@ impl SetTable {
         });
         let draws = sets
             .iter()
-            .map(|set| control(set.list).map(|(_, draw)| draw as i32));
+            .map(|set| role(set).draw().map(|draw| draw as i32));
         let factors = sets.iter().map(|set| match set.dose {
             Dose::Scale(factor) => Some(factor),
             Dose::Mean | Dose::ClipAtMean => None,
@@ -367,10 +365,7 @@ impl SetTable {
             ),
             (
                 "control".into(),
-                texts(
-                    sets.iter()
-                        .map(|set| control(set.list).map(|(kind, _)| kind.name().to_owned())),
-                ),
+                texts(sets.iter().map(|set| role(set).name().map(str::to_owned))),
             ),
             ("draw".into(), Arc::new(Int32Array::from_iter(draws))),
             ("size".into(), ints(sets.iter().map(|set| set.size))),
@@ -389,6 +384,70 @@ impl SetTable {
         self.effects.push(&mut columns, sweep, &sums)?;
         record_batch(columns)
     }
+}
+
+/// A row per kind of controls, dose and size.
+pub(crate) fn set_contrasts(contrasts: &[SetContrast]) -> anyhow::Result<RecordBatch> {
+    let rows = || contrasts.iter();
+    let number = |of: &dyn Fn(&SetContrast) -> Option<f64>| floats(rows().map(of));
+    let scale = |c: &SetContrast| match c.dose {
+        Dose::Scale(factor) => Some(factor),
+        Dose::Mean | Dose::ClipAtMean => None,
+    };
+    let excess = |c: &SetContrast| c.change - c.of_controls;
+    let columns: [(&str, ArrayRef); 16] = [
+        (
+            "control",
+            texts(rows().map(|c| Some(c.kind.name().to_owned()))),
+        ),
+        ("draws", ints(rows().map(|c| c.draws))),
+        ("size", ints(rows().map(|c| c.size))),
+        ("dose", texts(rows().map(|c| Some(dose_name(c.dose))))),
+        ("scale", number(&scale)),
+        ("change", number(&|c| Some(c.change))),
+        ("change_of_controls", number(&|c| Some(c.of_controls))),
+        (
+            "change_of_controls_low",
+            number(&|c| Some(c.of_controls_interval?.lower)),
+        ),
+        (
+            "change_of_controls_high",
+            number(&|c| Some(c.of_controls_interval?.upper)),
+        ),
+        ("excess", number(&|c| Some(excess(c)))),
+        ("excess_low", number(&|c| Some(c.interval?.lower))),
+        ("excess_high", number(&|c| Some(c.interval?.upper))),
+        (
+            "excess_undefined",
+            number(&|c| Some(c.interval?.undefined as f64)),
+        ),
+        ("p", number(&|c| c.p)),
+        ("q", number(&|c| c.q)),
+        ("clusters", ints(rows().map(|c| c.clusters))),
+    ];
+    record_batch(columns.map(|(name, of)| (name.to_owned(), of)).into())
+}
+
+/// A row per kind of controls and trait.
+pub(crate) fn balance(balance: &[TraitBalance]) -> anyhow::Result<RecordBatch> {
+    let rows = || balance.iter();
+    let number = |of: fn(Balance) -> f64| floats(rows().map(|row| row.balance.map(of)));
+    let columns: [(&str, ArrayRef); 7] = [
+        (
+            "kind",
+            texts(rows().map(|row| Some(row.kind.name().to_owned()))),
+        ),
+        ("trait", texts(rows().map(|row| Some(row.name.clone())))),
+        ("selection", number(|b| b.selected)),
+        ("controls", number(|b| b.controls)),
+        ("standardised_difference", number(|b| b.difference)),
+        ("selected", ints(rows().map(|row| row.selected))),
+        (
+            "without_control",
+            ints(rows().map(|row| row.without_control)),
+        ),
+    ];
+    record_batch(columns.map(|(name, of)| (name.to_owned(), of)).into())
 }
 
 impl EffectColumns {

@@ -7,6 +7,7 @@ use job_kit::{Rule, Rules};
 use longtail_corpus::{BandReading, Bound};
 use model_conventions::Steps;
 use neuron_ablate::{Join, MeanOver, NeuronSite, WordBoundary};
+use neuron_select::ControlOptions;
 use serde::{Deserialize, Serialize};
 use surprisal_metrics::{Unit, WordForm};
 
@@ -37,6 +38,9 @@ pub(crate) struct SurprisalConfig {
     #[serde(default)]
     pub(crate) neurons: NeuronsConfig,
     pub(crate) interventions: InterventionsConfig,
+    /// How control sets are drawn; draws of those entries of `interventions.list` that do not say theirs.
+    #[serde(default)]
+    pub(crate) controls: ControlOptions,
     /// Text over which mean activations are taken.
     pub(crate) corpus: CorpusConfig,
     /// What the groups of words go by.
@@ -89,6 +93,16 @@ impl Rules for SurprisalConfig {
                 "a band needs token counts (`frequency.counts`)",
             ),
         ];
+        rules.push(Rule::unused(
+            "controls.kinds",
+            |_, _| true,
+            "`interventions.list` says which controls there are",
+        ));
+        rules.push(Rule::unused(
+            "controls.caliper",
+            |config, _| config["controls"]["match"] == "activation-and-norm",
+            "controls of the same mean activation and output norm are the nearest ones, however far away",
+        ));
         rules.push(Rule::one_of(&["groups.zipf", "groups.quantiles"]));
         rules.push(Rule::belongs("groups.column", &["groups.table"]));
         rules.extend(["groups.zipf", "groups.quantiles"].map(|key| {
@@ -164,6 +178,13 @@ impl SurprisalConfig {
     /// The checkpoints that are asked for; all where it says nothing.
     pub(crate) fn steps(&self) -> Option<&Steps> {
         self.model.steps.as_ref().or(self.steps.as_ref())
+    }
+
+    /// The entries of the list, with their numbers of draws.
+    pub(crate) fn interventions(&self) -> Vec<InterventionSpec> {
+        let list = self.interventions.list.iter().cloned();
+        list.map(|spec| spec.with_draws(self.controls.draws))
+            .collect()
     }
 
     /// The form that the figure, the summary and the wide tables show.

@@ -6,6 +6,7 @@ use job_kit::report::{Grid, Report, Section};
 use surprisal_metrics::{Doubt, Interval, WordForm};
 
 use crate::config::{GroupBy, SurprisalConfig};
+use crate::contrasts::{self, Contrast, DrawnAt};
 use crate::groups::{ALL_WORDS, COMMON_TOKENS, LONG_TAIL_TOKENS, MOST_GROUPS};
 use crate::results::Inputs;
 use crate::summary::{Acquired, Line};
@@ -52,7 +53,7 @@ pub(crate) fn outputs() -> impl Iterator<Item = String> {
 /// Writes the figures and `report.html`.
 pub(crate) fn write(
     inputs: &Inputs<'_>,
-    lines: &[Line],
+    (lines, contrasts, drawn): (&[Line], &[Contrast], &[DrawnAt]),
     learned: &[Acquired],
     record: &mut RunRecord,
 ) -> anyhow::Result<()> {
@@ -73,6 +74,14 @@ pub(crate) fn write(
             format!("{}, {}", form_in_words(config.form()), config.unit.name()),
         )
         .fact("neurons", neurons_in_words(config))
+        .fact(
+            "neurons selected on the text of the contexts",
+            match inputs.selected_on_measured {
+                Some(true) => "yes, which flatters them",
+                Some(false) => "no",
+                None => "not known",
+            },
+        )
         .fact("words", config.words.path.display())
         .fact("groups of words", groups_in_words(by));
 
@@ -110,6 +119,9 @@ pub(crate) fn write(
         }
     };
     report = report.section(section.grid(means_grid(lines, config)));
+    if !contrasts.is_empty() {
+        report = report.section(contrasts::section(contrasts, drawn, config.unit));
+    }
     if !learned.is_empty() {
         report = report.section(acquisition_section(learned, groups, &interventions));
     }
@@ -129,11 +141,12 @@ fn over_training(
     let x = || Axis::steps(inputs.counted.label());
     let mut section = Section::new("Surprisal over training").text(
         "Every word counts once, by the mean over its contexts. Bands are 95 % bootstrap-t intervals from 1,000 resamples of the words. Step 0 stands left of \
-         the first step, out of scale. The draws of a control set are averaged.",
+         the first step, out of scale. The draws of a control set are averaged, and their bands are over words and draws.",
     );
+    let first = &interventions[..interventions.len().min(1)];
     let (all, caption) = match by {
         GroupBy::WordFrequency => (
-            groups_figure(lines, groups, interventions, x(), shown),
+            surprisal_figure(lines, groups, first, x(), shown),
             "Mean surprisal of each group of words in the unchanged model, or under the first intervention of the list.",
         ),
         _ => (
@@ -204,34 +217,6 @@ fn frequency_figure(lines: &[&Line], interventions: &[String], y: &str, changes:
     figure.size(860, 440)
 }
 
-/// A line for each group of words under the first intervention.
-fn groups_figure(
-    lines: &[Line],
-    groups: &[String],
-    interventions: &[String],
-    x: Axis,
-    y: &str,
-) -> Figure {
-    let mut figure = Figure::new("Surprisal over training", x, Axis::linear(y));
-    for (g, group) in groups.iter().enumerate() {
-        let of: Vec<&Line> = lines
-            .iter()
-            .filter(|l| &l.group == group && interventions.first() == Some(&l.intervention))
-            .collect();
-        let points = of.iter().filter_map(|l| Some((l.step? as f64, l.mean)));
-        let intervals = of.iter().map(|l| l.interval.map(|i| (i.lower, i.upper)));
-        let mut mark = Mark::line(group, points)
-            .color(COLORS[g % COLORS.len()])
-            .with_dots()
-            .intervals(intervals);
-        if g >= COLORS.len() {
-            mark = mark.dashed();
-        }
-        figure = figure.mark(mark);
-    }
-    figure.size(860, 520)
-}
-
 /// Distinct values in the order of their first line.
 fn in_order(lines: &[Line], value: impl Fn(&Line) -> &String) -> Vec<String> {
     let mut distinct: Vec<String> = Vec::new();
@@ -243,6 +228,7 @@ fn in_order(lines: &[Line], value: impl Fn(&Line) -> &String) -> Vec<String> {
     distinct
 }
 
+/// A line for each group of words and intervention: of one intervention, groups have colours of their own; of several, those do.
 fn surprisal_figure(
     lines: &[Line],
     groups: &[String],
@@ -251,6 +237,7 @@ fn surprisal_figure(
     y: &str,
 ) -> Figure {
     let mut figure = Figure::new("Surprisal over training", x, Axis::linear(y));
+    let by_group = groups.len() > 1 && interventions.len() == 1;
     for (g, group) in groups.iter().enumerate() {
         for (i, intervention) in interventions.iter().enumerate() {
             let of: Vec<&Line> = lines
@@ -259,19 +246,19 @@ fn surprisal_figure(
                 .collect();
             let points = of.iter().filter_map(|l| Some((l.step? as f64, l.mean)));
             let intervals = of.iter().map(|l| l.interval.map(|i| (i.lower, i.upper)));
-            let name = if groups.len() > 1 {
-                format!("{intervention}, {group}")
-            } else {
-                intervention.clone()
+            let (name, color, dashed) = match (by_group, groups.len()) {
+                (true, _) => (group.clone(), g, g >= COLORS.len()),
+                (false, 1) => (intervention.clone(), i, false),
+                (false, _) => (format!("{intervention}, {group}"), i, g > 0),
             };
             let mut mark = Mark::line(&name, points)
-                .color(COLORS[i % COLORS.len()])
+                .color(COLORS[color % COLORS.len()])
                 .with_dots();
             // Interventions share the words, so their bands would lie on one another; those of the changes are drawn apart.
             if i == 0 {
                 mark = mark.intervals(intervals);
             }
-            if g > 0 {
+            if dashed {
                 mark = mark.dashed();
             }
             figure = figure.mark(mark);
@@ -333,9 +320,10 @@ fn means_grid(lines: &[Line], config: &SurprisalConfig) -> Grid {
         "95 % interval".into(),
         "words higher / lower".into(),
         "sign test p".into(),
+        "q".into(),
     ]);
     let interval = |i: surprisal_metrics::Interval| format!("{:.3} to {:.3}", i.lower, i.upper);
-    let none = || "none: one word".to_owned();
+    let none = || "none: too few".to_owned();
     for line in lines {
         let paired = line.paired.as_ref();
         grid.row([
@@ -361,6 +349,9 @@ fn means_grid(lines: &[Line], config: &SurprisalConfig) -> Grid {
                 .into(),
             paired
                 .map_or(String::new(), |p| format!("{:.2e}", p.sign_p))
+                .into(),
+            line.sign_q
+                .map_or(String::new(), |q| format!("{q:.2e}"))
                 .into(),
         ]);
     }

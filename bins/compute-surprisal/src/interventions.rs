@@ -1,9 +1,15 @@
 //! The interventions of a checkpoint: names from the configuration, neurons and values from the step.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, bail};
 use neox_core::Model;
-use neuron_ablate::{Intervention, LayerMeans, NeuronId, NeuronSite, Operation, output_norms};
-use neuron_select::{Candidate, ControlKind, draw_controls};
+use neuron_ablate::{
+    Activity, Intervention, LayerMeans, NeuronId, NeuronSite, Operation, output_norms,
+};
+use neuron_select::{
+    Candidate, ControlKind, ControlOptions, Controls, MatchOn, Pool, Push, TraitBalance,
+};
 use serde::{Deserialize, Serialize};
 
 /// One entry of `interventions.list`.
@@ -25,16 +31,25 @@ pub(crate) enum InterventionSpec {
     /// Activation times a factor.
     Scaled(f64),
     /// The same done to random neurons of the same layer.
-    Random(Controls),
-    /// The same done to neurons like the selected ones in mean activation and output norm.
-    Matched(Controls),
+    Random(ControlSpec),
+    /// The same done to neurons like the selected ones (`controls.match`), to the selected ones with each exchanged for one alike or kept,
+    /// and to the selected ones that have some alike.
+    Matched(ControlSpec),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Controls {
+pub(crate) struct ControlSpec {
     pub(crate) like: Box<InterventionSpec>,
-    pub(crate) draws: usize,
+    /// `controls.draws`, if it does not say it.
+    #[serde(default)]
+    pub(crate) draws: Option<usize>,
+}
+
+impl ControlSpec {
+    fn draws(&self) -> usize {
+        self.draws.unwrap_or_default()
+    }
 }
 
 /// What a named intervention is.
@@ -42,7 +57,7 @@ pub(crate) struct Controls {
 pub(crate) struct Facts {
     /// `base`, `zero`, `scaled`, ...
     pub(crate) operation: String,
-    /// Whose activations change: `none`, `selected`, `random` or `matched`.
+    /// Whose activations change: `none`, `selected`, `random`, `matched`, `exchanged` or `matched-selection`.
     pub(crate) neurons: &'static str,
     /// The factor of `scaled`.
     pub(crate) dose: Option<f64>,
@@ -66,17 +81,51 @@ impl InterventionSpec {
         }
     }
 
-    /// Names of all it stands for: one, or one per draw.
-    pub(crate) fn names(&self) -> Vec<String> {
+    /// What it is with the number of draws that the configuration has for all.
+    pub(crate) fn with_draws(mut self, draws: usize) -> Self {
+        if let Self::Random(controls) | Self::Matched(controls) = &mut self {
+            controls.draws.get_or_insert(draws);
+        }
+        self
+    }
+
+    /// The kind of controls it asks for, and for what.
+    pub(crate) fn controls(&self) -> Option<(ControlKind, &ControlSpec)> {
         match self {
-            Self::Random(controls) | Self::Matched(controls) => (0..controls.draws)
-                .map(|draw| format!("{}-{draw}", self.name()))
-                .collect(),
-            _ => vec![self.name()],
+            Self::Random(controls) => Some((ControlKind::Random, controls)),
+            Self::Matched(controls) => Some((ControlKind::Matched, controls)),
+            _ => None,
         }
     }
 
-    /// What each of its names stands for, in columns.
+    /// Names of what is measured under this name: one, or one per draw.
+    pub(crate) fn names(&self) -> Vec<String> {
+        match self.controls() {
+            Some((_, controls)) => numbered(&self.name(), controls.draws()).collect(),
+            None => vec![self.name()],
+        }
+    }
+
+    /// Names of the sets that matched controls are tested with, one per draw.
+    pub(crate) fn exchanged(&self) -> Vec<String> {
+        match self {
+            Self::Matched(controls) => {
+                let name = format!("exchanged-{}", controls.like.name());
+                numbered(&name, controls.draws()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Name of the selected neurons that matched controls are held against.
+    pub(crate) fn matched_selection(&self) -> Option<String> {
+        match self {
+            Self::Matched(controls) => Some(format!("matched-selection-{}", controls.like.name())),
+            _ => None,
+        }
+    }
+
+    /// What each of all the names it stands for is, in columns.
     pub(crate) fn facts(&self) -> Vec<(String, Facts)> {
         let (operation, neurons) = match self {
             Self::Base => (self, "none"),
@@ -92,18 +141,23 @@ impl InterventionSpec {
             Self::Scaled(_) => "scaled".to_owned(),
             other => other.name(),
         };
-        let is_control = matches!(self, Self::Random(_) | Self::Matched(_));
-        (0u32..)
-            .zip(self.names())
-            .map(|(draw, name)| {
+        let is_control = self.controls().is_some();
+        let of = |names: Vec<String>, neurons: &'static str, is_drawn: bool| {
+            let operation = operation.clone();
+            (0u32..).zip(names).map(move |(draw, name)| {
                 let facts = Facts {
                     operation: operation.clone(),
                     neurons,
                     dose,
-                    draw: is_control.then_some(draw),
+                    draw: is_drawn.then_some(draw),
                 };
                 (name, facts)
             })
+        };
+        let selection = self.matched_selection().into_iter().collect();
+        of(self.names(), neurons, is_control)
+            .chain(of(self.exchanged(), "exchanged", true))
+            .chain(of(selection, "matched-selection", false))
             .collect()
     }
 
@@ -137,7 +191,7 @@ impl InterventionSpec {
                         self.name()
                     );
                 }
-                if controls.draws == 0 {
+                if controls.draws == Some(0) {
                     bail!("`{}`: `draws` is 0, expected at least 1", self.name());
                 }
                 controls.like.check()
@@ -147,6 +201,11 @@ impl InterventionSpec {
     }
 }
 
+fn numbered(name: &str, draws: usize) -> impl Iterator<Item = String> + use<> {
+    let name = name.to_owned();
+    (0..draws).map(move |draw| format!("{name}-{draw}"))
+}
+
 /// What the interventions of a checkpoint are made from.
 pub(crate) struct Sources<'s> {
     pub(crate) model: &'s Model,
@@ -154,12 +213,34 @@ pub(crate) struct Sources<'s> {
     pub(crate) neurons: &'s [NeuronId],
     /// Mean activations of the neurons' layers, where an intervention needs them.
     pub(crate) means: Option<&'s LayerMeans>,
+    /// What all neurons of these layers do, where controls are matched on it.
+    pub(crate) activities: BTreeMap<usize, Vec<Activity>>,
+    pub(crate) controls: &'s ControlOptions,
     pub(crate) seed: u64,
 }
 
+/// The control sets of one entry of the list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Drawn {
+    /// Name of each intervention and its neurons.
+    pub(crate) sets: Vec<(String, Vec<String>)>,
+    /// Selected neurons that have no control.
+    pub(crate) unmatched: Vec<String>,
+    pub(crate) balance: Vec<TraitBalance>,
+    /// [`Controls::matched_spread`].
+    pub(crate) matched_spread: f64,
+}
+
+/// The interventions of a checkpoint by name, and the control sets by entry of the list.
+#[derive(Debug, Default)]
+pub(crate) struct Built {
+    pub(crate) interventions: BTreeMap<String, Intervention>,
+    pub(crate) drawn: BTreeMap<String, Drawn>,
+}
+
 impl Sources<'_> {
-    /// All interventions of a list, by name.
-    pub(crate) fn build(&self, list: &[InterventionSpec]) -> anyhow::Result<Vec<Intervention>> {
+    /// All interventions of a list; those of matched controls are left out where no selected neuron has one.
+    pub(crate) fn build(&self, list: &[InterventionSpec]) -> anyhow::Result<Built> {
         let (layers, d_mlp) = (self.last_layer() + 1, self.model.config().intermediate_size);
         let exists = |n: &&NeuronId| n.layer < layers && (n.neuron as i64) < d_mlp;
         if let Some(neuron) = self.neurons.iter().find(|n| !exists(n)) {
@@ -168,17 +249,15 @@ impl Sources<'_> {
                 layers - 1
             );
         }
-        let mut built = Vec::new();
+        let mut built = Built::default();
         for spec in list {
-            match spec {
-                InterventionSpec::Base => built.push(Intervention::base()),
-                InterventionSpec::Random(controls) => {
-                    self.controls(ControlKind::Random, spec, controls, &mut built)?
+            match spec.controls() {
+                _ if *spec == InterventionSpec::Base => built.add("base", Intervention::base()),
+                Some((kind, controls)) => self.controls(spec, kind, controls, &mut built)?,
+                None => {
+                    let name = spec.name();
+                    built.add(&name, self.one(spec, name.clone(), self.neurons.to_vec())?);
                 }
-                InterventionSpec::Matched(controls) => {
-                    self.controls(ControlKind::Matched, spec, controls, &mut built)?
-                }
-                _ => built.push(self.one(spec, spec.name(), self.neurons.to_vec())?),
             }
         }
         Ok(built)
@@ -206,33 +285,76 @@ impl Sources<'_> {
 
     fn controls(
         &self,
-        kind: ControlKind,
         spec: &InterventionSpec,
-        controls: &Controls,
-        built: &mut Vec<Intervention>,
+        kind: ControlKind,
+        controls: &ControlSpec,
+        built: &mut Built,
     ) -> anyhow::Result<()> {
-        let name = spec.name();
-        let candidates = self.candidates()?;
-        let sets = draw_controls(kind, self.neurons, &candidates, controls.draws, self.seed)
-            .with_context(|| format!("failed to draw control sets for `{name}`"))?;
-        for set in sets {
-            let name = format!("{name}-{}", set.draw);
-            built.push(self.one(&controls.like, name, set.neurons)?);
+        let options = ControlOptions {
+            kinds: vec![kind],
+            draws: controls.draws(),
+            ..self.controls.clone()
+        };
+        let drawn: Controls = options
+            .draw(self.neurons, &self.pool(&controls.like)?, self.seed)
+            .with_context(|| format!("failed to draw control sets for `{}`", spec.name()))?;
+        let sets = drawn.sets.iter().map(|set| set.neurons.clone());
+        let mut named: Vec<(String, Vec<NeuronId>)> = spec.names().into_iter().zip(sets).collect();
+        let exchanged = drawn.exchanged(options.draws, self.seed);
+        named.extend(spec.exchanged().into_iter().zip(exchanged));
+        if let (Some(name), false) = (spec.matched_selection(), drawn.matched.is_empty()) {
+            named.push((name, drawn.matched.clone()));
+        }
+        let in_words = |ids: &[NeuronId]| ids.iter().map(NeuronId::to_string).collect();
+        let sets = named
+            .iter()
+            .map(|(name, ids)| (name.clone(), in_words(ids)));
+        let record = Drawn {
+            sets: sets.collect(),
+            unmatched: in_words(&drawn.unmatched),
+            matched_spread: drawn.matched_spread(),
+            balance: drawn.balance,
+        };
+        built.drawn.insert(spec.name(), record);
+        for (name, neurons) in named {
+            built.add(&name, self.one(&controls.like, name.clone(), neurons)?);
         }
         Ok(())
     }
 
-    /// Every neuron of the layers that the selection is in.
-    fn candidates(&self) -> anyhow::Result<Vec<Candidate>> {
-        let mut candidates = Vec::new();
-        for layer in layers_of(self.neurons) {
-            let (mean, norms) = (
-                self.means.and_then(|means| means.neurons(layer)),
-                output_norms(self.model, layer)?,
-            );
-            candidates.extend(Candidate::of_layer(layer, mean, &norms));
+    /// Every neuron of the layers that the selection is in, with what controls are matched on: what an operation does to a neuron is how far
+    /// its activations are from where it takes them.
+    fn pool(&self, operation: &InterventionSpec) -> anyhow::Result<Pool> {
+        let layers = layers_of(self.neurons);
+        let mean = |id: NeuronId| self.means?.neurons(id.layer)?.get(id.neuron).copied();
+        if self.activities.is_empty() {
+            let mut candidates = Vec::new();
+            for layer in layers {
+                let mean = self.means.and_then(|means| means.neurons(layer));
+                let norms = output_norms(self.model, layer)?;
+                candidates.extend(Candidate::of_layer(layer, mean, &norms));
+            }
+            return Ok(Pool::ActivationAndNorm(candidates));
         }
-        Ok(candidates)
+        let towards = |id: NeuronId, activity: &Activity| match operation {
+            InterventionSpec::Zero | InterventionSpec::Scaled(_) => 0.0,
+            InterventionSpec::Full => 1.0,
+            _ => mean(id).unwrap_or(activity.mean),
+        };
+        let of_layers = self.activities.iter().flat_map(|(&layer, found)| {
+            let ids = (0..).map(move |neuron| NeuronId { layer, neuron });
+            ids.zip(found)
+        });
+        let candidate = |(neuron, activity): (NeuronId, &Activity)| Candidate {
+            neuron,
+            traits: Push {
+                length: activity.change_length(towards(neuron, activity)),
+                active_share: activity.active_share,
+                active_loss: activity.active_loss,
+            }
+            .traits(),
+        };
+        Ok(Pool::Intervention(of_layers.map(candidate).collect()))
     }
 
     /// Mean activations at the intervention's site.
@@ -254,6 +376,18 @@ impl Sources<'_> {
     fn last_layer(&self) -> usize {
         self.model.config().num_hidden_layers - 1
     }
+}
+
+impl Built {
+    fn add(&mut self, name: &str, intervention: Intervention) {
+        self.interventions.insert(name.to_owned(), intervention);
+    }
+}
+
+/// Whether it has to be seen what neurons do: controls are matched on it.
+pub(crate) fn needs_activities(list: &[InterventionSpec], controls: &ControlOptions) -> bool {
+    let matched = |spec: &InterventionSpec| matches!(spec, InterventionSpec::Matched(_));
+    controls.match_on == MatchOn::Intervention && list.iter().any(matched)
 }
 
 /// The layers that have neurons of a list, ascending.

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use job_inputs::{Ends, Tokens, read_sample, step_in_words};
+use job_inputs::{
+    Ends, MeasuredOn, Tokens, corpus_of_contexts, note_overlap, read_sample, step_in_words,
+};
 use job_kit::{OutputDir, Progress, RunRecord, sha256_file};
 use neox_core::{Architecture, WeightFiles};
-use neuron_ablate::{Sample, Scorer, WordRequest, WordScore, WordVocabulary, layer_means};
+use neuron_ablate::{
+    Sample, Scorer, WordRequest, WordScore, WordVocabulary, activities, layer_means,
+};
 use surprisal_metrics::{MetricError, WordForm};
 
 use crate::checkpoints::{Checkpoints, Loaded};
 use crate::config::{Reading, SurprisalConfig};
 use crate::groups;
-use crate::interventions::{Sources, layers_of};
+use crate::interventions::{InterventionSpec, Sources, layers_of, needs_activities};
 use crate::neurons::{self, NeuronSets};
 use crate::results;
 use crate::store::{Keys, Row, Store};
@@ -24,16 +28,20 @@ const JOB: &str = "compute-surprisal";
 /// Sequences per forward when mean activations are taken.
 const MEAN_BATCH: usize = 8;
 
+/// Sequences at most on which it is seen what neurons do, to match controls on it.
+const ACTIVITY_SEQUENCES: usize = 64;
+
 /// Interventions by place in the list of names, and the pairs that lack just these.
 type Missing = BTreeMap<Vec<usize>, Vec<u32>>;
 
 pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
-    let names = intervention_names(config)?;
+    let list = config.interventions();
+    let names = intervention_names(&list)?;
     let out = OutputDir::create(
         &config.output.dir,
         JOB,
         resolved,
-        results::outputs(config, &names),
+        results::outputs(config, &list),
     )?;
     let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
     record.seed = Some(config.seed);
@@ -67,12 +75,18 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     let words = groups::group(pairs, &requests, config, text, d_vocab, &mut record)?;
 
     let sets = neurons::read(&config.neurons, &mut record)?;
-    let neurons = neurons_by_step(config, &sets, &steps, &mut record)?;
-    let needs_mean = config
-        .interventions
-        .list
-        .iter()
-        .any(|spec| spec.needs_mean());
+    let neurons = neurons_by_step(&list, &sets, &steps, &mut record)?;
+    let contexts = match config.words.bos_only {
+        true => None,
+        false => corpus_of_contexts(&config.words.path)?,
+    };
+    let selected_on_measured = note_overlap(
+        (config.neurons.file.as_deref(), "neurons.file"),
+        contexts.as_ref().map(MeasuredOn::Text),
+        "take contexts from other text (`corpus.rows` of prepare-context)",
+        &mut record,
+    )?;
+    let needs_mean = list.iter().any(InterventionSpec::needs_mean);
     let (sample, corpus) = match needs_mean {
         true => {
             let (sample, hash) =
@@ -126,6 +140,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     checkpoints.each(&to_do, |loaded| {
         let job = Job {
             config,
+            list: &list,
             names: &names,
             requests: &requests,
             sets: &sets,
@@ -154,11 +169,13 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     let text = results::write(
         &results::Inputs {
             config,
+            list: &list,
             out: &out,
             store: &store,
             words: &words,
             requests: &requests,
             steps: &steps,
+            selected_on_measured,
             counted: checkpoints.counted(),
             chance_nats_per_piece: (d_vocab as f64).ln(),
         },
@@ -172,12 +189,12 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
 }
 
 /// Names of all interventions, control draws included; no two alike.
-fn intervention_names(config: &SurprisalConfig) -> anyhow::Result<Vec<String>> {
+fn intervention_names(list: &[InterventionSpec]) -> anyhow::Result<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
-    for spec in &config.interventions.list {
+    for spec in list {
         spec.check()
             .context("failed to read `interventions.list`")?;
-        names.extend(spec.names());
+        names.extend(spec.facts().into_iter().map(|(name, _)| name));
     }
     let mut sorted = names.clone();
     sorted.sort_unstable();
@@ -192,12 +209,11 @@ fn intervention_names(config: &SurprisalConfig) -> anyhow::Result<Vec<String>> {
 
 /// The neurons of each step as text; a step without any is found before anything is computed.
 fn neurons_by_step(
-    config: &SurprisalConfig,
+    list: &[InterventionSpec],
     sets: &NeuronSets,
     steps: &[Option<u64>],
     record: &mut RunRecord,
 ) -> anyhow::Result<BTreeMap<Option<u64>, String>> {
-    let list = &config.interventions.list;
     if !list.iter().any(|spec| spec.needs_neurons()) {
         return Ok(BTreeMap::new());
     }
@@ -236,6 +252,8 @@ fn identity(
         "interventions.site": &config.interventions.site,
         "interventions.mean_over": &config.interventions.mean_over,
         "corpus": corpus.map(|hash| serde_json::json!([hash, &config.corpus])),
+        "controls": needs_activities(&config.interventions(), &config.controls)
+            .then(|| serde_json::json!([config.controls.match_on, config.controls.caliper])),
         "seed": config.seed,
     }))
 }
@@ -268,6 +286,7 @@ struct Times {
 
 struct Job<'j> {
     config: &'j SurprisalConfig,
+    list: &'j [InterventionSpec],
     names: &'j [String],
     requests: &'j [WordRequest],
     sets: &'j NeuronSets,
@@ -286,23 +305,19 @@ impl Job<'_> {
         times: &mut Times,
     ) -> anyhow::Result<()> {
         let config = self.config;
-        let needs_neurons = config
-            .interventions
-            .list
-            .iter()
-            .any(|spec| spec.needs_neurons());
+        let needs_neurons = self.list.iter().any(InterventionSpec::needs_neurons);
         let neurons = if needs_neurons {
             self.sets.at(loaded.step)?.0
         } else {
             &[]
         };
+        let n_layers = loaded.model.config().num_hidden_layers;
+        let mut layers = layers_of(neurons);
+        // Neurons that do not exist are refused below, by name.
+        layers.retain(|&layer| layer < n_layers);
+        let started = std::time::Instant::now();
         let means = match self.sample {
             Some(sample) => {
-                let started = std::time::Instant::now();
-                let n_layers = loaded.model.config().num_hidden_layers;
-                let mut layers = layers_of(neurons);
-                // Neurons that do not exist are refused below, by name.
-                layers.retain(|&layer| layer < n_layers);
                 let over = config.interventions.mean_over;
                 let of_layers = (layers.as_slice(), &[][..]);
                 let means = layer_means(
@@ -313,26 +328,49 @@ impl Job<'_> {
                     MEAN_BATCH,
                     &|_, _| (),
                 )?;
-                times.mean += started.elapsed();
                 Some(means)
             }
             None => None,
         };
+        let found = match self.sample {
+            Some(sample) if needs_activities(self.list, &config.controls) => {
+                let sequences = sample.draw(ACTIVITY_SEQUENCES, config.seed);
+                let model = &loaded.model;
+                activities(model, sample, &sequences, &layers, MEAN_BATCH, &|_| ())?
+            }
+            _ => BTreeMap::new(),
+        };
+        times.mean += started.elapsed();
         let sources = Sources {
             model: &loaded.model,
             site: config.interventions.site,
             neurons,
             means: means.as_ref(),
+            activities: found,
+            controls: &config.controls,
             seed: config.seed,
         };
-        let interventions = sources.build(&config.interventions.list)?;
+        let built = sources.build(self.list)?;
+        if !built.drawn.is_empty() {
+            self.store.keep_drawn(loaded.step, built.drawn)?;
+        }
         let scorer = Scorer::new(&loaded.model, self.vocabulary, config.batch_tokens)?;
         let scorer = match config.reading {
             Reading::Corrected => scorer,
             Reading::Liu2025 => scorer.without_boundaries(),
         };
         for (lacking, pairs) in missing {
-            let wanted: Vec<_> = lacking.iter().map(|&i| interventions[i].clone()).collect();
+            // Matched controls are there as far as selected neurons have some.
+            let mut there = lacking.clone();
+            there.retain(|&i| built.interventions.contains_key(&self.names[i]));
+            progress.inc(((lacking.len() - there.len()) * pairs.len()) as u64);
+            let wanted: Vec<_> = there
+                .iter()
+                .map(|&i| built.interventions[&self.names[i]].clone())
+                .collect();
+            if wanted.is_empty() {
+                continue;
+            }
             for chunk in pairs.chunks(config.output.chunk.max(1)) {
                 let requests: Vec<WordRequest> = chunk
                     .iter()
@@ -341,7 +379,7 @@ impl Job<'_> {
                 let scores = scorer.score(&requests, &wanted)?;
                 let mut rows = Vec::with_capacity(chunk.len() * wanted.len());
                 for ((&pair, request), scores) in chunk.iter().zip(&requests).zip(scores) {
-                    for (&name, score) in lacking.iter().zip(scores) {
+                    for (&name, score) in there.iter().zip(scores) {
                         rows.push(self.row(
                             pair,
                             request,

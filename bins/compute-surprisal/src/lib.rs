@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod config;
+mod contrasts;
 mod figures;
 mod groups;
 mod interventions;
@@ -42,7 +43,8 @@ Examples (from the root of the repository):
 /// Surprisal of words under interventions on neurons, across checkpoints
 ///
 /// Writes surprisal.parquet (a row per step, intervention, word and context), wide/INTERVENTION.csv (a column per
-/// step, and one for the unit), summary.csv (means with intervals, differences to base), acquisition.csv (when words were learned), a figure,
+/// step, and one for the unit), summary.csv (means with intervals, differences to base), contrasts.csv (the selected neurons against control
+/// sets), balance.parquet and controls.parquet (how alike controls are, and which), acquisition.csv (when words were learned), a figure,
 /// report.html and run.json to `output.dir`. A run that was stopped goes on where it was; one with more steps or
 /// interventions computes what is missing.
 #[derive(Debug, Parser)]

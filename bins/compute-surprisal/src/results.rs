@@ -9,12 +9,14 @@ use arrow::array::{
     UInt32Array, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use job_inputs::step_in_words;
 use job_kit::{Format, OutputDir, RunRecord, TableWriter};
 use model_conventions::Counted;
 use neuron_ablate::WordRequest;
 use surprisal_metrics::WordForm;
 
 use crate::config::{Reading, SurprisalConfig};
+use crate::contrasts::{self, Contrast, DrawnAt};
 use crate::figures;
 use crate::interventions::{Facts, InterventionSpec};
 use crate::store::{FORMS, Row, Store};
@@ -24,10 +26,15 @@ use crate::words::Words;
 const SURPRISAL: &str = "surprisal.parquet";
 const SUMMARY: &str = "summary.csv";
 const ACQUISITION: &str = "acquisition.csv";
+const CONTRASTS: &str = "contrasts.csv";
+const BALANCE: &str = "balance.parquet";
+const CONTROLS: &str = "controls.parquet";
 
 /// What the tables are made of.
 pub(crate) struct Inputs<'r> {
     pub(crate) config: &'r SurprisalConfig,
+    /// What is done, with the numbers of draws.
+    pub(crate) list: &'r [InterventionSpec],
     pub(crate) out: &'r OutputDir,
     pub(crate) store: &'r Store,
     pub(crate) words: &'r Words,
@@ -35,6 +42,8 @@ pub(crate) struct Inputs<'r> {
     pub(crate) requests: &'r [WordRequest],
     /// None is the step of a model without steps.
     pub(crate) steps: &'r [Option<u64>],
+    /// Whether neurons were selected on the text of the contexts, where that is known.
+    pub(crate) selected_on_measured: Option<bool>,
     /// What they count.
     pub(crate) counted: Counted,
     /// Surprisal of a uniform guess over the vocabulary, of which a word takes one for each piece.
@@ -42,13 +51,10 @@ pub(crate) struct Inputs<'r> {
 }
 
 impl Inputs<'_> {
+    /// Everything that is measured.
     fn names(&self) -> Vec<String> {
-        self.config
-            .interventions
-            .list
-            .iter()
-            .flat_map(|spec| spec.names())
-            .collect()
+        let facts = self.list.iter().flat_map(InterventionSpec::facts);
+        facts.map(|(name, _)| name).collect()
     }
 
     /// The value that figure, summary and wide tables show, in the unit of the run.
@@ -76,11 +82,15 @@ impl Inputs<'_> {
     }
 }
 
-/// All files that a run may write; `names` are those of the interventions.
-pub(crate) fn outputs(config: &SurprisalConfig, names: &[String]) -> Vec<String> {
+/// All files that a run may write.
+pub(crate) fn outputs(config: &SurprisalConfig, list: &[InterventionSpec]) -> Vec<String> {
     let mut outputs = vec![SURPRISAL.to_owned(), SUMMARY.to_owned()];
+    if list.iter().any(|spec| spec.controls().is_some()) {
+        outputs.extend([CONTRASTS, BALANCE, CONTROLS].map(String::from));
+    }
     if config.output.wide {
-        outputs.extend(names.iter().map(|name| wide_file(name)));
+        let names = list.iter().flat_map(InterventionSpec::names);
+        outputs.extend(names.map(|name| wide_file(&name)));
     }
     if config.output.acquisition {
         outputs.push(ACQUISITION.to_owned());
@@ -91,9 +101,16 @@ pub(crate) fn outputs(config: &SurprisalConfig, names: &[String]) -> Vec<String>
 
 /// Writes all tables and figures; gives the text for the terminal.
 pub(crate) fn write(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<String> {
-    let lines = tidy(inputs, record)?;
+    let (lines, contrasts) = tidy(inputs, record)?;
     let table = summary::table(&lines, inputs.config.unit)?;
     inputs.out.table(SUMMARY, &table)?;
+    let drawn = drawn(inputs, record)?;
+    if !drawn.is_empty() {
+        let table = contrasts::table(&contrasts, inputs.config.unit)?;
+        inputs.out.table(CONTRASTS, &table)?;
+        inputs.out.table(BALANCE, &contrasts::balance(&drawn)?)?;
+        inputs.out.table(CONTROLS, &contrasts::sets(&drawn)?)?;
+    }
     if inputs.config.output.wide {
         wide(inputs)?;
     }
@@ -101,16 +118,45 @@ pub(crate) fn write(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Resu
         true => acquisition(inputs, record)?,
         false => Vec::new(),
     };
-    figures::write(inputs, &lines, &learned, record)?;
-    Ok(summary::text(&lines, inputs.config.unit))
+    figures::write(inputs, (&lines, &contrasts, &drawn), &learned, record)?;
+    Ok(summary::text(&lines, inputs.config.unit) + &contrasts::text_of_last(&contrasts))
+}
+
+/// The control sets of every step and entry of the list; those without a match go into the record.
+fn drawn(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Vec<DrawnAt>> {
+    let mut all = Vec::new();
+    for &step in inputs.steps {
+        let mut drawn = inputs.store.drawn(step)?;
+        for spec in inputs.list {
+            let Some(drawn) = drawn.remove(&spec.name()) else {
+                continue;
+            };
+            if !drawn.unmatched.is_empty() {
+                record.warn(format!(
+                    "{}: {} selected neurons have no neuron alike within `controls.caliper` = {} standard deviations and are left out where the others are held against `{}`: {}",
+                    step_in_words(step),
+                    drawn.unmatched.len(),
+                    inputs.config.controls.caliper,
+                    spec.name(),
+                    drawn.unmatched.join(", ")
+                ));
+            }
+            all.push(DrawnAt {
+                step,
+                intervention: spec.name(),
+                drawn,
+            });
+        }
+    }
+    Ok(all)
 }
 
 /// `surprisal.parquet`, and the summary on the way.
-fn tidy(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Vec<Line>> {
+fn tidy(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<(Vec<Line>, Vec<Contrast>)> {
     let names = inputs.names();
     let schema = schema(inputs.config.unit.name());
     let mut writer = TableWriter::to(inputs.out.file(SURPRISAL)?, schema.clone(), Format::Parquet)?;
-    let mut lines = Vec::new();
+    let (mut lines, mut contrasts) = (Vec::new(), Vec::new());
     for &step in inputs.steps {
         let rows = inputs.store.read(step, &names)?;
         writer.write(&batch(inputs, &schema, step, &rows)?)?;
@@ -121,18 +167,15 @@ fn tidy(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Vec<Line>
                 inputs.shown(row),
             )
         });
-        lines.extend(
-            Step::new(
-                step,
-                &inputs.config.interventions.list,
-                inputs.words,
-                values,
-            )
-            .lines(inputs.config.seed)?,
-        );
+        let of_step = Step::new(step, inputs.list, inputs.words, values);
+        lines.extend(of_step.lines(inputs.config.seed)?);
+        let drawn = inputs.store.drawn(step)?;
+        contrasts.extend(of_step.contrasts(&drawn, inputs.config.seed)?);
     }
+    summary::adjust(&mut lines);
+    contrasts::adjust(&mut contrasts);
     record.count("rows", writer.finish()?);
-    Ok(lines)
+    Ok((lines, contrasts))
 }
 
 fn schema(unit: &str) -> SchemaRef {
@@ -175,8 +218,7 @@ fn batch(
 ) -> anyhow::Result<RecordBatch> {
     let (config, words) = (inputs.config, inputs.words);
     let pair = |row: &Row| &words.pairs[row.pair as usize];
-    let facts: HashMap<String, Facts> = config
-        .interventions
+    let facts: HashMap<String, Facts> = inputs
         .list
         .iter()
         .flat_map(InterventionSpec::facts)
@@ -279,7 +321,7 @@ fn wide_file(intervention: &str) -> String {
 /// `wide/<intervention>.csv`, as the Python package writes it: a row per word and context, a column per step (`no step` for a model without). The column `unit`
 /// keeps tables of nats and of bits from being joined.
 fn wide(inputs: &Inputs<'_>) -> anyhow::Result<()> {
-    for name in inputs.names() {
+    for name in inputs.list.iter().flat_map(InterventionSpec::names) {
         let by_step = by_step(inputs, std::slice::from_ref(&name))?;
         let file = inputs.out.file(&wide_file(&name))?;
         let path = file.path().to_owned();
@@ -336,7 +378,7 @@ fn acquisition(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Ve
         return Ok(Vec::new());
     }
     let mut learned = Vec::new();
-    for spec in &inputs.config.interventions.list {
+    for spec in inputs.list {
         let by_step = by_step(inputs, &spec.names())?;
         let rows = inputs.store.read(inputs.steps[0], &spec.names())?;
         let of_rows = rows

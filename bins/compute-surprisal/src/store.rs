@@ -9,7 +9,10 @@ use anyhow::{Context, bail};
 use arrow::array::{Float64Array, Int32Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use job_kit::{Format, OutputDir, TableReader, TableWriter, write_file};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::interventions::Drawn;
 
 /// One scored word.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +45,14 @@ pub(crate) struct Keys {
     pub(crate) pairs: Vec<(String, String)>,
     /// The neurons of each step as text; none where no intervention needs any.
     pub(crate) neurons: BTreeMap<Option<u64>, String>,
+}
+
+/// The control sets of a checkpoint, and what it and its selected neurons are.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptSets {
+    checkpoint: String,
+    neurons: String,
+    drawn: BTreeMap<String, Drawn>,
 }
 
 /// The folder of parts.
@@ -134,6 +145,43 @@ impl Store {
     /// Whether there is any part of a step, of whatever checkpoint.
     pub(crate) fn has_part(&self, step: Option<u64>) -> anyhow::Result<bool> {
         Ok(!self.parts(step)?.is_empty())
+    }
+
+    /// Keeps which control sets a checkpoint has, beside those of earlier runs.
+    pub(crate) fn keep_drawn(
+        &self,
+        step: Option<u64>,
+        drawn: BTreeMap<String, Drawn>,
+    ) -> anyhow::Result<()> {
+        let mut all = self.drawn(step)?;
+        all.extend(drawn);
+        let kept = KeptSets {
+            checkpoint: self.checkpoint(step),
+            neurons: self.neurons(step, "").to_owned(),
+            drawn: all,
+        };
+        let text = serde_json::to_string_pretty(&kept)? + "\n";
+        Ok(write_file(self.drawn_path(step), text)?)
+    }
+
+    /// The control sets of a checkpoint, by entry of the list of interventions; none where no run has drawn any.
+    pub(crate) fn drawn(&self, step: Option<u64>) -> anyhow::Result<BTreeMap<String, Drawn>> {
+        let path = self.drawn_path(step);
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(BTreeMap::new());
+            }
+            text => text.with_context(|| format!("failed to read `{}`", path.display()))?,
+        };
+        let kept: KeptSets = serde_json::from_str(&text)
+            .with_context(|| format!("`{}` is damaged", path.display()))?;
+        let same =
+            kept.checkpoint == self.checkpoint(step) && kept.neurons == self.neurons(step, "");
+        Ok(if same { kept.drawn } else { BTreeMap::new() })
+    }
+
+    fn drawn_path(&self, step: Option<u64>) -> PathBuf {
+        self.folder.join(format!("{}controls.json", prefix(step)))
     }
 
     /// The neurons that an intervention's values belong to.

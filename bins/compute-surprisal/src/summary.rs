@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt64Array};
+use neuron_select::q_values;
 use surprisal_metrics::{
     Acquisition, Bootstrap, Doubt, Group, Interval, LearningCurve, MetricError, Paired, Unit,
     paired_comparison,
@@ -31,14 +32,25 @@ pub(crate) struct Line {
     pub(crate) interval: Option<Interval>,
     /// Against `base`, on the same words and contexts.
     pub(crate) paired: Option<Paired>,
+    /// Benjamini-Hochberg q value of the sign test over all lines.
+    pub(crate) sign_q: Option<f64>,
+}
+
+/// The q values of all lines.
+pub(crate) fn adjust(lines: &mut [Line]) {
+    let p: Vec<Option<f64>> = lines.iter().map(|l| Some(l.paired?.sign_p)).collect();
+    for (line, q) in lines.iter_mut().zip(q_values(&p)) {
+        line.sign_q = q;
+    }
 }
 
 /// The values of one step.
 pub(crate) struct Step<'s> {
-    step: Option<u64>,
-    words: &'s Words,
-    /// Name of each entry of the list, and its values: `[pair]`.
-    values: Vec<(String, Vec<Option<f64>>)>,
+    pub(crate) step: Option<u64>,
+    pub(crate) list: &'s [InterventionSpec],
+    pub(crate) words: &'s Words,
+    /// Values of everything that was measured: `[pair]`.
+    by_name: HashMap<String, Vec<Option<f64>>>,
 }
 
 /// Mean of the values of each pair: `[pair]`; none where a pair has none, or an undefined one.
@@ -57,83 +69,127 @@ pub(crate) fn mean_by_pair(
 }
 
 impl<'s> Step<'s> {
-    /// Takes (intervention, pair, value) of one step; the draws of a control set are averaged.
+    /// Takes (intervention, pair, value) of one step.
     pub(crate) fn new<'v>(
         step: Option<u64>,
-        list: &[InterventionSpec],
+        list: &'s [InterventionSpec],
         words: &'s Words,
         values: impl Iterator<Item = (&'v str, usize, Option<f64>)>,
     ) -> Self {
-        let mut by_name: HashMap<&str, Vec<(usize, Option<f64>)>> = HashMap::new();
+        let mut by_name: HashMap<String, Vec<Option<f64>>> = HashMap::new();
         for (name, pair, value) in values {
-            by_name.entry(name).or_default().push((pair, value));
+            let of_name = match by_name.get_mut(name) {
+                Some(of_name) => of_name,
+                None => (by_name.entry(name.to_owned())).or_insert(vec![None; words.pairs.len()]),
+            };
+            of_name[pair] = value;
         }
-        let values = list
-            .iter()
-            .map(|spec| {
-                let all = spec
-                    .names()
-                    .into_iter()
-                    .filter_map(|name| by_name.get(name.as_str()).cloned())
-                    .flatten();
-                (spec.name(), mean_by_pair(words.pairs.len(), all))
-            })
-            .collect();
         Self {
             step,
+            list,
             words,
-            values,
+            by_name,
         }
+    }
+
+    /// The values under a name: `[pair]`.
+    pub(crate) fn values(&self, name: &str) -> Option<&Vec<Option<f64>>> {
+        self.by_name.get(name)
+    }
+
+    /// Mean over the draws of an entry of the list, of pairs that are defined in all: `[pair]`.
+    fn averaged(&self, spec: &InterventionSpec) -> Vec<Option<f64>> {
+        let draws: Vec<&Vec<Option<f64>>> = spec
+            .names()
+            .iter()
+            .filter_map(|name| self.values(name))
+            .collect();
+        let of_draws = draws
+            .iter()
+            .flat_map(|draw| draw.iter().copied().enumerate());
+        mean_by_pair(self.words.pairs.len(), of_draws)
+    }
+
+    /// The pairs of a group that are defined under all of these.
+    pub(crate) fn defined(&self, group: usize, under: &[&Vec<Option<f64>>]) -> Vec<usize> {
+        let pairs = (0..self.words.pairs.len()).filter(|&pair| self.words.group[pair] == group);
+        let defined = pairs.filter(|&pair| under.iter().all(|values| values[pair].is_some()));
+        defined.collect()
+    }
+
+    /// By word the mean over some pairs of what one has more than another, or of its values: a group of one value each, words in order.
+    pub(crate) fn words_of(
+        &self,
+        pairs: &[usize],
+        values: &[Option<f64>],
+        less: Option<&Vec<Option<f64>>>,
+    ) -> Vec<Group> {
+        let less = |pair: usize| less.map_or(Some(0.0), |less| less[pair]);
+        let values = pairs
+            .iter()
+            .filter_map(|&pair| Some((pair, values[pair]? - less(pair)?)));
+        let by_word = self.by_word(values);
+        let mean = |(sum, n): &(f64, u32)| Group::of(&[sum / f64::from(*n)]);
+        by_word.values().map(mean).collect()
     }
 
     /// One line per intervention and group.
     pub(crate) fn lines(&self, seed: u64) -> anyhow::Result<Vec<Line>> {
         let bootstrap = Bootstrap::with_seed(seed);
-        let base = self
-            .values
-            .iter()
-            .find(|(name, _)| name == "base")
-            .map(|(_, values)| values);
+        let base = self.values("base");
         let mut lines = Vec::new();
-        for (intervention, values) in &self.values {
+        for spec in self.list {
+            let values = self.averaged(spec);
             for (group, name) in self.words.groups.iter().enumerate() {
-                let members: Vec<usize> = (0..values.len())
-                    .filter(|&pair| self.words.group[pair] == group)
-                    .collect();
-                let defined: Vec<(usize, f64)> = members
-                    .iter()
-                    .filter_map(|&pair| Some((pair, values[pair]?)))
-                    .collect();
+                let members = self.defined(group, &[]);
+                let defined = self.defined(group, &[&values]);
                 if defined.is_empty() {
                     continue;
                 }
-                let by_word = self.by_word(defined.iter().copied());
-                let means: Vec<Group> = by_word
-                    .values()
-                    .map(|&(sum, n)| Group {
-                        sum: sum / f64::from(n),
-                        count: 1.0,
-                    })
-                    .collect();
-                let paired = match base {
-                    Some(base) if intervention != "base" => {
-                        self.paired(&defined, base, &bootstrap)?
-                    }
-                    _ => None,
-                };
-                lines.push(Line {
+                let means = self.words_of(&defined, &values, None);
+                let mut line = Line {
                     step: self.step,
-                    intervention: intervention.clone(),
+                    intervention: spec.name(),
                     group: name.clone(),
                     zipf: self.zipf(&members),
-                    words: by_word.len(),
+                    words: means.len(),
                     undefined: members.len() - defined.len(),
                     mean: Group::total(&means)
                         .mean()
                         .context("a group without words")?,
-                    interval: bootstrap.mean(&means)?,
-                    paired,
-                });
+                    interval: None,
+                    paired: match base {
+                        Some(base) if *spec != InterventionSpec::Base => {
+                            self.paired(&defined, (&values, base), &bootstrap)?
+                        }
+                        _ => None,
+                    },
+                    sign_q: None,
+                };
+                // The draws of a control set could have been others, as the words could.
+                let two_way = |less: Option<&Vec<Option<f64>>>| {
+                    let names = spec.names();
+                    let draws = names.iter().filter_map(|name| self.values(name));
+                    let cells: Vec<Vec<Group>> = draws
+                        .map(|draw| self.words_of(&defined, draw, less))
+                        .collect();
+                    bootstrap.two_way(&cells)
+                };
+                match spec.controls() {
+                    None => line.interval = bootstrap.mean(&means)?,
+                    Some(_) => {
+                        line.interval = two_way(None)?;
+                        if let (Some(paired), Some(base)) = (&mut line.paired, base) {
+                            // Words that are undefined in the unchanged model have no difference.
+                            let both = self.defined(group, &[&values, base]);
+                            paired.interval = match both.len() == defined.len() {
+                                true => two_way(Some(base))?,
+                                false => None,
+                            };
+                        }
+                    }
+                }
+                lines.push(line);
             }
         }
         Ok(lines)
@@ -161,14 +217,15 @@ impl<'s> Step<'s> {
 
     fn paired(
         &self,
-        values: &[(usize, f64)],
-        base: &[Option<f64>],
+        pairs: &[usize],
+        (values, base): (&[Option<f64>], &[Option<f64>]),
         bootstrap: &Bootstrap,
     ) -> anyhow::Result<Option<Paired>> {
-        let both: Vec<(&str, f64, f64)> = values
+        let both: Vec<(&str, f64, f64)> = pairs
             .iter()
-            .filter_map(|&(pair, value)| {
-                Some((self.words.pairs[pair].word.as_str(), base[pair]?, value))
+            .filter_map(|&pair| {
+                let word = self.words.pairs[pair].word.as_str();
+                Some((word, base[pair]?, values[pair]?))
             })
             .collect();
         if both.is_empty() {
@@ -250,6 +307,7 @@ pub(crate) fn table(lines: &[Line], unit: Unit) -> anyhow::Result<RecordBatch> {
             number(&|l| l.paired.map(|p| p.sign_p)),
             true,
         ),
+        ("sign_test_q".to_owned(), number(&|l| l.sign_q), true),
     ])?)
 }
 
@@ -274,7 +332,7 @@ pub(crate) fn text(lines: &[Line], unit: Unit) -> String {
     for line in lines.iter().filter(|line| line.step == last) {
         let ends = line
             .interval
-            .map_or("no interval: fewer than 8 words".into(), |i| {
+            .map_or("no interval: fewer than 8 words or draws".into(), |i| {
                 format!("{:.3} to {:.3}", i.lower, i.upper)
             });
         let _ = write!(

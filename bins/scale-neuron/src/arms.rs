@@ -1,12 +1,14 @@
 //! What is scaled: rows of the unembedding under each law, neurons, and the controls of each.
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use neox_core::Model;
 use neuron_ablate::{
-    MeanOver, NamedChange, NeuronId, NullSpace, RareTokens, Sample, ScalingLaw, WeightChange,
-    mean_activations, output_norms,
+    Activity, MeanOver, NamedChange, NeuronId, NullSpace, RareTokens, Sample, ScalingLaw,
+    WeightChange, activities, mean_activations, output_norms,
 };
-use neuron_select::{Candidate, ControlKind, draw_controls};
+use neuron_select::{
+    Candidate, ControlKind, ControlOptions, Controls, MatchOn, Pool, Push, SelectError,
+};
 
 /// What a change stands for in the tables.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,8 +29,12 @@ pub(crate) enum Control {
     RandomDirections,
     /// Other neurons of the layer.
     RandomNeurons,
-    /// Other neurons, matched on mean activation and output norm.
+    /// Other neurons, matched as `controls.match` says.
     MatchedNeurons,
+    /// The neurons, each exchanged for one alike or kept: what the test beside matched controls ranks them among.
+    ExchangedNeurons,
+    /// The neurons that have matched controls, where some have none: what these are held against.
+    MatchedSelection,
 }
 
 impl Control {
@@ -37,6 +43,23 @@ impl Control {
             Self::RandomDirections => "random-directions",
             Self::RandomNeurons => "random-neurons",
             Self::MatchedNeurons => "matched-neurons",
+            Self::ExchangedNeurons => "exchanged-neurons",
+            Self::MatchedSelection => "matched-selection",
+        }
+    }
+
+    /// What changes are held against, in the order of the tables.
+    pub(crate) const CONTRASTED: [Self; 3] = [
+        Self::RandomDirections,
+        Self::RandomNeurons,
+        Self::MatchedNeurons,
+    ];
+
+    /// The controls among which a change ranks, and whose spread says how far one draw may be from another.
+    pub(crate) fn ranks_among(self) -> Self {
+        match self {
+            Self::MatchedNeurons => Self::ExchangedNeurons,
+            other => other,
         }
     }
 }
@@ -63,11 +86,14 @@ impl Arm {
     }
 }
 
-/// Arms with their changes, in one order.
+/// Arms with their changes: those of the arms that are no controls, and of controls, each in the order of the arms.
 #[derive(Debug, Default)]
 pub(crate) struct Arms {
     pub(crate) arms: Vec<Arm>,
     pub(crate) changes: Vec<NamedChange>,
+    pub(crate) controls: Vec<NamedChange>,
+    /// The neurons that other neurons were drawn as controls of.
+    pub(crate) drawn: Controls,
 }
 
 /// What all arms are made from.
@@ -75,18 +101,30 @@ pub(crate) struct Setting<'a> {
     pub(crate) model: &'a Model,
     pub(crate) sample: &'a Sample,
     pub(crate) space: &'a NullSpace,
-    pub(crate) draws: usize,
+    pub(crate) controls: &'a ControlOptions,
+    /// The sequences that are measured.
+    pub(crate) sequences: &'a [usize],
     pub(crate) seed: u64,
     pub(crate) batch: usize,
 }
 
 impl Arms {
     fn push(&mut self, arm: Arm, change: WeightChange) {
-        self.changes.push(NamedChange {
+        let changes = match arm.control {
+            None => &mut self.changes,
+            Some(_) => &mut self.controls,
+        };
+        changes.push(NamedChange {
             name: arm.name(),
             change,
         });
         self.arms.push(arm);
+    }
+
+    /// Arms that are no controls, with their changes.
+    pub(crate) fn treated(&self) -> impl Iterator<Item = (&Arm, &NamedChange)> {
+        let treated = self.arms.iter().filter(|arm| arm.control.is_none());
+        treated.zip(&self.changes)
     }
 
     /// Rows of the unembedding under each law, and along random directions.
@@ -109,7 +147,7 @@ impl Arms {
                 arm.clone(),
                 setting.space.row_change(rare.ids(), &strengths, None)?,
             );
-            for draw in 0..setting.draws {
+            for draw in 0..setting.controls.draws {
                 let random = setting.space.random(setting.seed, draw as u64)?;
                 let control = Arm {
                     control: Some(Control::RandomDirections),
@@ -135,12 +173,9 @@ impl Arms {
         progress: &dyn Fn(usize),
     ) -> anyhow::Result<()> {
         let Setting {
-            model,
-            space,
-            draws,
-            seed,
-            ..
+            model, space, seed, ..
         } = *setting;
+        let draws = setting.controls.draws;
         let layer = model.config().num_hidden_layers - 1;
         if let Some(neuron) = neurons.iter().find(|neuron| neuron.layer != layer) {
             bail!(
@@ -170,29 +205,76 @@ impl Arms {
                 space.neuron_change(model, &indices, Some(&random))?,
             );
         }
-        let means = mean_activations(
-            model,
-            setting.sample,
-            MeanOver::NotBos,
-            setting.batch,
-            &|more, _| progress(more),
-        )?;
-        let norms = output_norms(model, layer)?;
-        let candidates: Vec<_> = Candidate::of_layer(layer, Some(&means), &norms).collect();
-        for (kind, control) in [
-            (ControlKind::Random, Control::RandomNeurons),
-            (ControlKind::Matched, Control::MatchedNeurons),
-        ] {
-            for set in draw_controls(kind, neurons, &candidates, draws, seed)? {
-                let others: Vec<usize> = set.neurons.iter().map(|n| n.neuron).collect();
-                let control = Arm {
-                    control: Some(control),
-                    draw: set.draw,
-                    ..arm.clone()
-                };
-                self.push(control, space.neuron_change(model, &others, None)?);
+        let pool = pool(setting, layer, progress)?;
+        self.drawn = match setting.controls.draw(neurons, &pool, seed) {
+            Err(err @ SelectError::Setting { .. }) => {
+                return Err(err).context("failed to draw control neurons (`controls.caliper`)");
             }
+            drawn => drawn.context(
+                "failed to draw control neurons: shorten the list with `neurons.top`, or set `controls.draws=0`",
+            )?,
+        };
+        let drawn = self.drawn.clone();
+        let mut others = |control: Control, draw: usize, set: &[NeuronId]| {
+            let set: Vec<usize> = set.iter().map(|n| n.neuron).collect();
+            let control = Arm {
+                control: Some(control),
+                draw,
+                ..arm.clone()
+            };
+            self.push(control, space.neuron_change(model, &set, None)?);
+            anyhow::Ok(())
+        };
+        for set in &drawn.sets {
+            let control = match set.kind {
+                ControlKind::Random => Control::RandomNeurons,
+                ControlKind::Matched => Control::MatchedNeurons,
+            };
+            others(control, set.draw, &set.neurons)?;
+        }
+        for (draw, set) in drawn.exchanged(draws, seed).iter().enumerate() {
+            others(Control::ExchangedNeurons, draw, set)?;
+        }
+        if !drawn.matched.is_empty() && !drawn.unmatched.is_empty() {
+            others(Control::MatchedSelection, 0, &drawn.matched)?;
         }
         Ok(())
     }
+}
+
+/// The neurons of the last layer with what controls are matched on.
+///
+/// Scaling by `s` adds `(s - 1) a P w` to the residual stream, `P w` the part of the output weights in the null space: its length goes with
+/// `sqrt(mean a^2) |P w|`, whatever the factor.
+fn pool(setting: &Setting<'_>, layer: usize, progress: &dyn Fn(usize)) -> anyhow::Result<Pool> {
+    let Setting {
+        model,
+        sample,
+        batch,
+        ..
+    } = *setting;
+    let norms = output_norms(model, layer)?;
+    if setting.controls.match_on == MatchOn::ActivationAndNorm {
+        let over = MeanOver::NotBos;
+        let means = mean_activations(model, sample, over, batch, &|more, _| progress(more))?;
+        let candidates = Candidate::of_layer(layer, Some(&means), &norms);
+        return Ok(Pool::ActivationAndNorm(candidates.collect()));
+    }
+    let found = activities(model, sample, setting.sequences, &[layer], batch, progress)?;
+    let shares = setting.space.neuron_shares(model)?;
+    let of_layer = found.into_values().flatten().zip(norms.iter().zip(shares));
+    let candidate = |(neuron, (activity, (norm, share))): (usize, (Activity, (&f64, f64)))| {
+        let push = Push {
+            length: activity.mean_square.sqrt() * norm * f64::sqrt(share),
+            active_share: activity.active_share,
+            active_loss: activity.active_loss,
+        };
+        Candidate {
+            neuron: NeuronId { layer, neuron },
+            traits: push.traits(),
+        }
+    };
+    Ok(Pool::Intervention(
+        of_layer.enumerate().map(candidate).collect(),
+    ))
 }

@@ -9,6 +9,7 @@ use job_inputs::{
 use job_kit::{Rule, Rules};
 use longtail_corpus::BandReading;
 use neuron_ablate::{Keep, NullSpaceOptions, RareTokens, ScalingLaw};
+use neuron_select::ControlOptions;
 use serde::{Deserialize, Serialize};
 use surprisal_metrics::Bootstrap;
 
@@ -26,6 +27,9 @@ pub(crate) struct ScaleConfig {
     #[serde(default)]
     pub(crate) neurons: Option<NeuronsConfig>,
     pub(crate) evaluation: EvaluationConfig,
+    /// Other neurons and other directions to hold the scaling against.
+    #[serde(default)]
+    pub(crate) controls: ControlOptions,
     #[serde(default)]
     pub(crate) bootstrap: BootstrapConfig,
     #[serde(default = "default_seed")]
@@ -66,6 +70,11 @@ impl Rules for ScaleConfig {
             "band",
             |config, _| config["scaling"]["rare"] != "band",
             "rare tokens are those of a quantile (`scaling.rare`)",
+        ));
+        rules.push(Rule::unused(
+            "controls.caliper",
+            |config, _| config["controls"]["match"] == "activation-and-norm",
+            "controls of the same mean activation and output norm are the nearest ones, however far away",
         ));
         rules.extend(Rule::under("model", ModelConfig::rules()));
         rules.extend(Rule::under("corpus", CorpusConfig::rules_for_models()));
@@ -121,15 +130,26 @@ pub(crate) struct EvaluationConfig {
     /// Factors of the trade-off curve; the base factor is added.
     #[serde(default)]
     factors: Vec<f64>,
-    /// Draws of each control.
-    #[serde(default = "default_draws")]
-    pub(crate) draws: usize,
+    /// Factors at which controls are measured, whose draws are many: `base` or `all`.
+    #[serde(default)]
+    control_factors: ControlFactors,
     /// Sequences per forward.
     #[serde(default = "default_batch")]
     pub(crate) batch: usize,
     /// Mebibytes for vectors over the vocabulary.
     #[serde(default = "default_memory")]
     pub(crate) memory_mib: usize,
+}
+
+/// At which factors controls are measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ControlFactors {
+    /// `scaling.factor`.
+    #[default]
+    Base,
+    /// Those of the trade-off curve too.
+    All,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -181,9 +201,6 @@ pub(crate) struct OutputConfig {
 fn default_seed() -> u64 {
     42
 }
-fn default_draws() -> usize {
-    3
-}
 fn default_batch() -> usize {
     8
 }
@@ -221,6 +238,14 @@ impl ScaleConfig {
         factors.sort_unstable_by(f64::total_cmp);
         factors.dedup();
         Ok(factors)
+    }
+
+    /// Those of `factors` at which controls are measured.
+    pub(crate) fn control_factors(&self, factors: &[f64]) -> Vec<f64> {
+        match self.evaluation.control_factors {
+            ControlFactors::Base => vec![self.scaling.factor],
+            ControlFactors::All => factors.to_vec(),
+        }
     }
 }
 

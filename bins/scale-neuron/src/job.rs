@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
-use job_inputs::{Loaded, mebibytes};
+use job_inputs::{Loaded, MeasuredOn, mebibytes, note_overlap};
 use job_kit::{OutputDir, Progress, RunRecord, plot::Figure};
 use neox_core::{Part, SAVED_FILES, parse_dtype, save_with, stored_tensor};
 use neuron_ablate::{
     NullSpace, ScalingPlan, Target, TargetGroup, WeightChange, measure_scaling, output_norms,
 };
+use neuron_select::MatchOn;
 use surprisal_metrics::MIN_GROUPS;
 
 use crate::{
     arms::{Arms, Setting},
     config::{CheckpointConfig, ScaleConfig, Scaled},
-    results::Results,
+    results::{Measured, Results},
     show::{self, Facts},
     tables::{self, NeuronShares},
 };
@@ -80,12 +81,21 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
         record.warn(format!("{overlap} tokens count both as rare and as common, and are filed as rare: lower `scaling.top_k_percent`, or the upper bound of the band"));
     }
 
+    let sequences = config.evaluation.sequences.resolve(sample, config.seed);
+    record.note("sequences_measured", sequences.clone());
+    if let Some(from) = &config.neurons {
+        let measured = MeasuredOn::Sequences(&config.corpus, sample, &sequences);
+        let instead = "measure other text (`corpus.rows`, `evaluation.sequences`)";
+        let file = (from.file.as_deref(), "neurons.file");
+        note_overlap(file, Some(measured), instead, &mut record)?;
+    }
     let mut arms = Arms::default();
     let setting = Setting {
         model,
         sample,
         space: &space,
-        draws: config.evaluation.draws,
+        controls: &config.controls,
+        sequences: &sequences,
         seed: config.seed,
         batch: config.evaluation.batch,
     };
@@ -106,13 +116,24 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
         }
     }
     if !neurons.is_empty() {
-        let reading = Progress::new(
-            "mean activations",
-            sample.sequences().len() as u64,
-            "sequences",
-        );
+        let read = match config.controls.match_on {
+            MatchOn::Intervention => sequences.len(),
+            MatchOn::ActivationAndNorm => sample.sequences().len(),
+        };
+        let reading = Progress::new("activations", read as u64, "sequences");
         arms.add_neurons(&setting, &neurons, &|more| reading.inc(more as u64))?;
-        record.timing("mean_activations", reading.finish());
+        record.timing("activations", reading.finish());
+        let unmatched = &arms.drawn.unmatched;
+        if !unmatched.is_empty() {
+            let names: Vec<String> = unmatched.iter().map(ToString::to_string).collect();
+            record.warn(format!(
+                "{} of {} neurons have no neuron alike within `controls.caliper` = {} standard deviations and are left out where the others are held against matched controls: {}",
+                names.len(),
+                neurons.len(),
+                config.controls.caliper,
+                names.join(", ")
+            ));
+        }
     }
     if arms.arms.is_empty() {
         bail!(
@@ -121,14 +142,12 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     }
 
     let checkpoint = wanted(config, &arms)?;
-    let sequences = config.evaluation.sequences.resolve(sample, config.seed);
-    record.note("sequences_measured", sequences.clone());
     let clusters = sample.n_clusters(&sequences);
     record.count("clusters", clusters as u64);
     if clusters < MIN_GROUPS {
         record.warn(format!("the measured sequences are of {clusters} documents, so there are no intervals: they need {MIN_GROUPS} at least (`evaluation.sequences`)"));
     }
-    let plan = ScalingPlan {
+    let mut plan = ScalingPlan {
         sequences,
         factors: factors.clone(),
         rare: rare.ids().to_vec(),
@@ -137,10 +156,19 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
         memory_budget: mebibytes("evaluation.memory_mib", config.evaluation.memory_mib)?,
     };
     let rows = sample.rows(&plan.sequences)?.0.len() as u64;
-    let scaling = Progress::new("scaling", rows, "rows");
-    let measured = measure_scaling(model, sample, &arms.changes, &plan, &|rows| {
-        scaling.inc(rows as u64)
-    })?;
+    let control_factors = config.control_factors(&factors);
+    let twice = 1 + u64::from(!arms.controls.is_empty());
+    let scaling = Progress::new("scaling", twice * rows, "rows");
+    let hear = |rows: usize| scaling.inc(rows as u64);
+    let measured = measure_scaling(model, sample, &arms.changes, &plan, &hear)?;
+    let of_controls = match arms.controls.is_empty() {
+        true => None,
+        false => {
+            plan.factors = control_factors.clone();
+            let controls = measure_scaling(model, sample, &arms.controls, &plan, &hear)?;
+            Some((controls, control_factors))
+        }
+    };
     record.timing("scaling", scaling.finish());
     for group in TargetGroup::ALL {
         record.count(
@@ -167,9 +195,12 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     }
     let resampling = Progress::new("intervals", arms.arms.len() as u64, "changes");
     let results = Results::new(
-        arms.arms.clone(),
-        &factors,
-        &measured,
+        &arms,
+        Measured {
+            factors: &factors,
+            treated: &measured,
+            controls: of_controls.as_ref().map(|(of, at)| (of, &at[..])),
+        },
         &config.bootstrap(),
         &|| resampling.inc(1),
     )?;
@@ -206,6 +237,7 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     )?;
     tables::effects(&out, &results)?;
     tables::contrasts(&out, &results)?;
+    tables::balance(&out, &results.balance)?;
     let drawn =
         measured.rows_in(TargetGroup::Rare) > 0 && measured.rows_in(TargetGroup::Common) > 0;
     let mut figure = drawn.then(|| show::trade_off(&results, &factors, config.scaling.factor));
@@ -245,12 +277,7 @@ fn null_space_note(
 ) -> anyhow::Result<serde_json::Value> {
     let space = facts.space;
     let mut sizes = serde_json::Map::new();
-    for (arm, change) in arms
-        .arms
-        .iter()
-        .zip(&arms.changes)
-        .filter(|(arm, _)| arm.control.is_none())
-    {
+    for (arm, change) in arms.treated() {
         let norm = change
             .change
             .norms()?
@@ -296,11 +323,8 @@ fn wanted<'a>(
         ),
         Scaled::Neurons => ("neurons", None),
     };
-    match arms
-        .arms
-        .iter()
-        .position(|arm| arm.control.is_none() && arm.scaled == scaled && arm.law == law)
-    {
+    let mut treated = arms.treated();
+    match treated.position(|(arm, _)| arm.scaled == scaled && arm.law == law) {
         Some(place) => Ok(Some((wanted, place))),
         None => bail!(
             "`checkpoint` asks for {scaled}{}, which this run does not scale: see `scaling.laws` and `neurons`",

@@ -33,7 +33,7 @@ Examples (from the root of the repository):
 /// Scale rare tokens, or neurons, along the null space of common tokens
 ///
 /// Writes neurons.parquet (each neuron's share in the null space), effects.parquet and contrasts.parquet (what each factor
-/// does to rare and common targets, alone and against controls), the trade-off as plot, report.html and run.json to
+/// does to rare and common targets, alone and against controls), balance.parquet (how alike control neurons are), the trade-off as plot, report.html and run.json to
 /// `output.dir`. Losses, entropies and divergences are in nats.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]

@@ -2,10 +2,10 @@
 
 use anyhow::Context;
 use neuron_ablate::{ScalingEffects, ScalingMeasure, TargetGroup};
-use neuron_select::rank_p;
+use neuron_select::{TraitBalance, q_values, rank_p};
 use surprisal_metrics::{Bootstrap, Group, Interval};
 
-use crate::arms::{Arm, Control};
+use crate::arms::{Arm, Arms, Control};
 
 /// One measure of one group of rows under one change and factor.
 #[derive(Debug, Clone)]
@@ -35,16 +35,22 @@ pub(crate) struct Contrast {
     pub(crate) group: TargetGroup,
     pub(crate) measure: ScalingMeasure,
     pub(crate) rows: usize,
+    /// The arm's difference; beside matched controls that of its neurons that have some.
+    pub(crate) change: f64,
     /// Mean over the draws of the controls' own differences.
     pub(crate) of_controls: f64,
-    /// Rank p value of the arm's difference among those of the draws.
-    pub(crate) rank_p: Option<f64>,
+    /// Its interval over clusters and draws; none where either are fewer than eight.
+    pub(crate) of_controls_interval: Option<Interval>,
     /// The arm's difference minus that, paired by cluster.
     pub(crate) excess: f64,
+    /// Its interval over clusters and draws, the arm a draw too.
+    pub(crate) interval: Option<Interval>,
+    /// Rank p value of the arm's difference among those of the draws; of matched neurons among sets with exchanged ones.
+    pub(crate) p: Option<f64>,
+    /// Benjamini-Hochberg q value over all contrasts of the measure with this kind of control.
+    pub(crate) q: Option<f64>,
     /// Documents (or sequences) that have rows of the group.
     pub(crate) clusters: usize,
-    /// Its interval over clusters; none where fewer than eight have rows of the group.
-    pub(crate) interval: Option<Interval>,
 }
 
 /// Everything that was found.
@@ -53,6 +59,42 @@ pub(crate) struct Results {
     pub(crate) arms: Vec<Arm>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) contrasts: Vec<Contrast>,
+    /// How alike the neurons and their controls are.
+    pub(crate) balance: Vec<TraitBalance>,
+    /// [`neuron_select::Controls::matched_spread`].
+    matched_spread: f64,
+}
+
+/// What was measured, of arms that are no controls and of controls, at the factors of each.
+pub(crate) struct Measured<'m> {
+    pub(crate) factors: &'m [f64],
+    pub(crate) treated: &'m ScalingEffects,
+    pub(crate) controls: Option<(&'m ScalingEffects, &'m [f64])>,
+}
+
+/// One value of each row: at which factor, of which rows, which measure.
+#[derive(Clone, Copy)]
+struct Value {
+    factor: f64,
+    group: TargetGroup,
+    measure: ScalingMeasure,
+}
+
+impl Measured<'_> {
+    /// `scaled - clean` of an arm by cluster; none where it is a control and the factor is not one of theirs.
+    fn of(&self, arms: &[Arm], arm: usize, value: Value) -> anyhow::Result<Option<Vec<Group>>> {
+        let is_control = arms[arm].control.is_some();
+        let before = arms[..arm].iter();
+        let place = before.filter(|a| a.control.is_some() == is_control).count();
+        let (effects, factors) = match (is_control, self.controls) {
+            (false, _) => (self.treated, self.factors),
+            (true, Some(controls)) => controls,
+            (true, None) => return Ok(None),
+        };
+        let at = factors.iter().position(|factor| *factor == value.factor);
+        let of = at.map(|at| effects.difference(place, at, value.group, value.measure));
+        Ok(of.transpose()?)
+    }
 }
 
 fn mean_of(groups: &[Group]) -> anyhow::Result<f64> {
@@ -62,104 +104,128 @@ fn mean_of(groups: &[Group]) -> anyhow::Result<f64> {
 impl Results {
     /// Groups without rows have no effects; `progress` hears of each arm.
     pub(crate) fn new(
-        arms: Vec<Arm>,
-        factors: &[f64],
-        measured: &ScalingEffects,
+        arms: &Arms,
+        measured: Measured<'_>,
         bootstrap: &Bootstrap,
         progress: &dyn Fn(),
     ) -> anyhow::Result<Self> {
-        let (mut effects, mut contrasts) = (Vec::new(), Vec::new());
-        for (a, arm) in arms.iter().enumerate() {
-            for (f, &factor) in factors.iter().enumerate() {
+        let mut results = Self {
+            arms: arms.arms.clone(),
+            effects: Vec::new(),
+            contrasts: Vec::new(),
+            balance: arms.drawn.balance.clone(),
+            matched_spread: arms.drawn.matched_spread(),
+        };
+        for arm in 0..results.arms.len() {
+            for &factor in measured.factors {
                 for group in TargetGroup::ALL {
-                    let rows = measured.rows_in(group);
-                    if rows == 0 {
-                        continue;
-                    }
-                    for measure in ScalingMeasure::ALL {
-                        let own = measured.difference(a, f, group, measure)?;
-                        let clean = measured
-                            .clean(group, measure)
-                            .iter()
-                            .map(|sums| sums.sum)
-                            .sum::<f64>()
-                            / rows as f64;
-                        effects.push(Effect {
-                            arm: a,
+                    let rows = measured.treated.rows_in(group);
+                    for measure in ScalingMeasure::ALL.into_iter().filter(|_| rows > 0) {
+                        let value = Value {
                             factor,
                             group,
                             measure,
-                            rows,
-                            clean,
-                            difference: mean_of(&own)?,
-                            clusters: Group::with_values(&own),
-                            interval: bootstrap.mean(&own)?,
-                        });
-                        for control in [
-                            Control::RandomDirections,
-                            Control::RandomNeurons,
-                            Control::MatchedNeurons,
-                        ] {
-                            let held: Vec<usize> = arms
-                                .iter()
-                                .enumerate()
-                                .filter(|(_, c)| {
-                                    arm.is_held_against(c) && c.control == Some(control)
-                                })
-                                .map(|(c, _)| c)
-                                .collect();
-                            if held.is_empty() {
-                                continue;
-                            }
-                            let others: Vec<Vec<Group>> = held
-                                .iter()
-                                .map(|&c| measured.difference(c, f, group, measure))
-                                .collect::<Result<_, _>>()?;
-                            let mean = |i: usize| {
-                                others.iter().map(|other| other[i].sum).sum::<f64>()
-                                    / others.len() as f64
-                            };
-                            let of_controls = (0..own.len()).map(mean).sum::<f64>() / rows as f64;
-                            let draws = others
-                                .iter()
-                                .map(|other| mean_of(other))
-                                .collect::<anyhow::Result<Vec<f64>>>()?;
-                            let rank_p = rank_p(mean_of(&own)?, &draws);
-                            let excess: Vec<Group> = own
-                                .iter()
-                                .enumerate()
-                                .map(|(i, own)| Group {
-                                    sum: own.sum - mean(i),
-                                    ..*own
-                                })
-                                .collect();
-                            let interval = bootstrap.mean(&excess)?;
-                            let excess = mean_of(&excess)?;
-                            contrasts.push(Contrast {
-                                arm: a,
-                                control,
-                                draws: held.len(),
-                                factor,
-                                group,
-                                measure,
-                                rows,
-                                of_controls,
-                                rank_p,
-                                excess,
-                                clusters: Group::with_values(&own),
-                                interval,
-                            });
-                        }
+                        };
+                        results.add(arm, value, rows, &measured, bootstrap)?;
                     }
                 }
             }
             progress();
         }
-        Ok(Self {
-            arms,
-            effects,
-            contrasts,
-        })
+        results.adjust();
+        Ok(results)
+    }
+
+    /// The effect of an arm, and its contrasts with controls.
+    fn add(
+        &mut self,
+        arm: usize,
+        value: Value,
+        rows: usize,
+        measured: &Measured<'_>,
+        bootstrap: &Bootstrap,
+    ) -> anyhow::Result<()> {
+        let Some(own) = measured.of(&self.arms, arm, value)? else {
+            return Ok(());
+        };
+        let Value {
+            factor,
+            group,
+            measure,
+        } = value;
+        let clean = measured.treated.clean(group, measure);
+        self.effects.push(Effect {
+            arm,
+            factor,
+            group,
+            measure,
+            rows,
+            clean: mean_of(&clean)?,
+            difference: mean_of(&own)?,
+            clusters: Group::with_values(&own),
+            interval: bootstrap.mean(&own)?,
+        });
+        for control in Control::CONTRASTED {
+            let of = |control: Control| -> anyhow::Result<Vec<Vec<Group>>> {
+                let held = (0..self.arms.len()).filter(|&c| {
+                    let other = &self.arms[c];
+                    self.arms[arm].is_held_against(other) && other.control == Some(control)
+                });
+                let cells = held.filter_map(|c| measured.of(&self.arms, c, value).transpose());
+                cells.collect()
+            };
+            let controls = of(control)?;
+            if controls.is_empty() {
+                continue;
+            }
+            let (like, wider) = match control.ranks_among() {
+                same if same == control => (controls.clone(), 1.0),
+                other => (of(other)?, self.matched_spread),
+            };
+            // Where some neurons have no match, those that have are held against their matches.
+            let own = match control {
+                Control::MatchedNeurons => of(Control::MatchedSelection)?.pop(),
+                _ => None,
+            }
+            .unwrap_or_else(|| own.clone());
+            let means = |sets: &[Vec<Group>]| -> anyhow::Result<Vec<f64>> {
+                sets.iter().map(|set| mean_of(set)).collect()
+            };
+            let change = mean_of(&own)?;
+            let of_controls = means(&controls)?.iter().sum::<f64>() / controls.len() as f64;
+            self.contrasts.push(Contrast {
+                arm,
+                control,
+                draws: controls.len(),
+                factor,
+                group,
+                measure,
+                rows,
+                change,
+                of_controls,
+                of_controls_interval: bootstrap.two_way(&controls)?,
+                excess: change - of_controls,
+                interval: bootstrap.against(&own, &controls, (&like, wider))?,
+                p: rank_p(change, &means(&like)?),
+                q: None,
+                clusters: Group::with_values(&own),
+            });
+        }
+        Ok(())
+    }
+
+    /// The q values of all contrasts.
+    fn adjust(&mut self) {
+        for control in Control::CONTRASTED {
+            for measure in ScalingMeasure::ALL {
+                let of = |c: &&mut Contrast| c.control == control && c.measure == measure;
+                let family: Vec<&mut Contrast> = self.contrasts.iter_mut().filter(of).collect();
+                let p: Vec<Option<f64>> = family.iter().map(|contrast| contrast.p).collect();
+                for (contrast, q) in family.into_iter().zip(q_values(&p)) {
+                    contrast.q = q;
+                }
+            }
+        }
     }
 
     /// Arms that are no controls, with their places.

@@ -5,6 +5,7 @@ use job_kit::{
     report::{Cell, Grid, Report, Section},
 };
 use neuron_ablate::{NullSpace, ScalingMeasure as M, TargetGroup};
+use neuron_select::Balance;
 use surprisal_metrics::Interval;
 
 use crate::{arms::Control, results::Results};
@@ -39,17 +40,21 @@ pub(crate) fn trade_off(results: &Results, factors: &[f64], base: f64) -> Figure
         Axis::linear("loss on common targets, scaled - clean (nats)"),
         Axis::linear("loss on rare targets, clean - scaled (nats)"),
     );
-    let controls = results
-        .arms
-        .iter()
-        .enumerate()
-        .filter(|(_, arm)| arm.control.is_some());
+    let controls = results.arms.iter().enumerate().filter(|(_, arm)| {
+        let contrasted = |control| Control::CONTRASTED.contains(&control);
+        arm.control.is_some_and(contrasted)
+    });
     let figure = figure.marks(controls.enumerate().map(|(i, (arm, _))| {
         let name = if i == 0 { "controls" } else { "" };
-        Mark::line(
-            name,
-            factors.iter().filter_map(|&factor| point(arm, factor)),
-        )
+        let points: Vec<(f64, f64)> = factors
+            .iter()
+            .filter_map(|&factor| point(arm, factor))
+            .collect();
+        // At the base factor alone there is a point, no line.
+        match points.len() {
+            1 => Mark::points(name, points).radius(2.5),
+            _ => Mark::line(name, points),
+        }
         .color(Color::Grey)
     }));
     figure.marks(results.treated().map(|(arm, treated)| {
@@ -74,7 +79,7 @@ pub(crate) fn trade_off(results: &Results, factors: &[f64], base: f64) -> Figure
 fn range(interval: Option<Option<Interval>>) -> Cell {
     Cell::Text(match interval {
         Some(Some(i)) => format!("[{:+.4}, {:+.4}]", i.lower, i.upper),
-        Some(None) => "one sequence".into(),
+        Some(None) => "too few".into(),
         None => "–".into(),
     })
 }
@@ -111,46 +116,62 @@ fn effects(results: &Results, factor: f64) -> Grid {
     grid
 }
 
-/// The same against controls: loss on rare and common targets.
+/// The same against controls, a row per change, kind of controls and group of targets: the loss.
 fn contrasts(results: &Results, factor: f64) -> Grid {
     let mut grid = Grid::new([
-        "scaled",
-        "against",
-        "rare loss, controls",
-        "excess",
-        "interval",
-        "common loss, controls",
-        "excess",
-        "interval",
+        "scaled", "against", "draws", "targets", "change", "controls", "excess", "interval", "p",
+        "q",
     ]);
     for (arm, treated) in results.treated() {
-        for control in [
-            Control::RandomDirections,
-            Control::RandomNeurons,
-            Control::MatchedNeurons,
-        ] {
-            let of = |group| results.contrast(arm, control, factor, group, M::Loss);
-            if of(TargetGroup::All).is_none() {
-                continue;
-            }
-            let cells = [TargetGroup::Rare, TargetGroup::Common]
-                .into_iter()
-                .flat_map(|group| {
-                    [
-                        Cell::from(of(group).map(|c| c.of_controls)),
-                        Cell::from(of(group).map(|c| c.excess)),
-                        range(of(group).map(|c| c.interval)),
-                    ]
-                });
-            grid.row(
-                [
+        for control in Control::CONTRASTED {
+            for group in [TargetGroup::Rare, TargetGroup::Common] {
+                let Some(c) = results.contrast(arm, control, factor, group, M::Loss) else {
+                    continue;
+                };
+                let chance = |p: Option<f64>| match p {
+                    Some(p) => Cell::Text(format!("{p:.3}")),
+                    None => Cell::Text("–".into()),
+                };
+                grid.row([
                     Cell::Text(treated.name()),
                     Cell::Text(control.name().into()),
-                ]
-                .into_iter()
-                .chain(cells),
-            );
+                    Cell::Text(c.draws.to_string()),
+                    Cell::Text(group.name().into()),
+                    Cell::from(Some(c.change)),
+                    Cell::from(Some(c.of_controls)),
+                    Cell::from(Some(c.excess)),
+                    range(Some(c.interval)),
+                    chance(c.p),
+                    chance(c.q),
+                ]);
+            }
         }
+    }
+    grid
+}
+
+/// How alike the neurons and their controls are.
+fn balance(results: &Results) -> Grid {
+    let mut grid = Grid::new([
+        "controls",
+        "trait",
+        "neurons",
+        "without control",
+        "mean",
+        "mean of controls",
+        "difference (sd)",
+    ]);
+    for row in &results.balance {
+        let value = |of: fn(Balance) -> f64| Cell::from(row.balance.map(of));
+        grid.row([
+            Cell::Text(row.kind.name().into()),
+            Cell::Text(row.name.clone()),
+            Cell::Text(row.selected.to_string()),
+            Cell::Text(row.without_control.to_string()),
+            value(|b| b.selected),
+            value(|b| b.controls),
+            value(|b| b.difference),
+        ]);
     }
     grid
 }
@@ -228,10 +249,17 @@ pub(crate) fn report(
         )
         .section(
             Section::new("Against controls")
-                .text("The same weights along random directions by the same amount, and other neurons of the layer, random and matched on mean activation and output norm. Excess: the change minus that of the controls, paired by sequence.")
+                .text("The loss at the base factor. Controls are the same weights along random directions by the same amount, and other neurons of the layer, random and matched (`controls.match`). Excess: the change minus the mean of the controls, paired by document; its interval is over documents and draws, and counts the scaled set as one draw more: 0 lies outside where no set drawn so would be as far. p: rank of the change among the draws, beside matched controls among sets in which each neuron is exchanged for one alike or kept; q: Benjamini-Hochberg over all contrasts of the loss with these controls (`contrasts.parquet`). Neurons that have no match are left out on both sides there.")
                 .grid(contrasts(results, facts.factor)),
         )
         .section(trade);
+    if !results.balance.is_empty() {
+        report = report.section(
+            Section::new("How alike neurons and controls are")
+                .text("Means of what matched controls share with the neurons that they stand for; differences in standard deviations over the layer count as unbalanced beyond 0.1.")
+                .grid(balance(results)),
+        );
+    }
     if !warnings.is_empty() {
         report = report.section(Section::new("Warnings").text(&warnings.join("\n\n")));
     }

@@ -9,6 +9,7 @@ use arrow::{
 };
 use job_kit::OutputDir;
 use neuron_ablate::NeuronId;
+use neuron_select::{Balance, TraitBalance};
 use surprisal_metrics::Interval;
 
 use crate::results::Results;
@@ -56,10 +57,11 @@ fn texts<S: Into<String>>(name: &'static str, values: impl Iterator<Item = Optio
 }
 
 /// Files of the tables.
-pub(crate) const OUTPUTS: [&str; 3] = [NEURONS, EFFECTS, CONTRASTS];
+pub(crate) const OUTPUTS: [&str; 4] = [NEURONS, EFFECTS, CONTRASTS, BALANCE];
 const NEURONS: &str = "neurons.parquet";
 const EFFECTS: &str = "effects.parquet";
 const CONTRASTS: &str = "contrasts.parquet";
+const BALANCE: &str = "balance.parquet";
 
 fn write(out: &OutputDir, file: &str, columns: Vec<Column>) -> anyhow::Result<()> {
     let fields: Vec<Field> = columns
@@ -140,9 +142,17 @@ pub(crate) fn contrasts(out: &OutputDir, results: &Results) -> anyhow::Result<()
         texts("targets", rows.iter().map(|c| Some(c.group.name()))),
         texts("measure", rows.iter().map(|c| Some(c.measure.name()))),
         ints("rows", rows.iter().map(|c| c.rows)),
+        floats("change", rows.iter().map(|c| c.change)),
         floats("change_of_controls", rows.iter().map(|c| c.of_controls)),
+        ends(
+            "change_of_controls_low",
+            rows.iter().map(|c| c.of_controls_interval.map(|i| i.lower)),
+        ),
+        ends(
+            "change_of_controls_high",
+            rows.iter().map(|c| c.of_controls_interval.map(|i| i.upper)),
+        ),
         floats("excess", rows.iter().map(|c| c.excess)),
-        ends("rank_p", rows.iter().map(|c| c.rank_p)),
         ends(
             "excess_low",
             rows.iter().map(|c| c.interval.map(|i| i.lower)),
@@ -151,8 +161,28 @@ pub(crate) fn contrasts(out: &OutputDir, results: &Results) -> anyhow::Result<()
             "excess_high",
             rows.iter().map(|c| c.interval.map(|i| i.upper)),
         ),
+        ends("p", rows.iter().map(|c| c.p)),
+        ends("q", rows.iter().map(|c| c.q)),
         ints("clusters", rows.iter().map(|c| c.clusters)),
         undefined(rows.iter().map(|c| c.interval)),
     ];
     write(out, CONTRASTS, columns)
+}
+
+/// A row per kind of control neurons and trait.
+pub(crate) fn balance(out: &OutputDir, rows: &[TraitBalance]) -> anyhow::Result<()> {
+    let value = |of: fn(Balance) -> f64| rows.iter().map(move |row| row.balance.map(of));
+    let columns = vec![
+        texts("kind", rows.iter().map(|row| Some(row.kind.name()))),
+        texts("trait", rows.iter().map(|row| Some(row.name.as_str()))),
+        ends("selection", value(|b| b.selected)),
+        ends("controls", value(|b| b.controls)),
+        ends("standardised_difference", value(|b| b.difference)),
+        ints("selected", rows.iter().map(|row| row.selected)),
+        ints(
+            "without_control",
+            rows.iter().map(|row| row.without_control),
+        ),
+    ];
+    write(out, BALANCE, columns)
 }

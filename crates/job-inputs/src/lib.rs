@@ -2,6 +2,7 @@
 //!
 //! Shared by the binaries, so that a key means the same in each.
 
+mod apart;
 mod audit;
 mod config;
 mod means;
@@ -9,6 +10,7 @@ mod neurons;
 mod read;
 mod tokens;
 
+pub use apart::{MeasuredOn, SelectedOn, corpus_of_contexts, note_overlap};
 pub use audit::refuse_bad;
 pub use config::{
     FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, mebibytes, revisions, series,

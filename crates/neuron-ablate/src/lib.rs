@@ -6,6 +6,7 @@
 //! the model runs on from their layer ([`Sweep::run_neurons`], [`Sweep::run_heads`]). Nothing
 //! here reads files or configurations: models come from `neox-core`, frequencies as plain slices.
 
+mod activity;
 pub mod closed_form;
 mod cuda;
 mod dose;
@@ -38,6 +39,7 @@ mod vectors;
 mod weight_statistics;
 mod word_request;
 
+pub use activity::{Activity, activities};
 pub use dose::Dose;
 pub use effects::{
     Change, EffectSums, Mean, NeuronEffects, Over, Variant, Variants, mediated_share,

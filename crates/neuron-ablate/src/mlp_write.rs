@@ -45,7 +45,7 @@ impl MlpWrite {
         Self::of_layer(model, last_layer(model))
     }
 
-    fn of_layer(model: &Model, layer: usize) -> Result<Self, AblateError> {
+    pub(crate) fn of_layer(model: &Model, layer: usize) -> Result<Self, AblateError> {
         let w_out = host(model.w_out(layer)?)?.f_tr()?.f_contiguous()?;
         let norm = match model.norm_after_mlp(layer)? {
             Some(norm) => {

@@ -49,6 +49,213 @@ impl MatchOn {
     }
 }
 
+/// How control sets are drawn, as every job's `controls` says it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlOptions {
+    /// Which controls.
+    pub kinds: Vec<ControlKind>,
+    /// Draws of each; 0 for none. The smallest p value is one over one more than that.
+    pub draws: usize,
+    /// What matched controls have in common with their neurons.
+    #[serde(rename = "match")]
+    pub match_on: MatchOn,
+    /// Standard deviations over the layer that a control may differ by in each trait of [`MatchOn::Intervention`].
+    pub caliper: f64,
+}
+
+impl Default for ControlOptions {
+    /// 99 draws of both kinds, matched on what the intervention does within 0.25 standard deviations.
+    fn default() -> Self {
+        Self {
+            kinds: vec![ControlKind::Random, ControlKind::Matched],
+            draws: 99,
+            match_on: MatchOn::default(),
+            caliper: 0.25,
+        }
+    }
+}
+
+/// The neurons that controls are drawn from, selected ones among them, with what they are matched on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pool {
+    /// [`Push::traits`], for [`MatchOn::Intervention`]: within the caliper.
+    Intervention(Vec<Candidate<3>>),
+    /// Mean activation and output norm, for [`MatchOn::ActivationAndNorm`]: the nearest ones, however far away.
+    ActivationAndNorm(Vec<Candidate<2>>),
+}
+
+/// The controls of a selection.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Controls {
+    /// All draws of all kinds.
+    pub sets: Vec<ControlSet>,
+    /// The selected neurons that matched controls stand for, in the order of the selection.
+    pub matched: Vec<NeuronId>,
+    /// For each of them the neurons that it could be exchanged for ([`alike`]).
+    pub alike: Vec<Vec<NeuronId>>,
+    /// The selected neurons that have none alike, in the order of the selection.
+    pub unmatched: Vec<NeuronId>,
+    /// How alike the two sides are.
+    pub balance: Vec<TraitBalance>,
+}
+
+/// How alike a selection and one kind of its controls are in one trait.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TraitBalance {
+    /// Which controls.
+    pub kind: ControlKind,
+    /// Name of the trait ([`MatchOn::traits`]).
+    #[serde(rename = "trait")]
+    pub name: String,
+    /// Selected neurons that have such controls.
+    pub selected: usize,
+    /// Selected neurons that have none.
+    pub without_control: usize,
+    /// `None` where the trait is not known or does not vary.
+    pub balance: Option<Balance>,
+}
+
+impl ControlOptions {
+    /// Draws all kinds of controls for `selected` out of a pool: as [`draw_controls`], and matched ones as [`draw_matched`] where the pool
+    /// knows what the intervention does.
+    ///
+    /// # Errors
+    /// - as [`draw_controls`] and [`draw_matched`]
+    ///
+    /// # Examples
+    /// ```
+    /// use neuron_select::{Candidate, ControlOptions, NeuronId, Pool};
+    /// let id = |neuron| NeuronId { layer: 3, neuron };
+    /// let traits = |n: usize| [Some(n as f64), Some(0.5), Some(4.0)];
+    /// let pool = Pool::Intervention((0..40).map(|n| Candidate { neuron: id(n), traits: traits(n) }).collect());
+    /// let options = ControlOptions { draws: 19, ..ControlOptions::default() };
+    /// let controls = options.draw(&[id(20), id(30)], &pool, 42)?;
+    /// assert_eq!(controls.sets.len(), 2 * 19);
+    /// assert_eq!(controls.exchanged(19, 42).len(), 19);
+    /// # Ok::<(), neuron_select::SelectError>(())
+    /// ```
+    pub fn draw(
+        &self,
+        selected: &[NeuronId],
+        pool: &Pool,
+        seed: u64,
+    ) -> Result<Controls, SelectError> {
+        match pool {
+            Pool::Intervention(candidates) => {
+                self.draw_from(selected, candidates, Some(self.caliper), seed)
+            }
+            Pool::ActivationAndNorm(candidates) => self.draw_from(selected, candidates, None, seed),
+        }
+    }
+
+    fn draw_from<const TRAITS: usize>(
+        &self,
+        selected: &[NeuronId],
+        candidates: &[Candidate<TRAITS>],
+        caliper: Option<f64>,
+        seed: u64,
+    ) -> Result<Controls, SelectError> {
+        let mut controls = Controls::default();
+        let match_on = match caliper {
+            Some(_) => MatchOn::Intervention,
+            None => MatchOn::ActivationAndNorm,
+        };
+        for &kind in self.kinds.iter().filter(|_| self.draws > 0) {
+            let nearest = || draw_controls(kind, selected, candidates, self.draws, seed);
+            let (sets, held_against) = match (kind, caliper) {
+                (ControlKind::Random, _) => (nearest()?, selected.to_vec()),
+                (ControlKind::Matched, Some(caliper)) => {
+                    let drawn = draw_matched(selected, candidates, caliper, self.draws, seed)?;
+                    controls.unmatched = drawn.unmatched;
+                    (drawn.sets, drawn.matched)
+                }
+                (ControlKind::Matched, None) => (nearest()?, selected.to_vec()),
+            };
+            if kind == ControlKind::Matched {
+                controls.alike = alike(&held_against, candidates, caliper)?;
+                controls.matched = held_against.clone();
+            }
+            let of_traits = balance(&held_against, &sets, candidates);
+            let row = |(name, balance): (&&str, Option<Balance>)| TraitBalance {
+                kind,
+                name: (*name).to_owned(),
+                selected: held_against.len(),
+                without_control: selected.len() - held_against.len(),
+                balance,
+            };
+            let rows = match_on.traits().iter().zip(of_traits).map(row);
+            controls.balance.extend(rows);
+            controls.sets.extend(sets);
+        }
+        Ok(controls)
+    }
+}
+
+impl Controls {
+    /// The sets of one kind, in the order of their draws.
+    pub fn of(&self, kind: ControlKind) -> impl Iterator<Item = &ControlSet> {
+        self.sets.iter().filter(move |set| set.kind == kind)
+    }
+
+    /// Sets to test [`Controls::matched`] among: each neuron is exchanged for one of those alike, or stays, all with the same probability,
+    /// and no two are the same.
+    ///
+    /// Where the selected neuron is one of its stratum like any other, the selection is one of these sets like any other, and its rank
+    /// among them ([`rank_p`]) a p value. (Matched sets never hold a selected neuron, and are drawn from a few near ones: they differ less
+    /// from each other than the selection does from them.) This is [`exchange_p`] for effects of a set that are no sums over its neurons.
+    ///
+    /// Source: Rosenbaum (2002), *Observational Studies*, section 2.4.
+    pub fn exchanged(&self, draws: usize, seed: u64) -> Vec<Vec<NeuronId>> {
+        let draw = |draw: usize| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ EXCHANGED);
+            rng.set_stream(draw as u64);
+            let mut turns: Vec<usize> = (0..self.matched.len()).collect();
+            turns.shuffle(&mut rng);
+            let mut taken = HashSet::new();
+            let mut set = self.matched.clone();
+            for n in turns {
+                let free: Vec<NeuronId> = std::iter::once(self.matched[n])
+                    .chain(self.alike[n].iter().copied())
+                    .filter(|id| !taken.contains(id))
+                    .collect();
+                // The neuron itself is always free: no other one is exchanged for it.
+                set[n] = free[rng.random_range(0..free.len() as u64) as usize];
+                taken.insert(set[n]);
+            }
+            set
+        };
+        match self.matched.is_empty() {
+            true => Vec::new(),
+            false => (0..draws).map(draw).collect(),
+        }
+    }
+
+    /// How much more a selection like this one is expected to lie off the mean of its matched controls than sets with exchanged neurons lie
+    /// off their own mean, in standard deviations: controls are drawn from a few near neurons, whose own mean lies off that of the stratum, and
+    /// sets with exchanged neurons hold selected ones.
+    ///
+    /// With n_i neurons to draw controls of the i-th from and m_i that it could be exchanged for, all of one spread, its value has the variance
+    /// `1 + 1 / n_i` about the mean of the former, and that of one of the stratum `m_i / (m_i + 1)`: the root of the mean of their ratios. 1
+    /// without matched controls.
+    pub fn matched_spread(&self) -> f64 {
+        let ratio = |alike: &Vec<NeuronId>| {
+            let (near, all) = (alike.len().min(NEAREST) as f64, alike.len() as f64);
+            (1.0 + 1.0 / near) * (all + 1.0) / all
+        };
+        let ratios: Vec<f64> = (self.alike.iter().filter(|alike| !alike.is_empty()))
+            .map(ratio)
+            .collect();
+        match ratios.len() {
+            0 => 1.0,
+            n => (ratios.iter().sum::<f64>() / n as f64).sqrt(),
+        }
+    }
+}
+
+/// Sets the random numbers of exchanges apart from those of other draws.
+const EXCHANGED: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// A neuron that may serve as a control.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate<const TRAITS: usize = 2> {
@@ -245,7 +452,7 @@ pub fn draw_matched<const TRAITS: usize>(
 /// standard deviation over the layer`, all draws together. Beyond 0.1 on either side they count as unbalanced (Austin 2009).
 ///
 /// `None` for a trait that no neuron of one side has, or that does not vary. Neurons that are no candidates are passed over. The standard
-/// deviation is over all candidates: give those of one layer.
+/// deviation is over all candidates of the layers that have selected neurons.
 pub fn balance<const TRAITS: usize>(
     selected: &[NeuronId],
     controls: &[ControlSet],
@@ -253,7 +460,10 @@ pub fn balance<const TRAITS: usize>(
 ) -> [Option<Balance>; TRAITS] {
     let traits: HashMap<NeuronId, [Option<f64>; TRAITS]> =
         candidates.iter().map(|c| (c.neuron, c.traits)).collect();
-    let spread = spread(candidates);
+    let layers: HashSet<usize> = selected.iter().map(|id| id.layer).collect();
+    let mut of_layers = candidates.to_vec();
+    of_layers.retain(|c| layers.contains(&c.neuron.layer));
+    let spread = spread(&of_layers);
     std::array::from_fn(|t| {
         let mean = |neurons: &mut dyn Iterator<Item = &NeuronId>| {
             let values = neurons.filter_map(|id| traits.get(id)?[t]);
@@ -271,7 +481,7 @@ pub fn balance<const TRAITS: usize>(
 }
 
 /// How alike a selection and its controls are in one trait.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Balance {
     /// Mean over the selection.
     pub selected: f64,
@@ -597,6 +807,52 @@ mod tests {
                 assert!(control.neuron.abs_diff(neuron.neuron) <= 3, "{set:?}");
             }
         }
+    }
+
+    #[test]
+    fn exchanged_sets_keep_to_their_strata_and_hold_the_selection_as_often_as_any() {
+        let selected = ids(&[10, 11, 90]);
+        let traits = |c: Candidate| Candidate {
+            neuron: c.neuron,
+            traits: [c.traits[0], Some(0.5), None],
+        };
+        let pool = Pool::Intervention(candidates(100).into_iter().map(traits).collect());
+        let options = ControlOptions {
+            draws: 2000,
+            caliper: 0.1, // 28.9 / 10: two neurons on either side
+            ..ControlOptions::default()
+        };
+        let controls = options.draw(&selected, &pool, 7).unwrap();
+        let allowed = [
+            ids(&[10, 8, 9, 12]),
+            ids(&[11, 9, 12, 13]),
+            ids(&[90, 88, 89, 91, 92]),
+        ];
+        let mut kept = 0;
+        let sets = controls.exchanged(2000, 7);
+        for set in &sets {
+            let distinct: HashSet<_> = set.iter().collect();
+            assert_eq!(distinct.len(), 3, "{set:?}");
+            for (neuron, allowed) in set.iter().zip(&allowed) {
+                assert!(allowed.contains(neuron), "{set:?}");
+            }
+            kept += usize::from(set[2] == selected[2]);
+        }
+        // One of five.
+        assert!((320..480).contains(&kept), "{kept}");
+        assert_eq!(controls.exchanged(3, 7), sets[..3]);
+        // Three, three and four neurons alike, all of them near.
+        let ratio = |m: f64| (1.0 + 1.0 / m) * (m + 1.0) / m;
+        let expected = ((2.0 * ratio(3.0) + ratio(4.0)) / 3.0).sqrt();
+        assert!((controls.matched_spread() - expected).abs() < 1e-12);
+        let rows: Vec<_> = controls
+            .balance
+            .iter()
+            .map(|row| (row.kind, &row.name[..]))
+            .collect();
+        assert_eq!(rows[3], (ControlKind::Matched, "log_change_length"));
+        assert_eq!(rows.len(), 6);
+        assert_eq!(controls.balance[5].balance, None);
     }
 
     #[test]

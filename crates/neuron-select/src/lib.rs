@@ -43,15 +43,16 @@ mod stability;
 pub use coactivation::Coactivation;
 pub use compare::{Comparison, Difference};
 pub use controls::{
-    Balance, Candidate, ControlKind, ControlSet, MatchOn, MatchedControls, Push, alike, balance,
-    draw_controls, draw_matched, exchange_p, rank_p,
+    Balance, Candidate, ControlKind, ControlOptions, ControlSet, Controls, MatchOn,
+    MatchedControls, Pool, Push, TraitBalance, alike, balance, draw_controls, draw_matched,
+    exchange_p, rank_p,
 };
 pub use cross_fit::{CrossFit, Fold, cross_fit};
 pub use curve::{Curve, CurveIntervals, PiecewiseFit, Shape, bootstrap_curve};
 pub use effects::{Grouped, Measure, NeuronEffects, Row, RowFilter, Stratum, Tally, Weights};
 pub use error::SelectError;
 pub use laws::{GOODNESS_LEVEL, Law, LawFit, Laws, VUONG_LEVEL, Verdict, Vuong};
-pub use many::max_t;
+pub use many::{max_t, q_values};
 pub use neuron_id::NeuronId;
 pub use paired::{Paired, paired};
 pub use selection::{Criteria, Effect, Heuristic, Ranked, Ranking, Standing};

@@ -102,3 +102,33 @@ pub fn max_t(
     };
     Ok(Some(scaled.par_iter().map(p).collect()))
 }
+
+/// Benjamini-Hochberg q values of some p values, in their order: the smallest false discovery rate at which each is still a discovery.
+/// What has no p value has no q value, and counts as no test.
+///
+/// `q_i = min over p_j >= p_i of m p_j / #{p <= p_j}`, m tests. It holds for independent tests and for those that go together (Benjamini &
+/// Yekutieli 2001), as effects at several factors or on several groups of words do.
+///
+/// Source: Benjamini & Hochberg (1995), *Controlling the false discovery rate*.
+///
+/// # Examples
+/// ```
+/// use neuron_select::q_values;
+/// let q = q_values(&[Some(0.01), None, Some(0.04), Some(0.03), Some(0.8)]);
+/// assert_eq!(q[1], None);
+/// assert!((q[0].unwrap() - 0.04).abs() < 1e-12); // 4 x 0.01
+/// assert!((q[3].unwrap() - 0.16 / 3.0).abs() < 1e-12); // no more than that of 0.04
+/// ```
+pub fn q_values(p: &[Option<f64>]) -> Vec<Option<f64>> {
+    let mut order: Vec<(f64, usize)> = (p.iter().zip(0..))
+        .filter_map(|(p, i)| Some(((*p)?, i)))
+        .collect();
+    order.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut q = vec![None; p.len()];
+    let mut least = 1.0f64;
+    for (place, (p, i)) in order.iter().enumerate().rev() {
+        least = least.min(p * order.len() as f64 / (place + 1) as f64);
+        q[*i] = Some(least);
+    }
+    q
+}

@@ -59,7 +59,7 @@ pub struct Interval {
 
 impl Interval {
     /// That of groups which are all alike.
-    fn of_a_point(estimate: f64, groups: usize) -> Self {
+    pub(crate) fn of_a_point(estimate: f64, groups: usize) -> Self {
         Self {
             estimate,
             lower: estimate,
@@ -445,7 +445,7 @@ impl Resamples {
 const COLUMNS: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Jackknife variance of `sum of sums / sum of counts`; `None` where it is not defined without one of the groups.
-fn jackknife(groups: &[Group]) -> Option<f64> {
+pub(crate) fn jackknife(groups: &[Group]) -> Option<f64> {
     let whole = Group::total(groups);
     let with_values = groups.iter().filter(|group| group.count > 0.0);
     let without: Option<Vec<f64>> = with_values
@@ -511,7 +511,7 @@ fn studentised_cells(
 }
 
 /// Differences below this share of what they are taken of are rounding.
-const EXACT: f64 = 1e-12;
+pub(crate) const EXACT: f64 = 1e-12;
 
 /// What a group adds to a ratio: numerator, denominator, and the count behind both.
 #[derive(Debug, Clone, Copy, Default)]
@@ -573,7 +573,7 @@ impl Group {
     }
 }
 
-fn check_groups(groups: &[Group]) -> Result<(), MetricError> {
+pub(crate) fn check_groups(groups: &[Group]) -> Result<(), MetricError> {
     for (what, values) in [
         (
             "group sum",
@@ -587,15 +587,15 @@ fn check_groups(groups: &[Group]) -> Result<(), MetricError> {
 }
 
 /// Studentised statistics of the resamples that have one.
-struct Studentised {
-    ts: Vec<f64>,
-    resamples: usize,
-    level: f64,
+pub(crate) struct Studentised {
+    pub(crate) ts: Vec<f64>,
+    pub(crate) resamples: usize,
+    pub(crate) level: f64,
 }
 
 impl Studentised {
     /// The bootstrap-t interval; none where more than half of the resamples have no statistic.
-    fn interval(mut self, estimate: f64, se: f64, groups: usize) -> Option<Interval> {
+    pub(crate) fn interval(mut self, estimate: f64, se: f64, groups: usize) -> Option<Interval> {
         let undefined = self.resamples - self.ts.len();
         if 2 * undefined > self.resamples {
             return None;

@@ -25,6 +25,7 @@
 //! - [`paired`]: two conditions on the same items
 //! - [`curve`]: learning curves and age of acquisition
 
+mod against;
 pub mod bootstrap;
 pub mod curve;
 pub mod distribution;

@@ -49,10 +49,11 @@ const STEPS: &[Step] = &[
         ],
     },
     Step {
-        title: "find contexts of these words in held-out text",
+        title: "find contexts of these words in held-out text, other than neurons are selected on",
         bin: "prepare-context",
         args: &[
             "words.path=outputs/demo/select-longtail/words.csv",
+            "corpus.rows=150..600",
             "contexts.per_word=5",
             "output.dir=outputs/demo/prepare-context",
         ],
@@ -82,7 +83,7 @@ const STEPS: &[Step] = &[
         bin: "compute-surprisal",
         args: &[
             "words.path=outputs/demo/prepare-context/contexts.json",
-            "words.max_context=2",
+            "words.max_context=1",
             "neurons.file=outputs/demo/analyze-unigram/selection.csv",
             "corpus.rows=0..20",
             "output.dir=outputs/demo/compute-surprisal",
@@ -94,7 +95,7 @@ const STEPS: &[Step] = &[
         args: &[
             "neurons.file=outputs/demo/analyze-unigram/selection.csv",
             "neurons.step=4000",
-            "corpus.rows=0..60",
+            "corpus.rows=150..210",
             "output.dir=outputs/demo/scale-neuron",
         ],
     },

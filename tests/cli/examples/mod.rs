@@ -15,6 +15,9 @@ use tempfile::TempDir;
 /// The bundled text.
 const TEXT: &str = "examples/data/corpus/held-out.jsonl";
 
+/// The bundled words with their contexts, in `examples/data`.
+const WORDS: &str = "contexts/words.json";
+
 /// The widest line of `--help` that no terminal breaks.
 const COLUMNS: &str = "80";
 
@@ -48,19 +51,20 @@ impl Work {
         symlink(root().join("configs"), dir.path().join("configs")).unwrap();
         let data = dir.path().join("examples/data");
         fs::create_dir_all(data.join("corpus")).unwrap();
-        for part in [
-            "contexts",
-            "hunspell",
-            "pythia",
-            "tiny-neox",
-            "corpus/train.jsonl.gz",
-        ] {
+        for part in ["hunspell", "pythia", "tiny-neox", "corpus/train.jsonl.gz"] {
             symlink(root().join("examples/data").join(part), data.join(part)).unwrap();
         }
         // A quarter of the bundled text: a debug build takes its time over the whole.
         let text = fs::read_to_string(root().join(TEXT)).unwrap();
         let rows: Vec<&str> = text.lines().take(160).collect();
         fs::write(dir.path().join(TEXT), rows.join("\n")).unwrap();
+        // And an eighth of the words.
+        let words = fs::read(root().join("examples/data").join(WORDS)).unwrap();
+        let words: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&words).unwrap();
+        let few: serde_json::Map<_, _> = words.into_iter().take(12).collect();
+        fs::create_dir_all(data.join("contexts")).unwrap();
+        fs::write(data.join(WORDS), serde_json::to_vec(&few).unwrap()).unwrap();
         Self {
             dir,
             name,

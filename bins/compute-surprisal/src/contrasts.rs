@@ -1,0 +1,321 @@
+//! The selected neurons against their controls: effects first, then how likely chance makes them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
+use job_kit::report::{Grid, Section};
+use neuron_select::{Balance, ControlKind, q_values, rank_p};
+use surprisal_metrics::{Bootstrap, Group, Interval, Unit};
+
+use crate::interventions::{Drawn, InterventionSpec};
+use crate::summary::Step;
+
+/// What an intervention on the selected neurons changes more than the same on one kind of controls, in a group of words. Every word counts
+/// once.
+#[derive(Debug, Clone)]
+pub(crate) struct Contrast {
+    pub(crate) step: Option<u64>,
+    pub(crate) intervention: String,
+    pub(crate) control: ControlKind,
+    pub(crate) group: String,
+    pub(crate) words: usize,
+    pub(crate) draws: usize,
+    /// Of the selected neurons, or beside matched controls of those that have some, against the unchanged model; none without that.
+    pub(crate) change: Option<f64>,
+    /// Mean over the draws.
+    pub(crate) of_controls: Option<f64>,
+    /// The first minus the second.
+    pub(crate) excess: f64,
+    /// Over words and draws, the selection a draw too.
+    pub(crate) interval: Option<Interval>,
+    /// Rank among the draws; of matched controls among sets with exchanged neurons.
+    pub(crate) p: Option<f64>,
+    /// Over all contrasts with this kind of controls.
+    pub(crate) q: Option<f64>,
+}
+
+/// Control sets of a step and an entry of the list.
+#[derive(Debug, Clone)]
+pub(crate) struct DrawnAt {
+    pub(crate) step: Option<u64>,
+    pub(crate) intervention: String,
+    pub(crate) drawn: Drawn,
+}
+
+impl Step<'_> {
+    /// The contrasts of all controls; `drawn` are the sets of the step by entry of the list.
+    pub(crate) fn contrasts(
+        &self,
+        drawn: &BTreeMap<String, Drawn>,
+        seed: u64,
+    ) -> anyhow::Result<Vec<Contrast>> {
+        let mut contrasts = Vec::new();
+        for spec in self.list {
+            for (group, name) in self.words.groups.iter().enumerate() {
+                let spread = drawn.get(&spec.name()).map_or(1.0, |d| d.matched_spread);
+                let contrast = self.contrast(spec, (group, name), spread, seed)?;
+                contrasts.extend(contrast);
+            }
+        }
+        Ok(contrasts)
+    }
+
+    fn contrast(
+        &self,
+        spec: &InterventionSpec,
+        (group, name): (usize, &str),
+        spread: f64,
+        seed: u64,
+    ) -> anyhow::Result<Option<Contrast>> {
+        let Some((kind, of)) = spec.controls() else {
+            return Ok(None);
+        };
+        let selected = spec.matched_selection().unwrap_or_else(|| of.like.name());
+        let all = |names: Vec<String>| -> Option<Vec<&Vec<Option<f64>>>> {
+            names.iter().map(|name| self.values(name)).collect()
+        };
+        let (Some(own), Some(controls), Some(exchanged)) = (
+            self.values(&selected),
+            all(spec.names()),
+            all(spec.exchanged()),
+        ) else {
+            return Ok(None);
+        };
+        let base = self.values("base");
+        let mut under = [&controls[..], &exchanged[..], &[own]].concat();
+        under.extend(base);
+        let pairs = self.defined(group, &under);
+        if pairs.is_empty() {
+            return Ok(None);
+        }
+        let cells = |values: &&Vec<Option<f64>>| self.words_of(&pairs, values, base);
+        let own = cells(&own);
+        let controls: Vec<Vec<Group>> = controls.iter().map(cells).collect();
+        let exchanged: Vec<Vec<Group>> = exchanged.iter().map(cells).collect();
+        let (like, wider) = match kind {
+            ControlKind::Random => (&controls, 1.0),
+            ControlKind::Matched => (&exchanged, spread),
+        };
+        // Every word counts once, so that no group is without a mean.
+        let mean = |cells: &[Group]| Group::total(cells).mean().unwrap_or_default();
+        let means = |sets: &[Vec<Group>]| sets.iter().map(|set| mean(set)).collect::<Vec<f64>>();
+        let (change, of_controls) = (mean(&own), mean(&controls.concat()));
+        Ok(Some(Contrast {
+            step: self.step,
+            intervention: of.like.name(),
+            control: kind,
+            group: name.to_owned(),
+            words: own.len(),
+            draws: controls.len(),
+            change: base.map(|_| change),
+            of_controls: base.map(|_| of_controls),
+            excess: change - of_controls,
+            interval: Bootstrap::with_seed(seed).against(&own, &controls, (like, wider))?,
+            p: rank_p(change, &means(like)),
+            q: None,
+        }))
+    }
+}
+
+/// The q values of all contrasts.
+pub(crate) fn adjust(contrasts: &mut [Contrast]) {
+    for kind in [ControlKind::Random, ControlKind::Matched] {
+        let of_kind = |c: &&mut Contrast| c.control == kind;
+        let family: Vec<&mut Contrast> = contrasts.iter_mut().filter(of_kind).collect();
+        let p: Vec<Option<f64>> = family.iter().map(|contrast| contrast.p).collect();
+        for (contrast, q) in family.into_iter().zip(q_values(&p)) {
+            contrast.q = q;
+        }
+    }
+}
+
+fn number<T>(rows: &[T], of: impl Fn(&T) -> Option<f64>) -> ArrayRef {
+    Arc::new(rows.iter().map(of).collect::<Float64Array>())
+}
+
+fn count<T>(rows: &[T], of: impl Fn(&T) -> Option<u64>) -> ArrayRef {
+    Arc::new(rows.iter().map(of).collect::<UInt64Array>())
+}
+
+fn text<T>(rows: &[T], of: impl Fn(&T) -> String) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(rows.iter().map(of)))
+}
+
+fn batch(columns: Vec<(String, ArrayRef)>) -> anyhow::Result<RecordBatch> {
+    let columns = columns.into_iter().map(|(name, of)| (name, of, true));
+    Ok(RecordBatch::try_from_iter_with_nullable(columns)?)
+}
+
+/// `contrasts.csv`
+pub(crate) fn table(rows: &[Contrast], unit: Unit) -> anyhow::Result<RecordBatch> {
+    let unit = unit.name();
+    let number = |of: fn(&Contrast) -> Option<f64>| number(rows, of);
+    batch(vec![
+        ("step".into(), count(rows, |c| c.step)),
+        (
+            "intervention".into(),
+            text(rows, |c| c.intervention.clone()),
+        ),
+        (
+            "control".into(),
+            text(rows, |c| c.control.name().to_owned()),
+        ),
+        ("group".into(), text(rows, |c| c.group.clone())),
+        ("words".into(), count(rows, |c| Some(c.words as u64))),
+        ("draws".into(), count(rows, |c| Some(c.draws as u64))),
+        (format!("change_{unit}"), number(|c| c.change)),
+        (
+            format!("change_of_controls_{unit}"),
+            number(|c| c.of_controls),
+        ),
+        (format!("excess_{unit}"), number(|c| Some(c.excess))),
+        (
+            format!("excess_lower_{unit}"),
+            number(|c| Some(c.interval?.lower)),
+        ),
+        (
+            format!("excess_upper_{unit}"),
+            number(|c| Some(c.interval?.upper)),
+        ),
+        ("p".into(), number(|c| c.p)),
+        ("q".into(), number(|c| c.q)),
+    ])
+}
+
+/// `balance.parquet`
+pub(crate) fn balance(drawn: &[DrawnAt]) -> anyhow::Result<RecordBatch> {
+    let rows: Vec<_> = drawn
+        .iter()
+        .flat_map(|at| at.drawn.balance.iter().map(move |row| (at, row)))
+        .collect();
+    let value = |of: fn(Balance) -> f64| number(&rows, |(_, row)| row.balance.map(of));
+    batch(vec![
+        ("step".into(), count(&rows, |(at, _)| at.step)),
+        (
+            "intervention".into(),
+            text(&rows, |(at, _)| at.intervention.clone()),
+        ),
+        (
+            "kind".into(),
+            text(&rows, |(_, row)| row.kind.name().to_owned()),
+        ),
+        ("trait".into(), text(&rows, |(_, row)| row.name.clone())),
+        ("selection".into(), value(|b| b.selected)),
+        ("controls".into(), value(|b| b.controls)),
+        ("standardised_difference".into(), value(|b| b.difference)),
+        (
+            "selected".into(),
+            count(&rows, |(_, row)| Some(row.selected as u64)),
+        ),
+        (
+            "without_control".into(),
+            count(&rows, |(_, row)| Some(row.without_control as u64)),
+        ),
+    ])
+}
+
+/// `controls.parquet`
+pub(crate) fn sets(drawn: &[DrawnAt]) -> anyhow::Result<RecordBatch> {
+    let rows: Vec<_> = drawn
+        .iter()
+        .flat_map(|at| at.drawn.sets.iter().map(move |set| (at.step, set)))
+        .collect();
+    batch(vec![
+        ("step".into(), count(&rows, |(step, _)| *step)),
+        (
+            "intervention".into(),
+            text(&rows, |(_, (name, _))| name.clone()),
+        ),
+        (
+            "neurons".into(),
+            text(&rows, |(_, (_, neurons))| neurons.join(" ")),
+        ),
+    ])
+}
+
+/// What the terminal shows: the last step.
+pub(crate) fn text_of_last(contrasts: &[Contrast]) -> String {
+    let mut shown = String::new();
+    let Some(last) = contrasts.iter().map(|c| c.step).max() else {
+        return shown;
+    };
+    let _ = writeln!(
+        shown,
+        "Selected neurons minus controls (95 % interval over words and draws), p by rank"
+    );
+    let wide = contrasts.iter().map(|c| c.group.len()).max().unwrap_or(0);
+    for c in contrasts.iter().filter(|c| c.step == last) {
+        let ends = c.interval.map_or("no interval".into(), |i| {
+            format!("{:+.3} to {:+.3}", i.lower, i.upper)
+        });
+        let p = c.p.map_or(String::new(), |p| format!("  p {p:.3}"));
+        let _ = writeln!(
+            shown,
+            "  {:<wide$} {} minus {:<7}  {:+.3} ({ends}){p}",
+            c.group,
+            c.intervention,
+            c.control.name(),
+            c.excess
+        );
+    }
+    shown
+}
+
+/// The part of the report.
+pub(crate) fn section(contrasts: &[Contrast], drawn: &[DrawnAt], unit: Unit) -> Section {
+    let mut grid = Grid::new([
+        "step".to_owned(),
+        "words".into(),
+        "n".into(),
+        "intervention".into(),
+        "against".into(),
+        "draws".into(),
+        format!("change ({})", unit.name()),
+        "change of controls".into(),
+        "excess".into(),
+        "95 % interval".into(),
+        "p".into(),
+        "q".into(),
+    ]);
+    let step = |step: Option<u64>| step.map_or("none".to_owned(), |step| step.to_string());
+    let signed = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:+.4}"));
+    let chance = |value: Option<f64>| value.map_or(String::new(), |p| format!("{p:.3}"));
+    for c in contrasts {
+        let ends = c.interval.map_or("none: too few".to_owned(), |i| {
+            format!("{:+.4} to {:+.4}", i.lower, i.upper)
+        });
+        grid.row([
+            step(c.step).into(),
+            c.group.as_str().into(),
+            c.words.to_string().into(),
+            c.intervention.as_str().into(),
+            c.control.name().into(),
+            c.draws.to_string().into(),
+            signed(c.change).into(),
+            signed(c.of_controls).into(),
+            signed(Some(c.excess)).into(),
+            ends.into(),
+            chance(c.p).into(),
+            chance(c.q).into(),
+        ]);
+    }
+    let unbalanced = |at: &DrawnAt| {
+        let beyond = at.drawn.balance.iter().filter(|row| {
+            let off = row.balance.map_or(0.0, |b| b.difference.abs());
+            row.kind == ControlKind::Matched && off > 0.1
+        });
+        beyond.count()
+    };
+    let unbalanced: usize = drawn.iter().map(unbalanced).sum();
+    Section::new("Selected neurons against controls")
+        .text(&format!(
+            "Excess: what the intervention on the selected neurons changes more than the same on control sets, every word once. The interval is over words and draws, and \
+             counts the selection as one draw more: 0 lies outside where hardly any set drawn so would be as far. p is the rank of the selection among the draws, beside matched \
+             controls among sets in which each neuron is exchanged for one alike or kept; q is Benjamini-Hochberg's over all rows with these controls. Selected neurons that \
+             have no match are left out on both sides. `balance.parquet` says how alike matched controls are: {unbalanced} of their traits are unbalanced, more than 0.1 standard \
+             deviations apart.",
+        ))
+        .grid(grid)
+}
