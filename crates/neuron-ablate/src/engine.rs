@@ -5,7 +5,7 @@ use std::{cell::OnceCell, ops::Range, sync::Mutex, time::Instant};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, TchError, Tensor};
-use vocabulary_sums::{self as kernel, Base, Kernel, RowVectors, Sums};
+use vocabulary_sums::{self as kernel, Base, Direction, Kernel, RowVectors, Sums};
 
 use crate::{
     closed_form::Projected,
@@ -507,7 +507,7 @@ impl Engines {
                 let places: Vec<i64> = Vec::try_from(targets)?;
                 let rows = &prepared.vectors[job.at.clone()];
                 let of_direction = |(n, u): (usize, &[f32])| {
-                    let u = kernel.neuron(u);
+                    let u = kernel.vector(u);
                     let rank = |(row, vectors): (usize, &RowVectors<'_>)| {
                         let place = places[job.at.start + row] as usize;
                         kernel.rank(vectors, &u, base(n, row), place) as u32
@@ -573,7 +573,7 @@ fn by_kernel(
         FEWEST_DIRECTIONS,
         reach(DIRECTIONS_PER_CALL, MOST_DIRECTIONS),
     );
-    let neurons: Vec<_> = u.par_chunks(d_vocab).map(|u| kernel.neuron(u)).collect();
+    let vectors: Vec<_> = u.par_chunks(d_vocab).map(|u| kernel.vector(u)).collect();
     let calls: Vec<_> = blocks(n_directions, directions_at_once)
         .flat_map(|directions| {
             let of_rows = blocks(n_rows, rows_at_once);
@@ -594,10 +594,11 @@ fn by_kernel(
             pairs.shifts(job, row, n, &mut scratch.shifts);
             pairs.split(&scratch.shifts, &mut bases, &mut tilts);
         }
+        let of_list = list.iter().map(|&(row, n)| (row, Direction::Vector(n)));
         let call = kernel::Pairs {
             rows,
-            neurons: &neurons,
-            pairs: &list,
+            vectors: &vectors,
+            pairs: &of_list.collect::<Vec<_>>(),
             bases: &bases,
             tilts: &tilts,
         };

@@ -6,7 +6,7 @@ use crate::{Cell, VocabLayout, lanes::MAX_LANES};
 
 /// Most tokens of a tile: so many that what is done once for each tile is little beside them; the vectors of a few rows and
 /// neurons fit the second-level cache.
-const TILE_LEN: usize = 4096;
+pub(crate) const TILE_LEN: usize = 4096;
 /// Widest range of `log q` within a tile, in nats: keeps the series for tilts short.
 const TILE_SPAN: f64 = 1.0;
 
