@@ -130,10 +130,17 @@ pub struct Vector<'a> {
 }
 
 impl Vector<'_> {
-    /// The values over a tile, unless they are all 0 there.
+    /// The values over a tile, where it has any.
     fn over(&self, tile: &Tile) -> Option<&[f32]> {
         let start = tile.range.start.checked_sub(self.range.start)?;
         self.values.get(start..start + tile.range.len())
+    }
+
+    /// The value at a place of the layout.
+    pub fn at(&self, place: usize) -> f32 {
+        let place = place.checked_sub(self.range.start);
+        let value = place.and_then(|place| self.values.get(place));
+        value.copied().unwrap_or(0.0)
     }
 
     fn max(&self, tile: usize) -> f64 {
@@ -151,6 +158,23 @@ pub enum Direction<'a> {
     /// The sum of the nearest pair before that has one, which is of the same row, and these added to it: along a list of nested sets
     /// each vector is added once.
     Further(&'a [(usize, f64)]),
+}
+
+impl Direction<'_> {
+    /// The value at a place of the layout, or what is added there to the direction before; in f64.
+    ///
+    /// # Panics
+    /// - if it names a vector that is not there
+    pub fn at(&self, vectors: &[Vector<'_>], place: usize) -> f64 {
+        let at = |vector: usize| f64::from(vectors[vector].at(place));
+        match self {
+            Direction::Vector(vector) => at(*vector),
+            Direction::Sum(terms) | Direction::Further(terms) => terms
+                .iter()
+                .map(|&(vector, factor)| factor * at(vector))
+                .sum(),
+        }
+    }
 }
 
 /// The pairs of a call.
