@@ -5,7 +5,7 @@ use std::{cell::OnceCell, ops::Range, sync::Mutex, time::Instant};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, TchError, Tensor};
-use vocabulary_sums::{self as kernel, Base, Direction, Kernel, RowVectors, Sums};
+use vocabulary_sums::{self as kernel, Base, Direction, Kernel, RowVectors, Sums, Vector};
 
 use crate::{
     closed_form::Projected,
@@ -411,6 +411,88 @@ impl Engines {
         )
     }
 
+    /// The fused kernel on the CPU, if it computes the exact sums.
+    pub(crate) fn kernel(&self) -> Option<&Kernel> {
+        match &self.exact {
+            Exact::Kernel(kernel) => Some(kernel),
+            Exact::Cuda(..) | Exact::Tensor(_) => None,
+        }
+    }
+
+    /// Measures directions that each row has of its own, `[row]`: jobs of one row each, whose `u` are those of `directions`, one job
+    /// after the other.
+    ///
+    /// # Errors
+    /// - as [`Engines::measure`]
+    pub(crate) fn measure_each(
+        &self,
+        pairs: &Pairs,
+        jobs: &[Block<'_>],
+        prepared: &Prepared<'_>,
+        directions: &Projected,
+        progress: &(dyn Fn(Tick) + Sync),
+    ) -> Result<Vec<Result<Vec<f64>, NotFinite>>, TchError> {
+        let ends = jobs.iter().scan(0, |end, job| {
+            *end += job.norm2.len();
+            Some(*end)
+        });
+        let ranges = ends.zip(jobs).map(|(end, job)| end - job.norm2.len()..end);
+        if let Exact::Kernel(kernel) = &self.exact {
+            let d_vocab = pairs.layout().d_vocab();
+            let u = directions.logits.host()?.par_chunks(d_vocab);
+            let vectors: Vec<_> = u.map(|u| kernel.vector(u)).collect();
+            let of_jobs: Vec<Vec<_>> = ranges
+                .map(|range| range.map(Direction::Vector).collect())
+                .collect();
+            return Ok(self.measure_sums(pairs, jobs, prepared, &vectors, &of_jobs, progress));
+        }
+        let mut all = Vec::with_capacity(jobs.len());
+        for (range, job) in ranges.zip(jobs) {
+            let part = |t: &Tensor| t.f_narrow(0, range.start as i64, range.len() as i64);
+            let of_job = Projected {
+                centred: part(&directions.centred)?,
+                scaled: part(&directions.scaled)?,
+                norm2: job.norm2.to_vec(),
+                logits: Vectors::new(&part(directions.logits.tensor())?)?,
+            };
+            let measured = self.measure(pairs, job, prepared, &of_job, progress)?;
+            all.push(measured.map(|measured| measured.values));
+        }
+        Ok(all)
+    }
+
+    /// The same for directions that the kernel makes of vectors, `[job][direction]`.
+    pub(crate) fn measure_sums(
+        &self,
+        pairs: &Pairs,
+        jobs: &[Block<'_>],
+        prepared: &Prepared<'_>,
+        vectors: &[Vector<'_>],
+        directions: &[Vec<Direction<'_>>],
+        progress: &(dyn Fn(Tick) + Sync),
+    ) -> Vec<Result<Vec<f64>, NotFinite>> {
+        let Exact::Kernel(kernel) = &self.exact else {
+            return Vec::new();
+        };
+        let all_rows = &prepared.vectors;
+        let of_job = |(job, directions): (&Block<'_>, &Vec<Direction<'_>>)| {
+            let rows = &all_rows[job.at.clone()];
+            let list: Vec<_> = (0..directions.len()).map(|n| (0, n)).collect();
+            let values = measure_list(kernel, pairs, job, (rows, vectors), &list, |n| {
+                directions[n]
+            });
+            progress(Tick::Pairs(list.len()));
+            match values.iter().position(|value| !value.is_finite()) {
+                None => Ok(values),
+                Some(i) => Err(NotFinite {
+                    direction: i / pairs.per_pair(),
+                    row: 0,
+                }),
+            }
+        };
+        jobs.par_iter().zip(directions).map(of_job).collect()
+    }
+
     /// Room for a block of pairs; whatever is in its values is written over.
     fn room(&self, n_pairs: usize, per_pair: usize) -> Measured {
         let spare = self.spare.lock().ok().and_then(|mut spare| spare.take());
@@ -589,26 +671,14 @@ fn by_kernel(
         }
         // Row by row, so that directions share what belongs to the row.
         list.sort_unstable();
-        let (mut bases, mut tilts, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
-        for &(row, n) in &list {
-            pairs.shifts(job, row, n, &mut scratch.shifts);
-            pairs.split(&scratch.shifts, &mut bases, &mut tilts);
-        }
-        let of_list = list.iter().map(|&(row, n)| (row, Direction::Vector(n)));
-        let call = kernel::Pairs {
-            rows,
-            vectors: &vectors,
-            pairs: &of_list.collect::<Vec<_>>(),
-            bases: &bases,
-            tilts: &tilts,
-        };
-        let sums = kernel.sums(pairs.sites(), &call);
-        let mut values = vec![0.0; list.len() * per_pair];
-        let of_pair = sums.len() / list.len().max(1);
-        let each = list.iter().zip(values.chunks_mut(per_pair));
-        for ((&(row, n), out), sums) in each.zip(sums.chunks(of_pair.max(1))) {
-            pairs.measure_sums(job, row, n, sums, &mut scratch, out);
-        }
+        let values = measure_list(
+            kernel,
+            pairs,
+            job,
+            (rows, &vectors),
+            &list,
+            Direction::Vector,
+        );
         progress(Tick::Pairs(list.len()));
         (list, values)
     };
@@ -620,6 +690,39 @@ fn by_kernel(
         let at = (n * n_rows + row) * per_pair;
         measured[at..at + per_pair].copy_from_slice(values);
     }
+}
+
+/// Measures some (row, direction) pairs of a block by the fused kernel, on this thread; rows stand together.
+fn measure_list<'d>(
+    kernel: &Kernel,
+    pairs: &Pairs,
+    job: &Block<'_>,
+    (rows, vectors): (&'d [RowVectors<'d>], &'d [Vector<'d>]),
+    list: &[(usize, usize)],
+    direction: impl Fn(usize) -> Direction<'d>,
+) -> Vec<f64> {
+    let (mut bases, mut tilts, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
+    for &(row, n) in list {
+        pairs.shifts(job, row, n, &mut scratch.shifts);
+        pairs.split(&scratch.shifts, &mut bases, &mut tilts);
+    }
+    let of_list = list.iter().map(|&(row, n)| (row, direction(n)));
+    let call = kernel::Pairs {
+        rows,
+        vectors,
+        pairs: &of_list.collect::<Vec<_>>(),
+        bases: &bases,
+        tilts: &tilts,
+    };
+    let sums = kernel.sums(pairs.sites(), &call);
+    let per_pair = pairs.per_pair();
+    let mut values = vec![0.0; list.len() * per_pair];
+    let of_pair = sums.len() / list.len().max(1);
+    let each = list.iter().zip(values.chunks_mut(per_pair));
+    for ((&(row, n), out), sums) in each.zip(sums.chunks(of_pair.max(1))) {
+        pairs.measure_sums(job, row, n, sums, &mut scratch, out);
+    }
+    values
 }
 
 /// Measures a block by the kernel on a GPU; returns the rows that it does not hold, `[direction]`.

@@ -421,12 +421,17 @@ struct Changes<'c> {
 }
 
 enum Change<'c> {
-    /// Changed rows of `W_U` at the places that some change scales, `[place, d_model]`, f32.
-    Rows(Tensor),
+    /// Changed rows of `W_U` as a product of two factors.
+    Rows {
+        /// At the places that some change scales, `[place, dimension]`, f32.
+        coefficients: Tensor,
+        /// `[dimension, d_model]`, f64.
+        basis: &'c Tensor,
+    },
     Neurons {
         neurons: Tensor,
         /// `[neuron, d_model]`, f64.
-        per_unit: &'c Tensor,
+        per_unit: Tensor,
         /// The first of the vectors, if there is one for each neuron; a change of many goes through `W_U` itself.
         first_vector: Option<usize>,
     },
@@ -443,24 +448,32 @@ impl<'c> Changes<'c> {
         let d_vocab = vocabulary.place.len();
         let (mut changes, mut of_neurons, mut n_vectors) = (Vec::new(), Vec::new(), 0);
         for NamedChange { change, .. } in named {
-            let per_unit = change.per_unit();
             changes.push(match change.target() {
                 Target::UnembeddingRows(ids) => {
                     let start = vocabulary.scaled.start;
                     let places = ids.iter().map(|&id| vocabulary.place[id as usize] - start);
                     let places: Vec<i64> = places.map(|place| place as i64).collect();
-                    let size = [vocabulary.scaled.len() as i64, per_unit.size()[1]];
+                    let (coefficients, basis) = change.factors();
+                    let size = [vocabulary.scaled.len() as i64, basis.size()[0]];
                     let rows = Tensor::f_zeros(size, (Kind::Float, Device::Cpu))?;
-                    let of_ids = per_unit.f_to_kind(Kind::Float)?;
-                    Change::Rows(rows.f_index_copy(0, &Tensor::f_from_slice(&places)?, &of_ids)?)
+                    let of_ids = coefficients.f_to_kind(Kind::Float)?;
+                    Change::Rows {
+                        coefficients: rows.f_index_copy(
+                            0,
+                            &Tensor::f_from_slice(&places)?,
+                            &of_ids,
+                        )?,
+                        basis,
+                    }
                 }
                 Target::OutputColumns(neurons) => {
+                    let per_unit = change.per_unit()?;
                     let (n, d_model) = (neurons.len(), per_unit.size()[1] as usize);
                     // Each row adds the vectors up twice: that has to be less than a product with `W_U`.
                     let narrow = 4 * n <= d_model && (n_vectors + n) * d_vocab * 4 <= memory;
                     let first_vector = narrow.then_some(n_vectors);
                     if narrow {
-                        of_neurons.push(unembedding.project(per_unit)?.logits);
+                        of_neurons.push(unembedding.project(&per_unit)?.logits);
                         n_vectors += n;
                     }
                     let index: Vec<i64> = neurons.iter().map(|&n| n as i64).collect();
@@ -481,7 +494,7 @@ impl<'c> Changes<'c> {
     /// f32 values over the vocabulary that a row takes in memory, at most.
     fn values_per_row(&self, d_vocab: usize) -> usize {
         let of_change = |change: &Change<'_>| match change {
-            Change::Rows(rows) => rows.size()[0] as usize,
+            Change::Rows { coefficients, .. } => coefficients.size()[0] as usize,
             Change::Neurons { first_vector, .. } => match first_vector {
                 Some(_) => 0,
                 None => d_vocab,
@@ -553,10 +566,16 @@ impl MovedRows {
         let (mut moves, mut vectors) = (Vec::new(), Vec::new());
         for change in &changes.changes {
             let (neurons, per_unit, first_vector) = match change {
-                Change::Rows(weights) => {
-                    let normed = normed(unembedding, &resid)?;
+                Change::Rows {
+                    coefficients,
+                    basis,
+                } => {
+                    // [row, dimension], then [row, place]
+                    let along = product(&normed(unembedding, &resid)?, &basis.f_tr()?)?;
+                    let along = along.f_to_kind(Kind::Float)?;
                     moves.push(Move::Rows);
-                    vectors.push(Some(Vectors::new(&product(&normed, &weights.f_tr()?)?)?));
+                    let u = product(&along, &coefficients.f_tr()?)?;
+                    vectors.push(Some(Vectors::new(&u)?));
                     continue;
                 }
                 Change::Neurons {
@@ -761,12 +780,12 @@ fn moved_residual(scale: NormScale, x2: f64, (cross, norm2): (f64, f64), k: f64)
     }
 }
 
-/// What the final norm makes of rows, `[row, d_model]`, f32.
+/// What the final norm makes of rows, `[row, d_model]`, f64.
 fn normed(unembedding: &Unembedding, rows: &Projected) -> Result<Tensor, TchError> {
     let readout = unembedding.readout();
     let norm2 = rows.norm2.iter();
     let scales: Vec<f64> = norm2.map(|&norm2| unembedding.scale().at(norm2)).collect();
     let scales = Tensor::f_from_slice(&scales)?.f_unsqueeze(1)?;
     let normed = rows.centred.f_div(&scales)?.f_mul(readout.gamma())?;
-    normed.f_add(readout.beta())?.f_to_kind(Kind::Float)
+    normed.f_add(readout.beta())
 }
