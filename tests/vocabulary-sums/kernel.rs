@@ -364,11 +364,37 @@ fn a_direction_is_the_sum_of_its_vectors() {
     let mut pairs = vec![(0, Direction::Vector(19)), (0, Direction::Sum(&terms[..1]))];
     let mut expected = vec![sum.case(&[(19, 1.0)]), sum.case(&terms[..1])];
     for i in 1..20 {
-        pairs.push((0, Direction::Further(&terms[i..=i])));
+        let last = &terms[i..=i];
+        pairs.push((
+            0,
+            Direction::Further {
+                back: 1,
+                terms: last,
+            },
+        ));
         expected.push(sum.case(&terms[..=i]));
     }
     pairs.extend([(0, Direction::Sum(&[])), (0, Direction::Sum(&terms))]);
     expected.extend([sum.case(&[]), sum.case(&terms)]);
+    // Six neighbours of the same vectors, and six that go on from them.
+    let scaled: Vec<Vec<(usize, f64)>> = (0..6)
+        .map(|i| terms.iter().map(|&(v, f)| (v, f * f64::from(i))).collect())
+        .collect();
+    for terms in &scaled {
+        pairs.push((0, Direction::Sum(&terms[..5])));
+        expected.push(sum.case(&terms[..5]));
+    }
+    for terms in &scaled {
+        let further = &terms[5..12];
+        pairs.push((
+            0,
+            Direction::Further {
+                back: 6,
+                terms: further,
+            },
+        ));
+        expected.push(sum.case(&terms[..12]));
+    }
     for path in Path::available() {
         let kernel = Kernel::with_path(&sum.row.layout, &sum.row.log_q, path);
         let row = kernel.row(&sum.row.l, &sum.row.g);
@@ -400,7 +426,16 @@ fn a_direction_does_not_go_on_from_another_row() {
         &Pairs {
             rows: &[row.clone(), row],
             vectors: &[kernel.vector(&sum.vectors[0])],
-            pairs: &[(0, Direction::Sum(&terms)), (1, Direction::Further(&terms))],
+            pairs: &[
+                (0, Direction::Sum(&terms)),
+                (
+                    1,
+                    Direction::Further {
+                        back: 1,
+                        terms: &terms,
+                    },
+                ),
+            ],
             bases: &[Base::default(); 2],
             tilts: &[],
         },

@@ -111,6 +111,8 @@ const DIRECTIONS_PER_CALL: usize = 64;
 const ROWS_PER_CALL: usize = 16;
 const MOST_DIRECTIONS: usize = 512;
 const MOST_ROWS: usize = 32;
+/// Sums of vectors that the kernel makes at once: over a tile they fit the second-level cache.
+const SUMS_PER_CALL: usize = 32;
 /// Fewest directions, even if there are not enough calls for all threads.
 pub(crate) const FEWEST_DIRECTIONS: usize = 4;
 /// Calls for each thread, if there are directions enough: so that none waits long for the last.
@@ -381,7 +383,7 @@ impl Engines {
         match &self.exact {
             _ if exact == 0 => {}
             Exact::Kernel(kernel) => {
-                let rows = &prepared.vectors[job.at.clone()];
+                let rows = &prepared.vectors;
                 let u = directions.logits.host()?;
                 by_kernel(kernel, pairs, job, rows, u, &left, &mut measured, progress);
             }
@@ -474,23 +476,43 @@ impl Engines {
         let Exact::Kernel(kernel) = &self.exact else {
             return Vec::new();
         };
-        let all_rows = &prepared.vectors;
-        let of_job = |(job, directions): (&Block<'_>, &Vec<Direction<'_>>)| {
-            let rows = &all_rows[job.at.clone()];
-            let list: Vec<_> = (0..directions.len()).map(|n| (0, n)).collect();
-            let values = measure_list(kernel, pairs, job, (rows, vectors), &list, |n| {
-                directions[n]
-            });
-            progress(Tick::Pairs(list.len()));
-            match values.iter().position(|value| !value.is_finite()) {
-                None => Ok(values),
-                Some(i) => Err(NotFinite {
-                    direction: i / pairs.per_pair(),
-                    row: 0,
-                }),
+        let (all_rows, per_pair) = (&prepared.vectors, pairs.per_pair());
+        let most = directions.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        let at_once = (SUMS_PER_CALL / most).clamp(1, ROWS_PER_CALL);
+        let of_group = |(jobs, directions): (&[Block<'_>], &[Vec<Direction<'_>>])| {
+            let mut list = Vec::new();
+            for (job, directions) in jobs.iter().zip(directions) {
+                list.extend(
+                    directions
+                        .iter()
+                        .enumerate()
+                        .map(|(n, &direction)| ListPair {
+                            job,
+                            row: 0,
+                            n,
+                            direction,
+                        }),
+                );
             }
+            let values = measure_list(kernel, pairs, all_rows, vectors, &list);
+            progress(Tick::Pairs(list.len()));
+            let mut rest = values.as_slice();
+            let mut all = Vec::with_capacity(jobs.len());
+            for directions in directions {
+                let (of_job, later) = rest.split_at(directions.len() * per_pair);
+                rest = later;
+                all.push(match of_job.iter().position(|value| !value.is_finite()) {
+                    None => Ok(of_job.to_vec()),
+                    Some(i) => Err(NotFinite {
+                        direction: i / per_pair,
+                        row: 0,
+                    }),
+                });
+            }
+            all
         };
-        jobs.par_iter().zip(directions).map(of_job).collect()
+        let groups = jobs.par_chunks(at_once).zip(directions.par_chunks(at_once));
+        groups.flat_map_iter(of_group).collect()
     }
 
     /// Room for a block of pairs; whatever is in its values is written over.
@@ -642,7 +664,7 @@ fn by_kernel(
     measured: &mut [f64],
     progress: &(dyn Fn(Tick) + Sync),
 ) {
-    let (per_pair, n_rows, n_directions) = (pairs.per_pair(), rows.len(), left.len());
+    let (per_pair, n_rows, n_directions) = (pairs.per_pair(), job.at.len(), left.len());
     let d_vocab = pairs.layout().d_vocab();
     let pairs_left: usize = left.iter().map(Vec::len).sum();
     // Where only some pairs are left, calls reach further, so that these too share what belongs to a row or a direction.
@@ -671,14 +693,14 @@ fn by_kernel(
         }
         // Row by row, so that directions share what belongs to the row.
         list.sort_unstable();
-        let values = measure_list(
-            kernel,
-            pairs,
+        let of_list = list.iter().map(|&(row, n)| ListPair {
             job,
-            (rows, &vectors),
-            &list,
-            Direction::Vector,
-        );
+            row,
+            n,
+            direction: Direction::Vector(n),
+        });
+        let of_list: Vec<_> = of_list.collect();
+        let values = measure_list(kernel, pairs, rows, &vectors, &of_list);
         progress(Tick::Pairs(list.len()));
         (list, values)
     };
@@ -692,21 +714,31 @@ fn by_kernel(
     }
 }
 
-/// Measures some (row, direction) pairs of a block by the fused kernel, on this thread; rows stand together.
-fn measure_list<'d>(
+/// A (row, direction) pair of a block, for the kernel.
+struct ListPair<'d> {
+    job: &'d Block<'d>,
+    /// Among the rows of the block.
+    row: usize,
+    n: usize,
+    direction: Direction<'d>,
+}
+
+/// Measures some pairs by the fused kernel, on this thread, `[pair][variant][measure]`; `rows` are those that all blocks are of.
+fn measure_list(
     kernel: &Kernel,
     pairs: &Pairs,
-    job: &Block<'_>,
-    (rows, vectors): (&'d [RowVectors<'d>], &'d [Vector<'d>]),
-    list: &[(usize, usize)],
-    direction: impl Fn(usize) -> Direction<'d>,
+    rows: &[RowVectors<'_>],
+    vectors: &[Vector<'_>],
+    list: &[ListPair<'_>],
 ) -> Vec<f64> {
     let (mut bases, mut tilts, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
-    for &(row, n) in list {
+    for &ListPair { job, row, n, .. } in list {
         pairs.shifts(job, row, n, &mut scratch.shifts);
         pairs.split(&scratch.shifts, &mut bases, &mut tilts);
     }
-    let of_list = list.iter().map(|&(row, n)| (row, direction(n)));
+    let of_list = list
+        .iter()
+        .map(|pair| (pair.job.at.start + pair.row, pair.direction));
     let call = kernel::Pairs {
         rows,
         vectors,
@@ -719,7 +751,7 @@ fn measure_list<'d>(
     let mut values = vec![0.0; list.len() * per_pair];
     let of_pair = sums.len() / list.len().max(1);
     let each = list.iter().zip(values.chunks_mut(per_pair));
-    for ((&(row, n), out), sums) in each.zip(sums.chunks(of_pair.max(1))) {
+    for ((&ListPair { job, row, n, .. }, out), sums) in each.zip(sums.chunks(of_pair.max(1))) {
         pairs.measure_sums(job, row, n, sums, &mut scratch, out);
     }
     values

@@ -536,23 +536,22 @@ impl Along {
     /// What the kernel shall add up, `[row][set]`: along a list each set goes on from the one before.
     fn directions<'a>(
         &'a self,
-        sizes: &[usize],
+        sizes: &'a [usize],
         n_neurons: usize,
         n_doses: usize,
     ) -> Vec<Vec<Direction<'a>>> {
         let of_row = |of_row: &'a [(usize, f64)]| {
-            let mut directions = Vec::with_capacity(sizes.len() * n_doses);
-            for terms in of_row.chunks(n_neurons) {
-                let mut from = 0;
-                for &to in sizes {
-                    directions.push(match from {
-                        0 => Direction::Sum(&terms[..to]),
-                        from => Direction::Further(&terms[from..to]),
-                    });
-                    from = to;
-                }
-            }
-            directions
+            // `[dose][size]`
+            let of_doses = of_row.chunks(n_neurons).flat_map(|terms| {
+                (0..sizes.len()).map(move |place| match place {
+                    0 => Direction::Sum(&terms[..sizes[0]]),
+                    _ => Direction::Further {
+                        back: 1,
+                        terms: &terms[sizes[place - 1]..sizes[place]],
+                    },
+                })
+            });
+            of_doses.collect()
         };
         self.terms.chunks(n_neurons * n_doses).map(of_row).collect()
     }

@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use surprisal_metrics::Group;
 use tch::{Device, Kind, TchError, Tensor};
 use vocabulary_sums::{
-    Base, Direction, Kernel, Moved, Pairs, Sums as CellSums, Vector, VocabLayout,
+    Base, Direction, Kernel, Moved, Pairs, RowVectors, Sums as CellSums, Vector, VocabLayout,
 };
 
 use crate::{
@@ -137,6 +137,8 @@ pub struct ScalingPlan {
     pub memory_budget: usize,
 }
 
+/// Changes that are measured at once, each at one row: over a tile of the kernel they fit the second-level cache.
+const SUMS_PER_CALL: usize = 56;
 const MEASURES: usize = ScalingMeasure::ALL.len();
 const GROUPS: usize = TargetGroup::ALL.len();
 
@@ -304,9 +306,11 @@ pub fn measure_scaling(
             for rows in of_sequence.chunks(rows_at_once) {
                 let moved = MovedRows::new(&vocabulary, &unembedding, &prepared, states, rows)?;
                 let block = Block::new(&vocabulary, &prepared, &moved, rows)?;
-                let measured: Vec<Measured> = (0..rows.len())
+                let at_once = (SUMS_PER_CALL / changes.len().max(1)).max(1);
+                let measured: Vec<Measured> = (0..rows.len().div_ceil(at_once))
                     .into_par_iter()
-                    .map(|row| block.measure(row, &plan.factors))
+                    .map(|i| i * at_once..((i + 1) * at_once).min(rows.len()))
+                    .flat_map_iter(|at| block.measure(at, &plan.factors))
                     .collect();
                 for (row, measured) in rows.iter().zip(measured) {
                     let group = vocabulary.group(row);
@@ -417,7 +421,7 @@ impl Vocabulary {
 struct Changes<'c> {
     changes: Vec<Change<'c>>,
     /// One vector over the vocabulary for each neuron of the narrow changes, one change after the other.
-    of_neurons: Vec<Vectors>,
+    of_neurons: Option<Vectors>,
 }
 
 enum Change<'c> {
@@ -473,7 +477,7 @@ impl<'c> Changes<'c> {
                     let narrow = 4 * n <= d_model && (n_vectors + n) * d_vocab * 4 <= memory;
                     let first_vector = narrow.then_some(n_vectors);
                     if narrow {
-                        of_neurons.push(unembedding.project(&per_unit)?.logits);
+                        of_neurons.push(per_unit.shallow_clone());
                         n_vectors += n;
                     }
                     let index: Vec<i64> = neurons.iter().map(|&n| n as i64).collect();
@@ -485,6 +489,10 @@ impl<'c> Changes<'c> {
                 }
             });
         }
+        let of_neurons = match of_neurons.is_empty() {
+            true => None,
+            false => Some(unembedding.project(&Tensor::f_cat(&of_neurons, 0)?)?.logits),
+        };
         Ok(Self {
             changes,
             of_neurons,
@@ -633,8 +641,8 @@ impl<'b> Block<'b> {
         rows: &'b [Row],
     ) -> Result<Self, TchError> {
         let mut of_neurons = Vec::new();
-        for of_change in &changes.of_neurons {
-            let vectors = of_change.host()?.chunks(vocabulary.place.len());
+        if let Some(all) = &changes.of_neurons {
+            let vectors = all.host()?.chunks(vocabulary.place.len());
             of_neurons.extend(vectors.map(|u| vocabulary.kernel.vector(u)));
         }
         let vectors = moved.vectors.iter();
@@ -653,8 +661,8 @@ impl<'b> Block<'b> {
         })
     }
 
-    /// Measures a row, clean and under every change at every factor.
-    fn measure(&self, number: usize, factors: &[f64]) -> Measured {
+    /// Measures some rows, clean and under every change at every factor.
+    fn measure(&self, at: Range<usize>, factors: &[f64]) -> Vec<Measured> {
         let Vocabulary {
             kernel,
             scaled,
@@ -662,91 +670,89 @@ impl<'b> Block<'b> {
             ..
         } = self.vocabulary;
         let d_vocab = self.vocabulary.place.len();
-        let place = self.vocabulary.target(&self.rows[number]);
-        let of_row = |values: usize| number * values..(number + 1) * values;
-        let (l, g) = (&self.l[of_row(d_vocab)], &self.g[of_row(d_vocab)]);
-        let row = kernel.row(l, g);
+        let rows = at.clone().map(|row| {
+            let of_row = row * d_vocab..(row + 1) * d_vocab;
+            kernel.row(&self.l[of_row.clone()], &self.g[of_row])
+        });
+        let rows: Vec<RowVectors<'_>> = rows.collect();
         let mut vectors = self.of_neurons.clone();
         let (mut pairs, mut bases) = (Vec::new(), Vec::new());
-        for (change, u) in &self.moves {
-            let direction = match (change, u) {
-                (
+        for (number, row) in at.clone().enumerate() {
+            for (change, u) in &self.moves {
+                let mut own = |start: usize, len: usize| {
+                    let u = u.map_or(&[][..], |u| &u[row * len..(row + 1) * len]);
+                    vectors.push(kernel.part(start, u));
+                    Direction::Vector(vectors.len() - 1)
+                };
+                let direction = match change {
+                    Move::Rows => own(scaled.start, scaled.len()),
+                    Move::Residual { sums: None, .. } => own(0, d_vocab),
                     Move::Residual {
                         sums: Some(terms), ..
+                    } => Direction::Sum(&terms[row]),
+                };
+                pairs.push((number, direction));
+                bases.extend(factors.iter().map(|factor| match change {
+                    Move::Rows => Base {
+                        a: 0.0,
+                        c: factor - 1.0,
                     },
-                    _,
-                ) => Direction::Sum(&terms[number]),
-                (Move::Residual { sums: None, .. }, u) => {
-                    let u = u.map_or(&[][..], |u| &u[of_row(d_vocab)]);
-                    vectors.push(kernel.vector(u));
-                    Direction::Vector(vectors.len() - 1)
-                }
-                (Move::Rows, u) => {
-                    let u = u.map_or(&[][..], |u| &u[of_row(scaled.len())]);
-                    vectors.push(kernel.part(scaled.start, u));
-                    Direction::Vector(vectors.len() - 1)
-                }
-            };
-            pairs.push((0, direction));
-            bases.extend(factors.iter().map(|factor| match change {
-                Move::Rows => Base {
-                    a: 0.0,
-                    c: factor - 1.0,
-                },
-                Move::Residual { cross, norm2, .. } => {
-                    let of_change = (cross[number], norm2[number]);
-                    moved_residual(*scale, self.norm2[number], of_change, factor - 1.0)
-                }
-            }));
+                    Move::Residual { cross, norm2, .. } => {
+                        let of_change = (cross[row], norm2[row]);
+                        moved_residual(*scale, self.norm2[row], of_change, factor - 1.0)
+                    }
+                }));
+            }
         }
         let changed = Pairs {
-            rows: std::slice::from_ref(&row),
+            rows: &rows,
             vectors: &vectors,
             pairs: &pairs,
             bases: &bases,
             tilts: &[],
         };
         // The clean prediction is that of a change that adds nothing.
+        let nothing = (0..rows.len()).map(|number| (number, Direction::Sum(&[])));
         let clean = Pairs {
-            pairs: &[(0, Direction::Sum(&[]))],
-            bases: &[Base::default()],
+            pairs: &nothing.collect::<Vec<_>>(),
+            bases: &vec![Base::default(); rows.len()],
             ..changed
         };
-        Measured {
-            clean: self.values(&clean, (l, g), place)[0],
-            scaled: self.values(&changed, (l, g), place),
-        }
+        let clean = self.values(&clean, at.clone());
+        let scaled = self.values(&changed, at);
+        let of_row = self.moves.len() * factors.len();
+        let of_rows = |(number, clean): (usize, &[f64; MEASURES])| Measured {
+            clean: *clean,
+            scaled: scaled[number * of_row..(number + 1) * of_row].to_vec(),
+        };
+        clean.iter().enumerate().map(of_rows).collect()
     }
 
-    /// The measures of each pair under each base, `[pair][base]`; `l` and `g` are those of the row, whose target is at `place`.
-    fn values(
-        &self,
-        pairs: &Pairs<'_>,
-        (l, g): (&[f32], &[f32]),
-        place: usize,
-    ) -> Vec<[f64; MEASURES]> {
+    /// The measures of each pair under each base, `[pair][base]`, for pairs of the rows `at`.
+    fn values(&self, pairs: &Pairs<'_>, at: Range<usize>) -> Vec<[f64; MEASURES]> {
+        let d_vocab = self.vocabulary.place.len();
+        let of_rows = self.rows[at.clone()].iter();
+        let targets: Vec<usize> = of_rows.map(|row| self.vocabulary.target(row)).collect();
         let (kernel, cells) = (&self.vocabulary.kernel, self.vocabulary.layout.cells());
         let sums = kernel.sums(&[], pairs);
         let over_all: Vec<CellSums> = sums
             .chunks(cells.len())
             .map(|of_cells| CellSums::over(of_cells.iter()))
             .collect();
-        let n_factors = pairs.bases.len() / pairs.pairs.len().max(1);
-        let at_target = pairs
-            .pairs
-            .iter()
-            .map(|(_, direction)| direction.at(pairs.vectors, place));
-        let at_target = at_target.flat_map(|u| std::iter::repeat_n(u, n_factors));
-        let moved: Vec<Moved> = over_all
-            .iter()
-            .zip(pairs.bases)
-            .zip(at_target)
-            .map(|((sums, base), u)| Moved {
+        let n_bases = pairs.bases.len() / pairs.pairs.len().max(1);
+        let each = over_all.iter().zip(pairs.bases).enumerate();
+        let moved = each.map(|(i, (sums, base))| {
+            let (number, direction) = pairs.pairs[i / n_bases];
+            let place = targets[number];
+            let in_row = (at.start + number) * d_vocab + place;
+            let (l, g) = (f64::from(self.l[in_row]), f64::from(self.g[in_row]));
+            Moved {
                 lse: sums.lse(),
-                target: f64::from(l[place]) + base.a * f64::from(g[place]) + base.c * u,
-            })
-            .collect();
-        let divergences = kernel.divergences(pairs, &moved, &[place]);
+                target: l + base.a * g + base.c * direction.at(pairs.vectors, place),
+            }
+        });
+        let moved: Vec<Moved> = moved.collect();
+        let divergences = kernel.divergences(pairs, &moved, &targets);
         let each = sums.chunks(cells.len()).zip(&over_all).zip(&moved);
         each.zip(divergences)
             .map(|(((of_cells, sums), moved), divergence)| {

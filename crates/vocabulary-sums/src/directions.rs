@@ -11,9 +11,6 @@ use crate::{
     tiles::{TILE_LEN, Tile},
 };
 
-/// Sums that are in memory at once, over one tile: with what belongs to a row they fit the second-level cache.
-pub(crate) const MADE_AT_ONCE: usize = 16;
-
 /// A direction over one tile.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileDirection<'a> {
@@ -22,133 +19,231 @@ pub(crate) struct TileDirection<'a> {
     pub(crate) max: f64,
 }
 
-/// Memory for directions that are made.
+/// Memory for the directions of a call that are made, over one tile.
 pub(crate) struct Room {
-    /// One more than are made at once: the last one of the group before, which the next may go on from.
     made: Vec<Aligned>,
+    /// Numbers of the pairs that they are of, each after the one that it goes on from, and those of the same vectors together.
+    order: Vec<usize>,
+    /// Which of them is that of a pair, `[pair]`; none for a vector as it is.
+    slots: Vec<Option<usize>>,
 }
 
 impl Room {
-    /// Room for some directions; none where all are vectors as they are.
-    pub(crate) fn new(any_made: bool) -> Self {
-        let n = if any_made { MADE_AT_ONCE + 1 } else { 0 };
+    /// Room for the directions of some pairs.
+    ///
+    /// # Panics
+    /// - if one goes on from a pair of another row, or from none that is a sum
+    pub(crate) fn new(pairs: &[(usize, Direction<'_>)]) -> Self {
+        // How many sums a direction goes on from, `[pair]`; none for a vector as it is.
+        let mut depths: Vec<Option<usize>> = Vec::with_capacity(pairs.len());
+        for (number, (row, direction)) in pairs.iter().enumerate() {
+            depths.push(match direction {
+                Direction::Vector(_) => None,
+                Direction::Sum(_) => Some(0),
+                Direction::Further { back, .. } => {
+                    let from = number.checked_sub(*back).filter(|from| *from < number);
+                    let from = from.filter(|from| pairs[*from].0 == *row);
+                    let depth = from.and_then(|from| depths[from]);
+                    assert!(
+                        depth.is_some(),
+                        "a direction goes on from that of another row, or from none that is a sum"
+                    );
+                    depth.map(|depth| depth + 1)
+                }
+            });
+        }
+        let made = |number: &usize| depths[*number].is_some();
+        let mut order: Vec<usize> = (0..pairs.len()).filter(made).collect();
+        order.sort_by(|&one, &other| {
+            let by_depth = depths[one].cmp(&depths[other]);
+            by_depth.then_with(|| of_vectors(&pairs[one]).cmp(of_vectors(&pairs[other])))
+        });
+        let mut slots = vec![None; pairs.len()];
+        for (slot, &number) in order.iter().enumerate() {
+            slots[number] = Some(slot);
+        }
         Self {
-            made: vec![Aligned::zeros(TILE_LEN); n],
+            made: vec![Aligned::zeros(TILE_LEN); order.len()],
+            order,
+            slots,
         }
     }
 
-    /// Some neighbouring directions over a tile, of which at most [`MADE_AT_ONCE`] have to be made.
+    /// The directions of the pairs over a tile.
     pub(crate) fn fill<'r>(
         &'r mut self,
         kernel: &'r Kernel,
         (index, tile): (usize, &Tile),
         vectors: &'r [Vector<'r>],
-        directions: impl Iterator<Item = Direction<'r>> + Clone,
+        pairs: &[(usize, Direction<'_>)],
     ) -> Vec<TileDirection<'r>> {
-        let len = tile.range.len();
-        let mut next = 0;
-        for direction in directions.clone() {
-            let (terms, goes_on) = match direction {
-                Direction::Vector(_) => continue,
-                Direction::Sum(terms) => (terms, false),
-                Direction::Further(terms) => (terms, true),
-            };
-            let (before, room) = self.made.split_at_mut(next + 1);
-            let from = goes_on.then(|| &before[next][..len]);
-            let terms: Vec<Term<'_>> = terms
-                .iter()
-                .filter_map(|&(vector, factor)| Some((vectors[vector].over(tile)?, factor as f32)))
-                .collect();
-            combine(kernel.path, from, &terms, &mut room[0][..len]);
-            next += 1;
-        }
-        if next > 0 {
-            let (first, made) = self.made.split_at_mut(1);
-            first[0][..len].copy_from_slice(&made[next - 1][..len]);
-        }
-        let mut made = self.made.iter().skip(1);
-        directions
-            .map(|direction| match direction {
-                Direction::Vector(vector) => match vectors[vector].over(tile) {
-                    Some(u) => TileDirection {
-                        u,
-                        max: vectors[vector].max(index),
-                    },
-                    None => TileDirection {
-                        u: &kernel.nothing[..len],
-                        max: 0.0,
-                    },
-                },
-                Direction::Sum(_) | Direction::Further(_) => {
-                    let u = made.next().map_or(&[][..], |made| &made[..len]);
-                    let max = f64::from(max_abs(u));
-                    TileDirection { u, max }
+        let (len, mut slot) = (tile.range.len(), 0);
+        let source = |number: usize| match pairs[number].1 {
+            Direction::Further { back, .. } => self.slots[number - back],
+            Direction::Vector(_) | Direction::Sum(_) => None,
+        };
+        // Sums of the same vectors share their loads.
+        let same = |one: &usize, next: &usize| {
+            source(*one).is_some() == source(*next).is_some()
+                && of_vectors(&pairs[*one]).eq(of_vectors(&pairs[*next]))
+        };
+        for of_same in self.order.chunk_by(same) {
+            for group in of_same.chunks(TOGETHER) {
+                let (before, out) = self.made.split_at_mut(slot);
+                let mut from: [Option<&[f32]>; TOGETHER] = [None; TOGETHER];
+                for (from, &number) in from.iter_mut().zip(group) {
+                    *from = source(number).map(|source| &before[source][..len]);
                 }
-            })
-            .collect()
+                let terms = pairs[group[0]].1.terms().iter().enumerate();
+                let terms = terms.filter_map(|(place, &(vector, _))| {
+                    let mut factors = [0.0; TOGETHER];
+                    for (factor, &number) in factors.iter_mut().zip(group) {
+                        *factor = pairs[number].1.terms()[place].1 as f32;
+                    }
+                    Some((vectors[vector].over(tile)?, factors))
+                });
+                let terms: Vec<Term<'_>> = terms.collect();
+                combine(kernel.path, &from, &terms, &mut out[..group.len()], len);
+                slot += group.len();
+            }
+        }
+        let direction = |((_, direction), slot): (&(usize, Direction<'_>), &Option<usize>)| match (
+            direction, slot,
+        ) {
+            (Direction::Vector(vector), _) => match vectors[*vector].over(tile) {
+                Some(u) => TileDirection {
+                    u,
+                    max: vectors[*vector].max(index),
+                },
+                None => TileDirection {
+                    u: &kernel.nothing[..len],
+                    max: 0.0,
+                },
+            },
+            (_, slot) => {
+                let u = slot.map_or(&[][..], |slot| &self.made[slot][..len]);
+                let max = f64::from(max_abs(u));
+                TileDirection { u, max }
+            }
+        };
+        pairs.iter().zip(&self.slots).map(direction).collect()
     }
 }
 
-/// A vector over a tile, and its factor.
-type Term<'a> = (&'a [f32], f32);
+/// The vectors that a direction is made of.
+fn of_vectors<'p>(pair: &'p (usize, Direction<'_>)) -> impl Iterator<Item = usize> + 'p {
+    pair.1.terms().iter().map(|term| term.0)
+}
 
-/// `out = from + sum factor vector`.
-fn combine(path: Path, from: Option<&[f32]>, terms: &[Term<'_>], out: &mut [f32]) {
-    let len = out.len();
+/// Sums that share the loads of their vectors.
+const TOGETHER: usize = 4;
+
+/// A vector over a tile, and its factors in the sums.
+type Term<'a> = (&'a [f32], [f32; TOGETHER]);
+
+/// `out = from + sum factor vector`, over `len` tokens, for each of `out`.
+fn combine(
+    path: Path,
+    from: &[Option<&[f32]>; TOGETHER],
+    terms: &[Term<'_>],
+    out: &mut [Aligned],
+    len: usize,
+) {
     assert!(
-        terms
-            .iter()
-            .map(|(v, _)| v)
-            .chain(&from)
-            .all(|v| v.len() == len),
+        out.len() <= TOGETHER
+            && out.iter().all(|out| out.len() >= len)
+            && terms.iter().all(|(v, _)| v.len() == len)
+            && from.iter().flatten().all(|v| v.len() == len),
         "vectors of a tile differ in length"
     );
     // SAFETY: the path of a kernel comes from `Path::available`, and the lengths were just compared.
-    unsafe { path.run(Combine { from, terms, out }) }
+    unsafe {
+        path.run(Combine {
+            from,
+            terms,
+            out,
+            len,
+        })
+    }
 }
 
 struct Combine<'a> {
-    from: Option<&'a [f32]>,
+    from: &'a [Option<&'a [f32]>; TOGETHER],
     terms: &'a [Term<'a>],
-    out: &'a mut [f32],
+    out: &'a mut [Aligned],
+    len: usize,
 }
 
-/// Registers that a pass over the terms fills at once.
-const REGISTERS: usize = 8;
+/// Registers of each sum at once.
+const REGISTERS: usize = 4;
 
 impl Work for Combine<'_> {
     type Out = ();
 
     #[inline(always)]
     unsafe fn run<L: Lanes, const K: usize>(self) {
-        let Self { from, terms, out } = self;
-        let (len, step) = (out.len(), REGISTERS * L::N);
-        let mut i = 0;
-        while i + step <= len {
+        let Self {
+            from,
+            terms,
+            out,
+            len,
+        } = self;
+        let whole = len - len % (REGISTERS * L::N);
+        for i in (0..whole).step_by(REGISTERS * L::N) {
             unsafe {
-                let mut sums = [L::splat(0.0); REGISTERS];
-                if let Some(from) = from {
-                    for (r, sum) in sums.iter_mut().enumerate() {
-                        *sum = L::load(from.as_ptr().add(i + r * L::N));
+                if out.len() == TOGETHER {
+                    combine_at::<L, TOGETHER>(i, 0, from, terms, out);
+                } else {
+                    for first in 0..out.len() {
+                        combine_at::<L, 1>(i, first, from, terms, out);
                     }
-                }
-                for (vector, factor) in terms {
-                    let factor = L::splat(*factor);
-                    for (r, sum) in sums.iter_mut().enumerate() {
-                        *sum = factor.fma(L::load(vector.as_ptr().add(i + r * L::N)), *sum);
-                    }
-                }
-                for (r, sum) in sums.iter().enumerate() {
-                    sum.store(out.as_mut_ptr().add(i + r * L::N));
                 }
             }
-            i += step;
         }
-        for (i, out) in out.iter_mut().enumerate().skip(i) {
-            let start = from.map_or(0.0, |from| from[i]);
-            *out = terms
-                .iter()
-                .fold(start, |sum, (vector, factor)| sum + factor * vector[i]);
+        for (k, out) in out.iter_mut().enumerate() {
+            for i in whole..len {
+                let start = from[k].map_or(0.0, |from| from[i]);
+                let each = terms.iter();
+                out[i] = each.fold(start, |sum, (vector, factors)| sum + factors[k] * vector[i]);
+            }
+        }
+    }
+}
+
+/// `N` of the sums from `first` on, in the registers that start at `i`.
+#[inline(always)]
+unsafe fn combine_at<L: Lanes, const N: usize>(
+    i: usize,
+    first: usize,
+    from: &[Option<&[f32]>; TOGETHER],
+    terms: &[Term<'_>],
+    out: &mut [Aligned],
+) {
+    unsafe {
+        let mut sums = [[L::splat(0.0); REGISTERS]; N];
+        for k in 0..N {
+            if let Some(from) = from[first + k] {
+                for r in 0..REGISTERS {
+                    sums[k][r] = L::load(from.as_ptr().add(i + r * L::N));
+                }
+            }
+        }
+        for (vector, factors) in terms {
+            let mut u = [L::splat(0.0); REGISTERS];
+            for r in 0..REGISTERS {
+                u[r] = L::load(vector.as_ptr().add(i + r * L::N));
+            }
+            for k in 0..N {
+                let factor = L::splat(factors[first + k]);
+                for r in 0..REGISTERS {
+                    sums[k][r] = factor.fma(u[r], sums[k][r]);
+                }
+            }
+        }
+        for k in 0..N {
+            for r in 0..REGISTERS {
+                sums[k][r].store(out[first + k].as_mut_ptr().add(i + r * L::N));
+            }
         }
     }
 }

@@ -55,7 +55,7 @@ use std::{
 };
 
 use aligned::Aligned;
-use directions::{MADE_AT_ONCE, Room, TileDirection};
+use directions::{Room, TileDirection};
 pub use divergence::{Divergence, Moved};
 pub use layout::{Cell, VocabLayout};
 use near::degree_for;
@@ -155,12 +155,25 @@ pub enum Direction<'a> {
     Vector(usize),
     /// A sum of vectors, each with its factor.
     Sum(&'a [(usize, f64)]),
-    /// The sum of the nearest pair before that has one, which is of the same row, and these added to it: along a list of nested sets
-    /// each vector is added once.
-    Further(&'a [(usize, f64)]),
+    /// The sum of a pair before it, which is of the same row, and these added to it: along a list of nested sets each vector is added
+    /// once.
+    Further {
+        /// How many places before.
+        back: usize,
+        /// What is added.
+        terms: &'a [(usize, f64)],
+    },
 }
 
 impl Direction<'_> {
+    /// The vectors that are added up; none for a vector as it is.
+    fn terms(&self) -> &[(usize, f64)] {
+        match self {
+            Direction::Vector(_) => &[],
+            Direction::Sum(terms) | Direction::Further { terms, .. } => terms,
+        }
+    }
+
     /// The value at a place of the layout, or what is added there to the direction before; in f64.
     ///
     /// # Panics
@@ -169,10 +182,10 @@ impl Direction<'_> {
         let at = |vector: usize| f64::from(vectors[vector].at(place));
         match self {
             Direction::Vector(vector) => at(*vector),
-            Direction::Sum(terms) | Direction::Further(terms) => terms
-                .iter()
-                .map(|&(vector, factor)| factor * at(vector))
-                .sum(),
+            Direction::Sum(_) | Direction::Further { .. } => {
+                let terms = self.terms().iter();
+                terms.map(|&(vector, factor)| factor * at(vector)).sum()
+            }
         }
     }
 }
@@ -184,7 +197,9 @@ pub struct Pairs<'a> {
     pub rows: &'a [RowVectors<'a>],
     /// Vectors to make directions of.
     pub vectors: &'a [Vector<'a>],
-    /// Place of a row in its list, and a direction. Neighbours with the same row share the loads of its vectors.
+    /// Place of a row in its list, and a direction. Neighbours with the same row share the loads of its vectors, and sums of the same
+    /// vectors those of the vectors, whatever their rows. All sums of a call are in memory over a tile: some tens fit the second-level
+    /// cache.
     pub pairs: &'a [(usize, Direction<'a>)],
     /// `[pair][base]`
     pub bases: &'a [Base],
@@ -474,16 +489,9 @@ impl Kernel {
         pairs: &Pairs<'_>,
         mut each: impl FnMut(&TileRow<'_>, usize, &[TileDirection<'_>]),
     ) {
-        let is_made = |pair: &&(usize, Direction<'_>)| !matches!(pair.1, Direction::Vector(_));
-        let mut room = Room::new(pairs.pairs.iter().any(|pair| is_made(&pair)));
-        for of_row in pairs.pairs.chunk_by(|one, next| one.0 == next.0) {
-            let further = of_row.iter().find(is_made);
-            assert!(
-                !further.is_some_and(|pair| matches!(pair.1, Direction::Further(_))),
-                "a direction goes on from that of another row, or from none"
-            );
-        }
+        let mut room = Room::new(pairs.pairs);
         for (index, tile) in self.tiles.iter().enumerate() {
+            let directions = room.fill(self, (index, tile), pairs.vectors, pairs.pairs);
             let mut first = 0;
             for of_row in pairs.pairs.chunk_by(|one, next| one.0 == next.0) {
                 let at = TileRow {
@@ -492,20 +500,8 @@ impl Kernel {
                     tile,
                     row: &pairs.rows[of_row[0].0],
                 };
-                let mut rest = of_row;
-                while !rest.is_empty() {
-                    let mut made = 0;
-                    let fits = |pair: &&(usize, Direction<'_>)| {
-                        made += usize::from(is_made(pair));
-                        made <= MADE_AT_ONCE
-                    };
-                    let (group, later) = rest.split_at(rest.iter().take_while(fits).count());
-                    let directions = group.iter().map(|pair| pair.1);
-                    let made = room.fill(self, (index, tile), pairs.vectors, directions);
-                    each(&at, first, &made);
-                    first += group.len();
-                    rest = later;
-                }
+                each(&at, first, &directions[first..first + of_row.len()]);
+                first += of_row.len();
             }
         }
     }
