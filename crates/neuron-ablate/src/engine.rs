@@ -112,7 +112,7 @@ const ROWS_PER_CALL: usize = 16;
 const MOST_DIRECTIONS: usize = 512;
 const MOST_ROWS: usize = 32;
 /// Sums of vectors that the kernel makes at once: over a tile they fit the second-level cache.
-const SUMS_PER_CALL: usize = 32;
+const SUMS_PER_CALL: usize = 64;
 /// Fewest directions, even if there are not enough calls for all threads.
 pub(crate) const FEWEST_DIRECTIONS: usize = 4;
 /// Calls for each thread, if there are directions enough: so that none waits long for the last.
@@ -124,6 +124,15 @@ const KERNEL_COST: f64 = 9.5;
 const MOMENTS_COST: f64 = 3.0;
 /// What moments need once for each row, times `d_model`.
 const MOMENTS_ROW_COST: f64 = 6.5;
+
+/// What directions are made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Directions {
+    /// Vectors as they are.
+    Vectors,
+    /// Sums of vectors.
+    Sums,
+}
 
 /// What computes sums for a sweep.
 #[derive(Debug)]
@@ -177,12 +186,12 @@ impl<'l> Prepared<'l> {
 
 impl Engines {
     /// `w_u` is the centred `W_U` in the order of the layout, on the device that computes, `scale` that of the final norm; `n_directions` is how many will be measured
-    /// at each row; `memory` is what a chunk of exact sums in tensor operations may take, in bytes.
+    /// at each row, and `directions` what they are made of; `memory` is what a chunk of exact sums in tensor operations may take, in bytes.
     pub(crate) fn new(
         pairs: &Pairs,
         (w_u, scale): (&Tensor, NormScale),
         options: EngineOptions,
-        n_directions: usize,
+        (n_directions, directions): (usize, Directions),
         memory: usize,
     ) -> Result<Self, TchError> {
         let device = w_u.device();
@@ -203,9 +212,10 @@ impl Engines {
                 }
             }
             ExactSums::Auto if device != Device::Cpu => Exact::Tensor(tensor(Kind::Float)?),
-            ExactSums::Auto | ExactSums::Kernel => {
-                Exact::Kernel(Kernel::new(pairs.layout(), pairs.log_q()))
-            }
+            ExactSums::Auto | ExactSums::Kernel => Exact::Kernel(match directions {
+                Directions::Vectors => Kernel::new(pairs.layout(), pairs.log_q()),
+                Directions::Sums => Kernel::for_sums(pairs.layout(), pairs.log_q()),
+            }),
             ExactSums::Tensor => Exact::Tensor(tensor(Kind::Float)?),
             ExactSums::TensorF64 => Exact::Tensor(tensor(Kind::Double)?),
         };

@@ -8,7 +8,7 @@ use vocabulary_sums::Direction;
 use crate::{
     AblateError, Dose, LayerMeans, NeuronId, Row, Sweep,
     effects::EffectSums,
-    engine::{Engine, EngineOptions, Engines, Prepared},
+    engine::{Directions, Engine, EngineOptions, Engines, Prepared},
     error::distinct,
     pairs::{Block, Dots, RowLogits, RowTerms},
     replaced::Replaced,
@@ -241,12 +241,20 @@ impl Sweep<'_> {
         let memory = self.plan.memory_budget / 4;
         let n_sets: usize = lists.iter().map(|list| list.sizes.len()).sum();
         let readout = (self.unembedding.w_u(), self.unembedding.scale());
-        let engines = Engines::new(&self.pairs, readout, options, n_sets, memory)?;
+        let sets = (n_sets, Directions::Sums);
+        let engines = Engines::new(&self.pairs, readout, options, sets, memory)?;
         let vectors = self.plan.memory_budget / (4 * self.pairs.layout().d_vocab());
         let d_model = self.unembedding.w_u().size()[1] as usize;
         let rows_at_once = (vectors / 2 / engines.vectors_per_row()).max(1);
         let mut results = self.without_rows(lists, doses);
         let (all_rows, _) = self.sample.rows(&self.plan.sequences)?;
+        let of_list = |list| OfList::new(self, list, mean, vectors / 4);
+        // All lists at once if they fit, otherwise each anew for some rows.
+        let n_neurons: usize = lists.iter().map(|list| list.ranked.len()).sum();
+        let kept: Vec<OfList<'_>> = match n_neurons <= vectors / 4 {
+            true => lists.iter().map(of_list).collect::<Result<_, _>>()?,
+            false => Vec::new(),
+        };
         for rows in chunk_by_sequence(&all_rows, rows_at_once) {
             let (resid, activations) = self.states(rows)?;
             let of_rows = self.unembedding.project(&resid)?;
@@ -272,17 +280,24 @@ impl Sweep<'_> {
                 activations,
             };
             let mut first = 0;
-            for list in lists {
+            for (number, list) in lists.iter().enumerate() {
                 let sets = list.sizes.len() * doses.len();
-                let of_list = OfList::new(self, list, mean, vectors / 4)?;
+                let made;
+                let of_list = match kept.get(number) {
+                    Some(kept) => kept,
+                    None => {
+                        made = of_list(list)?;
+                        &made
+                    }
+                };
                 let at_once = match (engines.kernel(), &of_list.logits) {
                     (Some(_), Some(_)) => AT_ONCE / (8 * d_model * sets.max(1)),
                     _ => vectors / 4 / sets.max(1),
                 };
                 for range in blocks(rows.len(), at_once.max(1)) {
-                    let changes = Changes::new(self, &of_list, &of_rows, range, doses)?;
+                    let changes = Changes::new(self, of_list, &of_rows, range, doses)?;
                     let results = &mut results[first..first + sets];
-                    self.add_changes(&engines, &of_rows, &of_list, &changes, results, progress)?;
+                    self.add_changes(&engines, &of_rows, of_list, &changes, results, progress)?;
                 }
                 first += sets;
             }

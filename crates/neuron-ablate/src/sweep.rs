@@ -15,7 +15,7 @@ use crate::{
     AblateError, BandToken, Direction, Dose, EngineOptions, EngineReport, Measure, NeuronEffects,
     Row, RowCounts, Sample, Semantics, TokenBand, TokenFrequencies, Variant, Variants,
     closed_form::{Projected, Unembedding},
-    engine::{Engine, Engines, FEWEST_DIRECTIONS, Measured, NotFinite, Prepared},
+    engine::{Directions, Engine, Engines, FEWEST_DIRECTIONS, Measured, NotFinite, Prepared},
     error::distinct,
     keys::EffectKeys,
     mlp_write::MlpWrite,
@@ -277,7 +277,7 @@ impl<'a> Sweep<'a> {
                 },
                 None => plan.engine,
             },
-            plan.neurons.len(),
+            (plan.neurons.len(), Directions::Vectors),
             plan.memory_budget / 4,
         )?;
         let sweep = Self {

@@ -138,7 +138,7 @@ pub struct ScalingPlan {
 }
 
 /// Changes that are measured at once, each at one row: over a tile of the kernel they fit the second-level cache.
-const SUMS_PER_CALL: usize = 56;
+const SUMS_PER_CALL: usize = 64;
 const MEASURES: usize = ScalingMeasure::ALL.len();
 const GROUPS: usize = TargetGroup::ALL.len();
 
@@ -395,7 +395,7 @@ impl Vocabulary {
             place[id as usize] = at;
         }
         Ok(Self {
-            kernel: Kernel::new(&layout, &log_q),
+            kernel: Kernel::for_sums(&layout, &log_q),
             scaled: of_scaled.map_or(d_vocab, |cell| cell.range().start)..d_vocab,
             scale,
             place,

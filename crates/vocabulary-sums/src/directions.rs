@@ -8,7 +8,7 @@ use crate::{
     lanes::Lanes,
     max_abs,
     path::{Path, Work},
-    tiles::{TILE_LEN, Tile},
+    tiles::Tile,
 };
 
 /// A direction over one tile.
@@ -29,11 +29,11 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Room for the directions of some pairs.
+    /// Room for the directions of some pairs over tiles of at most `len` tokens.
     ///
     /// # Panics
     /// - if one goes on from a pair of another row, or from none that is a sum
-    pub(crate) fn new(pairs: &[(usize, Direction<'_>)]) -> Self {
+    pub(crate) fn new(pairs: &[(usize, Direction<'_>)], len: usize) -> Self {
         // How many sums a direction goes on from, `[pair]`; none for a vector as it is.
         let mut depths: Vec<Option<usize>> = Vec::with_capacity(pairs.len());
         for (number, (row, direction)) in pairs.iter().enumerate() {
@@ -63,7 +63,7 @@ impl Room {
             slots[number] = Some(slot);
         }
         Self {
-            made: vec![Aligned::zeros(TILE_LEN); order.len()],
+            made: vec![Aligned::zeros(len); order.len()],
             order,
             slots,
         }

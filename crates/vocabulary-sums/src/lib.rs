@@ -64,7 +64,7 @@ pub use path::Path;
 pub use sums::Sums;
 pub use tile::exp_sum;
 use tile::{MAX_PAIRS, Want, exponentials, moments};
-use tiles::{TILE_LEN, Tile, tiles};
+use tiles::{SUM_TILE_LEN, TILE_LEN, Tile, tiles};
 
 /// Largest remainder of the series for a tilt, relative to the sum of exponentials.
 pub const TILT_TOLERANCE: f64 = 3e-8;
@@ -248,13 +248,25 @@ impl Kernel {
     /// - if `log_q` has another length than the layout
     /// - if this machine does not have the instructions
     pub fn with_path(layout: &VocabLayout, log_q: &[f64], path: Path) -> Self {
+        Self::cut(layout, log_q, path, TILE_LEN)
+    }
+
+    /// As [`Kernel::new`], for directions that are sums of vectors: smaller tiles, so that some tens of sums fit the cache.
+    ///
+    /// # Panics
+    /// - if `log_q` has another length than the layout
+    pub fn for_sums(layout: &VocabLayout, log_q: &[f64]) -> Self {
+        Self::cut(layout, log_q, Path::available()[0], SUM_TILE_LEN)
+    }
+
+    fn cut(layout: &VocabLayout, log_q: &[f64], path: Path, tile_len: usize) -> Self {
         path.assert_available();
         assert_eq!(
             log_q.len(),
             layout.d_vocab(),
             "`log q` has another length than the vocabulary"
         );
-        let tiles = tiles(layout, log_q);
+        let tiles = tiles(layout, log_q, tile_len);
         let lambda = tiles
             .iter()
             .flat_map(|tile| {
@@ -267,7 +279,7 @@ impl Kernel {
             log_q: log_q.to_vec(),
             lambda,
             tiles,
-            nothing: Aligned::zeros(TILE_LEN),
+            nothing: Aligned::zeros(tile_len),
             n_cells: layout.cells().len(),
             path,
         }
@@ -489,7 +501,7 @@ impl Kernel {
         pairs: &Pairs<'_>,
         mut each: impl FnMut(&TileRow<'_>, usize, &[TileDirection<'_>]),
     ) {
-        let mut room = Room::new(pairs.pairs);
+        let mut room = Room::new(pairs.pairs, self.nothing.len());
         for (index, tile) in self.tiles.iter().enumerate() {
             let directions = room.fill(self, (index, tile), pairs.vectors, pairs.pairs);
             let mut first = 0;

@@ -21,15 +21,18 @@ pub(crate) struct Tile {
     pub(crate) half_span: f64,
 }
 
-/// Cuts every cell of `layout`; `log_q` is in its order.
-pub(crate) fn tiles(layout: &VocabLayout, log_q: &[f64]) -> Vec<Tile> {
+/// The same where directions are sums of vectors: over a tile those of some rows have to fit the second-level cache too.
+pub(crate) const SUM_TILE_LEN: usize = 2048;
+
+/// Cuts every cell of `layout` into tiles of at most `most` tokens; `log_q` is in its order.
+pub(crate) fn tiles(layout: &VocabLayout, log_q: &[f64], most: usize) -> Vec<Tile> {
     let mut tiles = Vec::new();
     for (cell, range) in layout.cells().iter().map(Cell::range).enumerate() {
         let mut start = range.start;
         while start < range.end {
             let (mut low, mut high) = (log_q[start], log_q[start]);
             let mut end = start + 1;
-            while end < range.end.min(start + TILE_LEN) {
+            while end < range.end.min(start + most) {
                 let (low_too, high_too) = (low.min(log_q[end]), high.max(log_q[end]));
                 if high_too - low_too > TILE_SPAN {
                     break;

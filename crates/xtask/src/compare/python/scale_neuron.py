@@ -8,7 +8,6 @@ Writes a row per change, factor and measure: the mean over all rows. The time ex
 """
 
 import json
-
 import time
 
 import numpy
