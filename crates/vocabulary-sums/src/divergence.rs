@@ -149,13 +149,14 @@ impl TileRow<'_> {
         let l = &self.row.l[self.tile.range.clone()];
         let own = pair.target.checked_sub(self.tile.range.start);
         let own = own.filter(|place| *place < l.len());
-        let (terms, above) = if change == 0.0 {
+        let l_bits = self.row.l_max_bits[self.index];
+        let (terms, above) = if change == 0.0 && l_bits <= MAX_BITS {
             let target = pair.moved.target as f32;
             let above = l.iter().filter(|l| **l > target).count();
             let counted = own.is_some_and(|own| l[own] > target);
             let mass = level * self.row.clean[self.index].m[0];
             (terms(mass.ln(), -ln_z), above - usize::from(counted))
-        } else if self.row.l_max_bits[self.index] + largest * LOG2_E <= MAX_BITS {
+        } else if l_bits + largest * LOG2_E <= MAX_BITS {
             let work = Diverge {
                 near: largest <= REACH,
                 at: [
