@@ -263,7 +263,7 @@ fn scaling_is_measured_as_in_f64() -> Outcome<()> {
             // ln of the mixture over the clean probability.
             let mixture = x.f_expm1()?.f_div_scalar(2.0)?.f_log1p()?;
             let halves = [p.f_mul(&mixture)?, q.f_mul(&mixture.f_sub(&x)?)?];
-            let [first, second] = halves.map(|half| sum(half));
+            let [first, second] = halves.map(&sum);
             let n = (rows.end - rows.start) as f64;
             Ok(vec![
                 (ScalingMeasure::Loss, loss / n),

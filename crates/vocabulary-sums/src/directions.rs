@@ -220,29 +220,30 @@ unsafe fn combine_at<L: Lanes, const N: usize>(
     out: &mut [Aligned],
 ) {
     unsafe {
+        let at = |r: usize| i + r * L::N;
         let mut sums = [[L::splat(0.0); REGISTERS]; N];
-        for k in 0..N {
-            if let Some(from) = from[first + k] {
-                for r in 0..REGISTERS {
-                    sums[k][r] = L::load(from.as_ptr().add(i + r * L::N));
+        for (sums, from) in sums.iter_mut().zip(&from[first..]) {
+            if let Some(from) = from {
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = L::load(from.as_ptr().add(at(r)));
                 }
             }
         }
         for (vector, factors) in terms {
             let mut u = [L::splat(0.0); REGISTERS];
-            for r in 0..REGISTERS {
-                u[r] = L::load(vector.as_ptr().add(i + r * L::N));
+            for (r, u) in u.iter_mut().enumerate() {
+                *u = L::load(vector.as_ptr().add(at(r)));
             }
-            for k in 0..N {
-                let factor = L::splat(factors[first + k]);
-                for r in 0..REGISTERS {
-                    sums[k][r] = factor.fma(u[r], sums[k][r]);
+            for (sums, factor) in sums.iter_mut().zip(&factors[first..]) {
+                let factor = L::splat(*factor);
+                for (sum, u) in sums.iter_mut().zip(u) {
+                    *sum = factor.fma(u, *sum);
                 }
             }
         }
-        for k in 0..N {
-            for r in 0..REGISTERS {
-                sums[k][r].store(out[first + k].as_mut_ptr().add(i + r * L::N));
+        for (sums, out) in sums.iter().zip(&mut out[first..]) {
+            for (r, sum) in sums.iter().enumerate() {
+                sum.store(out.as_mut_ptr().add(at(r)));
             }
         }
     }
