@@ -41,8 +41,9 @@ pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
     ];
     let one = run_of_ours(setting, &model, "0", &compared)?;
     Ok(vec![Contest {
-        title: "Scaled rows and neurons, d = 512, V = 50,304, random weights".into(),
-        unit: "row, change and factor",
+        title: "Scaled rows and neurons (triples of row, change and factor), d = 512, V = 50,304, random weights"
+            .into(),
+        unit: "triple",
         sides,
         agree: Box::new(move || {
             one.run()?;
