@@ -89,7 +89,8 @@ impl Kernel {
     /// let log_q = [0.5f64.ln(); 2];
     /// let kernel = Kernel::new(&VocabLayout::new(&log_q, &[]), &log_q);
     /// let row = kernel.row(&[0.0, 0.0], &[0.0, 0.0]);
-    /// let vectors = [kernel.vector(&[0.0, 3f32.ln()])]; // from 1/2 and 1/2 to 1/4 and 3/4
+    /// let u = [0.0, 3f32.ln()]; // from 1/2 and 1/2 to 1/4 and 3/4
+    /// let vectors = [kernel.vector(&u)];
     /// let pairs = [(0, Direction::Vector(0))];
     /// let bases = [Base { a: 0.0, c: 1.0 }];
     /// let pairs = Pairs { rows: &[row], vectors: &vectors, pairs: &pairs, bases: &bases, tilts: &[] };
