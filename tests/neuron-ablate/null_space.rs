@@ -195,7 +195,8 @@ fn random_directions_have_the_size_of_what_they_stand_for() {
     for (a, b) in norms[0].iter().zip(&norms[1]) {
         assert!((a - b).abs() < 1e-9 * a, "{norms:?}");
     }
-    assert!(!same(changes[0].per_unit(), changes[1].per_unit()));
+    let [first, second] = changes.each_ref().map(|change| change.per_unit().unwrap());
+    assert!(!same(&first, &second));
 }
 
 /// A checkpoint with a change written into it, in f32.

@@ -20,6 +20,8 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// How far any number may be from its evaluation in f64, in nats.
 const ALLOWED: f64 = 2e-5;
+/// How far the change that scaled weights make may be, in nats: it is relative to its size, whatever the logits' own rounding.
+const ALLOWED_CHANGE: f64 = 2e-6;
 /// Pythia's vocabulary and one of the largest there are, with flat, usual and peaked predictions.
 const CASES: [(i64, f64); 6] = [
     (50_304, 0.01),
@@ -190,15 +192,15 @@ fn ablations_are_measured_as_in_f64() -> Outcome<()> {
     Ok(())
 }
 
-/// Scaled rows and scaled neurons, and the null space that they are scaled in.
+/// Scaled rows and scaled neurons, and the null space that they are scaled in: values, and more closely what changes.
 #[test]
 fn scaling_is_measured_as_in_f64() -> Outcome<()> {
-    for (d_vocab, spread) in CASES {
+    let cases = CASES
+        .into_iter()
+        .flat_map(|case| [(case, Kind::Float), (case, Kind::Half)]);
+    for ((d_vocab, spread), dtype) in cases {
         let tokens = usize::try_from(d_vocab)?;
-        let (model, q) = (
-            random_model(d_vocab, spread, Kind::Float, |_| ())?,
-            zipf(tokens),
-        );
+        let (model, q) = (random_model(d_vocab, spread, dtype, |_| ())?, zipf(tokens));
         let options = NullSpaceOptions {
             top_k_percent: 1.0,
             keep: Keep::Rank(10),
@@ -246,32 +248,55 @@ fn scaling_is_measured_as_in_f64() -> Outcome<()> {
         let states = last_layer_states(&model, &[&sequences[0]])?.remove(0);
         let clean = in_f64(&model, &states.resid, model.w_u())?;
         let rows = 3..6i64;
+        let rare_ids: Vec<i64> = rare.ids().iter().map(|&id| i64::from(id)).collect();
+        let rare_ids = Tensor::f_from_slice(&rare_ids)?;
+        let sum = |t: Tensor| t.f_sum(Kind::Double)?.f_double_value(&[]);
+        // Means over the rows of the loss, the mass of rare tokens, the entropy and the divergences from the clean prediction.
+        let measures = |ln_probs: &Tensor| -> Outcome<Vec<(ScalingMeasure, f64)>> {
+            let mut loss = 0.0;
+            for row in rows.clone() {
+                loss -= ln_probs.f_double_value(&[row, sequences[0][row as usize + 1]])?;
+            }
+            let of_rows = |t: &Tensor| t.f_narrow(0, rows.start, rows.end - rows.start);
+            let (before, after) = (of_rows(&clean)?, of_rows(ln_probs)?);
+            let (p, q, x) = (before.f_exp()?, after.f_exp()?, after.f_sub(&before)?);
+            // ln of the mixture over the clean probability.
+            let mixture = x.f_expm1()?.f_div_scalar(2.0)?.f_log1p()?;
+            let halves = [p.f_mul(&mixture)?, q.f_mul(&mixture.f_sub(&x)?)?];
+            let [first, second] = halves.map(&sum);
+            let n = (rows.end - rows.start) as f64;
+            Ok(vec![
+                (ScalingMeasure::Loss, loss / n),
+                (
+                    ScalingMeasure::RareMass,
+                    sum(q.f_index_select(1, &rare_ids)?)? / n,
+                ),
+                (ScalingMeasure::Entropy, -sum(q.f_mul(&after)?)? / n),
+                (ScalingMeasure::KlCleanScaled, -sum(p.f_mul(&x)?)? / n),
+                (ScalingMeasure::KlScaledClean, sum(q.f_mul(&x)?)? / n),
+                (ScalingMeasure::JensenShannon, -0.5 * (first? + second?) / n),
+            ])
+        };
+        let before = measures(&clean)?;
         for (c, NamedChange { name, change }) in changes.iter().enumerate() {
-            let scaled = scaled(&model, change, &states.resid, &states.activations)?;
-            for (of_model, ln_probs) in [("clean", &clean), ("scaled", &scaled)] {
-                let mut loss = 0.0;
-                for row in rows.clone() {
-                    loss -= ln_probs.f_double_value(&[row, sequences[0][row as usize + 1]])?;
-                }
-                let of_rows = ln_probs.f_narrow(0, rows.start, rows.end - rows.start)?;
-                let p = of_rows.f_exp()?;
-                let sum = |t: Tensor| t.f_sum(Kind::Double)?.f_double_value(&[]);
-                let ids: Vec<i64> = rare.ids().iter().map(|&id| i64::from(id)).collect();
-                let mass = sum(p.f_index_select(1, &Tensor::f_from_slice(&ids)?)?)?;
-                let entropy = -sum(p.f_mul(&of_rows)?)?;
-                for (measure, expected) in [
-                    (ScalingMeasure::Loss, loss),
-                    (ScalingMeasure::RareMass, mass),
-                    (ScalingMeasure::Entropy, entropy),
-                ] {
-                    let found = match of_model {
-                        "clean" => effects.clean(TargetGroup::All, measure)[0],
-                        _ => effects.scaled(c, 0, TargetGroup::All, measure)?[0],
-                    };
-                    let what = format!("{d_vocab} tokens, spread {spread}, {of_model} {name}");
-                    // Sums over three rows.
-                    close(found.sum / 3.0, expected / 3.0, &what);
-                }
+            let after = scaled(&model, change, &states.resid, &states.activations)?;
+            for ((measure, before), (_, after)) in before.iter().zip(measures(&after)?) {
+                let (all, n) = (TargetGroup::All, (rows.end - rows.start) as f64);
+                let found = [
+                    effects.clean(all, *measure)[0].sum / n,
+                    effects.scaled(c, 0, all, *measure)?[0].sum / n,
+                ];
+                let what = format!(
+                    "{d_vocab} tokens, spread {spread}, {dtype:?}, {name}, {}: {found:?}, in f64 {before} and {after}",
+                    measure.name()
+                );
+                close(found[0], *before, &what);
+                close(found[1], after, &what);
+                let off = (found[1] - found[0]) - (after - before);
+                assert!(
+                    off.abs() <= ALLOWED_CHANGE,
+                    "{what}: the change is off by {off:.1e}"
+                );
             }
         }
     }

@@ -4,7 +4,9 @@
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use vocabulary_sums::{Base, Kernel, Pairs, Path, Sums, Tilt, TiltSite, VocabLayout};
+use vocabulary_sums::{
+    Base, Direction, Kernel, Moved, Pairs, Path, Sums, Tilt, TiltSite, VocabLayout,
+};
 
 /// Vectors over a vocabulary, in layout order.
 struct Case {
@@ -41,13 +43,13 @@ impl Case {
     fn by_kernel(&self, path: Path, base: Base, tilt: Tilt) -> Vec<Sums> {
         let kernel = Kernel::with_path(&self.layout, &self.log_q, path);
         let cells = vec![true; self.layout.cells().len()];
-        let (row, neurons) = (kernel.row(&self.l, &self.g), [kernel.neuron(&self.u)]);
+        let (row, vectors) = (kernel.row(&self.l, &self.g), [kernel.vector(&self.u)]);
         kernel.sums(
             &[TiltSite { base: 0, cells }],
             &Pairs {
                 rows: std::slice::from_ref(&row),
-                neurons: &neurons,
-                pairs: &[(0, 0)],
+                vectors: &vectors,
+                pairs: &[(0, Direction::Vector(0))],
                 bases: &[base],
                 tilts: &[tilt],
             },
@@ -156,7 +158,7 @@ fn a_tilt_is_right_whether_by_series_or_by_a_pass_of_its_own() {
 fn a_cell_without_the_tilt_stays_empty() {
     let case = Case::new(100, [1.0; 3], 5);
     let kernel = Kernel::new(&case.layout, &case.log_q);
-    let (row, neurons) = (kernel.row(&case.l, &case.g), [kernel.neuron(&case.u)]);
+    let (row, vectors) = (kernel.row(&case.l, &case.g), [kernel.vector(&case.u)]);
     let sites = [TiltSite {
         base: 0,
         cells: vec![false, true],
@@ -165,8 +167,8 @@ fn a_cell_without_the_tilt_stays_empty() {
         &sites,
         &Pairs {
             rows: std::slice::from_ref(&row),
-            neurons: &neurons,
-            pairs: &[(0, 0)],
+            vectors: &vectors,
+            pairs: &[(0, Direction::Vector(0))],
             bases: &[Base::default()],
             tilts: &[Tilt::default()],
         },
@@ -180,8 +182,8 @@ fn pairs_come_out_in_their_order() {
     let (one, two) = (Case::new(300, [1.0; 3], 8), Case::new(300, [1.0; 3], 9));
     let kernel = Kernel::new(&one.layout, &one.log_q);
     let rows = [kernel.row(&one.l, &one.g), kernel.row(&two.l, &two.g)];
-    let neurons = [kernel.neuron(&one.u), kernel.neuron(&two.u)];
-    let list = [(0, 0), (0, 1), (1, 0), (1, 1)];
+    let vectors = [kernel.vector(&one.u), kernel.vector(&two.u)];
+    let list = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(row, u)| (row, Direction::Vector(u)));
     let bases: Vec<Base> = (0..8)
         .map(|i| Base {
             a: f64::from(i) / 10.0,
@@ -192,7 +194,7 @@ fn pairs_come_out_in_their_order() {
         &[],
         &Pairs {
             rows: &rows,
-            neurons: &neurons,
+            vectors: &vectors,
             pairs: &list,
             bases: &bases,
             tilts: &[],
@@ -231,7 +233,7 @@ fn a_small_change_is_right_relative_to_its_size() {
     let clean = case.in_f64(Base::default(), Tilt::default());
     for path in Path::available() {
         let kernel = Kernel::with_path(&case.layout, &case.log_q, path);
-        let (row, neurons) = (kernel.row(&case.l, &case.g), [kernel.neuron(&case.u)]);
+        let (row, vectors) = (kernel.row(&case.l, &case.g), [kernel.vector(&case.u)]);
         let clean_by_kernel = case.by_kernel(path, Base::default(), Tilt::default());
         // Tilts that follow from first moments, from second ones, and that need a pass of their own, which rounds the logits
         // themselves.
@@ -243,8 +245,8 @@ fn a_small_change_is_right_relative_to_its_size() {
             let tilts: Vec<Tilt> = sizes.iter().map(tilt).collect();
             let pairs = Pairs {
                 rows: std::slice::from_ref(&row),
-                neurons: &neurons,
-                pairs: &vec![(0, 0); sizes.len()],
+                vectors: &vectors,
+                pairs: &vec![(0, Direction::Vector(0)); sizes.len()],
                 bases: &bases,
                 tilts: &tilts,
             };
@@ -292,7 +294,7 @@ fn ranks_count_the_larger_logits_on_every_path() {
     let base = Base { a: 0.3, c: -1.1 };
     for path in Path::available() {
         let kernel = Kernel::with_path(&case.layout, &case.log_q, path);
-        let (row, neuron) = (kernel.row(&case.l, &case.g), kernel.neuron(&case.u));
+        let (row, vector) = (kernel.row(&case.l, &case.g), kernel.vector(&case.u));
         let z = |i: usize| {
             let (l, g, u) = (
                 f64::from(case.l[i]),
@@ -302,13 +304,243 @@ fn ranks_count_the_larger_logits_on_every_path() {
             l + base.a * g + base.c * u
         };
         for place in [0, 17, 2_500, 5_002] {
-            let rank = kernel.rank(&row, &neuron, base, place);
+            let rank = kernel.rank(&row, &vector, base, place);
             // Between tokens that are clearly above and those that are not clearly below: f32 may order near ties either way.
             let above = |margin: f64| (0..5_003).filter(|&i| z(i) > z(place) + margin).count();
             assert!(
                 (above(1e-5)..=above(-1e-5)).contains(&rank),
                 "{path:?}, {place}: {rank}"
             );
+        }
+    }
+}
+
+/// A row and vectors of which directions are sums; the last one is 0 outside the band.
+struct Sum {
+    row: Case,
+    vectors: Vec<Vec<f32>>,
+    band: std::ops::Range<usize>,
+}
+
+impl Sum {
+    fn new(d_vocab: usize, spread: f32) -> Self {
+        Self::with_row(d_vocab, spread, 2.5)
+    }
+
+    fn with_row(d_vocab: usize, spread: f32, of_row: f32) -> Self {
+        let row = Case::new(d_vocab, [of_row, 1.0, spread], 21);
+        let of_band = |cell: &&vocabulary_sums::Cell| cell.in_band(0);
+        let band = row.layout.cells().iter().find(of_band).unwrap().range();
+        let mut vectors: Vec<Vec<f32>> = (0..20)
+            .map(|i| Case::new(d_vocab, [1.0, 1.0, spread], 30 + i).u)
+            .collect();
+        for (place, value) in vectors[19].iter_mut().enumerate() {
+            *value *= f32::from(u8::from(band.contains(&place)));
+        }
+        Self { row, vectors, band }
+    }
+
+    /// The case whose `u` is the sum itself.
+    fn case(&self, terms: &[(usize, f64)]) -> Case {
+        let at = |i: usize| {
+            terms
+                .iter()
+                .map(move |&(v, f)| f * f64::from(self.vectors[v][i]))
+        };
+        Case {
+            layout: self.row.layout.clone(),
+            log_q: self.row.log_q.clone(),
+            l: self.row.l.clone(),
+            g: self.row.g.clone(),
+            u: (0..self.row.l.len())
+                .map(|i| at(i).sum::<f64>() as f32)
+                .collect(),
+        }
+    }
+}
+
+/// More sums than are made at once, each going on from the one before, with vectors as they are between them.
+#[test]
+fn a_direction_is_the_sum_of_its_vectors() {
+    let sum = Sum::new(9_001, 0.3);
+    let terms: Vec<(usize, f64)> = (0..20).map(|i| (i, 1.0 - i as f64 / 7.0)).collect();
+    let base = Base { a: -0.1, c: 0.7 };
+    let mut pairs = vec![(0, Direction::Vector(19)), (0, Direction::Sum(&terms[..1]))];
+    let mut expected = vec![sum.case(&[(19, 1.0)]), sum.case(&terms[..1])];
+    for i in 1..20 {
+        let last = &terms[i..=i];
+        pairs.push((
+            0,
+            Direction::Further {
+                back: 1,
+                terms: last,
+            },
+        ));
+        expected.push(sum.case(&terms[..=i]));
+    }
+    pairs.extend([(0, Direction::Sum(&[])), (0, Direction::Sum(&terms))]);
+    expected.extend([sum.case(&[]), sum.case(&terms)]);
+    // Six neighbours of the same vectors, and six that go on from them.
+    let scaled: Vec<Vec<(usize, f64)>> = (0..6)
+        .map(|i| terms.iter().map(|&(v, f)| (v, f * f64::from(i))).collect())
+        .collect();
+    for terms in &scaled {
+        pairs.push((0, Direction::Sum(&terms[..5])));
+        expected.push(sum.case(&terms[..5]));
+    }
+    for terms in &scaled {
+        let further = &terms[5..12];
+        pairs.push((
+            0,
+            Direction::Further {
+                back: 6,
+                terms: further,
+            },
+        ));
+        expected.push(sum.case(&terms[..12]));
+    }
+    for path in Path::available() {
+        let kernel = Kernel::with_path(&sum.row.layout, &sum.row.log_q, path);
+        let row = kernel.row(&sum.row.l, &sum.row.g);
+        let mut vectors: Vec<_> = sum.vectors.iter().map(|v| kernel.vector(v)).collect();
+        vectors[19] = kernel.part(sum.band.start, &sum.vectors[19][sum.band.clone()]);
+        let pairs = Pairs {
+            rows: std::slice::from_ref(&row),
+            vectors: &vectors,
+            pairs: &pairs,
+            bases: &vec![base; pairs.len()],
+            tilts: &[],
+        };
+        let got = kernel.sums(&[], &pairs);
+        for (got, expected) in got.chunks(2).zip(&expected) {
+            close(got, &expected.in_f64(base, Tilt::default())[..2], 1e-6);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "goes on from")]
+fn a_direction_does_not_go_on_from_another_row() {
+    let sum = Sum::new(100, 1.0);
+    let kernel = Kernel::new(&sum.row.layout, &sum.row.log_q);
+    let row = kernel.row(&sum.row.l, &sum.row.g);
+    let terms = [(0, 1.0)];
+    kernel.sums(
+        &[],
+        &Pairs {
+            rows: &[row.clone(), row],
+            vectors: &[kernel.vector(&sum.vectors[0])],
+            pairs: &[
+                (0, Direction::Sum(&terms)),
+                (
+                    1,
+                    Direction::Further {
+                        back: 1,
+                        terms: &terms,
+                    },
+                ),
+            ],
+            bases: &[Base::default(); 2],
+            tilts: &[],
+        },
+    );
+}
+
+/// From next to nothing to what f32 cannot hold: every way over a tile, with tiles that do not move, against plain f64.
+#[test]
+fn divergences_are_those_of_f64_relative_to_their_size() {
+    // The latter logits are too far apart for f32, moved or not.
+    for sum in [2.5, 60.0].map(|of_row| Sum::with_row(9_001, 1.0, of_row)) {
+        check_divergences(&sum);
+    }
+}
+
+fn check_divergences(sum: &Sum) {
+    for (a, c) in [
+        (0.0, 0.0),
+        (0.0, 1e-4),
+        (1e-3, -1e-3),
+        (0.02, 0.1),
+        (-0.1, 0.6),
+        (0.3, -4.0),
+        (0.0, 60.0),
+        (-3.0, 900.0),
+    ] {
+        let base = Base { a, c };
+        for v in [0, 19] {
+            let case = sum.case(&[(v, 1.0)]);
+            let z = |i: usize| {
+                let d = a * f64::from(case.g[i]) + c * f64::from(case.u[i]);
+                [f64::from(case.l[i]), f64::from(case.l[i]) + d]
+            };
+            let lse = [0, 1].map(|of| {
+                let top = (0..9_001).map(|i| z(i)[of]).fold(f64::MIN, f64::max);
+                top + (0..9_001).map(|i| (z(i)[of] - top).exp()).sum::<f64>().ln()
+            });
+            let mut expected = [0.0; 3];
+            for i in 0..9_001 {
+                let [ln_p, ln_moved] = [0, 1].map(|of| z(i)[of] - lse[of]);
+                let (p, moved, x) = (ln_p.exp(), ln_moved.exp(), ln_moved - ln_p);
+                // `ln m - ln p` and `ln m - ln p'` of the mixture `m`.
+                let to_mixture = |x: f64| (x.exp_m1() / 2.0).ln_1p();
+                expected[0] -= p * x;
+                expected[1] += moved * x;
+                let of_p = if x < 700.0 {
+                    to_mixture(x)
+                } else {
+                    x - 2f64.ln()
+                };
+                let of_moved = if x > -700.0 {
+                    to_mixture(-x)
+                } else {
+                    -x - 2f64.ln()
+                };
+                expected[2] -= 0.5 * (p * of_p + moved * of_moved);
+            }
+            for path in Path::available() {
+                let kernel = Kernel::with_path(&case.layout, &case.log_q, path);
+                let (start, of_band) = (sum.band.start, &case.u[sum.band.clone()]);
+                let row = kernel.row(&case.l, &case.g);
+                let vectors = [kernel.vector(&case.u), kernel.part(start, of_band)];
+                for place in [5, sum.band.start + 77] {
+                    let pairs = Pairs {
+                        rows: std::slice::from_ref(&row),
+                        vectors: &vectors,
+                        pairs: &[(0, Direction::Vector(v.min(1)))],
+                        bases: &[base],
+                        tilts: &[],
+                    };
+                    let moved = Moved {
+                        lse: Sums::over(kernel.sums(&[], &pairs).iter()).lse(),
+                        target: z(place)[1],
+                    };
+                    let found = kernel.divergences(&pairs, &[moved], &[place])[0];
+                    let what =
+                        format!("{path:?}, a {a}, c {c}, vector {v}: {found:?}, {expected:?}");
+                    let values = [
+                        found.kl_clean_moved,
+                        found.kl_moved_clean,
+                        found.jensen_shannon,
+                    ];
+                    for (found, expected) in values.into_iter().zip(expected) {
+                        // Plain f64 sums of what cancels are no better than the second part.
+                        let allowed = 1e-5 * expected.abs() + 2e-14;
+                        assert!(
+                            (found - expected).abs() <= allowed && found >= 0.0,
+                            "{what}"
+                        );
+                    }
+                    let above = |margin: f64| {
+                        let above = |i: &usize| z(*i)[1] > moved.target + margin;
+                        (0..9_001).filter(above).count()
+                    };
+                    let close = 1e-5 * (1.0 + moved.target.abs());
+                    assert!(
+                        (above(close)..=above(-close)).contains(&found.rank),
+                        "{what}"
+                    );
+                }
+            }
         }
     }
 }

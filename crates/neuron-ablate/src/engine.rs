@@ -5,7 +5,7 @@ use std::{cell::OnceCell, ops::Range, sync::Mutex, time::Instant};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, TchError, Tensor};
-use vocabulary_sums::{self as kernel, Base, Kernel, RowVectors, Sums};
+use vocabulary_sums::{self as kernel, Base, Direction, Kernel, RowVectors, Sums, Vector};
 
 use crate::{
     closed_form::Projected,
@@ -111,6 +111,8 @@ const DIRECTIONS_PER_CALL: usize = 64;
 const ROWS_PER_CALL: usize = 16;
 const MOST_DIRECTIONS: usize = 512;
 const MOST_ROWS: usize = 32;
+/// Sums of vectors that the kernel makes at once: over a tile they fit the second-level cache.
+const SUMS_PER_CALL: usize = 64;
 /// Fewest directions, even if there are not enough calls for all threads.
 pub(crate) const FEWEST_DIRECTIONS: usize = 4;
 /// Calls for each thread, if there are directions enough: so that none waits long for the last.
@@ -122,6 +124,15 @@ const KERNEL_COST: f64 = 9.5;
 const MOMENTS_COST: f64 = 3.0;
 /// What moments need once for each row, times `d_model`.
 const MOMENTS_ROW_COST: f64 = 6.5;
+
+/// What directions are made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Directions {
+    /// Vectors as they are.
+    Vectors,
+    /// Sums of vectors.
+    Sums,
+}
 
 /// What computes sums for a sweep.
 #[derive(Debug)]
@@ -175,12 +186,12 @@ impl<'l> Prepared<'l> {
 
 impl Engines {
     /// `w_u` is the centred `W_U` in the order of the layout, on the device that computes, `scale` that of the final norm; `n_directions` is how many will be measured
-    /// at each row; `memory` is what a chunk of exact sums in tensor operations may take, in bytes.
+    /// at each row, and `directions` what they are made of; `memory` is what a chunk of exact sums in tensor operations may take, in bytes.
     pub(crate) fn new(
         pairs: &Pairs,
         (w_u, scale): (&Tensor, NormScale),
         options: EngineOptions,
-        n_directions: usize,
+        (n_directions, directions): (usize, Directions),
         memory: usize,
     ) -> Result<Self, TchError> {
         let device = w_u.device();
@@ -201,9 +212,10 @@ impl Engines {
                 }
             }
             ExactSums::Auto if device != Device::Cpu => Exact::Tensor(tensor(Kind::Float)?),
-            ExactSums::Auto | ExactSums::Kernel => {
-                Exact::Kernel(Kernel::new(pairs.layout(), pairs.log_q()))
-            }
+            ExactSums::Auto | ExactSums::Kernel => Exact::Kernel(match directions {
+                Directions::Vectors => Kernel::new(pairs.layout(), pairs.log_q()),
+                Directions::Sums => Kernel::for_sums(pairs.layout(), pairs.log_q()),
+            }),
             ExactSums::Tensor => Exact::Tensor(tensor(Kind::Float)?),
             ExactSums::TensorF64 => Exact::Tensor(tensor(Kind::Double)?),
         };
@@ -381,7 +393,7 @@ impl Engines {
         match &self.exact {
             _ if exact == 0 => {}
             Exact::Kernel(kernel) => {
-                let rows = &prepared.vectors[job.at.clone()];
+                let rows = &prepared.vectors;
                 let u = directions.logits.host()?;
                 by_kernel(kernel, pairs, job, rows, u, &left, &mut measured, progress);
             }
@@ -409,6 +421,108 @@ impl Engines {
                 }),
             },
         )
+    }
+
+    /// The fused kernel on the CPU, if it computes the exact sums.
+    pub(crate) fn kernel(&self) -> Option<&Kernel> {
+        match &self.exact {
+            Exact::Kernel(kernel) => Some(kernel),
+            Exact::Cuda(..) | Exact::Tensor(_) => None,
+        }
+    }
+
+    /// Measures directions that each row has of its own, `[row]`: jobs of one row each, whose `u` are those of `directions`, one job
+    /// after the other.
+    ///
+    /// # Errors
+    /// - as [`Engines::measure`]
+    pub(crate) fn measure_each(
+        &self,
+        pairs: &Pairs,
+        jobs: &[Block<'_>],
+        prepared: &Prepared<'_>,
+        directions: &Projected,
+        progress: &(dyn Fn(Tick) + Sync),
+    ) -> Result<Vec<Result<Vec<f64>, NotFinite>>, TchError> {
+        let ends = jobs.iter().scan(0, |end, job| {
+            *end += job.norm2.len();
+            Some(*end)
+        });
+        let ranges = ends.zip(jobs).map(|(end, job)| end - job.norm2.len()..end);
+        if let Exact::Kernel(kernel) = &self.exact {
+            let d_vocab = pairs.layout().d_vocab();
+            let u = directions.logits.host()?.par_chunks(d_vocab);
+            let vectors: Vec<_> = u.map(|u| kernel.vector(u)).collect();
+            let of_jobs: Vec<Vec<_>> = ranges
+                .map(|range| range.map(Direction::Vector).collect())
+                .collect();
+            return Ok(self.measure_sums(pairs, jobs, prepared, &vectors, &of_jobs, progress));
+        }
+        let mut all = Vec::with_capacity(jobs.len());
+        for (range, job) in ranges.zip(jobs) {
+            let part = |t: &Tensor| t.f_narrow(0, range.start as i64, range.len() as i64);
+            let of_job = Projected {
+                centred: part(&directions.centred)?,
+                scaled: part(&directions.scaled)?,
+                norm2: job.norm2.to_vec(),
+                logits: Vectors::new(&part(directions.logits.tensor())?)?,
+            };
+            let measured = self.measure(pairs, job, prepared, &of_job, progress)?;
+            all.push(measured.map(|measured| measured.values));
+        }
+        Ok(all)
+    }
+
+    /// The same for directions that the kernel makes of vectors, `[job][direction]`.
+    pub(crate) fn measure_sums(
+        &self,
+        pairs: &Pairs,
+        jobs: &[Block<'_>],
+        prepared: &Prepared<'_>,
+        vectors: &[Vector<'_>],
+        directions: &[Vec<Direction<'_>>],
+        progress: &(dyn Fn(Tick) + Sync),
+    ) -> Vec<Result<Vec<f64>, NotFinite>> {
+        let Exact::Kernel(kernel) = &self.exact else {
+            return Vec::new();
+        };
+        let (all_rows, per_pair) = (&prepared.vectors, pairs.per_pair());
+        let most = directions.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        let at_once = (SUMS_PER_CALL / most).clamp(1, ROWS_PER_CALL);
+        let of_group = |(jobs, directions): (&[Block<'_>], &[Vec<Direction<'_>>])| {
+            let mut list = Vec::new();
+            for (job, directions) in jobs.iter().zip(directions) {
+                list.extend(
+                    directions
+                        .iter()
+                        .enumerate()
+                        .map(|(n, &direction)| ListPair {
+                            job,
+                            row: 0,
+                            n,
+                            direction,
+                        }),
+                );
+            }
+            let values = measure_list(kernel, pairs, all_rows, vectors, &list);
+            progress(Tick::Pairs(list.len()));
+            let mut rest = values.as_slice();
+            let mut all = Vec::with_capacity(jobs.len());
+            for directions in directions {
+                let (of_job, later) = rest.split_at(directions.len() * per_pair);
+                rest = later;
+                all.push(match of_job.iter().position(|value| !value.is_finite()) {
+                    None => Ok(of_job.to_vec()),
+                    Some(i) => Err(NotFinite {
+                        direction: i / per_pair,
+                        row: 0,
+                    }),
+                });
+            }
+            all
+        };
+        let groups = jobs.par_chunks(at_once).zip(directions.par_chunks(at_once));
+        groups.flat_map_iter(of_group).collect()
     }
 
     /// Room for a block of pairs; whatever is in its values is written over.
@@ -507,7 +621,7 @@ impl Engines {
                 let places: Vec<i64> = Vec::try_from(targets)?;
                 let rows = &prepared.vectors[job.at.clone()];
                 let of_direction = |(n, u): (usize, &[f32])| {
-                    let u = kernel.neuron(u);
+                    let u = kernel.vector(u);
                     let rank = |(row, vectors): (usize, &RowVectors<'_>)| {
                         let place = places[job.at.start + row] as usize;
                         kernel.rank(vectors, &u, base(n, row), place) as u32
@@ -560,7 +674,7 @@ fn by_kernel(
     measured: &mut [f64],
     progress: &(dyn Fn(Tick) + Sync),
 ) {
-    let (per_pair, n_rows, n_directions) = (pairs.per_pair(), rows.len(), left.len());
+    let (per_pair, n_rows, n_directions) = (pairs.per_pair(), job.at.len(), left.len());
     let d_vocab = pairs.layout().d_vocab();
     let pairs_left: usize = left.iter().map(Vec::len).sum();
     // Where only some pairs are left, calls reach further, so that these too share what belongs to a row or a direction.
@@ -573,7 +687,7 @@ fn by_kernel(
         FEWEST_DIRECTIONS,
         reach(DIRECTIONS_PER_CALL, MOST_DIRECTIONS),
     );
-    let neurons: Vec<_> = u.par_chunks(d_vocab).map(|u| kernel.neuron(u)).collect();
+    let vectors: Vec<_> = u.par_chunks(d_vocab).map(|u| kernel.vector(u)).collect();
     let calls: Vec<_> = blocks(n_directions, directions_at_once)
         .flat_map(|directions| {
             let of_rows = blocks(n_rows, rows_at_once);
@@ -589,25 +703,14 @@ fn by_kernel(
         }
         // Row by row, so that directions share what belongs to the row.
         list.sort_unstable();
-        let (mut bases, mut tilts, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
-        for &(row, n) in &list {
-            pairs.shifts(job, row, n, &mut scratch.shifts);
-            pairs.split(&scratch.shifts, &mut bases, &mut tilts);
-        }
-        let call = kernel::Pairs {
-            rows,
-            neurons: &neurons,
-            pairs: &list,
-            bases: &bases,
-            tilts: &tilts,
-        };
-        let sums = kernel.sums(pairs.sites(), &call);
-        let mut values = vec![0.0; list.len() * per_pair];
-        let of_pair = sums.len() / list.len().max(1);
-        let each = list.iter().zip(values.chunks_mut(per_pair));
-        for ((&(row, n), out), sums) in each.zip(sums.chunks(of_pair.max(1))) {
-            pairs.measure_sums(job, row, n, sums, &mut scratch, out);
-        }
+        let of_list = list.iter().map(|&(row, n)| ListPair {
+            job,
+            row,
+            n,
+            direction: Direction::Vector(n),
+        });
+        let of_list: Vec<_> = of_list.collect();
+        let values = measure_list(kernel, pairs, rows, &vectors, &of_list);
         progress(Tick::Pairs(list.len()));
         (list, values)
     };
@@ -619,6 +722,49 @@ fn by_kernel(
         let at = (n * n_rows + row) * per_pair;
         measured[at..at + per_pair].copy_from_slice(values);
     }
+}
+
+/// A (row, direction) pair of a block, for the kernel.
+struct ListPair<'d> {
+    job: &'d Block<'d>,
+    /// Among the rows of the block.
+    row: usize,
+    n: usize,
+    direction: Direction<'d>,
+}
+
+/// Measures some pairs by the fused kernel, on this thread, `[pair][variant][measure]`; `rows` are those that all blocks are of.
+fn measure_list(
+    kernel: &Kernel,
+    pairs: &Pairs,
+    rows: &[RowVectors<'_>],
+    vectors: &[Vector<'_>],
+    list: &[ListPair<'_>],
+) -> Vec<f64> {
+    let (mut bases, mut tilts, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
+    for &ListPair { job, row, n, .. } in list {
+        pairs.shifts(job, row, n, &mut scratch.shifts);
+        pairs.split(&scratch.shifts, &mut bases, &mut tilts);
+    }
+    let of_list = list
+        .iter()
+        .map(|pair| (pair.job.at.start + pair.row, pair.direction));
+    let call = kernel::Pairs {
+        rows,
+        vectors,
+        pairs: &of_list.collect::<Vec<_>>(),
+        bases: &bases,
+        tilts: &tilts,
+    };
+    let sums = kernel.sums(pairs.sites(), &call);
+    let per_pair = pairs.per_pair();
+    let mut values = vec![0.0; list.len() * per_pair];
+    let of_pair = sums.len() / list.len().max(1);
+    let each = list.iter().zip(values.chunks_mut(per_pair));
+    for ((&ListPair { job, row, n, .. }, out), sums) in each.zip(sums.chunks(of_pair.max(1))) {
+        pairs.measure_sums(job, row, n, sums, &mut scratch, out);
+    }
+    values
 }
 
 /// Measures a block by the kernel on a GPU; returns the rows that it does not hold, `[direction]`.

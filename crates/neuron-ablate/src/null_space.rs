@@ -14,6 +14,7 @@ use crate::{
     AblateError,
     error::distinct,
     mlp_write::MlpWrite,
+    product::product,
     readout::{Readout, host},
     scaling::{ScalingError, Target, WeightChange},
     states::writes_directly,
@@ -77,11 +78,9 @@ impl Subspace {
         Ok(self.basis.f_tr()?.f_matmul(&self.basis)?)
     }
 
-    /// The part of each row of `vectors` (`[n, d_model]`, f64) that lies in the subspace.
-    fn part(&self, vectors: &Tensor) -> Result<Tensor, ScalingError> {
-        Ok(vectors
-            .f_matmul(&self.basis.f_tr()?)?
-            .f_matmul(&self.basis)?)
+    /// The part of each row of `vectors` (`[n, d_model]`, f64) that lies in the subspace, in its basis: `[n, dimension]`.
+    fn coefficients(&self, vectors: &Tensor) -> Result<Tensor, ScalingError> {
+        Ok(product(vectors, &self.basis.f_tr()?)?)
     }
 }
 
@@ -190,7 +189,7 @@ impl NullSpace {
     pub fn neuron_shares(&self, model: &Model) -> Result<Vec<f64>, ScalingError> {
         let weights = self.output_weights(model)?;
         let all = squared_norms(&weights)?;
-        let part = squared_norms(&self.space.part(&weights)?)?;
+        let part = squared_norms(&self.space.coefficients(&weights)?)?;
         Ok(all
             .iter()
             .zip(part)
@@ -233,7 +232,7 @@ impl NullSpace {
             .f_unsqueeze(0)?
             .f_matmul(&self.seen)?; // [1, d_model]
         let all = squared_norms(&direction)?[0];
-        let part = squared_norms(&self.space.part(&direction)?)?[0];
+        let part = squared_norms(&self.space.coefficients(&direction)?)?[0];
         if all > 0.0 {
             Ok((part / all).min(1.0))
         } else {
@@ -293,13 +292,14 @@ impl NullSpace {
             .seen
             .f_index_select(0, &Tensor::f_from_slice(&index)?)?;
         let strengths = Tensor::f_from_slice(strengths)?.f_unsqueeze(1)?; // [row, 1]
-        let mut change = self.part(&rows, instead)?.f_mul(&strengths)?;
+        let (coefficients, mut basis) = self.part(&rows, instead)?;
         if self.options.folded {
-            change = change.f_div(self.readout.gamma())?;
+            basis = basis.f_div(self.readout.gamma())?;
         }
         Ok(WeightChange::new(
             Target::UnembeddingRows(ids.to_vec()),
-            change,
+            coefficients.f_mul(&strengths)?,
+            basis,
         ))
     }
 
@@ -331,10 +331,11 @@ impl NullSpace {
         let weights = self
             .output_weights(model)?
             .f_index_select(0, &Tensor::f_from_slice(&index)?)?;
-        let change = self.part(&weights, instead)?;
+        let (coefficients, basis) = self.part(&weights, instead)?;
         Ok(WeightChange::new(
             Target::OutputColumns(neurons.to_vec()),
-            change,
+            coefficients,
+            basis,
         ))
     }
 
@@ -347,13 +348,18 @@ impl NullSpace {
         }
     }
 
-    /// The part in the null space, or along another subspace but of that size.
-    fn part(&self, vectors: &Tensor, instead: Option<&Subspace>) -> Result<Tensor, ScalingError> {
-        let part = self.space.part(vectors)?;
+    /// The part in the null space, or along another subspace but of that size: coefficients, `[n, dimension]`, of a basis.
+    fn part(
+        &self,
+        vectors: &Tensor,
+        instead: Option<&Subspace>,
+    ) -> Result<(Tensor, Tensor), ScalingError> {
+        let part = self.space.coefficients(vectors)?;
         let Some(other) = instead else {
-            return Ok(part);
+            return Ok((part, self.space.basis.shallow_clone()));
         };
-        let along = other.part(vectors)?;
+        let along = other.coefficients(vectors)?;
+        // Bases are orthonormal, so that these are the norms of the parts.
         let norm = |t: &Tensor| {
             t.f_square()?
                 .f_sum_dim_intlist(-1, true, Kind::Double)?
@@ -361,7 +367,7 @@ impl NullSpace {
         };
         // A vector without a part stays without one.
         let ratio = norm(&part)?.f_div(&norm(&along)?.f_clamp_min(f64::MIN_POSITIVE)?)?;
-        Ok(along.f_mul(&ratio)?)
+        Ok((along.f_mul(&ratio)?, other.basis.shallow_clone()))
     }
 }
 

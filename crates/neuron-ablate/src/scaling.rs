@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
 
-use crate::{AblateError, null_space::squared_norms};
+use crate::{AblateError, product::product};
 
 /// Why a scaling could not be set up or measured.
 #[derive(Debug, thiserror::Error)]
@@ -286,16 +286,24 @@ pub enum Target {
 }
 
 /// A change of weights in proportion to `s - 1`, where 1 is the factor that changes nothing.
+///
+/// It lies in a subspace, often of far fewer dimensions than d_model, and is kept as coefficients of a basis.
 #[derive(Debug)]
 pub struct WeightChange {
     target: Target,
-    change: Tensor,
+    /// `[row or neuron, dimension]`, f64.
+    coefficients: Tensor,
+    /// `[dimension, d_model]`, f64.
+    basis: Tensor,
 }
 
 impl WeightChange {
-    /// `change` is `[row or neuron, d_model]`, f64.
-    pub(crate) fn new(target: Target, change: Tensor) -> Self {
-        Self { target, change }
+    pub(crate) fn new(target: Target, coefficients: Tensor, basis: Tensor) -> Self {
+        Self {
+            target,
+            coefficients,
+            basis,
+        }
     }
 
     /// Which weights change.
@@ -304,8 +312,16 @@ impl WeightChange {
     }
 
     /// The change at `s = 2`, `[row or neuron, d_model]`, f64.
-    pub fn per_unit(&self) -> &Tensor {
-        &self.change
+    ///
+    /// # Errors
+    /// - [`ScalingError::Torch`] if libtorch fails
+    pub fn per_unit(&self) -> Result<Tensor, ScalingError> {
+        Ok(product(&self.coefficients, &self.basis)?)
+    }
+
+    /// The same as a product of two factors, `[row or neuron, dimension]` and `[dimension, d_model]`.
+    pub(crate) fn factors(&self) -> (&Tensor, &Tensor) {
+        (&self.coefficients, &self.basis)
     }
 
     /// Norms of the rows of [`WeightChange::per_unit`].
@@ -313,10 +329,11 @@ impl WeightChange {
     /// # Errors
     /// - [`ScalingError::Torch`] if libtorch fails
     pub fn norms(&self) -> Result<Vec<f64>, ScalingError> {
-        Ok(squared_norms(&self.change)?
-            .into_iter()
-            .map(f64::sqrt)
-            .collect())
+        let between = product(&self.basis, &self.basis.f_tr()?)?;
+        let squares = product(&self.coefficients, &between)?.f_mul(&self.coefficients)?;
+        let squares = squares.f_sum_dim_intlist(-1, false, Kind::Double)?;
+        // Rounding must not make a squared norm negative.
+        Ok(Vec::try_from(&squares.f_clamp_min(0.0)?.f_sqrt()?)?)
     }
 
     /// The weights after scaling by `factor`: `weights` is the whole tensor as the checkpoint has it (`W_U`, `[d_vocab, d_model]`, or
@@ -328,7 +345,7 @@ impl WeightChange {
         let weights = weights
             .f_to_device(tch::Device::Cpu)?
             .f_to_kind(Kind::Double)?;
-        let change = self.change.f_mul_scalar(factor - 1.0)?;
+        let change = self.per_unit()?.f_mul_scalar(factor - 1.0)?;
         let (dim, ids, change): (i64, Vec<i64>, Tensor) = match &self.target {
             Target::UnembeddingRows(ids) => {
                 (0, ids.iter().map(|&id| i64::from(id)).collect(), change)

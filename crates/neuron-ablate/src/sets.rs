@@ -3,12 +3,12 @@
 use std::{fmt, ops::Range};
 
 use tch::{Kind, Tensor};
+use vocabulary_sums::Direction;
 
 use crate::{
     AblateError, Dose, LayerMeans, NeuronId, Row, Sweep,
-    closed_form::Projected,
     effects::EffectSums,
-    engine::{Engine, EngineOptions, Engines, Prepared},
+    engine::{Directions, Engine, EngineOptions, Engines, Prepared},
     error::distinct,
     pairs::{Block, Dots, RowLogits, RowTerms},
     replaced::Replaced,
@@ -16,8 +16,8 @@ use crate::{
     vectors::{Vectors, on_host},
 };
 
-/// Bytes of changed logits at once, with what makes them: more would leave the cache before it is measured.
-const CACHED: usize = 64 << 20;
+/// Bytes of changes at once: enough rows for all threads, and no more than stays in a cache before it is read again.
+const AT_ONCE: usize = 16 << 20;
 
 /// A ranked list of neurons, and how many of its first ones make a set: nested sets. Neurons are numbers in the last MLP layer, or
 /// [`NeuronId`]s of any layers.
@@ -241,12 +241,20 @@ impl Sweep<'_> {
         let memory = self.plan.memory_budget / 4;
         let n_sets: usize = lists.iter().map(|list| list.sizes.len()).sum();
         let readout = (self.unembedding.w_u(), self.unembedding.scale());
-        let engines = Engines::new(&self.pairs, readout, options, n_sets, memory)?;
+        let sets = (n_sets, Directions::Sums);
+        let engines = Engines::new(&self.pairs, readout, options, sets, memory)?;
         let vectors = self.plan.memory_budget / (4 * self.pairs.layout().d_vocab());
-        let most = CACHED / (4 * self.pairs.layout().d_vocab());
+        let d_model = self.unembedding.w_u().size()[1] as usize;
         let rows_at_once = (vectors / 2 / engines.vectors_per_row()).max(1);
         let mut results = self.without_rows(lists, doses);
         let (all_rows, _) = self.sample.rows(&self.plan.sequences)?;
+        let of_list = |list| OfList::new(self, list, mean, vectors / 4);
+        // All lists at once if they fit, otherwise each anew for some rows.
+        let n_neurons: usize = lists.iter().map(|list| list.ranked.len()).sum();
+        let kept: Vec<OfList<'_>> = match n_neurons <= vectors / 4 {
+            true => lists.iter().map(of_list).collect::<Result<_, _>>()?,
+            false => Vec::new(),
+        };
         for rows in chunk_by_sequence(&all_rows, rows_at_once) {
             let (resid, activations) = self.states(rows)?;
             let of_rows = self.unembedding.project(&resid)?;
@@ -272,14 +280,24 @@ impl Sweep<'_> {
                 activations,
             };
             let mut first = 0;
-            for list in lists {
+            for (number, list) in lists.iter().enumerate() {
                 let sets = list.sizes.len() * doses.len();
-                let of_list = OfList::new(self, list, mean, vectors / 4)?;
-                let at_once = (vectors.min(most) / 4 / sets.max(1)).max(1);
-                for range in blocks(rows.len(), at_once) {
-                    let changes = Changes::new(self, &of_list, &of_rows, range, doses)?;
+                let made;
+                let of_list = match kept.get(number) {
+                    Some(kept) => kept,
+                    None => {
+                        made = of_list(list)?;
+                        &made
+                    }
+                };
+                let at_once = match (engines.kernel(), &of_list.logits) {
+                    (Some(_), Some(_)) => AT_ONCE / (8 * d_model * sets.max(1)),
+                    _ => vectors / 4 / sets.max(1),
+                };
+                for range in blocks(rows.len(), at_once.max(1)) {
+                    let changes = Changes::new(self, of_list, &of_rows, range, doses)?;
                     let results = &mut results[first..first + sets];
-                    self.add_changes(&engines, &of_rows, &of_list, &changes, results, progress)?;
+                    self.add_changes(&engines, &of_rows, of_list, &changes, results, progress)?;
                 }
                 first += sets;
             }
@@ -355,30 +373,77 @@ impl Sweep<'_> {
         results: &mut [SetEffects],
         progress: &(dyn Fn(Tick) + Sync),
     ) -> Result<(), AblateError> {
-        let m = self.measures().len();
-        let ones = vec![1.0; results.len()];
-        let clusters = self.sample.clusters(&self.plan.sequences);
-        for (number, row) in changes.rows.clone().enumerate() {
-            let OfRow {
-                projected,
-                dots,
-                at_target,
-            } = changes.of_row(self, of_list, of_rows, number)?;
-            let of_row = number * results.len()..(number + 1) * results.len();
-            let block = Block {
+        let (m, sets) = (self.measures().len(), results.len());
+        let prepared = &of_rows.prepared;
+        let targets =
+            of_rows
+                .targets
+                .f_narrow(0, changes.rows.start as i64, changes.rows.len() as i64)?;
+        let along = match &of_list.logits {
+            Some(u) if engines.kernel().is_some() => {
+                Some((u, changes.along(of_list, u, &targets)?))
+            }
+            _ => None,
+        };
+        let (projected, at_target, dots);
+        let (at_target, dots): (&[f64], &[Dots]) = match &along {
+            Some((_, along)) => {
+                projected = None;
+                (&along.at_target, &along.dots)
+            }
+            None => {
+                let d_model = changes.delta.size()[2];
+                let made = self
+                    .unembedding
+                    .project(&changes.delta.f_view([-1, d_model])?)?;
+                let each = Vec::<i64>::try_from(&targets)?.into_iter();
+                let each: Vec<i64> = each.flat_map(|t| std::iter::repeat_n(t, sets)).collect();
+                at_target = made.logits.each_at(&Tensor::f_from_slice(&each)?)?;
+                dots = self.pairs.dots(&made.logits)?;
+                projected = Some(made);
+                (&at_target, &dots)
+            }
+        };
+        let ones = vec![1.0; sets];
+        let job = |(number, row): (usize, usize)| {
+            let of_row = number * sets..(number + 1) * sets;
+            Block {
                 rows: &of_rows.terms,
                 at: row..row + 1,
                 change: &ones,
-                norm2: &projected.norm2,
-                u_dots: &dots,
-                u_at: &at_target,
+                norm2: &changes.norm2[of_row.clone()],
+                u_dots: &dots[of_row.clone()],
+                u_at: &at_target[of_row.clone()],
                 cross: &changes.cross[of_row],
                 spreads: &[],
-            };
-            let measured =
-                engines.measure(&self.pairs, &block, &of_rows.prepared, &projected, progress)?;
+            }
+        };
+        let jobs: Vec<Block<'_>> = changes.rows.clone().enumerate().map(job).collect();
+        let measured = match (&projected, &along, engines.kernel()) {
+            (None, Some(((u, _), along)), Some(kernel)) => {
+                let d_vocab = self.pairs.layout().d_vocab();
+                let vectors: Vec<_> = u.host()?.chunks(d_vocab).collect();
+                let vectors: Vec<_> = vectors.iter().map(|u| kernel.vector(u)).collect();
+                let (sizes, n_neurons) = (&of_list.list.sizes, of_list.mean.len());
+                let directions = along.directions(sizes, n_neurons, sets / sizes.len());
+                engines.measure_sums(
+                    &self.pairs,
+                    &jobs,
+                    prepared,
+                    &vectors,
+                    &directions,
+                    progress,
+                )
+            }
+            (Some(made), ..) => {
+                engines.measure_each(&self.pairs, &jobs, prepared, made, progress)?
+            }
+            _ => Vec::new(),
+        };
+        let clusters = self.sample.clusters(&self.plan.sequences);
+        for (number, (row, measured)) in changes.rows.clone().zip(measured).enumerate() {
             let Row { sequence, pos, .. } = of_rows.rows[row];
-            let measured = measured.map_err(|at| AblateError::Set {
+            let values = measured.map_err(|at| AblateError::Set {
                 name: of_list.list.name.clone(),
                 what: format!(
                     "changing its first {} neurons at sequence {sequence}, position {pos} gives logits that are not finite: audit the weights and activations, or choose a smaller dose",
@@ -389,8 +454,8 @@ impl Sweep<'_> {
             let cluster = slot.map_or(0, |place| clusters[place]);
             let clean = &of_rows.terms.measures[row * m..(row + 1) * m];
             let in_band = self.in_band(&of_rows.rows[row]);
-            let after = measured.values.chunks(self.pairs.per_pair());
-            let each = after.zip(&projected.norm2);
+            let each = values.chunks(self.pairs.per_pair());
+            let each = each.zip(&changes.norm2[number * sets..]);
             for (result, (after, norm2)) in results.iter_mut().zip(each) {
                 let length = norm2.sqrt();
                 result.effects.add(cluster, clean, after, length, in_band);
@@ -424,7 +489,7 @@ struct OfList<'l> {
     /// What the final norm sees of the output weights, or the norm behind the MLP if there is one: `[neuron, d_model]`, f64.
     centred: Tensor,
     /// `u`, `[neuron, d_vocab]`, with its dot products; without it changes go through `W_U` themselves.
-    logits: Option<(Tensor, Vec<Dots>)>,
+    logits: Option<(Vectors, Vec<Dots>)>,
 }
 
 impl<'l> OfList<'l> {
@@ -444,8 +509,7 @@ impl<'l> OfList<'l> {
         } else if list.ranked.len() <= limit {
             let projected = sweep.unembedding.project(&weights)?;
             let dots = sweep.pairs.dots(&projected.logits)?;
-            let logits = projected.logits.tensor().shallow_clone();
-            (projected.centred, Some((logits, dots)))
+            (projected.centred, Some((projected.logits, dots)))
         } else {
             let centred = sweep.unembedding.readout().seen(&weights)?;
             (centred.f_to_device(sweep.unembedding.w_u().device())?, None)
@@ -471,24 +535,41 @@ struct Changes {
     norm2: Vec<f64>,
     /// `x_c . delta`, `[row][set]`.
     cross: Vec<f64>,
-    logits: Option<ChangedLogits>,
 }
 
-/// What the sets of a list add to the logits, before the scale of the LayerNorm.
-struct ChangedLogits {
-    /// `sum D u`, `[row, set, d_vocab]`, f32.
-    sums: Tensor,
-    /// The same at the target of the row, `[row][set]`.
-    at_target: Vec<f64>,
-    /// `gamma * delta`, `[row, set, d_model]`, f32.
-    scaled: Tensor,
-}
-
-/// The sets of a list at one row, `[set]`.
-struct OfRow {
-    projected: Projected,
+/// The sets of a list at some rows as sums of the neurons' vectors.
+struct Along {
+    /// Neuron and its factor, `[row][dose][neuron]`.
+    terms: Vec<(usize, f64)>,
+    /// Of the sums, `[row][set]`.
     dots: Vec<Dots>,
+    /// The sums at the target of the row, `[row][set]`.
     at_target: Vec<f64>,
+}
+
+impl Along {
+    /// What the kernel shall add up, `[row][set]`: along a list each set goes on from the one before.
+    fn directions<'a>(
+        &'a self,
+        sizes: &'a [usize],
+        n_neurons: usize,
+        n_doses: usize,
+    ) -> Vec<Vec<Direction<'a>>> {
+        let of_row = |of_row: &'a [(usize, f64)]| {
+            // `[dose][size]`
+            let of_doses = of_row.chunks(n_neurons).flat_map(|terms| {
+                (0..sizes.len()).map(move |place| match place {
+                    0 => Direction::Sum(&terms[..sizes[0]]),
+                    _ => Direction::Further {
+                        back: 1,
+                        terms: &terms[sizes[place - 1]..sizes[place]],
+                    },
+                })
+            });
+            of_doses.collect()
+        };
+        self.terms.chunks(n_neurons * n_doses).map(of_row).collect()
+    }
 }
 
 impl Changes {
@@ -545,71 +626,40 @@ impl Changes {
                 .f_square()?
                 .f_sum_dim_intlist(-1, false, Kind::Double)?,
         )?;
-        let logits = if let Some((u, _)) = &of_list.logits {
-            let sums = of_sets(&along(&factors.f_to_kind(Kind::Float)?, u, sizes)?)?;
-            let places = of_rows
-                .targets
-                .f_narrow(0, start, n_rows)?
-                .f_to_device(sums.device())?
-                .f_view([n_rows, 1, 1])?
-                .f_expand([n_rows, sums.size()[1], 1], false)?;
-            Some(ChangedLogits {
-                at_target: on_host(&sums.f_gather(2, &places, false)?)?,
-                scaled: sweep.unembedding.scaled(&delta)?,
-                sums,
-            })
-        } else {
-            None
-        };
         Ok(Self {
             rows,
             change,
             delta,
             norm2,
             cross,
-            logits,
         })
     }
 
-    /// The sets at the row of this number among the rows.
-    fn of_row(
+    /// The same as sums of the neurons' vectors `u`; `targets` are places of the layout, `[row]`.
+    fn along(
         &self,
-        sweep: &Sweep<'_>,
         of_list: &OfList<'_>,
-        of_rows: &OfRows<'_>,
-        number: usize,
-    ) -> Result<OfRow, AblateError> {
-        let at = number as i64;
-        let delta = self.delta.f_get(at)?; // [set, d_model]
-        let sets = delta.size()[0] as usize;
-        let of_row = number * sets..(number + 1) * sets;
-        if let (Some(logits), Some((_, of_neurons))) = (&self.logits, &of_list.logits) {
-            let n_neurons = of_neurons.len();
-            let sizes = &of_list.list.sizes;
-            let per_row = sets / sizes.len() * n_neurons;
-            let of_doses = self.change[number * per_row..(number + 1) * per_row].chunks(n_neurons);
-            let dots = of_doses.flat_map(|factors| {
-                let each = sizes.iter();
-                each.map(move |&size| Dots::sum(&factors[..size], &of_neurons[..size]))
-            });
-            return Ok(OfRow {
-                dots: dots.collect(),
-                at_target: logits.at_target[of_row.clone()].to_vec(),
-                projected: Projected {
-                    centred: delta,
-                    norm2: self.norm2[of_row].to_vec(),
-                    scaled: logits.scaled.f_get(at)?,
-                    logits: Vectors::new(&logits.sums.f_get(at)?)?,
-                },
-            });
+        (u, of_neurons): &(Vectors, Vec<Dots>),
+        targets: &Tensor,
+    ) -> Result<Along, AblateError> {
+        let (n_rows, n_neurons, sizes) = (self.rows.len(), of_neurons.len(), &of_list.list.sizes);
+        let at = u.at(targets)?; // [neuron][row]
+        let n_doses = self.change.len() / (n_rows * n_neurons);
+        let (mut dots, mut at_target) = (Vec::new(), Vec::new());
+        for (number, factors) in self.change.chunks(n_neurons).enumerate() {
+            let row = number / n_doses;
+            for &size in sizes {
+                dots.push(Dots::sum(&factors[..size], &of_neurons[..size]));
+                let of_row = at.iter().skip(row).step_by(n_rows);
+                let each = factors[..size].iter().zip(of_row);
+                at_target.push(each.map(|(factor, at)| factor * at).sum());
+            }
         }
-        let projected = sweep.unembedding.project(&delta)?;
-        let row = (self.rows.start + number) as i64;
-        let target = of_rows.targets.f_narrow(0, row, 1)?;
-        Ok(OfRow {
-            dots: sweep.pairs.dots(&projected.logits)?,
-            at_target: projected.logits.at(&target)?,
-            projected,
+        let each = self.change.iter().enumerate();
+        Ok(Along {
+            terms: each.map(|(i, &factor)| (i % n_neurons, factor)).collect(),
+            dots,
+            at_target,
         })
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     NeuronEffects, Row, RowCounts, Sample, Semantics, TokenBand, TokenFrequencies, Variant,
     Variants,
     closed_form::{Projected, Unembedding},
-    engine::{Engine, Engines, FEWEST_DIRECTIONS, Measured, NotFinite, Prepared},
+    engine::{Directions, Engine, Engines, FEWEST_DIRECTIONS, Measured, NotFinite, Prepared},
     error::distinct,
     keys::EffectKeys,
     means::mean_activations,
@@ -281,7 +281,7 @@ impl<'a> Sweep<'a> {
                 },
                 None => plan.engine,
             },
-            plan.neurons.len(),
+            (plan.neurons.len(), Directions::Vectors),
             plan.memory_budget / 4,
         )?;
         let sweep = Self {

@@ -6,21 +6,32 @@
 //!
 //! ```text
 //! rows of W_U       l' = l + (s - 1) D x^           x^ = output of the final LayerNorm, D = change per unit
-//! output weights    l' = (g + (s - 1) u) / s' + b   u = W_U (gamma * Delta_c), Delta = sum_n a_n D_n
+//! output weights    l' = (g + (s - 1) u) / s' + b   u = sum_n a_n W_U (gamma * D_n,c)
 //! ```
+//!
+//! Both are directions of the fused kernel (the crate `vocabulary-sums`), on the CPU whatever the device of the model: the first is 0
+//! but on the rows that change, the second a sum of one vector for each neuron.
+
+use std::ops::Range;
 
 use neox_core::Model;
 use rayon::prelude::*;
 use surprisal_metrics::Group;
 use tch::{Device, Kind, TchError, Tensor};
+use vocabulary_sums::{
+    Base, Direction, Kernel, Moved, Pairs, RowVectors, Sums as CellSums, Vector, VocabLayout,
+};
 
 use crate::{
     AblateError, Row, RowCounts, Sample,
     closed_form::{Projected, Unembedding},
     error::distinct,
-    readout::{NormScale, Readout},
+    pairs::RowLogits,
+    product::product,
+    readout::{NormScale, Readout, see},
     scaling::{ScalingError, Target, WeightChange},
     states::{LastLayerStates, last_layer_states, same_length_batches, writes_directly},
+    vectors::{Vectors, dot, on_host},
 };
 
 /// What is measured of each row, in nats but for masses and hits.
@@ -126,6 +137,8 @@ pub struct ScalingPlan {
     pub memory_budget: usize,
 }
 
+/// Changes that are measured at once, each at one row: over a tile of the kernel they fit the second-level cache.
+const SUMS_PER_CALL: usize = 64;
 const MEASURES: usize = ScalingMeasure::ALL.len();
 const GROUPS: usize = TargetGroup::ALL.len();
 
@@ -262,12 +275,10 @@ pub fn measure_scaling(
         writes_directly(model)?;
     }
     let (all_rows, rows) = sample.rows(&plan.sequences)?;
-    let order: Vec<u32> = (0..d_vocab as u32).collect();
-    let vocabulary = Vocabulary {
-        rare: mask(&plan.rare, d_vocab)?,
-        common: mask(&plan.common, d_vocab)?,
-        unembedding: Unembedding::new(Readout::of_model(model)?, &order, Device::Cpu)?,
-    };
+    let readout = Readout::of_model(model)?;
+    let vocabulary = Vocabulary::new(d_vocab, readout.scale(), changes, plan)?;
+    let unembedding = Unembedding::new(readout, vocabulary.layout.order(), Device::Cpu)?;
+    let prepared = Changes::new(&vocabulary, &unembedding, changes, plan.memory_budget / 4)?;
     let clusters = sample.clusters(&plan.sequences);
     let empty = vec![Sums::default(); sample.n_clusters(&plan.sequences)];
     let mut effects = ScalingEffects {
@@ -275,8 +286,7 @@ pub fn measure_scaling(
         clean: empty.clone(),
         scaled: vec![vec![empty; plan.factors.len()]; changes.len()],
     };
-    // Per row of text: log-probabilities and probabilities in f64, g and u in f32.
-    let rows_at_once = (plan.memory_budget / (24 * d_vocab)).max(1);
+    let rows_at_once = (plan.memory_budget / 2 / (4 * prepared.values_per_row(d_vocab))).max(1);
     for batch in same_length_batches(sample, &plan.sequences, plan.batch) {
         let tokens: Vec<&[i64]> = batch
             .iter()
@@ -294,24 +304,33 @@ pub fn measure_scaling(
                 .filter(|row| row.sequence == sequence)
                 .collect();
             for rows in of_sequence.chunks(rows_at_once) {
-                let block = Block::new(&vocabulary, states, rows)?;
-                for (row, values) in rows.iter().zip(block.clean()?) {
-                    effects.clean[slot].add(vocabulary.group(row), &values);
-                }
-                for (change, scaled) in changes.iter().zip(&mut effects.scaled) {
-                    let moved = block.moved(&change.change)?;
-                    for (&factor, scaled) in plan.factors.iter().zip(scaled) {
-                        for (row, values) in rows.iter().zip(block.scaled(&moved, factor)?) {
-                            if values.iter().any(|v| !v.is_finite()) {
-                                return Err(ScalingError::NotFinite {
-                                    change: change.name.clone(),
-                                    factor,
-                                    sequence,
-                                    pos: row.pos,
-                                });
-                            }
-                            scaled[slot].add(vocabulary.group(row), &values);
+                let moved = MovedRows::new(&vocabulary, &unembedding, &prepared, states, rows)?;
+                let block = Block::new(&vocabulary, &prepared, &moved, rows)?;
+                let at_once = (SUMS_PER_CALL / changes.len().max(1)).max(1);
+                let measured: Vec<Measured> = (0..rows.len().div_ceil(at_once))
+                    .into_par_iter()
+                    .map(|i| i * at_once..((i + 1) * at_once).min(rows.len()))
+                    .flat_map_iter(|at| block.measure(at, &plan.factors))
+                    .collect();
+                for (row, measured) in rows.iter().zip(measured) {
+                    let group = vocabulary.group(row);
+                    let Row { sequence, pos, .. } = *row;
+                    if !is_finite(&measured.clean) {
+                        return Err(AblateError::NotFiniteClean { sequence, pos }.into());
+                    }
+                    effects.clean[slot].add(group, &measured.clean);
+                    for (place, values) in measured.scaled.iter().enumerate() {
+                        let (change, factor) =
+                            (place / plan.factors.len(), place % plan.factors.len());
+                        if !is_finite(values) {
+                            return Err(ScalingError::NotFinite {
+                                change: changes[change].name.clone(),
+                                factor: plan.factors[factor],
+                                sequence,
+                                pos,
+                            });
                         }
+                        effects.scaled[change][factor][slot].add(group, values);
                     }
                 }
                 progress(rows.len());
@@ -321,28 +340,76 @@ pub fn measure_scaling(
     Ok(effects)
 }
 
-fn mask(ids: &[u32], d_vocab: usize) -> Result<Vec<f64>, ScalingError> {
-    let mut mask = vec![0.0; d_vocab];
-    for &id in ids {
-        *mask.get_mut(id as usize).ok_or(ScalingError::Vocabulary {
-            frequencies: id as usize + 1,
-            d_vocab,
-        })? = 1.0;
-    }
-    Ok(mask)
+fn is_finite(values: &[f64; MEASURES]) -> bool {
+    values.iter().all(|value| value.is_finite())
 }
 
-/// Everything over the vocabulary that is the same for all rows.
+/// Everything over the vocabulary that is the same for all rows and changes.
 struct Vocabulary {
-    rare: Vec<f64>,
-    common: Vec<f64>,
-    unembedding: Unembedding,
+    layout: VocabLayout,
+    kernel: Kernel,
+    /// Place of each token id in the layout.
+    place: Vec<usize>,
+    /// Places of the tokens whose rows some change scales.
+    scaled: Range<usize>,
+    /// That of the final norm.
+    scale: NormScale,
 }
+
+/// Bands of the layout. The first one comes last in it, in one run.
+const SCALED: usize = 0;
+const RARE: usize = 1;
+const COMMON: usize = 2;
 
 impl Vocabulary {
+    fn new(
+        d_vocab: usize,
+        scale: NormScale,
+        changes: &[NamedChange],
+        plan: &ScalingPlan,
+    ) -> Result<Self, ScalingError> {
+        let mut masks = [SCALED, RARE, COMMON].map(|_| vec![false; d_vocab]);
+        let mut mark = |band: usize, ids: &[u32]| {
+            for &id in ids {
+                let place = masks[band].get_mut(id as usize);
+                *place.ok_or(ScalingError::Vocabulary {
+                    frequencies: id as usize + 1,
+                    d_vocab,
+                })? = true;
+            }
+            Ok::<_, ScalingError>(())
+        };
+        mark(RARE, &plan.rare)?;
+        mark(COMMON, &plan.common)?;
+        for change in changes {
+            if let Target::UnembeddingRows(ids) = change.change.target() {
+                mark(SCALED, ids)?;
+            }
+        }
+        // Nothing is asked about frequencies: all are alike.
+        let log_q = vec![0.0; d_vocab];
+        let layout = VocabLayout::new(&log_q, &masks.each_ref().map(Vec::as_slice));
+        let of_scaled = layout.cells().iter().find(|cell| cell.in_band(SCALED));
+        let mut place = vec![0; d_vocab];
+        for (at, &id) in layout.order().iter().enumerate() {
+            place[id as usize] = at;
+        }
+        Ok(Self {
+            kernel: Kernel::for_sums(&layout, &log_q),
+            scaled: of_scaled.map_or(d_vocab, |cell| cell.range().start)..d_vocab,
+            scale,
+            place,
+            layout,
+        })
+    }
+
+    fn target(&self, row: &Row) -> usize {
+        self.place[row.target as usize]
+    }
+
     fn group(&self, row: &Row) -> TargetGroup {
-        let target = row.target as usize;
-        match (self.rare[target] > 0.0, self.common[target] > 0.0) {
+        let cell = &self.layout.cells()[self.layout.cell_at(self.target(row))];
+        match (cell.in_band(RARE), cell.in_band(COMMON)) {
             (true, _) => TargetGroup::Rare,
             (_, true) => TargetGroup::Common,
             _ => TargetGroup::Between,
@@ -350,237 +417,381 @@ impl Vocabulary {
     }
 }
 
-/// Some rows of one sequence, with their clean predictions.
+/// The changes, ready for rows.
+struct Changes<'c> {
+    changes: Vec<Change<'c>>,
+    /// One vector over the vocabulary for each neuron of the narrow changes, one change after the other.
+    of_neurons: Option<Vectors>,
+}
+
+enum Change<'c> {
+    /// Changed rows of `W_U` as a product of two factors.
+    Rows {
+        /// At the places that some change scales, `[place, dimension]`, f32.
+        coefficients: Tensor,
+        /// `[dimension, d_model]`, f64.
+        basis: &'c Tensor,
+    },
+    Neurons {
+        neurons: Tensor,
+        /// `[neuron, d_model]`, f64.
+        per_unit: Tensor,
+        /// The first of the vectors, if there is one for each neuron; a change of many goes through `W_U` itself.
+        first_vector: Option<usize>,
+    },
+}
+
+impl<'c> Changes<'c> {
+    /// Vectors of neurons take no more than `memory` bytes.
+    fn new(
+        vocabulary: &Vocabulary,
+        unembedding: &Unembedding,
+        named: &'c [NamedChange],
+        memory: usize,
+    ) -> Result<Self, ScalingError> {
+        let d_vocab = vocabulary.place.len();
+        let (mut changes, mut of_neurons, mut n_vectors) = (Vec::new(), Vec::new(), 0);
+        for NamedChange { change, .. } in named {
+            changes.push(match change.target() {
+                Target::UnembeddingRows(ids) => {
+                    let start = vocabulary.scaled.start;
+                    let places = ids.iter().map(|&id| vocabulary.place[id as usize] - start);
+                    let places: Vec<i64> = places.map(|place| place as i64).collect();
+                    let (coefficients, basis) = change.factors();
+                    let size = [vocabulary.scaled.len() as i64, basis.size()[0]];
+                    let rows = Tensor::f_zeros(size, (Kind::Float, Device::Cpu))?;
+                    let of_ids = coefficients.f_to_kind(Kind::Float)?;
+                    Change::Rows {
+                        coefficients: rows.f_index_copy(
+                            0,
+                            &Tensor::f_from_slice(&places)?,
+                            &of_ids,
+                        )?,
+                        basis,
+                    }
+                }
+                Target::OutputColumns(neurons) => {
+                    let per_unit = change.per_unit()?;
+                    let (n, d_model) = (neurons.len(), per_unit.size()[1] as usize);
+                    // Each row adds the vectors up twice: that has to be less than a product with `W_U`.
+                    let narrow = 4 * n <= d_model && (n_vectors + n) * d_vocab * 4 <= memory;
+                    let first_vector = narrow.then_some(n_vectors);
+                    if narrow {
+                        of_neurons.push(per_unit.shallow_clone());
+                        n_vectors += n;
+                    }
+                    let index: Vec<i64> = neurons.iter().map(|&n| n as i64).collect();
+                    Change::Neurons {
+                        neurons: Tensor::f_from_slice(&index)?,
+                        per_unit,
+                        first_vector,
+                    }
+                }
+            });
+        }
+        let of_neurons = match of_neurons.is_empty() {
+            true => None,
+            false => Some(unembedding.project(&Tensor::f_cat(&of_neurons, 0)?)?.logits),
+        };
+        Ok(Self {
+            changes,
+            of_neurons,
+        })
+    }
+
+    /// f32 values over the vocabulary that a row takes in memory, at most.
+    fn values_per_row(&self, d_vocab: usize) -> usize {
+        let of_change = |change: &Change<'_>| match change {
+            Change::Rows { coefficients, .. } => coefficients.size()[0] as usize,
+            Change::Neurons { first_vector, .. } => match first_vector {
+                Some(_) => 0,
+                None => d_vocab,
+            },
+        };
+        2 * d_vocab + self.changes.iter().map(of_change).sum::<usize>()
+    }
+}
+
+/// Some rows of one sequence and how the changes move them, with what tensors hold.
+struct MovedRows {
+    logits: RowLogits,
+    /// `|x_c|^2`, `[row]`.
+    norm2: Vec<f64>,
+    /// `[change]`
+    moves: Vec<Move>,
+    /// `u` of the changes that have vectors of their own, `[change]`, `[row, place]`.
+    vectors: Vec<Option<Vectors>>,
+}
+
+/// How a change moves the logits of some rows at factor 2.
+enum Move {
+    /// By vectors over the places that some change scales.
+    Rows,
+    /// The residual stream moves, and with it the scale of the final norm.
+    Residual {
+        /// Sums of vectors, `[row]`; without them each row has a vector over the vocabulary.
+        sums: Option<Vec<Vec<(usize, f64)>>>,
+        /// `x_c . Delta_c`, `[row]`.
+        cross: Vec<f64>,
+        /// `|Delta_c|^2`, `[row]`.
+        norm2: Vec<f64>,
+    },
+}
+
+/// The same as plain numbers, which threads share.
 struct Block<'b> {
     vocabulary: &'b Vocabulary,
     rows: &'b [Row],
-    scale: NormScale,
-    resid: Projected,
-    /// Activations, `[row, d_mlp]`, f64.
-    activations: Tensor,
-    predictions: Predictions<'b>,
+    l: &'b [f32],
+    g: &'b [f32],
+    /// `|x_c|^2`, `[row]`.
+    norm2: &'b [f64],
+    /// Vectors of the narrow changes.
+    of_neurons: Vec<Vector<'b>>,
+    moves: Vec<(&'b Move, Option<&'b [f32]>)>,
 }
 
-/// Clean predictions, as plain numbers that threads share.
-struct Predictions<'b> {
-    rare: &'b [f64],
-    targets: Vec<usize>,
-    /// Log-probabilities and probabilities, `[row][d_vocab]`.
-    lp: Vec<f64>,
-    p: Vec<f64>,
+/// What was measured of a row.
+struct Measured {
+    clean: [f64; MEASURES],
+    /// `[change][factor]`
+    scaled: Vec<[f64; MEASURES]>,
 }
 
-/// How the logits of a block move under a change with factor 2.
-enum Moved {
-    /// `u`, `[row][d_vocab]`.
-    Rows(Vec<f32>),
-    /// The residual stream moves, and with it the scale of the final norm: `cross = x_c . Delta_c`, `[row]`.
-    Residual { delta: Projected, cross: Vec<f64> },
+impl MovedRows {
+    fn new(
+        vocabulary: &Vocabulary,
+        unembedding: &Unembedding,
+        changes: &Changes<'_>,
+        states: &LastLayerStates,
+        rows: &[Row],
+    ) -> Result<Self, ScalingError> {
+        let at: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
+        let at = Tensor::f_from_slice(&at)?;
+        let resid = unembedding.project(&states.resid.f_index_select(0, &at)?)?;
+        let activations = states.activations.f_index_select(0, &at)?;
+        let x_c = on_host(&resid.centred)?;
+        let (mut moves, mut vectors) = (Vec::new(), Vec::new());
+        for change in &changes.changes {
+            let (neurons, per_unit, first_vector) = match change {
+                Change::Rows {
+                    coefficients,
+                    basis,
+                } => {
+                    // [row, dimension], then [row, place]
+                    let along = product(&normed(unembedding, &resid)?, &basis.f_tr()?)?;
+                    let along = along.f_to_kind(Kind::Float)?;
+                    moves.push(Move::Rows);
+                    let u = product(&along, &coefficients.f_tr()?)?;
+                    vectors.push(Some(Vectors::new(&u)?));
+                    continue;
+                }
+                Change::Neurons {
+                    neurons,
+                    per_unit,
+                    first_vector,
+                } => (neurons, per_unit, first_vector),
+            };
+            let activations = activations.f_index_select(1, neurons)?;
+            let activations = activations.f_to_kind(Kind::Double)?; // [row, neuron]
+            let delta = activations.f_matmul(per_unit)?; // [row, d_model]
+            let (mut cross, mut norm2) = (Vec::new(), Vec::new());
+            let d_model = per_unit.size()[1] as usize;
+            let mut of_rows = on_host(&delta)?;
+            for (delta, x_c) in of_rows.chunks_mut(d_model).zip(x_c.chunks(d_model)) {
+                see(unembedding.readout().centres(), delta);
+                cross.push(dot(delta, x_c));
+                norm2.push(dot(delta, delta));
+            }
+            let sums = match *first_vector {
+                None => None,
+                Some(first) => {
+                    let activations = on_host(&activations)?;
+                    let of_rows = activations.chunks(neurons.numel());
+                    let terms = of_rows.map(|of_row| (first..).zip(of_row.iter().copied()));
+                    Some(terms.map(Iterator::collect).collect())
+                }
+            };
+            vectors.push(match sums {
+                Some(_) => None,
+                None => Some(unembedding.project(&delta)?.logits),
+            });
+            moves.push(Move::Residual { sums, cross, norm2 });
+        }
+        let logits = RowLogits::new(
+            resid.logits,
+            &resid.norm2,
+            vocabulary.scale,
+            unembedding.b(),
+        )?;
+        Ok(Self {
+            logits,
+            norm2: resid.norm2,
+            moves,
+            vectors,
+        })
+    }
 }
 
 impl<'b> Block<'b> {
     fn new(
         vocabulary: &'b Vocabulary,
-        states: &LastLayerStates,
+        changes: &'b Changes<'_>,
+        moved: &'b MovedRows,
         rows: &'b [Row],
-    ) -> Result<Self, ScalingError> {
-        let at: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
-        let at = Tensor::f_from_slice(&at)?;
-        let resid = vocabulary
-            .unembedding
-            .project(&states.resid.f_index_select(0, &at)?)?;
-        let activations = states
-            .activations
-            .f_index_select(0, &at)?
-            .f_to_kind(Kind::Double)?;
-        let (scale, b) = (vocabulary.unembedding.scale(), vocabulary.unembedding.b());
-        let g = resid.logits.host()?;
-        let mut lp = vec![0.0; g.len()];
-        lp.par_chunks_mut(b.len())
-            .zip(g.par_chunks(b.len()))
-            .zip(&resid.norm2)
-            .for_each(|((lp, g), &norm2)| {
-                let s = scale.at(norm2);
-                lp.iter_mut()
-                    .zip(g)
-                    .zip(b)
-                    .for_each(|((lp, &g), &b)| *lp = f64::from(g) / s + f64::from(b));
-                let lse = surprisal_metrics::log_sum_exp(lp);
-                lp.iter_mut().for_each(|lp| *lp -= lse);
-            });
-        let p = lp.par_iter().map(|lp| lp.exp()).collect();
-        let targets = rows.iter().map(|row| row.target as usize).collect();
-        let predictions = Predictions {
-            rare: &vocabulary.rare,
-            targets,
-            lp,
-            p,
-        };
+    ) -> Result<Self, TchError> {
+        let mut of_neurons = Vec::new();
+        if let Some(all) = &changes.of_neurons {
+            let vectors = all.host()?.chunks(vocabulary.place.len());
+            of_neurons.extend(vectors.map(|u| vocabulary.kernel.vector(u)));
+        }
+        let vectors = moved.vectors.iter();
+        let vectors = vectors.map(|of_change| of_change.as_ref().map(Vectors::host).transpose());
+        let moves = moved.moves.iter().zip(vectors);
         Ok(Self {
             vocabulary,
             rows,
+            l: moved.logits.l.host()?,
+            g: moved.logits.g.host()?,
+            norm2: &moved.norm2,
+            of_neurons,
+            moves: moves
+                .map(|(of_change, vectors)| Ok((of_change, vectors?)))
+                .collect::<Result<_, TchError>>()?,
+        })
+    }
+
+    /// Measures some rows, clean and under every change at every factor.
+    fn measure(&self, at: Range<usize>, factors: &[f64]) -> Vec<Measured> {
+        let Vocabulary {
+            kernel,
+            scaled,
             scale,
-            resid,
-            activations,
-            predictions,
-        })
+            ..
+        } = self.vocabulary;
+        let d_vocab = self.vocabulary.place.len();
+        let rows = at.clone().map(|row| {
+            let of_row = row * d_vocab..(row + 1) * d_vocab;
+            kernel.row(&self.l[of_row.clone()], &self.g[of_row])
+        });
+        let rows: Vec<RowVectors<'_>> = rows.collect();
+        let mut vectors = self.of_neurons.clone();
+        let (mut pairs, mut bases) = (Vec::new(), Vec::new());
+        for (number, row) in at.clone().enumerate() {
+            for (change, u) in &self.moves {
+                let mut own = |start: usize, len: usize| {
+                    let u = u.map_or(&[][..], |u| &u[row * len..(row + 1) * len]);
+                    vectors.push(kernel.part(start, u));
+                    Direction::Vector(vectors.len() - 1)
+                };
+                let direction = match change {
+                    Move::Rows => own(scaled.start, scaled.len()),
+                    Move::Residual { sums: None, .. } => own(0, d_vocab),
+                    Move::Residual {
+                        sums: Some(terms), ..
+                    } => Direction::Sum(&terms[row]),
+                };
+                pairs.push((number, direction));
+                bases.extend(factors.iter().map(|factor| match change {
+                    Move::Rows => Base {
+                        a: 0.0,
+                        c: factor - 1.0,
+                    },
+                    Move::Residual { cross, norm2, .. } => {
+                        let of_change = (cross[row], norm2[row]);
+                        moved_residual(*scale, self.norm2[row], of_change, factor - 1.0)
+                    }
+                }));
+            }
+        }
+        let changed = Pairs {
+            rows: &rows,
+            vectors: &vectors,
+            pairs: &pairs,
+            bases: &bases,
+            tilts: &[],
+        };
+        // The clean prediction is that of a change that adds nothing.
+        let nothing = (0..rows.len()).map(|number| (number, Direction::Sum(&[])));
+        let clean = Pairs {
+            pairs: &nothing.collect::<Vec<_>>(),
+            bases: &vec![Base::default(); rows.len()],
+            ..changed
+        };
+        let clean = self.values(&clean, at.clone());
+        let scaled = self.values(&changed, at);
+        let of_row = self.moves.len() * factors.len();
+        let of_rows = |(number, clean): (usize, &[f64; MEASURES])| Measured {
+            clean: *clean,
+            scaled: scaled[number * of_row..(number + 1) * of_row].to_vec(),
+        };
+        clean.iter().enumerate().map(of_rows).collect()
     }
 
-    /// Measures of the unchanged model, `[row]`.
-    fn clean(&self) -> Result<Vec<[f64; MEASURES]>, ScalingError> {
-        let predictions = &self.predictions;
-        let values: Vec<_> = (0..self.rows.len())
-            .into_par_iter()
-            .map(|r| predictions.measure(r, |_| 0.0))
+    /// The measures of each pair under each base, `[pair][base]`, for pairs of the rows `at`.
+    fn values(&self, pairs: &Pairs<'_>, at: Range<usize>) -> Vec<[f64; MEASURES]> {
+        let d_vocab = self.vocabulary.place.len();
+        let of_rows = self.rows[at.clone()].iter();
+        let targets: Vec<usize> = of_rows.map(|row| self.vocabulary.target(row)).collect();
+        let (kernel, cells) = (&self.vocabulary.kernel, self.vocabulary.layout.cells());
+        let sums = kernel.sums(&[], pairs);
+        let over_all: Vec<CellSums> = sums
+            .chunks(cells.len())
+            .map(|of_cells| CellSums::over(of_cells.iter()))
             .collect();
-        match values
-            .iter()
-            .position(|values| values.iter().any(|v| !v.is_finite()))
-        {
-            None => Ok(values),
-            Some(r) => Err(AblateError::NotFiniteClean {
-                sequence: self.rows[r].sequence,
-                pos: self.rows[r].pos,
+        let n_bases = pairs.bases.len() / pairs.pairs.len().max(1);
+        let each = over_all.iter().zip(pairs.bases).enumerate();
+        let moved = each.map(|(i, (sums, base))| {
+            let (number, direction) = pairs.pairs[i / n_bases];
+            let place = targets[number];
+            let in_row = (at.start + number) * d_vocab + place;
+            let (l, g) = (f64::from(self.l[in_row]), f64::from(self.g[in_row]));
+            Moved {
+                lse: sums.lse(),
+                target: l + base.a * g + base.c * direction.at(pairs.vectors, place),
             }
-            .into()),
-        }
-    }
-
-    fn moved(&self, change: &WeightChange) -> Result<Moved, ScalingError> {
-        match change.target() {
-            Target::UnembeddingRows(ids) => {
-                let d_vocab = self.vocabulary.rare.len();
-                let scales: Vec<f64> = self
-                    .resid
-                    .norm2
-                    .iter()
-                    .map(|&norm2| self.scale.at(norm2))
-                    .collect();
-                let normed = self
-                    .resid
-                    .centred
-                    .f_div(&Tensor::f_from_slice(&scales)?.f_unsqueeze(1)?)?;
-                let readout = self.vocabulary.unembedding.readout();
-                let normed = normed.f_mul(readout.gamma())?.f_add(readout.beta())?; // [row, d_model]
-                let of_ids = normed
-                    .f_matmul(&change.per_unit().f_tr()?)?
-                    .f_to_kind(Kind::Float)?; // [row, id]
-                let of_ids: Vec<f32> = Vec::try_from(&of_ids.f_contiguous()?.f_view(-1)?)?;
-                let mut u = vec![0.0; self.rows.len() * d_vocab];
-                for (u, of_ids) in u.chunks_mut(d_vocab).zip(of_ids.chunks(ids.len())) {
-                    ids.iter()
-                        .zip(of_ids)
-                        .for_each(|(&id, &value)| u[id as usize] = value);
-                }
-                Ok(Moved::Rows(u))
-            }
-            Target::OutputColumns(neurons) => {
-                let index: Vec<i64> = neurons.iter().map(|&n| n as i64).collect();
-                let activations = self
-                    .activations
-                    .f_index_select(1, &Tensor::f_from_slice(&index)?)?; // [row, neuron]
-                let delta = self
-                    .vocabulary
-                    .unembedding
-                    .project(&activations.f_matmul(change.per_unit())?)?;
-                let cross = self
-                    .resid
-                    .centred
-                    .f_mul(&delta.centred)?
-                    .f_sum_dim_intlist(-1, false, Kind::Double)?;
-                Ok(Moved::Residual {
-                    delta,
-                    cross: Vec::try_from(&cross)?,
-                })
-            }
-        }
-    }
-
-    /// Measures under a change with a factor, `[row]`.
-    fn scaled(&self, moved: &Moved, factor: f64) -> Result<Vec<[f64; MEASURES]>, TchError> {
-        let (predictions, scale, k) = (&self.predictions, self.scale, factor - 1.0);
-        let d_vocab = predictions.rare.len();
-        let of_row = |r: usize| r * d_vocab..(r + 1) * d_vocab;
-        let rows = (0..self.rows.len()).into_par_iter();
-        Ok(match moved {
-            Moved::Rows(u) => rows
-                .map(|r| {
-                    let u = &u[of_row(r)];
-                    predictions.measure(r, |v| k * f64::from(u[v]))
-                })
-                .collect(),
-            Moved::Residual { delta, cross } => {
-                let (g, u, norm2, delta2) = (
-                    self.resid.logits.host()?,
-                    delta.logits.host()?,
-                    &self.resid.norm2,
-                    &delta.norm2,
-                );
-                rows.map(|r| {
-                    let (g, u) = (&g[of_row(r)], &u[of_row(r)]);
-                    // Rounding must not make a squared norm negative.
-                    let scaled =
-                        scale.at((norm2[r] + 2.0 * k * cross[r] + k * k * delta2[r]).max(0.0));
-                    let (a, c) = (1.0 / scaled - 1.0 / scale.at(norm2[r]), k / scaled);
-                    predictions.measure(r, |v| a * f64::from(g[v]) + c * f64::from(u[v]))
-                })
-                .collect()
-            }
-        })
+        });
+        let moved: Vec<Moved> = moved.collect();
+        let divergences = kernel.divergences(pairs, &moved, &targets);
+        let each = sums.chunks(cells.len()).zip(&over_all).zip(&moved);
+        each.zip(divergences)
+            .map(|(((of_cells, sums), moved), divergence)| {
+                let of_rare = of_cells.iter().zip(cells);
+                let of_rare = of_rare.filter(|(_, cell)| cell.in_band(RARE));
+                let rare = CellSums::over(of_rare.map(|(sums, _)| sums));
+                let hit = |below: usize| f64::from(u8::from(divergence.rank < below));
+                [
+                    moved.lse - moved.target,
+                    (rare.lse() - moved.lse).exp(),
+                    hit(1),
+                    hit(5),
+                    moved.lse - sums.s1 / sums.s0,
+                    // Rounding is taken off at 0, below which no divergence goes.
+                    divergence.kl_clean_moved.max(0.0),
+                    divergence.kl_moved_clean.max(0.0),
+                    divergence.jensen_shannon.max(0.0),
+                ]
+            })
+            .collect()
     }
 }
 
-impl Predictions<'_> {
-    /// Measures of row `r` when its logits move by `change(token)`.
-    fn measure(&self, r: usize, change: impl Fn(usize) -> f64) -> [f64; MEASURES] {
-        let d_vocab = self.rare.len();
-        let (lp, p) = (
-            &self.lp[r * d_vocab..(r + 1) * d_vocab],
-            &self.p[r * d_vocab..(r + 1) * d_vocab],
-        );
-        let target = self.targets[r];
-        let moved: Vec<f64> = (0..d_vocab).map(change).collect();
-        let max = moved.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        // ln of the new partition function over the old one.
-        let ln_z = max
-            + moved
-                .iter()
-                .zip(p)
-                .map(|(m, p)| p * (m - max).exp())
-                .sum::<f64>()
-                .ln();
-        let threshold = lp[target] + moved[target];
-        let mut values = [0.0; MEASURES];
-        let [
-            loss,
-            rare_mass,
-            top1,
-            top5,
-            entropy,
-            kl_clean,
-            kl_scaled,
-            js,
-        ] = &mut values;
-        let mut above = 0usize;
-        for v in 0..d_vocab {
-            let d = moved[v] - ln_z; // ln p' - ln p
-            let ratio = d.exp();
-            let (p, scaled) = (p[v], p[v] * ratio);
-            let half = ((1.0 + ratio) / 2.0).ln(); // ln m - ln p, with the mixture m
-            *rare_mass += self.rare[v] * scaled;
-            *entropy -= scaled * (lp[v] + d);
-            *kl_clean -= p * d;
-            *kl_scaled += scaled * d;
-            *js += 0.5 * (scaled * (d - half) - p * half);
-            above += usize::from(lp[v] + moved[v] > threshold);
-        }
-        *loss = ln_z - threshold;
-        *top1 = f64::from(u8::from(above == 0));
-        *top5 = f64::from(u8::from(above < 5));
-        // Rounding is taken off at 0, below which no divergence goes.
-        for divergence in [kl_clean, kl_scaled, js] {
-            *divergence = divergence.max(0.0);
-        }
-        values
+/// How scaled output weights move the logits at `s - 1 = k`; `x2` is `|x_c|^2`, `cross` `x_c . Delta_c`, and `norm2` `|Delta_c|^2`.
+fn moved_residual(scale: NormScale, x2: f64, (cross, norm2): (f64, f64), k: f64) -> Base {
+    // Rounding must not make a squared norm negative.
+    let scaled = scale.at((x2 + 2.0 * k * cross + k * k * norm2).max(0.0));
+    Base {
+        a: 1.0 / scaled - 1.0 / scale.at(x2),
+        c: k / scaled,
     }
+}
+
+/// What the final norm makes of rows, `[row, d_model]`, f64.
+fn normed(unembedding: &Unembedding, rows: &Projected) -> Result<Tensor, TchError> {
+    let readout = unembedding.readout();
+    let norm2 = rows.norm2.iter();
+    let scales: Vec<f64> = norm2.map(|&norm2| unembedding.scale().at(norm2)).collect();
+    let scales = Tensor::f_from_slice(&scales)?.f_unsqueeze(1)?;
+    let normed = rows.centred.f_div(&scales)?.f_mul(readout.gamma())?;
+    normed.f_add(readout.beta())
 }

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use vocabulary_sums::{Base, Kernel, Pairs, Path, Tilt, TiltSite, VocabLayout, exp_sum};
+use vocabulary_sums::{Base, Direction, Kernel, Pairs, Path, Tilt, TiltSite, VocabLayout, exp_sum};
 
 const D_VOCAB: usize = 50_304;
 const ROWS: usize = 16;
@@ -25,15 +25,15 @@ fn vocabulary(c: &mut Criterion) {
             .collect();
         let kernel = Kernel::new(&VocabLayout::new(&log_q, &[&rare]), &log_q);
         let [l, g, u] = [1, 2, 3].map(|seed| vector(seed, d_vocab, SPREAD));
-        let (row, neuron) = (kernel.row(&l, &g), kernel.neuron(&u));
+        let (row, vector) = (kernel.row(&l, &g), kernel.vector(&u));
         let sites = [TiltSite {
             base: 0,
             cells: vec![false, true],
         }];
         let pairs = Pairs {
             rows: std::slice::from_ref(&row),
-            neurons: &[neuron],
-            pairs: &[(0, 0)],
+            vectors: &[vector],
+            pairs: &[(0, Direction::Vector(0))],
             bases: &[Base { a: 1e-4, c: 5e-3 }],
             tilts: &[Tilt {
                 k: 1e-3,
@@ -62,7 +62,7 @@ fn kernel(c: &mut Criterion) {
         .map(|t| -((t + 1) as f64 * 11.4).ln())
         .collect();
     let layout = VocabLayout::new(&log_q, &[&rare]);
-    let vectors: Vec<Vec<f32>> = (0..2 * ROWS + NEURONS)
+    let numbers: Vec<Vec<f32>> = (0..2 * ROWS + NEURONS)
         .map(|i| vector(i as u32, D_VOCAB, SPREAD))
         .collect();
     let pairs = (ROWS * NEURONS) as u64;
@@ -73,13 +73,13 @@ fn kernel(c: &mut Criterion) {
     for path in Path::available() {
         let kernel = Kernel::with_path(&layout, &log_q, path);
         let rows: Vec<_> = (0..ROWS)
-            .map(|i| kernel.row(&vectors[2 * i], &vectors[2 * i + 1]))
+            .map(|i| kernel.row(&numbers[2 * i], &numbers[2 * i + 1]))
             .collect();
-        let neurons: Vec<_> = (0..NEURONS)
-            .map(|i| kernel.neuron(&vectors[2 * ROWS + i]))
+        let vectors: Vec<_> = (0..NEURONS)
+            .map(|i| kernel.vector(&numbers[2 * ROWS + i]))
             .collect();
         let list: Vec<_> = (0..ROWS * NEURONS)
-            .map(|i| (i / NEURONS, i % NEURONS))
+            .map(|i| (i / NEURONS, Direction::Vector(i % NEURONS)))
             .collect();
         let mut run = |name: &str, bases: usize, sites: &[TiltSite]| {
             for size in SIZES {
@@ -92,7 +92,7 @@ fn kernel(c: &mut Criterion) {
                 let tilts = vec![tilt; sites.len() * list.len()];
                 let pairs = Pairs {
                     rows: &rows,
-                    neurons: &neurons,
+                    vectors: &vectors,
                     pairs: &list,
                     bases: &bases,
                     tilts: &tilts,
@@ -116,7 +116,7 @@ fn kernel(c: &mut Criterion) {
         group.bench_function(format!("{path:?}/bare_exponentials"), |b| {
             b.iter(|| {
                 (0..pairs as usize)
-                    .map(|i| exp_sum(path, &vectors[i % ROWS]))
+                    .map(|i| exp_sum(path, &numbers[i % ROWS]))
                     .sum::<f64>()
             })
         });

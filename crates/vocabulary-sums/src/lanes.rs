@@ -27,6 +27,7 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn add(self, y: Self) -> Self;
     unsafe fn sub(self, y: Self) -> Self;
     unsafe fn mul(self, y: Self) -> Self;
+    unsafe fn max(self, y: Self) -> Self;
     /// `self * y + z`, rounded once where the machine can.
     unsafe fn fma(self, y: Self, z: Self) -> Self;
     /// Sum over the lanes, in f64.
@@ -83,6 +84,10 @@ unsafe impl Lanes for [f32; 8] {
     #[inline(always)]
     unsafe fn mul(self, y: Self) -> Self {
         std::array::from_fn(|i| self[i] * y[i])
+    }
+    #[inline(always)]
+    unsafe fn max(self, y: Self) -> Self {
+        std::array::from_fn(|i| self[i].max(y[i]))
     }
     #[inline(always)]
     unsafe fn fma(self, y: Self, z: Self) -> Self {
@@ -145,6 +150,10 @@ mod x86 {
             unsafe { _mm256_mul_ps(self, y) }
         }
         #[inline(always)]
+        unsafe fn max(self, y: Self) -> Self {
+            unsafe { _mm256_max_ps(self, y) }
+        }
+        #[inline(always)]
         unsafe fn fma(self, y: Self, z: Self) -> Self {
             unsafe { _mm256_fmadd_ps(self, y, z) }
         }
@@ -194,6 +203,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn mul(self, y: Self) -> Self {
             unsafe { _mm512_mul_ps(self, y) }
+        }
+        #[inline(always)]
+        unsafe fn max(self, y: Self) -> Self {
+            unsafe { _mm512_max_ps(self, y) }
         }
         #[inline(always)]
         unsafe fn fma(self, y: Self, z: Self) -> Self {
@@ -252,6 +265,10 @@ mod arm {
         #[inline(always)]
         unsafe fn mul(self, y: Self) -> Self {
             unsafe { vmulq_f32(self, y) }
+        }
+        #[inline(always)]
+        unsafe fn max(self, y: Self) -> Self {
+            unsafe { vmaxq_f32(self, y) }
         }
         #[inline(always)]
         unsafe fn fma(self, y: Self, z: Self) -> Self {

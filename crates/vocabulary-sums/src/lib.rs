@@ -1,7 +1,8 @@
-//! The fused kernel: sums of exponentials over the vocabulary for many (row, neuron) pairs, without writing a logit.
+//! The fused kernel: sums of exponentials over the vocabulary for many (row, direction) pairs, without writing a logit.
 //!
-//! A pair's logits are `z = l + a g + c u`: `l` (clean logits) and `g` belong to the row, `u` to the neuron, `a` and
-//! `c` to the pair (methods, section 2). One such reading is a *base*. Freezing a frequency direction adds a multiple
+//! A pair's logits are `z = l + a g + c u`: `l` (clean logits) and `g` belong to the row, `u` to the direction, `a` and
+//! `c` to the pair (methods, section 2). A direction is a vector, such as that of a neuron, or a sum of vectors, which is made tile
+//! by tile where it is read ([`Direction`]). One such reading is a *base*. Freezing a frequency direction adds a multiple
 //! of that direction, which within a cell of the [`VocabLayout`] is an affine function of `log q`: a *tilt* of a
 //! base, `z + k log q + offset`.
 //!
@@ -10,7 +11,7 @@
 //! SIMD pass in f32 computes the sums; tiles add up in f64. How far a base can move the logits of a tile is bounded
 //! beforehand by `|a| max|g| + |c| max|u|`. Where that is small, as it is for most ablations, the pass multiplies the
 //! clean exponentials, kept with the row, by a polynomial for `e^d - 1` and sums *changes*, so that rounding is
-//! relative to the change; elsewhere it computes `2^t`, `t = z / ln 2`. Several neurons share the loads of a row.
+//! relative to the change; elsewhere it computes `2^t`, `t = z / ln 2`. Several directions share the loads of a row.
 //!
 //! As `log q` hardly varies within a tile, every tilt of a base follows from moments of that one pass, by a series to
 //! first or second order that is used only where its remainder is below [`TILT_TOLERANCE`]; elsewhere a tilt gets a pass
@@ -22,18 +23,20 @@
 //!
 //! # Examples
 //! ```
-//! use vocabulary_sums::{Base, Kernel, Pairs, VocabLayout};
-//! // Three equally frequent tokens; the neuron moves the last one by 1 nat.
+//! use vocabulary_sums::{Base, Direction, Kernel, Pairs, VocabLayout};
+//! // Three equally frequent tokens; the direction moves the last one by 1 nat.
 //! let log_q = [(1.0f64 / 3.0).ln(); 3];
 //! let kernel = Kernel::new(&VocabLayout::new(&log_q, &[]), &log_q);
 //! let row = kernel.row(&[0.0, 0.0, 0.0], &[0.0, 0.0, 0.0]);
-//! let neuron = kernel.neuron(&[0.0, 0.0, 1.0]);
-//! let pairs = Pairs { rows: &[row], neurons: &[neuron], pairs: &[(0, 0)], bases: &[Base { a: 0.0, c: 1.0 }], tilts: &[] };
-//! let sums = kernel.sums(&[], &pairs);
+//! let u = kernel.vector(&[0.0, 0.0, 1.0]);
+//! let pairs = [(0, Direction::Vector(0))];
+//! let sums = kernel.sums(&[], &Pairs { rows: &[row], vectors: &[u], pairs: &pairs, bases: &[Base { a: 0.0, c: 1.0 }], tilts: &[] });
 //! assert!((sums[0].lse() - (2.0 + 1f64.exp()).ln()).abs() < 1e-6);
 //! ```
 
 mod aligned;
+mod directions;
+mod divergence;
 mod lanes;
 mod layout;
 mod near;
@@ -46,9 +49,14 @@ mod tile;
 mod tiles;
 pub mod weights;
 
-use std::f64::consts::{LN_2, LOG2_E};
+use std::{
+    f64::consts::{LN_2, LOG2_E},
+    ops::Range,
+};
 
 use aligned::Aligned;
+use directions::{Room, TileDirection};
+pub use divergence::{Divergence, Moved};
 pub use layout::{Cell, VocabLayout};
 use near::degree_for;
 use pass::{Change, TileMoments, TileVectors};
@@ -56,7 +64,7 @@ pub use path::Path;
 pub use sums::Sums;
 pub use tile::exp_sum;
 use tile::{MAX_PAIRS, Want, exponentials, moments};
-use tiles::{Tile, tiles};
+use tiles::{SUM_TILE_LEN, TILE_LEN, Tile, tiles};
 
 /// Largest remainder of the series for a tilt, relative to the sum of exponentials.
 pub const TILT_TOLERANCE: f64 = 3e-8;
@@ -69,7 +77,7 @@ const MAX_BITS: f64 = 100.0;
 pub struct Base {
     /// Factor of the row's `g`.
     pub a: f64,
-    /// Factor of the neuron's `u`.
+    /// Factor of the direction's `u`.
     pub c: f64,
 }
 
@@ -103,16 +111,83 @@ pub struct RowVectors<'a> {
     e: Aligned,
     /// Moments of the clean logits, `[tile]`.
     clean: Vec<TileMoments>,
+    /// `ln sum e^l`.
+    lse: f64,
     l: &'a [f32],
     g: &'a [f32],
     g_max: Vec<f64>,
 }
 
-/// The vector of a neuron, made by [`Kernel::neuron`].
+/// A vector that directions are made of, from [`Kernel::vector`] or [`Kernel::part`].
 #[derive(Debug, Clone)]
-pub struct NeuronVector<'a> {
-    u: &'a [f32],
-    u_max: Vec<f64>,
+pub struct Vector<'a> {
+    values: &'a [f32],
+    /// Places of the layout that the values are of; at others the vector is 0.
+    range: Range<usize>,
+    /// Largest absolute value, `[tile]` from the first one in the range.
+    max: Vec<f64>,
+    first_tile: usize,
+}
+
+impl Vector<'_> {
+    /// The values over a tile, where it has any.
+    fn over(&self, tile: &Tile) -> Option<&[f32]> {
+        let start = tile.range.start.checked_sub(self.range.start)?;
+        self.values.get(start..start + tile.range.len())
+    }
+
+    /// The value at a place of the layout.
+    pub fn at(&self, place: usize) -> f32 {
+        let place = place.checked_sub(self.range.start);
+        let value = place.and_then(|place| self.values.get(place));
+        value.copied().unwrap_or(0.0)
+    }
+
+    fn max(&self, tile: usize) -> f64 {
+        self.max[tile - self.first_tile]
+    }
+}
+
+/// The `u` of a pair.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Direction<'a> {
+    /// The vector at this place of [`Pairs::vectors`].
+    Vector(usize),
+    /// A sum of vectors, each with its factor.
+    Sum(&'a [(usize, f64)]),
+    /// The sum of a pair before it, which is of the same row, and these added to it: along a list of nested sets each vector is added
+    /// once.
+    Further {
+        /// How many places before.
+        back: usize,
+        /// What is added.
+        terms: &'a [(usize, f64)],
+    },
+}
+
+impl Direction<'_> {
+    /// The vectors that are added up; none for a vector as it is.
+    fn terms(&self) -> &[(usize, f64)] {
+        match self {
+            Direction::Vector(_) => &[],
+            Direction::Sum(terms) | Direction::Further { terms, .. } => terms,
+        }
+    }
+
+    /// The value at a place of the layout, or what is added there to the direction before; in f64.
+    ///
+    /// # Panics
+    /// - if it names a vector that is not there
+    pub fn at(&self, vectors: &[Vector<'_>], place: usize) -> f64 {
+        let at = |vector: usize| f64::from(vectors[vector].at(place));
+        match self {
+            Direction::Vector(vector) => at(*vector),
+            Direction::Sum(_) | Direction::Further { .. } => {
+                let terms = self.terms().iter();
+                terms.map(|&(vector, factor)| factor * at(vector)).sum()
+            }
+        }
+    }
 }
 
 /// The pairs of a call.
@@ -120,14 +195,29 @@ pub struct NeuronVector<'a> {
 pub struct Pairs<'a> {
     /// Rows to choose from.
     pub rows: &'a [RowVectors<'a>],
-    /// Neurons to choose from.
-    pub neurons: &'a [NeuronVector<'a>],
-    /// Places of a row and of a neuron in these lists. Neighbours with the same row share the loads of its vectors.
-    pub pairs: &'a [(usize, usize)],
+    /// Vectors to make directions of.
+    pub vectors: &'a [Vector<'a>],
+    /// Place of a row in its list, and a direction. Neighbours with the same row share the loads of its vectors, and sums of the same
+    /// vectors those of the vectors, whatever their rows. All sums of a call are in memory over a tile: some tens fit the second-level
+    /// cache.
+    pub pairs: &'a [(usize, Direction<'a>)],
     /// `[pair][base]`
     pub bases: &'a [Base],
     /// `[pair][tilt]`
     pub tilts: &'a [Tilt],
+}
+
+impl Pairs<'_> {
+    /// Bases of each pair.
+    fn n_bases(&self) -> usize {
+        let n_pairs = self.pairs.len().max(1);
+        assert_eq!(
+            self.bases.len() % n_pairs,
+            0,
+            "bases do not divide among the pairs"
+        );
+        self.bases.len() / n_pairs
+    }
 }
 
 /// The vocabulary, ready for sums.
@@ -137,6 +227,8 @@ pub struct Kernel {
     /// `log q` minus the middle of its tile.
     lambda: Aligned,
     tiles: Vec<Tile>,
+    /// Zeros, as many as a tile may have tokens.
+    nothing: Aligned,
     n_cells: usize,
     path: Path,
 }
@@ -156,13 +248,25 @@ impl Kernel {
     /// - if `log_q` has another length than the layout
     /// - if this machine does not have the instructions
     pub fn with_path(layout: &VocabLayout, log_q: &[f64], path: Path) -> Self {
+        Self::cut(layout, log_q, path, TILE_LEN)
+    }
+
+    /// As [`Kernel::new`], for directions that are sums of vectors: smaller tiles, so that some tens of sums fit the cache.
+    ///
+    /// # Panics
+    /// - if `log_q` has another length than the layout
+    pub fn for_sums(layout: &VocabLayout, log_q: &[f64]) -> Self {
+        Self::cut(layout, log_q, Path::available()[0], SUM_TILE_LEN)
+    }
+
+    fn cut(layout: &VocabLayout, log_q: &[f64], path: Path, tile_len: usize) -> Self {
         path.assert_available();
         assert_eq!(
             log_q.len(),
             layout.d_vocab(),
             "`log q` has another length than the vocabulary"
         );
-        let tiles = tiles(layout, log_q);
+        let tiles = tiles(layout, log_q, tile_len);
         let lambda = tiles
             .iter()
             .flat_map(|tile| {
@@ -175,6 +279,7 @@ impl Kernel {
             log_q: log_q.to_vec(),
             lambda,
             tiles,
+            nothing: Aligned::zeros(tile_len),
             n_cells: layout.cells().len(),
             path,
         }
@@ -193,11 +298,10 @@ impl Kernel {
         let plain = self.row_at(l, g, vec![0.0; self.n_cells]);
         let clean = self.clean(&plain);
         let level = |sums: &Sums| Some(sums.s1 / sums.s0).filter(|mean| mean.is_finite());
-        self.row_at(
-            l,
-            g,
-            clean.iter().map(|s| level(s).unwrap_or(0.0)).collect(),
-        )
+        let level = clean.iter().map(|s| level(s).unwrap_or(0.0)).collect();
+        let row = self.row_at(l, g, level);
+        let lse = Sums::over(self.clean(&row).iter()).lse();
+        RowVectors { lse, ..row }
     }
 
     /// The sums of the clean logits of a row, `[cell]`.
@@ -205,16 +309,33 @@ impl Kernel {
     /// # Panics
     /// - if the row was prepared for another vocabulary
     pub fn clean(&self, row: &RowVectors<'_>) -> Vec<Sums> {
-        self.sums(
-            &[],
-            &Pairs {
-                rows: std::slice::from_ref(row),
-                neurons: &[self.neuron(row.g)], // its factor is 0
-                pairs: &[(0, 0)],
-                bases: &[Base::default()],
+        let mut out = vec![Sums::EMPTY; self.n_cells];
+        let nothing = TileDirection {
+            u: &self.nothing,
+            max: 0.0,
+        };
+        for (index, tile) in self.tiles.iter().enumerate() {
+            let at = TileRow {
+                kernel: self,
+                index,
+                tile,
+                row,
+            };
+            let mut pair = [TilePair {
+                number: 0,
+                base_number: 0,
+                direction: TileDirection {
+                    u: &nothing.u[..tile.range.len()],
+                    ..nothing
+                },
+                base: Base::default(),
                 tilts: &[],
-            },
-        )
+                of_base: &[],
+                way: Way::Clean,
+            }];
+            at.add(&mut pair, |_, _, sums| out[tile.cell].merge(sums));
+        }
+        out
     }
 
     fn row_at<'a>(&self, l: &'a [f32], g: &'a [f32], level: Vec<f64>) -> RowVectors<'a> {
@@ -241,6 +362,7 @@ impl Kernel {
             l_max_bits: self.max_abs(&l_bits),
             clean: self.tiles.iter().map(clean).collect(),
             level,
+            lse: f64::NAN,
             l_bits,
             e,
             l,
@@ -265,14 +387,39 @@ impl Kernel {
         }
     }
 
-    /// Prepares a neuron: `u`, `[d_vocab]` in the order of the layout.
+    /// Prepares a vector, `[d_vocab]` in the order of the layout.
     ///
     /// # Panics
     /// - if it has another length than the layout
-    pub fn neuron<'a>(&self, u: &'a [f32]) -> NeuronVector<'a> {
-        NeuronVector {
-            u,
-            u_max: self.max_abs(u),
+    pub fn vector<'a>(&self, values: &'a [f32]) -> Vector<'a> {
+        assert_eq!(
+            values.len(),
+            self.log_q.len(),
+            "a vector has another length than the vocabulary"
+        );
+        self.part(0, values)
+    }
+
+    /// Prepares a vector that is 0 but at the places from `start` on; these are whole cells of the layout.
+    ///
+    /// # Panics
+    /// - if they are not whole cells
+    pub fn part<'a>(&self, start: usize, values: &'a [f32]) -> Vector<'a> {
+        let range = start..start + values.len();
+        let first_tile = self.tiles.partition_point(|t| t.range.start < start);
+        let within = self.tiles[first_tile..].iter();
+        let within = within.take_while(|tile| tile.range.end <= range.end);
+        let covered = within.clone().map(|tile| tile.range.len()).sum::<usize>();
+        assert_eq!(covered, values.len(), "a vector has part of a cell");
+        let max = |tile: &Tile| {
+            let at = tile.range.start - start..tile.range.end - start;
+            f64::from(max_abs(&values[at]))
+        };
+        Vector {
+            values,
+            max: within.map(max).collect(),
+            range,
+            first_tile,
         }
     }
 
@@ -289,22 +436,18 @@ impl Kernel {
 
     /// The sums of every pair under every reading on every cell, `[pair][reading][cell]`.
     ///
-    /// Readings are the bases, then the tilts. Runs on the calling thread; 4 to 16 rows by 4 to 32 neurons, row by row,
+    /// Readings are the bases, then the tilts. Runs on the calling thread; 4 to 16 rows by 4 to 32 directions, row by row,
     /// keep the tiles in cache. Values that are not finite give sums that are not.
     ///
     /// # Panics
     /// - if the lengths of `pairs` disagree, or `sites` name a base or cells that do not exist
+    /// - if a direction goes on from that of another row, or from none
     pub fn sums(&self, sites: &[TiltSite], pairs: &Pairs<'_>) -> Vec<Sums> {
         let n_pairs = pairs.pairs.len();
         if n_pairs == 0 {
             return Vec::new();
         }
-        let (n_bases, n_cells) = (pairs.bases.len() / n_pairs, self.n_cells);
-        assert_eq!(
-            pairs.bases.len(),
-            n_pairs * n_bases,
-            "bases do not divide among the pairs"
-        );
+        let (n_bases, n_cells) = (pairs.n_bases(), self.n_cells);
         assert_eq!(
             pairs.tilts.len(),
             n_pairs * sites.len(),
@@ -326,8 +469,41 @@ impl Kernel {
         let tilts_of: Vec<Vec<Vec<usize>>> = (0..n_cells)
             .map(|cell| (0..n_bases).map(|base| tilts_of(cell, base)).collect())
             .collect();
-        let mut list = Vec::new();
+        self.for_tiles(pairs, |at, first, directions| {
+            let mut list = Vec::with_capacity(directions.len() * n_bases);
+            for (base_number, of_base) in tilts_of[at.tile.cell].iter().enumerate() {
+                list.extend(
+                    (first..)
+                        .zip(directions)
+                        .map(|(number, &direction)| TilePair {
+                            number,
+                            base_number,
+                            direction,
+                            base: pairs.bases[number * n_bases + base_number],
+                            tilts: &pairs.tilts[number * sites.len()..(number + 1) * sites.len()],
+                            of_base,
+                            way: Way::Clean,
+                        }),
+                );
+            }
+            at.add(&mut list, |pair, tilt, sums| {
+                let reading = tilt.map_or(pair.base_number, |tilt| n_bases + tilt);
+                let place = (pair.number * n_readings + reading) * n_cells + at.tile.cell;
+                out[place].merge(sums);
+            });
+        });
+        out
+    }
+
+    /// Calls `each(tile and row, number of the first pair, directions)` for neighbouring pairs of each row, tile by tile.
+    fn for_tiles(
+        &self,
+        pairs: &Pairs<'_>,
+        mut each: impl FnMut(&TileRow<'_>, usize, &[TileDirection<'_>]),
+    ) {
+        let mut room = Room::new(pairs.pairs, self.nothing.len());
         for (index, tile) in self.tiles.iter().enumerate() {
+            let directions = room.fill(self, (index, tile), pairs.vectors, pairs.pairs);
             let mut first = 0;
             for of_row in pairs.pairs.chunk_by(|one, next| one.0 == next.0) {
                 let at = TileRow {
@@ -336,26 +512,10 @@ impl Kernel {
                     tile,
                     row: &pairs.rows[of_row[0].0],
                 };
-                for (base, of_base) in tilts_of[tile.cell].iter().enumerate() {
-                    let numbers = first..first + of_row.len();
-                    list.extend(numbers.zip(of_row).map(|(number, &(_, neuron))| TilePair {
-                        number,
-                        neuron: &pairs.neurons[neuron],
-                        base: pairs.bases[number * n_bases + base],
-                        tilts: &pairs.tilts[number * sites.len()..(number + 1) * sites.len()],
-                        of_base,
-                        way: Way::Clean,
-                    }));
-                    at.add(&mut list, |number, tilt, sums| {
-                        let reading = tilt.map_or(base, |tilt| n_bases + tilt);
-                        let place = (number * n_readings + reading) * n_cells + tile.cell;
-                        out[place].merge(sums);
-                    });
-                }
+                each(&at, first, &directions[first..first + of_row.len()]);
                 first += of_row.len();
             }
         }
-        out
     }
 }
 
@@ -367,11 +527,12 @@ struct TileRow<'a> {
     row: &'a RowVectors<'a>,
 }
 
-/// A neuron at that row, one base of the pair and the tilts of that base.
+/// A direction at that row, one base of the pair and the tilts of that base.
 struct TilePair<'a> {
     /// Of the pair, among those of the call.
     number: usize,
-    neuron: &'a NeuronVector<'a>,
+    base_number: usize,
+    direction: TileDirection<'a>,
     base: Base,
     /// Those of the pair.
     tilts: &'a [Tilt],
@@ -392,13 +553,13 @@ enum Way {
 }
 
 impl TileRow<'_> {
-    /// Takes pairs out of `list` and hands the sums of their base and its tilts to `add(pair, tilt, sums)`.
+    /// Hands the sums of each pair's base and its tilts to `add(pair, tilt, sums)`; the list is sorted on the way.
     ///
     /// Pairs share a pass only with those that would have the same one alone, so that no sum depends on what else is asked for.
-    fn add<'a>(
+    fn add(
         &self,
-        list: &mut Vec<TilePair<'a>>,
-        mut add: impl FnMut(usize, Option<usize>, &Sums),
+        list: &mut [TilePair<'_>],
+        mut add: impl FnMut(&TilePair<'_>, Option<usize>, &Sums),
     ) {
         for pair in list.iter_mut() {
             pair.way = self.way(pair);
@@ -420,19 +581,14 @@ impl TileRow<'_> {
                 }
                 Way::InF64 => {
                     for pair in alike {
-                        add(pair.number, None, &self.in_f64(pair, Tilt::default()));
+                        add(pair, None, &self.in_f64(pair, Tilt::default()));
                         for &site in pair.of_base {
-                            add(
-                                pair.number,
-                                Some(site),
-                                &self.in_f64(pair, pair.tilts[site]),
-                            );
+                            add(pair, Some(site), &self.in_f64(pair, pair.tilts[site]));
                         }
                     }
                 }
             }
         }
-        list.clear();
     }
 
     /// The sums of a base and its tilts from the moments of the base.
@@ -440,9 +596,9 @@ impl TileRow<'_> {
         &self,
         pair: &TilePair<'_>,
         moments: &TileMoments,
-        add: &mut impl FnMut(usize, Option<usize>, &Sums),
+        add: &mut impl FnMut(&TilePair<'_>, Option<usize>, &Sums),
     ) {
-        add(pair.number, None, &self.sums(moments, 0.0));
+        add(pair, None, &self.sums(moments, 0.0));
         for &site in pair.of_base {
             let tilt = pair.tilts[site];
             let level = tilt.k * self.tile.centre + tilt.offset;
@@ -453,19 +609,19 @@ impl TileRow<'_> {
             } else {
                 self.in_f64(pair, tilt)
             };
-            add(pair.number, Some(site), &sums);
+            add(pair, Some(site), &sums);
         }
     }
 
     /// At least the largest change of a logit, in nats.
-    fn largest_change(&self, pair: &TilePair<'_>) -> f64 {
-        pair.base.a.abs() * self.row.g_max[self.index]
-            + pair.base.c.abs() * pair.neuron.u_max[self.index]
+    fn largest_change(&self, direction: &TileDirection<'_>, base: Base) -> f64 {
+        base.a.abs() * self.row.g_max[self.index] + base.c.abs() * direction.max
     }
 
     /// Whether the logits, moved by `extra` bits beyond the base, stay where f32 is exact; not if they are not numbers.
     fn fits(&self, pair: &TilePair<'_>, extra: f64) -> bool {
-        self.row.l_max_bits[self.index] + self.largest_change(pair) * LOG2_E + extra <= MAX_BITS
+        let change = self.largest_change(&pair.direction, pair.base);
+        self.row.l_max_bits[self.index] + change * LOG2_E + extra <= MAX_BITS
     }
 
     /// Whether a tilt follows from the second moments.
@@ -479,10 +635,11 @@ impl TileRow<'_> {
             return Way::InF64;
         }
         let Base { a, c } = pair.base;
-        if a == 0.0 && c == 0.0 {
+        let change = self.largest_change(&pair.direction, pair.base);
+        if change == 0.0 {
             return Way::Clean;
         }
-        let near = degree_for(self.largest_change(pair), a, c);
+        let near = degree_for(change, a, c);
         let short = pair.of_base.iter().map(|&site| &pair.tilts[site]);
         let mut want = Want::Plain;
         for tilt in short.filter(|tilt| self.short(tilt)) {
@@ -501,7 +658,7 @@ impl TileRow<'_> {
         let mut u: [&[f32]; MAX_PAIRS] = [&[]; MAX_PAIRS];
         let mut changes = [Change::default(); MAX_PAIRS];
         for (i, pair) in pairs.iter().enumerate() {
-            u[i] = &pair.neuron.u[self.tile.range.clone()];
+            u[i] = pair.direction.u;
             let Base { a, c } = pair.base;
             changes[i] = Change { a, c, k: 0.0 };
         }
@@ -521,11 +678,10 @@ impl TileRow<'_> {
 
     /// The moments of a pair with `k lambda` added to its logits.
     fn tilted(&self, pair: &TilePair<'_>, k: f64) -> TileMoments {
-        let u = &pair.neuron.u[self.tile.range.clone()];
         let Base { a, c } = pair.base;
-        let change = [Change { a, c, k }];
+        let (u, change) = ([pair.direction.u], [Change { a, c, k }]);
         let want = (0, Want::Tilted);
-        moments(self.kernel.path, want, self.vectors(), &[u], &change)[0]
+        moments(self.kernel.path, want, self.vectors(), &u, &change)[0]
     }
 
     fn vectors(&self) -> TileVectors<'_> {
@@ -563,7 +719,8 @@ impl TileRow<'_> {
     fn in_f64(&self, pair: &TilePair<'_>, tilt: Tilt) -> Sums {
         let Base { a, c } = pair.base;
         let z = |i: usize| {
-            let (l, g, u) = (self.row.l[i], self.row.g[i], pair.neuron.u[i]);
+            let u = pair.direction.u[i - self.tile.range.start];
+            let (l, g) = (self.row.l[i], self.row.g[i]);
             let tilt = tilt.k * self.kernel.log_q[i] + tilt.offset;
             f64::from(l) + a * f64::from(g) + c * f64::from(u) + tilt
         };

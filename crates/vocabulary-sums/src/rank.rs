@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "SIMD chosen at run time")]
 
 use crate::{
-    Base, Kernel, NeuronVector, RowVectors,
+    Base, Kernel, RowVectors, Vector,
     lanes::{Lanes, MAX_LANES},
     path::Work,
 };
@@ -20,19 +20,13 @@ impl Kernel {
     /// let log_q = [(1.0f64 / 3.0).ln(); 3];
     /// let kernel = Kernel::new(&VocabLayout::new(&log_q, &[]), &log_q);
     /// let row = kernel.row(&[3.0, 2.0, 1.0], &[0.0, 0.0, 0.0]);
-    /// let neuron = kernel.neuron(&[0.0, 0.0, 1.0]);
-    /// assert_eq!(kernel.rank(&row, &neuron, Base { a: 0.0, c: 0.0 }, 2), 2);
-    /// assert_eq!(kernel.rank(&row, &neuron, Base { a: 0.0, c: 1.5 }, 2), 1);
+    /// let u = kernel.vector(&[0.0, 0.0, 1.0]);
+    /// assert_eq!(kernel.rank(&row, &u, Base { a: 0.0, c: 0.0 }, 2), 2);
+    /// assert_eq!(kernel.rank(&row, &u, Base { a: 0.0, c: 1.5 }, 2), 1);
     /// ```
-    pub fn rank(
-        &self,
-        row: &RowVectors<'_>,
-        neuron: &NeuronVector<'_>,
-        base: Base,
-        place: usize,
-    ) -> usize {
+    pub fn rank(&self, row: &RowVectors<'_>, u: &Vector<'_>, base: Base, place: usize) -> usize {
         let (a, c) = (base.a as f32, base.c as f32);
-        let at = [row.l, row.g, neuron.u];
+        let at = [row.l, row.g, u.values];
         assert!(
             place < row.l.len() && at.iter().all(|v| v.len() == row.l.len()),
             "place {place} is beyond the vocabulary, or vectors differ in length"

@@ -6,7 +6,7 @@ use crate::{Cell, VocabLayout, lanes::MAX_LANES};
 
 /// Most tokens of a tile: so many that what is done once for each tile is little beside them; the vectors of a few rows and
 /// neurons fit the second-level cache.
-const TILE_LEN: usize = 4096;
+pub(crate) const TILE_LEN: usize = 4096;
 /// Widest range of `log q` within a tile, in nats: keeps the series for tilts short.
 const TILE_SPAN: f64 = 1.0;
 
@@ -21,15 +21,18 @@ pub(crate) struct Tile {
     pub(crate) half_span: f64,
 }
 
-/// Cuts every cell of `layout`; `log_q` is in its order.
-pub(crate) fn tiles(layout: &VocabLayout, log_q: &[f64]) -> Vec<Tile> {
+/// The same where directions are sums of vectors: over a tile those of some rows have to fit the second-level cache too.
+pub(crate) const SUM_TILE_LEN: usize = 2048;
+
+/// Cuts every cell of `layout` into tiles of at most `most` tokens; `log_q` is in its order.
+pub(crate) fn tiles(layout: &VocabLayout, log_q: &[f64], most: usize) -> Vec<Tile> {
     let mut tiles = Vec::new();
     for (cell, range) in layout.cells().iter().map(Cell::range).enumerate() {
         let mut start = range.start;
         while start < range.end {
             let (mut low, mut high) = (log_q[start], log_q[start]);
             let mut end = start + 1;
-            while end < range.end.min(start + TILE_LEN) {
+            while end < range.end.min(start + most) {
                 let (low_too, high_too) = (low.min(log_q[end]), high.max(log_q[end]));
                 if high_too - low_too > TILE_SPAN {
                     break;

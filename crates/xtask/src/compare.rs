@@ -10,6 +10,7 @@ mod inputs;
 mod machine;
 mod process;
 mod rounds;
+mod scale_neuron;
 mod scaling;
 mod words;
 
@@ -59,6 +60,8 @@ enum Topic {
     Forward,
     /// Ablation of last-layer neurons
     Ablation,
+    /// Scaled rows of `W_U` and scaled neurons
+    ScaleNeuron,
     /// Our ablation alone, against the number of neurons and of rows
     Scaling,
 }
@@ -97,6 +100,7 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<()> {
             Topic::Words,
             Topic::Forward,
             Topic::Ablation,
+            Topic::ScaleNeuron,
             Topic::Scaling,
         ],
         some => some.to_vec(),
@@ -120,6 +124,8 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<()> {
         "time_forward",
         "--bin",
         "ablate-unigram",
+        "--bin",
+        "scale-neuron",
     ])?;
     let setting = Setting {
         rounds: args.rounds,
@@ -139,6 +145,7 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<()> {
             Topic::Words => words::contests(&setting)?,
             Topic::Forward => forward::contests(&setting)?,
             Topic::Ablation => ablation::contests(&setting)?,
+            Topic::ScaleNeuron => scale_neuron::contests(&setting)?,
             Topic::Scaling => scaling::contests(&setting)?,
         };
         for contest in contests {

@@ -14,7 +14,7 @@ use super::{PairBlock, Ranks, Sink, Sweep, Tick, accumulate};
 use crate::{
     AblateError, Dose, HeadId, LayerMeans, NeuronEffects, NeuronId, Row,
     effects::EffectSums,
-    engine::{Engine, EngineOptions, Engines, Measured, Prepared},
+    engine::{Directions, Engine, EngineOptions, Engines, Measured, Prepared},
     error::distinct,
     output_norms,
     pairs::{Block, RowLogits, RowTerms},
@@ -215,7 +215,8 @@ impl Sweep<'_> {
         };
         let readout = (self.unembedding.w_u(), self.unembedding.scale());
         let memory = self.plan.memory_budget / 4;
-        let engines = Engines::new(&self.pairs, readout, options, replaced.len(), memory)?;
+        let directions = (replaced.len(), Directions::Vectors);
+        let engines = Engines::new(&self.pairs, readout, options, directions, memory)?;
         let (all_rows, _) = self.sample.rows(&self.plan.sequences)?;
         let clusters = self.sample.clusters(&self.plan.sequences);
         for rows in all_rows.chunk_by(|a, b| a.sequence == b.sequence) {

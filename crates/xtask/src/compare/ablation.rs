@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::Setting;
 use super::environment::script;
 use super::process::Program;
-use super::rounds::{Agreement, Contest, Side};
+use super::rounds::{Agreement, Contest, Record, Side};
 
 /// A way of ours: what it is called, and the settings that choose it.
 struct Ours {
@@ -83,8 +83,8 @@ const THEIRS: &[Theirs] = &[
 /// Neurons that PyTorch takes in a quick look.
 const FEW: usize = 4;
 /// The long-tail band, by ranks, so that both sides find it on their own.
-const BAND_RANK: &str = "48064";
-const BAND_PERCENTILE: &str = "20";
+pub(super) const BAND_RANK: &str = "48064";
+pub(super) const BAND_PERCENTILE: &str = "20";
 /// PyTorch's own float32 `log_softmax` is off by this much at 50,304 tokens, nats.
 const TOLERANCE: &str = "3e-4";
 
@@ -125,7 +125,7 @@ fn contest<'s>(
             label: ours.label.into(),
             ours: true,
             program: run_of_ours(setting, ours.overrides, model, sequences, &timed)?,
-            record: Some(timed.join("run.json")),
+            record: Some(Record::of_pairs(&timed)),
             whole: true,
             once: false,
         });
@@ -256,25 +256,35 @@ pub(super) fn same_effects(
     theirs: &Path,
     tolerance: &str,
 ) -> anyhow::Result<Agreement> {
-    let mut python = Command::new(setting.pytorch.python());
-    python
-        .args(["-B", &script("agreement.py")])
-        .args([ours, theirs])
-        .args(["--atol", tolerance]);
-    let output = python
-        .output()
-        .context("failed to start the script that compares tables")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let found: Value = serde_json::from_str(text.trim()).unwrap_or_default();
+    let (equal, found, errors) = answer_of(setting, "agreement.py", ours, theirs, tolerance)?;
     let text = match found["largest_difference"].as_f64() {
         Some(largest) => format!(
             "{} neurons, {} columns, largest difference {largest:.1e} nats",
             found["neurons"], found["columns"]
         ),
-        None => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        None => errors,
     };
-    Ok(Agreement {
-        equal: output.status.success(),
-        text,
-    })
+    Ok(Agreement { equal, text })
+}
+
+/// What a script that compares two files says: whether they agree, its answer, and its errors.
+pub(super) fn answer_of(
+    setting: &Setting,
+    name: &str,
+    ours: &Path,
+    theirs: &Path,
+    tolerance: &str,
+) -> anyhow::Result<(bool, Value, String)> {
+    let mut python = Command::new(setting.pytorch.python());
+    python
+        .args(["-B", &script(name)])
+        .args([ours, theirs])
+        .args(["--atol", tolerance]);
+    let output = python
+        .output()
+        .with_context(|| format!("failed to start `{name}`, which compares the values"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let answer = serde_json::from_str(text.trim()).unwrap_or_default();
+    Ok((output.status.success(), answer, errors))
 }

@@ -14,12 +14,57 @@ pub(crate) struct Side {
     pub(crate) label: String,
     pub(crate) ours: bool,
     pub(crate) program: Program,
-    /// The `run.json` that counts the pairs, where the program does not say how much it did.
-    pub(crate) record: Option<PathBuf>,
+    /// Where the program tells how much it did, if not in its output.
+    pub(crate) record: Option<Record>,
     /// Whether the time of the whole process counts, start-up included.
     pub(crate) whole: bool,
     /// Runs in the first round alone, because it takes long or much memory.
     pub(crate) once: bool,
+}
+
+/// A `run.json`, and which of its numbers count.
+pub(crate) struct Record {
+    path: PathBuf,
+    /// Of the work alone.
+    timing: &'static str,
+    count: &'static str,
+    /// Units of work for each that is counted.
+    units: f64,
+}
+
+impl Record {
+    /// That of an ablation.
+    pub(crate) fn of_pairs(folder: &Path) -> Self {
+        Self {
+            path: folder.join("run.json"),
+            timing: "ablation",
+            count: "pairs",
+            units: 1.0,
+        }
+    }
+
+    /// That of scale-neuron, which measures each row under so many changes and factors.
+    pub(crate) fn of_rows(folder: &Path, changes: usize) -> Self {
+        Self {
+            path: folder.join("run.json"),
+            timing: "scaling",
+            count: "rows_with_all_targets",
+            units: changes as f64,
+        }
+    }
+
+    /// Units of work, and the seconds that they took.
+    fn read(&self) -> anyhow::Result<(Option<f64>, Option<f64>)> {
+        let read =
+            || -> anyhow::Result<Value> { Ok(serde_json::from_slice(&fs::read(&self.path)?)?) };
+        let record = read().with_context(|| format!("failed to read `{}`", self.path.display()))?;
+        Ok((
+            record["counts"][self.count]
+                .as_f64()
+                .map(|n| n * self.units),
+            record["timings_seconds"][self.timing].as_f64(),
+        ))
+    }
 }
 
 impl Side {
@@ -169,7 +214,7 @@ impl Side {
     /// What a round of it took.
     fn cost(&self, taken: &Taken) -> anyhow::Result<Cost> {
         let (units, work) = match &self.record {
-            Some(path) => recorded(path)?,
+            Some(record) => record.read()?,
             None => (taken.units, taken.seconds),
         };
         let units =
@@ -195,16 +240,6 @@ struct Cost {
     units: f64,
     whole: f64,
     work: f64,
-}
-
-/// The number of pairs in a `run.json`, and the seconds of their ablation.
-fn recorded(path: &Path) -> anyhow::Result<(Option<f64>, Option<f64>)> {
-    let read = || -> anyhow::Result<Value> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
-    let record = read().with_context(|| format!("failed to read `{}`", path.display()))?;
-    Ok((
-        record["counts"]["pairs"].as_f64(),
-        record["timings_seconds"]["ablation"].as_f64(),
-    ))
 }
 
 impl Measured {

@@ -2,7 +2,7 @@
 
 use super::Setting;
 use super::ablation::{run_of_ours, same_effects};
-use super::rounds::{Agreement, Contest, Side};
+use super::rounds::{Agreement, Contest, Record, Side};
 
 /// Neurons, and sequences of the sample.
 const SIZES: [(usize, usize); 6] = [
@@ -43,7 +43,7 @@ fn contest<'s>(setting: &'s Setting, engine: &str) -> anyhow::Result<Contest<'s>
             label: format!("{neurons} neurons, {sequences} sequences"),
             ours: sides.is_empty(),
             program: run_of_ours(setting, &overrides, &model, &of_sequences.join(", "), &out)?,
-            record: Some(out.join("run.json")),
+            record: Some(Record::of_pairs(&out)),
             whole: true,
             once: false,
         });
