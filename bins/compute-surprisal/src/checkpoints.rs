@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::thread::{Scope, ScopedJoinHandle};
 
 use anyhow::{Context, anyhow, bail};
+use checkpoint_source::Source;
 use job_inputs::{series, source, step_in_words};
 use job_kit::{RunRecord, sha256_file};
 use model_conventions::{Counted, StepNames, step_of, step_of_folder};
-use neox_core::{AuditRow, LoadOptions, Model, Source, WeightFiles, parse_device, parse_dtype};
+use neox_core::{AuditRow, LoadOptions, Model, WeightFiles, parse_device, parse_dtype};
 
 use crate::config::SurprisalConfig;
 

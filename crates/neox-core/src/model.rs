@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use model_conventions::WeightFiles;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::attention::Context;
@@ -12,7 +13,7 @@ use crate::error::{ForwardError, LoadError};
 use crate::family::Part;
 use crate::hooks::{Hooks, Site, visit};
 use crate::norm::Norm;
-use crate::weights::{Loader, WeightFiles, is_finite};
+use crate::weights::{Loader, is_finite};
 
 /// Where the weights go and in which precision the model computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
