@@ -68,7 +68,7 @@ fn matching(
         glob::glob_with(&pattern, options)
             .map_err(|source| InputError::Glob {
                 pattern: pattern.to_string(),
-                source,
+                source: source.into(),
             })?
             .collect::<Result<Vec<PathBuf>, _>>()
             .map_err(|err| InputError::Read {

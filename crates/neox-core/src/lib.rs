@@ -71,3 +71,5 @@ pub use model_conventions::{FileHash, WeightFiles, WeightFilesError, WeightForma
 pub use norm::Norm;
 pub use save::{SAVED_FILES, SaveError, save_with, stored_tensor};
 pub use text::Text;
+/// The crates whose types are part of this one's interface: [`tch::Tensor`] of every forward, and [`Text::tokenizer`]'s.
+pub use {tch, tokenizers};
