@@ -20,10 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let tally = count_tokens(corpus.documents(), &tokenizer, d_vocab, None)?;
     let frequencies = Frequencies::add_one(&tally.to_counts()?);
     let upper = Some(Bound::RankPercentile(50.0)); // the rarer half of the tokens
-    let half = BandSpec {
-        upper,
-        ..BandSpec::default()
-    };
+    let half = BandSpec::default().with_upper(upper);
     let band = half.resolve(&frequencies, d_vocab)?;
     let options = WordOptions::default();
     let found = long_tail_words(

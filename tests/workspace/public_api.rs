@@ -26,19 +26,20 @@ const KINDS: &[&str] = &[
 /// Names of the public items of a source file, in order; its tests at the end are none. Fields and re-exports are not counted.
 fn public_items(text: &str) -> Vec<&str> {
     let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or(text);
-    let item = |line: &'_ str| -> Option<&'_ str> {
-        let rest = line.trim_start().strip_prefix("pub ")?;
-        let mut words = rest.split(' ').peekable();
-        let mut kinds = 0;
-        while words.next_if(|word| KINDS.contains(word)).is_some() {
-            kinds += 1;
-        }
-        let name = words.next()?;
-        let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
-        (kinds > 0).then(|| &name[..end.unwrap_or(name.len())])
-    };
-    // The lines are borrowed from `text`, not from the closure.
-    code.lines().filter_map(item).collect()
+    code.lines().filter_map(public_item).collect()
+}
+
+/// The name of the item that a line makes public.
+fn public_item(line: &str) -> Option<&str> {
+    let rest = line.trim_start().strip_prefix("pub ")?;
+    let mut words = rest.split(' ').peekable();
+    let mut kinds = 0;
+    while words.next_if(|word| KINDS.contains(word)).is_some() {
+        kinds += 1;
+    }
+    let name = words.next()?;
+    let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
+    (kinds > 0).then(|| &name[..end.unwrap_or(name.len())])
 }
 
 /// All source files of a folder, in order.
@@ -81,7 +82,11 @@ fn list() -> Result<String> {
                 writeln!(lines, "  {file}: {}", items.join(" "))?;
             }
         }
-        writeln!(text, "{}: {count}", package["name"].as_str().ok_or("no name")?)?;
+        writeln!(
+            text,
+            "{}: {count}",
+            package["name"].as_str().ok_or("no name")?
+        )?;
         text += &lines;
     }
     Ok(text)
@@ -94,8 +99,14 @@ fn public_items_are_those_of_the_list() -> Result<()> {
         fs::write(LIST, &found)?;
     }
     let listed = fs::read_to_string(LIST)?;
-    let new: Vec<&str> = found.lines().filter(|l| !listed.lines().any(|o| o == *l)).collect();
-    let gone: Vec<&str> = listed.lines().filter(|l| !found.lines().any(|o| o == *l)).collect();
+    let new: Vec<&str> = found
+        .lines()
+        .filter(|l| !listed.lines().any(|o| o == *l))
+        .collect();
+    let gone: Vec<&str> = listed
+        .lines()
+        .filter(|l| !found.lines().any(|o| o == *l))
+        .collect();
     assert!(
         found == listed,
         "the public items of the crates are not those of `tests/workspace/public_api.txt`: keep them private, or write the list anew \

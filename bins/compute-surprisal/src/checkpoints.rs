@@ -97,10 +97,9 @@ impl Checkpoints {
     ) -> anyhow::Result<(Self, Vec<Option<u64>>)> {
         let model = &config.model;
         let source = source(model)?;
-        let options = LoadOptions {
-            device: parse_device(&model.device)?,
-            dtype: parse_dtype(&model.dtype)?,
-        };
+        let options = LoadOptions::default()
+            .with_device(parse_device(&model.device)?)
+            .with_dtype(parse_dtype(&model.dtype)?);
         if config.steps.is_some() {
             record.warn(
                 "`steps` is called `model.steps` now, as in the other jobs; it is read as that",

@@ -14,6 +14,7 @@ const MACOS_ARCHIVE: &str = "__MACOSX";
 
 /// Files under a path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Found {
     /// Files of the formats asked for, in the order of names.
     pub files: Vec<PathBuf>,

@@ -22,6 +22,7 @@ use crate::{Format, Input, InputError, Progress, lines::Lines};
 /// What a document is in a plain text file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum TextUnit {
     /// Each line that is not blank.
     Line,

@@ -70,10 +70,9 @@ impl Loaded {
         let mut fetching = None;
         let checkpoint =
             source(model)?.checkpoint(revision, &mut |transfer| show(&mut fetching, transfer))?;
-        let options = LoadOptions {
-            device: parse_device(&model.device)?,
-            dtype: parse_dtype(&model.dtype)?,
-        };
+        let options = LoadOptions::default()
+            .with_device(parse_device(&model.device)?)
+            .with_dtype(parse_dtype(&model.dtype)?);
         let files: Vec<PathBuf> = WeightFiles::find(&checkpoint)?
             .paths()
             .chain([checkpoint.join("config.json")])

@@ -12,6 +12,7 @@ const MAX_CHUNKS: usize = 1 << 18;
 
 /// What was counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tally {
     /// Occurrences by token id, `[d_vocab]`.
     pub counts: Vec<u64>,

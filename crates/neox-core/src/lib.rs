@@ -10,7 +10,7 @@
 //! use tch::Tensor;
 //!
 //! let dir = std::path::Path::new("pythia-70m/step3000");
-//! let options = LoadOptions { device: parse_device("auto")?, dtype: parse_dtype("f32")? };
+//! let options = LoadOptions::default().with_device(parse_device("auto")?).with_dtype(parse_dtype("f32")?);
 //! let model = Model::load(dir, &options)?;
 //! let ids = Text::from_file(&dir.join("tokenizer.json"))?.encode("The state of the union")?;
 //! let tokens = Tensor::from_slice(&ids).view([1, -1]);

@@ -17,11 +17,26 @@ use crate::weights::{Loader, is_finite};
 
 /// Where the weights go and in which precision the model computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LoadOptions {
     /// Device of weights, inputs and outputs.
     pub device: Device,
     /// `Kind::Float`, `Kind::Half` or `Kind::BFloat16`; stored weights are converted.
     pub dtype: Kind,
+}
+
+impl LoadOptions {
+    /// With another [`device`](Self::device).
+    #[must_use]
+    pub fn with_device(self, device: Device) -> Self {
+        Self { device, ..self }
+    }
+
+    /// With another [`dtype`](Self::dtype).
+    #[must_use]
+    pub fn with_dtype(self, dtype: Kind) -> Self {
+        Self { dtype, ..self }
+    }
 }
 
 impl Default for LoadOptions {
@@ -35,6 +50,9 @@ impl Default for LoadOptions {
 }
 
 /// A decoder-only language model of one of the families in `family/`.
+///
+/// A model can go to another thread (`Send`), but threads cannot share it, since tensors are not `Sync`: load one for each, or leave the
+/// parallel work to libtorch, whose operations use all cores. What borrows a model stays on its thread.
 ///
 /// # Examples
 /// ```no_run

@@ -36,6 +36,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Threads: a `Sweep` and a `Scorer` borrow the model, which is not `Sync`, and so stay on its thread; they use all cores themselves.
+//!
 //! [The methods]: https://github.com/longtail-neurons/longtail-neurons/blob/main/docs/methods.md
 
 pub mod closed_form;
