@@ -66,6 +66,7 @@ pub enum SourceError {
 /// ```
 /// # use checkpoint_source::Source;
 /// let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox");
+/// # if !std::path::Path::new(root).exists() { return Ok(()); } // the crate without its repository
 /// let source = Source::folder(root);
 /// assert_eq!(source.revisions()?[..3], ["step0", "step1", "step64"]);
 /// assert!(source.checkpoint(Some("step512"), &mut |_| ())?.join("config.json").exists());

@@ -257,6 +257,7 @@ impl Model {
     /// use tch::Tensor;
     ///
     /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox/step4000");
+    /// # if !std::path::Path::new(path).exists() { return Ok(()); } // the crate without its repository
     /// let model = Model::load(path.as_ref(), &LoadOptions::default())?;
     /// // `5 6 7 8` and `5 6 9`
     /// let row = Tensor::from_slice(&[5i64, 6, 7, 8, 9]).view([1, 5]);
@@ -341,6 +342,7 @@ impl Model {
     /// }
     ///
     /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox/step4000");
+    /// # if !std::path::Path::new(path).exists() { return Ok(()); } // the crate without its repository
     /// let model = Model::load(path.as_ref(), &LoadOptions::default())?;
     /// let mut before = Keep(None);
     /// let last = model.residual(&Tensor::from_slice(&[5i64, 6, 7]).view([1, 3]), None, &mut before)?;

@@ -50,5 +50,11 @@ pub(crate) fn own_project() -> anyhow::Result<()> {
         printed.lines().count() == 4,
         "the project printed something else than four words"
     );
-    Ok(())
+    // Nothing else builds them without their default features.
+    run(&mut cargo([
+        "check",
+        "--package=input-files",
+        "--package=longtail-corpus",
+        "--no-default-features",
+    ]))
 }
