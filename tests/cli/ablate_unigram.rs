@@ -1585,6 +1585,78 @@ fn one_sequence_has_no_interval() {
     assert!(record.contains("the ablated sequences are of 1 documents, so there are no intervals"));
 }
 
+/// Means are kept by what they depend on: another run over the same text takes what is there, whatever else it asks for, and gives the same bits;
+/// other weights or another text do not, and neither does a file that is not whole.
+#[test]
+fn mean_activations_are_kept_for_other_runs() {
+    let dir = TempDir::new().unwrap();
+    let keep = format!("means.keep={}", dir.path().join("means").display());
+    let run = |name: &str, more: &[&str]| -> serde_json::Value {
+        let out = dir.path().join(name);
+        let args = [
+            &["ablation=quick", "corpus.rows=0..10", keep.as_str()],
+            more,
+        ]
+        .concat();
+        ablate(&out, &args).assert().success();
+        serde_json::from_slice(&fs::read(out.join("run.json")).unwrap()).unwrap()
+    };
+    let read = |name: &str| fs::read(dir.path().join(name).join("neurons.parquet")).unwrap();
+    let taken = |record: &serde_json::Value| record["counts"]["means_kept_before"].is_null();
+    assert!(taken(&run("first", &[])));
+    let kept = || -> Vec<PathBuf> {
+        let files = fs::read_dir(dir.path().join("means")).unwrap();
+        files.map(|file| file.unwrap().path()).collect()
+    };
+    assert_eq!(kept().len(), 1);
+    assert!(!taken(&run("second", &[])));
+    assert_eq!(read("first"), read("second"));
+    // Another reading of the same text, which counts other positions.
+    assert!(!taken(&run("liu", &["semantics=liu2025", "band=none"])));
+    for other in [
+        &["corpus.rows=0..11"][..],
+        &["means.sequences=3"],
+        &["model.path=examples/data/tiny-neox/step512"],
+        &["model.dtype=bf16"],
+    ] {
+        assert!(taken(&run("other", other)), "{other:?}");
+    }
+    assert_eq!(kept().len(), 5);
+    for file in kept() {
+        fs::write(file, "cut off").unwrap();
+    }
+    assert!(taken(&run("again", &[])));
+    assert_eq!(read("first"), read("again"));
+    assert!(!taken(&run("again", &[])));
+    // Where nothing can be kept, the run goes on.
+    fs::write(dir.path().join("file"), "").unwrap();
+    let nowhere = format!("means.keep={}/below", dir.path().join("file").display());
+    let record = run("nowhere", &[&nowhere]);
+    assert!(record["warnings"].to_string().contains("means.keep"));
+    for wrong in ["none", "0"] {
+        refuses(
+            &[&format!("means.sequences={wrong}")],
+            &["means.sequences", "`all`, or how many"],
+        );
+    }
+}
+
+/// What is taken over less of the text is less certain, and says so.
+#[test]
+fn means_have_standard_errors() {
+    let errors = |sequences: &str| -> f64 {
+        let out = TempDir::new().unwrap();
+        let sequences = format!("means.sequences={sequences}");
+        let args = ["ablation=quick", "corpus.rows=0..40", &sequences];
+        ablate(out.path(), &args).assert().success();
+        let table = Table::read(out.path().join("neurons.parquet"));
+        let errors = table.floats("mean_activation_se");
+        errors.iter().sum::<f64>() / errors.len() as f64
+    };
+    let (of_all, of_few) = (errors("all"), errors("8"));
+    assert!(of_all > 0.0 && of_few > 1.5 * of_all, "{of_all} {of_few}");
+}
+
 /// Tables of an earlier run do not stand beside those of a new one, whatever the new one leaves out.
 #[test]
 fn a_run_without_positions_leaves_none_of_an_earlier_one() {
@@ -1863,5 +1935,113 @@ fn keys_of_the_band_are_refused_without_one() {
             text.contains("there is no band of tokens"),
             "{typed}: {text}"
         );
+    }
+}
+
+/// A configuration of the Python packages as it is: what it comes to, what is not used, and what it cannot say.
+#[test]
+fn configurations_of_the_python_packages_are_taken_as_they_are() {
+    let dir = TempDir::new().unwrap();
+    let original = dir.path().join("original.yaml");
+    let liu = "\
+device: cuda
+dry_run: false
+seed: 7
+chdir: \".\"
+model: EleutherAI/pythia-70m-deduped
+dataset: stas/c4-en-10k
+use_log2_entropy: false
+data_range_start: 0
+data_range_end: 10
+batch_size: 1
+ablation_mode: longtail
+min_freq: elbow
+max_freq: 20
+window_size: 200
+k: 2
+neuron_range: 3-6
+hf_token_path: hf_token.txt
+output_dir: somewhere
+transformers_cache_dir: null
+defaults:
+  - _self_
+  - override hydra/job_logging: disabled
+hydra:
+  output_subdir: null
+";
+    fs::write(&original, liu).unwrap();
+    let named = original.display().to_string();
+    let asked = ["--original", &named];
+    let out = dir.path().join("out");
+    // Its data set is on the hub.
+    let refused = |args: &[&str]| -> String {
+        let output = ablate(&out, args).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = refused(&asked);
+    assert!(
+        said.contains("stas/c4-en-10k") && said.contains("corpus.path=FILE"),
+        "{said}"
+    );
+    let here = [
+        "model.path=examples/data/tiny-neox/step4000",
+        "frequency=tiny-neox",
+        "corpus=held-out",
+    ];
+    let output = ablate(&out, &[&asked[..], &here].concat())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    for told in [
+        "batch_size (",
+        "use_log2_entropy (entropies are in nats)",
+        "taken as: ",
+    ] {
+        assert!(said.contains(told), "{told} in {said}");
+    }
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("run.json")).unwrap()).unwrap();
+    let config = &record["config"];
+    assert_eq!(config["seed"], 7);
+    assert_eq!(config["corpus"]["rows"], "0..10");
+    assert_eq!(config["ablation"]["neurons"], "3..6");
+    assert_eq!(config["ablation"]["sequences"], 2);
+    assert_eq!(config["band"]["window"], 200);
+    assert_eq!(config["semantics"]["outside_band"], "clean");
+    assert!(out.join("positions.feather").is_file());
+
+    // Stolfo et al. have no mode and no band.
+    let stolfo = liu.replace(
+        "ablation_mode: longtail\nmin_freq: elbow\nmax_freq: 20\nwindow_size: 200\n",
+        "",
+    );
+    fs::write(&original, stolfo.replace("seed: 7", "seed: 7\nmine: 3")).unwrap();
+    let shown = [&asked[..], &here, &["--print-config"]].concat();
+    let output = ablate(&out, &shown).output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        shown.contains("kl: freq-model") && shown.contains("frozen_kl: full"),
+        "{shown}"
+    );
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("`mine`"), "{said}");
+    for (wrong, words) in [
+        (liu.replace("k: 2", "k: two"), "`k` of"),
+        (liu.replace("3-6", "36"), "two numbers like `0-100`"),
+        (
+            liu.replace("data_range_end: 10\n", ""),
+            "without `data_range_end`",
+        ),
+        (
+            liu.replace("EleutherAI/pythia-70m-deduped", "gpt2-small"),
+            "no token counts",
+        ),
+        ("seed: 3".to_owned(), "given as `--config`"),
+    ] {
+        fs::write(&original, &wrong).unwrap();
+        let said = refused(&[&asked[..], &here[2..]].concat());
+        assert!(said.contains(words), "{words} in {said}");
     }
 }

@@ -1055,6 +1055,30 @@ fn rarer_rows_are_not_common() -> Outcome {
     Ok(())
 }
 
+/// A series that is numbered by the words it has seen says so at its axes and in its titles.
+#[test]
+fn figures_say_what_a_series_counts() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let runs = dir.path().join("runs");
+    let table = root().join("tests/golden/tiny-neox/ablation-longtail.parquet");
+    for words in ["chck_1M", "chck_10M"] {
+        fs::create_dir_all(runs.join(words))?;
+        fs::copy(&table, runs.join(words).join("positions.parquet"))?;
+    }
+    let (input, to) = (
+        format!("input.path={}", runs.display()),
+        out(&dir.path().join("out")),
+    );
+    let asked = ["selection.filed_by=input", "input.steps=all", &input, &to];
+    check_success(&[&GOLDEN[1..], &asked[..]].concat())?;
+    let read = |name: &str| fs::read_to_string(dir.path().join("out").join(name));
+    assert!(read("plots/stability.svg")?.contains("million words seen"));
+    assert!(read("plots/step10-effects.svg")?.contains("10 million words"));
+    let report = read("report.html")?;
+    assert!(report.contains("1 million words") && !report.contains("Step 1<"));
+    Ok(())
+}
+
 /// However a step is written, it is the same step; and no sign becomes part of it.
 #[test]
 fn steps_are_read_from_names_of_every_kind() -> Outcome {

@@ -482,3 +482,62 @@ fn texts_on_the_command_line_are_taken_as_typed() {
         assert!(folder.path().join(out).join("run.json").is_file(), "{out}");
     }
 }
+
+/// What a shell is told of a command line that is not finished: keys, choices of groups, switches and flags, after what was typed before.
+#[test]
+fn command_lines_are_completed() {
+    let asked = |line: &str| -> Vec<String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_prepare-context"));
+        let run = command.current_dir(root()).args(["--complete", line]);
+        let said = run.assert().success().get_output().stdout.clone();
+        let said = String::from_utf8(said).unwrap();
+        said.lines().map(str::to_owned).collect()
+    };
+    for (line, expected) in [
+        ("prepare-context words.li", &["words.list="][..]),
+        ("prepare-context corpus=tr", &["corpus=train"]),
+        ("prepare-context +exc", &["+exclude="]),
+        ("prepare-context ~exc", &["~exclude"]),
+        (
+            "prepare-context exclude=",
+            &["exclude=held-out", "exclude=train"],
+        ),
+        (
+            "prepare-context exclude=train exclude.col",
+            &["exclude.column="],
+        ),
+        (
+            "prepare-context corpus=nonsense corpus.ro",
+            &["corpus.rows="],
+        ),
+        ("prepare-context --mul", &["--multirun"]),
+        ("prepare-context --cfg ", &["job"]),
+        ("prepare-context --config-dir /nowhere co", &[]),
+        ("prepare-context nothing", &[]),
+    ] {
+        assert_eq!(asked(line), expected, "{line}");
+    }
+    assert!(asked("prepare-context ").contains(&"words.path=".to_owned()));
+}
+
+/// The script, in the shell that is there: bash cuts words at `=`.
+#[test]
+fn bash_completes_the_value_of_a_key() {
+    let program = env!("CARGO_BIN_EXE_prepare-context");
+    let script = format!(
+        "source <('{program}' --completions bash)
+         COMP_LINE='prepare-context corpus=tr' COMP_POINT=25
+         _complete_prepare_context '{program}'
+         echo \"${{COMPREPLY[*]}}\""
+    );
+    let mut bash = Command::new("bash");
+    let bash = bash.current_dir(root()).args(["-c", &script]);
+    bash.assert().success().stdout("train\n");
+    for shell in ["zsh", "fish"] {
+        let mut command = Command::new(program);
+        let command = command.args(["--completions", shell]);
+        let said = command.assert().success().get_output().stdout.clone();
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains("--complete"), "{said}");
+    }
+}

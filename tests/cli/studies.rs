@@ -234,6 +234,42 @@ fn jobs_go_together_where_their_values_agree() {
     );
 }
 
+/// A value that names a step is handed on as what it has become there.
+#[test]
+fn values_that_name_steps_are_handed_on() {
+    let study = Study::new(
+        "\
+dir: results
+steps:
+  words:
+    job: select-longtail
+    overrides: [tokenizer=tiny-neox, frequency=tiny-neox]
+  contexts:
+    job: prepare-context
+    sweep:
+      words.path: ['${step:words}/words.csv', other.csv]
+  more:
+    job: prepare-context
+    overrides: ['words.path=${step:contexts.words.path}', contexts.per_word=2]
+  again:
+    job: prepare-context
+    overrides: ['words.path=${step:more.words.path}', contexts.per_word=3]
+",
+    );
+    let shown = study.passes(&["--dry-run"]);
+    let again = shown.split("again (prepare-context)").nth(1).unwrap();
+    let first = format!(
+        "words.path=\"{}/results/words/0/words.csv",
+        study.0.path().display()
+    );
+    let paths: Vec<&str> = again.lines().filter(|l| l.contains("pending  ")).collect();
+    assert!(
+        paths[0].contains(&first) || paths[0].contains(&first.replace('"', "")),
+        "{again}"
+    );
+    assert!(paths[1].contains("words.path=other.csv"), "{again}");
+}
+
 #[test]
 fn what_is_wrong_is_told_before_anything_runs() {
     for (yaml, said) in [

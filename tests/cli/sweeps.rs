@@ -435,3 +435,61 @@ fn a_killed_launcher_loses_nothing() {
     let printed = sweep.passes(&[MANY]);
     assert!(printed.contains(&said), "{said}: {printed}");
 }
+
+/// A small disk of one's own, where this user may mount one.
+struct Disk(TempDir);
+
+impl Disk {
+    fn new(size: &str) -> Option<Self> {
+        let dir = TempDir::new().unwrap();
+        let disk = Self(dir);
+        disk.mount(&format!("size={size}"), &["-t", "tmpfs", "tmpfs"])
+            .then_some(disk)
+    }
+
+    fn mount(&self, options: &str, what: &[&str]) -> bool {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", options]).args(what).arg(self.0.path());
+        mount
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// A disk that fills up in the middle, or that cannot be written to, is told; what had finished is kept, and the same command goes on.
+#[test]
+fn a_full_disk_loses_nothing() {
+    let Some(disk) = Disk::new("600k") else {
+        eprintln!("SKIPPED: mounting a small disk needs rights that this user does not have");
+        return;
+    };
+    let sweep = Sweep::new();
+    let folder = format!("sweep.dir={}", disk.0.path().join("sweep").display());
+    let values = [&TINY[..], &["words.common=range(1,5)", &folder]].concat();
+    let (text, code) = sweep.run(&values);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("No space left on device"), "{text}");
+    let first = disk.0.path().join("sweep/0/words.csv");
+    let written = fs::read(&first).unwrap();
+    assert!(disk.mount("remount,size=60m", &[]));
+    let (text, code) = sweep.run(&values);
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("4 jobs: 4 finished (") && text.contains(" before)"),
+        "{text}"
+    );
+    assert_eq!(fs::read(&first).unwrap(), written);
+    assert!(disk.mount("remount,ro", &[]));
+    let more = [&TINY[..], &["words.common=range(1,6)", &folder]].concat();
+    let (text, code) = sweep.run(&more);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("Read-only file system"), "{text}");
+    assert_eq!(fs::read(&first).unwrap(), written);
+}

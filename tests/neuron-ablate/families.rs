@@ -10,8 +10,8 @@ use neox_core::{Hooks, LoadOptions, Model, NoHooks, Site, next_token_ln_probs};
 use neuron_ablate::{
     AblateError, Dose, Engine, EngineOptions, ExactSums, HeadId, Intervention, InterventionHooks,
     KlDirection, Measure, NestedSets, NeuronId, NeuronSite, Operation, Over, PairBlock, Plan,
-    Sample, Scorer, Semantics, Sweep, Tick, TokenFrequencies, Variant, Variants, WordRequest,
-    WordStart, WordVocabulary, layer_means, self_check,
+    Sample, Scorer, Semantics, Sweep, Tick, TokenBand, TokenFrequencies, Variant, Variants,
+    WordRequest, WordStart, WordVocabulary, layer_means, self_check, self_check_neurons,
 };
 use tch::{Kind, TchError, Tensor};
 
@@ -91,7 +91,7 @@ fn check(name: &str, engine: EngineOptions) -> Outcome<()> {
         engine,
         ..plan(of_last.iter().map(|&i| ablated[i][1] as usize).collect())
     };
-    let worst = self_check(&model, &sample, &frequencies, plan.clone())?.worst();
+    let worst = self_check(&model, &sample, &frequencies, &[], plan.clone())?.worst();
     assert!(worst < 1e-5, "{name}: self-check off by {worst:.1e}");
 
     let read = |kind: &str| -> Outcome<Vec<Vec<f64>>> {
@@ -131,6 +131,43 @@ fn check(name: &str, engine: EngineOptions) -> Outcome<()> {
     )?;
     // From position 3 on.
     assert_eq!(compared, neurons * 2 * 36 * 3 * 2);
+    Ok(())
+}
+
+/// Every variant and every measure against its definition on forwards with the neuron replaced, under each semantics: in closed form for
+/// neurons of the last layer, with the model run on for those of layer 0.
+#[test]
+fn every_variant_is_as_defined_in_every_family() -> Outcome<()> {
+    for family in std::fs::read_dir(families())? {
+        let dir = family?.path();
+        let model = Model::load(&dir, &LoadOptions::default())?;
+        let (sample, frequencies) = (sample(&dir)?, frequencies(&dir)?);
+        let d_vocab = frequencies.q().len();
+        let band: Vec<u32> = (0..d_vocab as u32).filter(|t| t % 3 == 1).collect();
+        let bands = [TokenBand::new("band", &band, d_vocab)?];
+        for semantics in [
+            Semantics::corrected(),
+            Semantics::liu2025(),
+            Semantics::stolfo2024(),
+        ] {
+            let plan = Plan {
+                semantics,
+                sequences: vec![1],
+                ..plan(vec![0, 7])
+            };
+            let first = [0, 5].map(|neuron| NeuronId { layer: 0, neuron });
+            let of_first = plan.clone();
+            for found in [
+                self_check(&model, &sample, &frequencies, &bands, plan)?,
+                self_check_neurons(&model, &sample, &frequencies, &bands, of_first, &first)?,
+            ] {
+                assert_eq!(found.differences.len(), 4 * 6);
+                assert_eq!(found.pairs, 2 * 36);
+                let worst = found.worst();
+                assert!(worst < 2e-5, "{}: {worst:.1e} in {found:?}", dir.display());
+            }
+        }
+    }
     Ok(())
 }
 

@@ -3,12 +3,13 @@
 
 use std::path::PathBuf;
 
-use neox_core::{LoadOptions, Model, NoHooks, next_token_ln_probs};
+use neox_core::{LoadOptions, Model, NoHooks, Text, next_token_ln_probs};
 use neuron_ablate::{
-    Dose, EngineOptions, KlDirection, Measure, Plan, Sample, Semantics, Sweep, TokenFrequencies,
-    Variants, self_check,
+    Dose, EngineOptions, Intervention, Join, KlDirection, Measure, Plan, Sample, Scorer, Semantics,
+    Sweep, TokenFrequencies, Variants, WordRequest, WordVocabulary, self_check,
 };
 use serde_json::Value;
+use surprisal_metrics::WordForm;
 use tch::{Kind, Tensor};
 
 fn golden(name: &str) -> Value {
@@ -16,13 +17,14 @@ fn golden(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(PathBuf::from(folder).join(name)).unwrap()).unwrap()
 }
 
-/// The checkpoint that `cargo xtask real` writes.
+/// What `cargo xtask real` writes.
+const CHECKPOINT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../outputs/real/smollm2-135m"
+);
+
 fn model() -> Model {
-    let folder = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../outputs/real/smollm2-135m"
-    );
-    Model::load(folder.as_ref(), &LoadOptions::default()).unwrap()
+    Model::load(CHECKPOINT.as_ref(), &LoadOptions::default()).unwrap()
 }
 
 fn tokens() -> Vec<Vec<i64>> {
@@ -120,8 +122,42 @@ fn effects_match_f64() {
         sequences: vec![0],
         ..plan
     };
-    let worst = self_check(&model, &sample, &frequencies, few)
+    let worst = self_check(&model, &sample, &frequencies, &[], few)
         .unwrap()
         .worst();
     assert!(worst < 1e-4, "self-check off by {worst:.1e}");
+}
+
+/// Words in context without a token in front of the text, and with the mass of words that begin divided out; made with transformers.
+#[test]
+#[ignore = "needs the model that `cargo xtask real` fetches"]
+fn words_match_transformers() {
+    let model = model();
+    let text = Text::from_file(&PathBuf::from(CHECKPOINT).join("tokenizer.json")).unwrap();
+    let words = WordVocabulary::new(&text, 0, model.config().vocab_size as usize).unwrap();
+    let golden: Vec<(String, String, usize, f64, f64)> =
+        serde_json::from_value(golden("words.json")["rows"].clone()).unwrap();
+    let requests: Vec<WordRequest> = golden
+        .iter()
+        .map(|(context, word, ..)| WordRequest::joint(&text, None, context, word, Join::Space))
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let scorer = Scorer::new(&model, &words, 4096).unwrap();
+    let scores = scorer.score(&requests, &[Intervention::base()]).unwrap();
+    for (score, (_, word, pieces, uncorrected, corrected)) in scores.iter().zip(&golden) {
+        let score = &score[0];
+        assert_eq!(score.ln_probs.len(), *pieces, "pieces of {word}");
+        for (form, expected) in [
+            (WordForm::Uncorrected, uncorrected),
+            (WordForm::Corrected, corrected),
+        ] {
+            let found = score.surprisal_nats(form).unwrap();
+            let off = (found - expected).abs();
+            assert!(
+                off < 2e-4,
+                "{form:?} surprisal of {word} is off by {off:.1e}"
+            );
+        }
+    }
+    assert!(golden.len() >= 20);
 }

@@ -393,6 +393,54 @@ fn pieces_come_from_joint_tokenization() {
     ));
 }
 
+/// A tokenizer that cuts off each digit, as Llama's and SmolLM2's do, leaves the space before a number as a piece of its own: the number's
+/// first piece, since it is what begins the word.
+#[test]
+fn the_space_before_a_number_is_its_first_piece() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../examples/data/tiny-neox/tokenizer.json"
+    );
+    let mut tokenizer: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let byte_level = tokenizer["pre_tokenizer"].take();
+    tokenizer["pre_tokenizer"] = serde_json::json!({
+        "type": "Sequence",
+        "pretokenizers": [{ "type": "Digits", "individual_digits": true }, byte_level],
+    });
+    // With the places of pieces as they are, and with the spaces trimmed off.
+    for trim_offsets in [false, true] {
+        tokenizer["post_processor"] = serde_json::json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": trim_offsets, "use_regex": true,
+        });
+        let changed = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(changed.path(), tokenizer.to_string()).unwrap();
+        let text = Text::from_file(changed.path()).unwrap();
+        let request = |context: &str, word: &str, join| {
+            let request = WordRequest::joint(&text, Some(EOS), context, word, join).unwrap();
+            let pieces = request.tokens[request.word.clone()].iter();
+            let pieces: Vec<String> = pieces.map(|id| text.decode(&[*id]).unwrap()).collect();
+            (pieces, request.start)
+        };
+        let number = [" ", "1", "9", "1", "3"].map(String::from).to_vec();
+        for (context, word, join) in [
+            ("In the year", "1913", Join::Space),
+            ("In the year ", "1913", Join::AsIs),
+            ("In the year", " 1913", Join::AsIs),
+        ] {
+            let found = request(context, word, join);
+            assert_eq!(found, (number.clone(), WordStart::Space));
+        }
+        // No space before it, and one that belongs to the piece itself.
+        let quoted = request("\"", "1913", Join::AsIs);
+        assert_eq!(quoted, (number[1..].to_vec(), WordStart::Inside));
+        let after_line = request("In\n", "1913", Join::AsIs);
+        assert_eq!(after_line, (number[1..].to_vec(), WordStart::Line));
+        let word = request("In the", "year", Join::Space);
+        assert_eq!(word, (vec![" year".to_owned()], WordStart::Space));
+    }
+}
+
 /// Boundaries and the entropy where a word begins, against sums over the model's own probabilities.
 #[test]
 fn boundaries_and_entropies_are_sums_over_the_next_token() {

@@ -7,11 +7,11 @@ use std::error::Error;
 
 use neox_core::{Model, NoHooks, Text, next_token_ln_probs};
 use neuron_ablate::{
-    Dose, Engine, EngineOptions, ExactSums, Intervention, Keep, MeanOver, NamedChange, NeuronId,
-    NeuronSite, NullSpace, NullSpaceOptions, Operation, Plan, RareTokens, Sample, ScalingLaw,
-    ScalingMeasure, ScalingPlan, Scorer, Semantics, TargetGroup, TokenFrequencies, Variants,
-    WeightChange, WordRequest, WordStart, WordVocabulary, last_layer_states, mean_activations,
-    measure_scaling, self_check,
+    AblateError, Dose, Engine, EngineOptions, ExactSums, Intervention, Keep, LayerMeans, MeanOf,
+    MeanOver, NamedChange, NeuronId, NeuronSite, NullSpace, NullSpaceOptions, Operation, Plan,
+    RareTokens, Sample, ScalingLaw, ScalingMeasure, ScalingPlan, Scorer, Semantics, Sweep,
+    TargetGroup, TokenFrequencies, Variants, WeightChange, WordRequest, WordStart, WordVocabulary,
+    last_layer_states, mean_activations, measure_scaling, sample_means, self_check,
 };
 use random_model::{D_MLP, random_model, random_tokens, zipf};
 use tch::{Device, Kind, Tensor};
@@ -182,7 +182,7 @@ fn ablations_are_measured_as_in_f64() -> Outcome<()> {
                 batch: 2,
                 memory_budget: 64 << 20,
             };
-            let check = self_check(&model, &sample, &frequencies, plan)?;
+            let check = self_check(&model, &sample, &frequencies, &[], plan)?;
             let what = format!("{d_vocab} tokens, spread {spread}, {sums:?}: {check:?}");
             close(check.worst(), 0.0, &what);
         }
@@ -364,5 +364,65 @@ fn mean_activations_are_those_of_f64() -> Outcome<()> {
             assert!((found - sum / count).abs() < 1e-3 * (1e-2 + found.abs()));
         }
     }
+    Ok(())
+}
+
+/// The standard error of a mean is that of a ratio of sums over documents, over all of their sequences and those drawn alone.
+#[test]
+fn errors_of_means_are_over_documents() -> Outcome<()> {
+    let model = random_model(4096, 0.7, Kind::Float, |_| ())?;
+    let packed = random_tokens(6, 12, 4096);
+    let documents = vec![0, 0, 1, 2, 2, 3];
+    let sample = Sample::new(packed.clone(), &[0], 4096)?.from_documents(documents.clone())?;
+    let of = [MeanOf::Neurons(0), MeanOf::Heads(0)];
+    for sequences in [vec![0, 1, 2, 3, 4, 5], vec![5, 0, 2], vec![0, 1]] {
+        let found = sample_means(&model, &sample, &sequences, &of, 4, &|_, _| ())?;
+        assert_eq!(found[1].of, MeanOf::Heads(0));
+        let means = found[0].over(MeanOver::NotBos)?;
+        let sum = |i: usize| -> Outcome<f64> {
+            let states = last_layer_states(&model, &[&packed[i]])?.remove(0);
+            Ok(states
+                .activations
+                .f_select(1, 3)?
+                .f_narrow(0, 1, 11)?
+                .f_sum(Kind::Double)?
+                .f_double_value(&[])?)
+        };
+        let mut of_document = [(0.0, 0.0); 4];
+        for &i in &sequences {
+            of_document[documents[i]].0 += sum(i)?;
+            of_document[documents[i]].1 += 11.0;
+        }
+        let (total, n) = of_document
+            .iter()
+            .fold((0.0, 0.0), |(t, n), d| (t + d.0, n + d.1));
+        let mean = total / n;
+        assert!((means.mean[3] - mean).abs() < 1e-9);
+        let there = of_document.iter().filter(|d| d.1 > 0.0);
+        let squares: f64 = there.clone().map(|d| (d.0 - mean * d.1).powi(2)).sum();
+        let documents = there.count() as f64;
+        let error = (documents / (documents - 1.0) * squares).sqrt() / n;
+        match documents > 1.0 {
+            true => assert!((means.standard_error[3] / error - 1.0).abs() < 1e-6),
+            false => assert!(means.standard_error[3].is_nan()),
+        }
+    }
+    // Means of a layer of another width are no means of this one.
+    let frequencies = TokenFrequencies::new(zipf(4096))?;
+    let plan = Plan {
+        neurons: vec![0],
+        sequences: vec![0],
+        dose: Dose::Mean,
+        semantics: Semantics::corrected(),
+        variants: Variants::default(),
+        ranks: false,
+        engine: EngineOptions::default(),
+        batch: 2,
+        memory_budget: 64 << 20,
+    };
+    let narrow = LayerMeans::default().with_neurons(0, vec![0.0; 3]);
+    let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan)?.with_means(narrow);
+    let refused = sweep.run(&mut |_| Ok(()), &|_| ());
+    assert!(matches!(refused, Err(AblateError::NoSuchComponent { .. })));
     Ok(())
 }

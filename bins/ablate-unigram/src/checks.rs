@@ -101,7 +101,7 @@ pub(crate) fn self_check(
         &config.corpus,
         &mut record,
     )?;
-    let (frequencies, _) = job::frequencies(config, &loaded, &mut record)?;
+    let (frequencies, bands) = job::frequencies(config, &loaded, &mut record)?;
     let Components { last, earlier, .. } = config.ablation.components(loaded.model.config())?;
     let few = |number: usize| number.div_ceil(8).max(1);
     let plan = job::plan(config, &loaded.sample, last)?;
@@ -121,12 +121,13 @@ pub(crate) fn self_check(
         .step_by(few(earlier.len()))
         .copied()
         .collect();
-    let Loaded { model, sample, .. } = &loaded;
+    let (model, sample) = (&loaded.model, &loaded.sample);
     if plan.neurons.is_empty() && earlier.is_empty() {
         bail!("`--self-check` is of neurons, and `ablation.neurons` names none");
     }
     if !earlier.is_empty() {
-        let result = self_check_neurons(model, sample, &frequencies, plan.clone(), &earlier)?;
+        let result =
+            self_check_neurons(model, sample, &frequencies, &bands, plan.clone(), &earlier)?;
         report(
             "running the model on from a neuron's layer",
             earlier.len(),
@@ -135,18 +136,26 @@ pub(crate) fn self_check(
     }
     if !plan.neurons.is_empty() {
         let neurons = plan.neurons.len();
-        let result = check(model, sample, &frequencies, plan)?;
+        let result = check(model, sample, &frequencies, &bands, plan)?;
         report("the closed form", neurons, &result)?;
     }
     Ok(())
 }
 
-/// Says how far values are from those of whole forwards of the ablated model; fails if it is too far.
+/// Says how far values are from those of whole forwards of the ablated model, for each variant; fails if it is too far.
 fn report(how: &str, neurons: usize, result: &SelfCheck) -> anyhow::Result<()> {
-    job_kit::print(format!(
-        "self-check: {neurons} neurons, {} pairs; largest difference between {how} and a forward of the ablated model (nats):\n  loss {:.1e}, entropy {:.1e}, KL(model || freq) {:.1e}, KL(freq || model) {:.1e}\n",
-        result.pairs, result.loss, result.entropy, result.kl_model_freq, result.kl_freq_model
-    ))?;
+    let mut text = format!(
+        "self-check: {neurons} neurons, {} pairs; largest difference between {how} and a forward of the ablated model (nats):\n",
+        result.pairs
+    );
+    for of_variant in result.differences.chunk_by(|a, b| a.variant == b.variant) {
+        let measures: Vec<String> = of_variant
+            .iter()
+            .map(|d| format!("{} {:.1e}", d.measure, d.worst))
+            .collect();
+        text += &format!("  {:<12} {}\n", of_variant[0].variant, measures.join(", "));
+    }
+    job_kit::print(text)?;
     if result.worst() > TOLERANCE_NATS {
         bail!(
             "they differ by {:.1e} nats, more than {TOLERANCE_NATS:.0e}: do not rely on this checkpoint in this dtype (try `model.dtype=f32`)",

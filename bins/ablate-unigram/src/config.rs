@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, error::Error, path::PathBuf, str::FromStr};
 
 use anyhow::{Context, bail};
 use job_inputs::{
-    BandConfig, CorpusConfig, FrequencyConfig, ModelConfig, NeuronsConfig, Sequences,
+    BandConfig, CorpusConfig, FrequencyConfig, MeansConfig, ModelConfig, NeuronsConfig, Sequences,
 };
 use job_kit::{Rule, Rules, Span};
 use longtail_corpus::BandReading;
@@ -30,6 +30,9 @@ pub(crate) struct AblateConfig {
     pub(crate) bands: BTreeMap<String, BandConfig>,
     pub(crate) semantics: SemanticsConfig,
     pub(crate) ablation: AblationConfig,
+    /// Over which text the means are taken that neurons and heads are set to.
+    #[serde(default)]
+    pub(crate) means: MeansConfig,
     /// Sets of neurons changed together, beside the neurons one by one.
     #[serde(default)]
     pub(crate) sets: Option<SetsConfig>,

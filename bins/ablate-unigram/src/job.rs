@@ -2,22 +2,16 @@
 
 mod merge;
 
-use std::{
-    cell::LazyCell,
-    error::Error,
-    path::Path,
-    sync::{Mutex, OnceLock},
-    time::{Duration, Instant},
-};
+use std::{cell::LazyCell, collections::BTreeSet, error::Error, path::Path, time::Instant};
 
 use anyhow::{Context, bail};
-use job_inputs::{Loaded, corpus_sha256, mebibytes, revisions, source};
+use job_inputs::{Loaded, MeansSample, corpus_sha256, mebibytes, revisions, source};
 use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter, plot::Figure};
 use neox_core::Model;
 use neuron_ablate::{
-    AblateError, EngineReport, ForwardCost, LayerMeans, NeuronEffects, NeuronId, PairBlock, Plan,
+    AblateError, EngineReport, ForwardCost, MeanOf, NeuronEffects, NeuronId, PairBlock, Plan,
     Sample, Sweep, Tick, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics,
-    layer_means, output_directions,
+    output_directions,
 };
 
 use surprisal_metrics::{Bootstrap, MIN_GROUPS};
@@ -111,7 +105,12 @@ fn finished<'c>(
     resolved: &serde_json::Value,
     corpus: &dyn Fn() -> Result<&'c Option<String>, &'c anyhow::Error>,
 ) -> Result<(), String> {
-    let beside = ["model.steps", "model.allow_bad", "model.token_file"];
+    let beside = [
+        "model.steps",
+        "model.allow_bad",
+        "model.token_file",
+        "means.keep",
+    ];
     let record = job_kit::finished_run(dir, JOB, env!("CARGO_PKG_VERSION"), resolved, &beside)?;
     let corpus = corpus().map_err(|err| format!("{err:#}"))?;
     match record["notes"]["corpus_sha256"].as_str() == corpus.as_deref() {
@@ -192,13 +191,13 @@ fn ablate(
     }
     let loaded = Loaded::read(&config.model, revision, &config.corpus, &mut record)?;
     let (frequencies, bands) = frequencies(config, &loaded, &mut record)?;
-    let Loaded { model, sample, .. } = loaded;
+    let (model, sample) = (&loaded.model, &loaded.sample);
     let Components {
         last,
         earlier,
         heads,
     } = config.ablation.components(model.config())?;
-    let plan = plan(config, &sample, last)?;
+    let plan = plan(config, sample, last)?;
     record.note("sequences_ablated", plan.sequences.clone());
     let clusters = sample.n_clusters(&plan.sequences);
     record.count("clusters", clusters as u64);
@@ -206,7 +205,7 @@ fn ablate(
         record.warn(format!("the ablated sequences are of {clusters} documents, so there are no intervals: they need {MIN_GROUPS} at least (`ablation.sequences`)"));
     }
     let selected = match &config.sets {
-        Some(sets) => Some((sets, Selected::read(sets, &model, &mut record)?)),
+        Some(sets) => Some((sets, Selected::read(sets, model, &mut record)?)),
         None => None,
     };
     let last_layer = model.config().num_hidden_layers - 1;
@@ -217,21 +216,28 @@ fn ablate(
     let neurons: Vec<NeuronId> = earlier.iter().copied().chain(in_last).collect();
     let weights = match neurons.is_empty() {
         true => Vec::new(),
-        false => weights(config, &model, &neurons, &frequencies, &bands, &mut record)?,
+        false => weights(config, model, &neurons, &frequencies, &bands, &mut record)?,
     };
     let rarer = bands.first().map(|band| frequencies.rarer_than(band));
     let band_names: Vec<String> = bands.iter().map(|band| band.name().to_owned()).collect();
     let in_closed_form = !plan.neurons.is_empty();
-    let sweep = Sweep::new(&model, &sample, &frequencies, bands, plan)?;
+    let sweep = Sweep::new(model, sample, &frequencies, bands, plan)?;
 
-    let mut of_neurons: Vec<usize> = earlier.iter().map(|n| n.layer).collect();
-    if let Some((_, selected)) = &selected {
-        let layers = selected.layers();
-        // Those of the last layer come with the neurons in closed form.
-        of_neurons.extend(layers.filter(|&layer| layer != last_layer || !in_closed_form));
-    }
-    let of_heads: Vec<usize> = heads.iter().map(|h| h.layer).collect();
-    let mut means = means(config, &model, &sample, (of_neurons, of_heads), &mut record)?;
+    let mut layers: Vec<usize> = neurons.iter().map(|n| n.layer).collect();
+    layers.extend(selected.iter().flat_map(|(_, selected)| selected.layers()));
+    let of: BTreeSet<MeanOf> = layers
+        .into_iter()
+        .map(MeanOf::Neurons)
+        .chain(heads.iter().map(|h| MeanOf::Heads(h.layer)))
+        .collect();
+    let over = config.semantics.to_options().mean_activation;
+    let means = MeansSample::new(&config.means, &loaded, config.seed).take(
+        of,
+        over,
+        config.ablation.batch,
+        &mut record,
+    )?;
+    let sweep = sweep.with_means(means.clone());
 
     let positions = PositionTable::new(
         &sweep,
@@ -264,12 +270,14 @@ fn ablate(
         engine.exact_pairs += progress.record("ablation_by_forwards", &mut record);
     }
     if in_closed_form {
-        let pairs = sweep.pairs()? as u64;
-        let steps = SweepProgress::new(sample.sequences().len() as u64, pairs);
-        let last = sweep.run(&mut write, &|tick| steps.hear(tick))?;
-        steps.record(&mut record);
+        let progress = Progress::new("ablating", sweep.pairs()? as u64, "pairs");
+        let last = sweep.run(&mut write, &|tick| {
+            if let Tick::Pairs(more) = tick {
+                progress.inc(more as u64);
+            }
+        })?;
+        record.timing("ablation", progress.finish());
         effects.extend(last.neurons);
-        means = means.with_neurons(last_layer, last.mean_activations);
         engine = EngineReport {
             exact_pairs: engine.exact_pairs + last.engine.exact_pairs,
             ..last.engine
@@ -307,7 +315,7 @@ fn ablate(
     let sets = match selected {
         None => None,
         Some((sets, selected)) => {
-            Some(selected.run(sets, &sweep, &model, &means, config.seed, &mut record)?)
+            Some(selected.run(sets, &sweep, model, &means, config.seed, &mut record)?)
         }
     };
     let bootstrap = Bootstrap {
@@ -327,6 +335,7 @@ fn ablate(
             effects: columns,
             weights: &weights,
             bands: &band_names,
+            means: &means,
         };
         out.table(NEURONS, &table.batch(&sweep, &effects)?)?;
     }
@@ -402,39 +411,6 @@ fn weights(
     Ok(weights)
 }
 
-/// Means over the sample that running the model on needs: of neurons of some layers, and of heads of some.
-pub(crate) fn means(
-    config: &AblateConfig,
-    model: &Model,
-    sample: &Sample,
-    (mut neurons, mut heads): (Vec<usize>, Vec<usize>),
-    record: &mut RunRecord,
-) -> anyhow::Result<LayerMeans> {
-    for layers in [&mut neurons, &mut heads] {
-        layers.sort_unstable();
-        layers.dedup();
-    }
-    if neurons.is_empty() && heads.is_empty() {
-        return Ok(LayerMeans::default());
-    }
-    let sequences = sample.sequences().len() as u64;
-    let progress = Progress::new("means of layers", sequences, "sequences");
-    let over = config.semantics.to_options().mean_activation;
-    let batch = config.ablation.batch;
-    let found = layer_means(
-        model,
-        sample,
-        (&neurons, &heads),
-        over,
-        batch,
-        &|more, _| {
-            progress.inc(more as u64);
-        },
-    )?;
-    record.timing("means_of_layers", progress.finish());
-    Ok(found)
-}
-
 /// Says what running the model on for components of these layers costs, and begins to show how far it is.
 fn running_on(sweep: &Sweep<'_>, what: &str, layers: &[usize]) -> anyhow::Result<RunningOn> {
     let ForwardCost {
@@ -491,57 +467,4 @@ pub(crate) fn plan(
         batch: config.ablation.batch,
         memory_budget: mebibytes("ablation.memory_mib", config.ablation.memory_mib)?,
     })
-}
-
-/// Progress of the two steps of a sweep: reading the sample for the mean activations, then ablating.
-struct SweepProgress {
-    reading: Mutex<Option<Progress>>,
-    reading_took: OnceLock<Duration>,
-    sequences: u64,
-    ablating: OnceLock<Progress>,
-    pairs: u64,
-}
-
-impl SweepProgress {
-    fn new(sequences: u64, pairs: u64) -> Self {
-        let reading = Progress::new("mean activations", sequences, "sequences");
-        Self {
-            reading: Mutex::new(Some(reading)),
-            reading_took: OnceLock::new(),
-            sequences,
-            ablating: OnceLock::new(),
-            pairs,
-        }
-    }
-
-    fn hear(&self, tick: Tick) {
-        match tick {
-            Tick::Sequences { done, more } => {
-                let Ok(mut reading) = self.reading.lock() else {
-                    return;
-                };
-                if let Some(reading) = &*reading {
-                    reading.inc(more as u64);
-                }
-                if done as u64 == self.sequences
-                    && let Some(reading) = reading.take()
-                {
-                    self.reading_took.get_or_init(|| reading.finish());
-                }
-            }
-            Tick::Pairs(more) => self
-                .ablating
-                .get_or_init(|| Progress::new("ablating", self.pairs, "pairs"))
-                .inc(more as u64),
-        }
-    }
-
-    fn record(self, record: &mut RunRecord) {
-        if let Some(took) = self.reading_took.into_inner() {
-            record.timing("mean_activations", took);
-        }
-        if let Some(progress) = self.ablating.into_inner() {
-            record.timing("ablation", progress.finish());
-        }
-    }
 }

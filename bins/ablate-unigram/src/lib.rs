@@ -3,11 +3,12 @@
 mod checks;
 mod config;
 mod job;
+mod original;
 mod sets;
 mod summary;
 mod tables;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use batch_runs::BatchArgs;
 use clap::Parser;
@@ -70,6 +71,9 @@ struct Cli {
     /// Compare the closed form with forwards of the ablated model on a few neurons, and stop
     #[arg(long, conflicts_with = "multirun")]
     self_check: bool,
+    /// Take a configuration of the Python packages of Liu et al. 2025 or Stolfo et al. 2024 as it is, and say what of it is not used
+    #[arg(long, value_name = "YAML")]
+    original: Option<PathBuf>,
     #[command(flatten)]
     verbosity: Verbosity,
 }
@@ -81,7 +85,13 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
-    batch_runs::run::<AblateConfig>(JOB, VERSION, &cli.batch, cli.verbosity, |resolved| {
+    let mut batch = cli.batch.clone();
+    if let Some(original) = &cli.original {
+        let config = &mut batch.config;
+        let taken = original::overrides(original, &config.overrides, &config.config_dir)?;
+        config.overrides.splice(0..0, taken);
+    }
+    batch_runs::run::<AblateConfig>(JOB, VERSION, &batch, cli.verbosity, |resolved| {
         match (cli.audit, cli.self_check) {
             (true, _) => checks::audit(&resolved.config, resolved.value()),
             (_, true) => checks::self_check(&resolved.config, resolved.value()),

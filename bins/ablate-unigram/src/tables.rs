@@ -8,9 +8,9 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use neuron_ablate::{
-    AblateError, BandToken, Change, Dose, EffectSums, FrozenKl, HeadEffects, KlDirection, Mean,
-    Measure, NeuronEffects, NeuronId, Over, PairBlock, Semantics, Sweep, Variant, WeightStatistics,
-    mediated_share,
+    AblateError, BandToken, Change, Dose, EffectSums, FrozenKl, HeadEffects, KlDirection,
+    LayerMeans, Mean, MeanOf, Measure, NeuronEffects, NeuronId, Over, PairBlock, Semantics, Sweep,
+    Variant, WeightStatistics, mediated_share,
 };
 use rayon::prelude::*;
 use surprisal_metrics::{Bootstrap, Interval, Resamples};
@@ -249,6 +249,8 @@ pub(crate) struct NeuronTable<'a> {
     /// What the weights say, in the order of the neurons, and the names of the bands in it.
     pub(crate) weights: &'a [WeightStatistics],
     pub(crate) bands: &'a [String],
+    /// What the neurons are set to.
+    pub(crate) means: &'a LayerMeans,
 }
 
 /// How the table per set is made.
@@ -280,6 +282,15 @@ impl NeuronTable<'_> {
             columns.push((name.into(), floats(neurons.iter().map(|n| Some(value(n))))));
         };
         push("mean_activation", |n| n.mean_activation);
+        let errors = neurons.iter().map(|n| {
+            let means = self.means.of(MeanOf::Neurons(n.layer))?;
+            let error = means.standard_error.get(n.neuron)?;
+            Some(*error).filter(|error| error.is_finite())
+        });
+        columns.push(("mean_activation_se".into(), floats(errors)));
+        let mut push = |name: &str, value: fn(&NeuronEffects) -> f64| {
+            columns.push((name.into(), floats(neurons.iter().map(|n| Some(value(n))))));
+        };
         push("row_activation", NeuronEffects::row_activation);
         push("w_out_norm", |n| n.w_out_norm);
         self.push_weights(&mut columns);

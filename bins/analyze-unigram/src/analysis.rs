@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use anyhow::Context;
 use job_kit::{RunRecord, WithHint};
+use model_conventions::Counted;
 use neuron_select::{
     Balance, Candidate, Coactivation, ControlKind, ControlSet, CrossFit, Curve, CurveIntervals,
     Grouped, Laws, MatchOn, MatchedControls, Measure, NeuronId, RankInterval, Ranked, Ranking,
@@ -23,6 +24,8 @@ const COACTIVATION_DRAWS: usize = 5;
 #[derive(Debug)]
 pub(crate) struct StepAnalysis {
     pub(crate) step: i64,
+    /// What it counts.
+    pub(crate) counted: Counted,
     pub(crate) rows: usize,
     /// Whether direct effects and mediated shares are of the band that files the rows; they are left out otherwise.
     pub(crate) direct: bool,
@@ -317,6 +320,7 @@ pub(crate) fn analyze(
     let band_effects = band_effects(config, &names, (&controls, &sets), &strata)?;
     let band_contrasts = band_contrasts(config, &names, &sets, &strata)?;
     Ok(StepAnalysis {
+        counted: input.counted,
         step,
         rows: tally.rows(),
         direct: otherwise.is_none(),

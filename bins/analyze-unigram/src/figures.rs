@@ -89,7 +89,7 @@ fn title(text: &str, step: &StepAnalysis) -> String {
     if step.step < 0 {
         text.to_owned()
     } else {
-        format!("{text}, step {}", step.step)
+        format!("{text}, {}", step.counted.name(step.step))
     }
 }
 
@@ -487,7 +487,8 @@ fn ranks(step: &StepAnalysis) -> Option<Named> {
 
 /// Overlap of each selection with the one before and with the last.
 pub(crate) fn stability(steps: &[StepAnalysis], overlaps: &[Overlap]) -> Option<Named> {
-    let last = steps.last().filter(|_| steps.len() > 1)?.step;
+    let last = steps.last().filter(|_| steps.len() > 1)?;
+    let (last, counted) = (last.step, last.counted);
     let place = |step: i64| steps.iter().position(|s| s.step == step).unwrap_or(0);
     let with_last = |value: fn(&Overlap) -> Option<f64>| {
         overlaps
@@ -502,7 +503,7 @@ pub(crate) fn stability(steps: &[StepAnalysis], overlaps: &[Overlap]) -> Option<
         .collect();
     let figure = Figure::new(
         "Overlap of selections between checkpoints",
-        Axis::categories("training step", steps.iter().map(|s| s.step.to_string())),
+        Axis::categories(counted.label(), steps.iter().map(|s| s.step.to_string())),
         Axis::linear("overlap").range(0.0, 1.02),
     )
     .mark(Mark::line("Jaccard with the last step", with_last(|o| o.jaccard)).with_dots())

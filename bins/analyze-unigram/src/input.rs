@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use job_kit::{Columns, Progress, RunRecord, TableReader, WithHint};
-use model_conventions::{StepNames, step_of};
+use model_conventions::{Counted, StepName, StepNames};
 use neuron_select::{Candidate, NeuronEffects, NeuronId, Row, RowFilter, Stratum, Tally, Weights};
 use serde_json::Value;
 
@@ -22,6 +22,8 @@ use crate::{
 pub(crate) struct StepInput {
     /// Training step; -1 where nothing tells it, as the Python package has it.
     pub(crate) step: i64,
+    /// What it counts.
+    pub(crate) counted: Counted,
     pub(crate) table: TableReader,
     /// `neurons.parquet` beside it, if there is one.
     pub(crate) neurons: Option<PathBuf>,
@@ -37,7 +39,7 @@ pub(crate) fn open(
     record: &mut RunRecord,
 ) -> anyhow::Result<Vec<StepInput>> {
     let input = &config.input;
-    let folders: Vec<(Option<i64>, PathBuf)> = match &input.steps {
+    let folders: Vec<(Option<(i64, Counted)>, PathBuf)> = match &input.steps {
         None => vec![(None, input.path.clone())],
         Some(steps) => {
             let found = step_folders(&input.path, record)?;
@@ -49,7 +51,7 @@ pub(crate) fn open(
             })?;
             let folder = |step: u64| {
                 Some((
-                    Some(i64::try_from(step).ok()?),
+                    Some((i64::try_from(step).ok()?, found.counted())),
                     input.path.join(found.name(step)?),
                 ))
             };
@@ -64,7 +66,7 @@ pub(crate) fn open(
 
 fn open_step(
     config: &AnalyzeConfig,
-    step: Option<i64>,
+    step: Option<(i64, Counted)>,
     path: &Path,
     record: &mut RunRecord,
 ) -> anyhow::Result<StepInput> {
@@ -100,16 +102,8 @@ fn open_step(
     }
     let step = match step {
         Some(step) => Some(step),
-        None => run
-            .as_ref()
-            .and_then(step_of_run)
-            .or_else(|| {
-                let folders = file.ancestors().skip(1);
-                folders
-                    .filter_map(Path::file_name)
-                    .find_map(|name| step_of(name.to_str()?))
-            })
-            .map(i64::try_from)
+        None => step_of(&file, run.as_ref())
+            .map(|(step, counted)| Ok::<_, std::num::TryFromIntError>((step.try_into()?, counted)))
             .transpose()?,
     };
     if step.is_none() {
@@ -118,9 +112,11 @@ fn open_step(
             file.display()
         ));
     }
+    let (step, counted) = step.unwrap_or((-1, Counted::default()));
     let strata = Strata::new(config, &table, run.as_ref())?;
     Ok(StepInput {
-        step: step.unwrap_or(-1),
+        step,
+        counted,
         table,
         neurons: beside("neurons.parquet"),
         run,
@@ -201,17 +197,18 @@ fn step_folders(root: &Path, record: &mut RunRecord) -> anyhow::Result<StepNames
     Ok(found)
 }
 
-/// The step of the model that was ablated: as the run says, else from its revision or folder.
-fn step_of_run(run: &Value) -> Option<u64> {
-    let text = |pointer: &str| run.pointer(pointer)?.as_str();
-    run.pointer("/notes/step")
-        .and_then(Value::as_u64)
-        .or_else(|| {
-            text("/config/model/revision")
-                .into_iter()
-                .chain(text("/config/model/path"))
-                .find_map(|name| step_of(Path::new(name).file_name()?.to_str()?))
-        })
+/// The step of the model that was ablated, and what it counts: as the run says, else from its revision or folder, or from a folder around
+/// the table.
+fn step_of(file: &Path, run: Option<&Value>) -> Option<(u64, Counted)> {
+    let of_run = ["/config/model/revision", "/config/model/path"];
+    let of_run = of_run.iter().filter_map(|at| run?.pointer(at)?.as_str());
+    let of_run = of_run.filter_map(|name| Path::new(name).file_name());
+    let around = file.ancestors().skip(1).filter_map(Path::file_name);
+    let mut names = of_run.chain(around).filter_map(|name| name.to_str());
+    let named = names.find_map(StepName::read);
+    let counted = named.map_or_else(Counted::default, |name| name.counted);
+    let noted = run.and_then(|run| run.pointer("/notes/step")?.as_u64());
+    Some((noted.or(named.map(|name| name.step))?, counted))
 }
 
 impl StepInput {

@@ -83,7 +83,9 @@ pub(crate) fn write(
         let title = if step.step < 0 {
             "Selection".to_owned()
         } else {
-            format!("Step {}", step.step)
+            let name = step.counted.name(step.step);
+            name.strip_prefix("step")
+                .map_or(name.clone(), |n| format!("Step{n}"))
         };
         let mut section = Section::new(&title).grid(selection_grid(step));
         let shown = i + SHOWN_STEPS >= steps.len();

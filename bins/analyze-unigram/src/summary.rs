@@ -21,8 +21,8 @@ pub(crate) fn text(
     for step in steps {
         writeln!(
             text,
-            "\nstep {}: {} of {} neurons",
-            step.step,
+            "\n{}: {} of {} neurons",
+            step.counted.name(step.step),
             step.selected.len(),
             step.ranking.all().len()
         )?;

@@ -23,7 +23,11 @@ mod worker;
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use job_kit::{ConfigArgs, Resolved, Rules, Verbosity, compose};
+use job_kit::{
+    ConfigArgs, Resolved, Rules, Verbosity,
+    completion::{Shell, candidates, script},
+    compose,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{
@@ -81,6 +85,12 @@ pub struct BatchArgs {
     /// Jobs of the scheduler that have to end first
     #[arg(long, hide = true, value_delimiter = ':', requires = "multirun")]
     pub after: Vec<String>,
+    /// Print the script that makes a shell complete keys, choices and flags, and stop: `source <(PROGRAM --completions bash)`
+    #[arg(long, value_name = "SHELL", exclusive = true)]
+    pub completions: Option<Shell>,
+    /// Print how the last word of a command line could go on, and stop
+    #[arg(long, hide = true, value_name = "LINE", exclusive = true)]
+    pub complete: Option<String>,
     /// End when this process, which must be the parent, does
     #[arg(long, hide = true)]
     pub started_by: Option<u32>,
@@ -137,6 +147,12 @@ pub fn run<T: DeserializeOwned + Serialize + Rules>(
     if let Some(folder) = &args.config.export_configs {
         job_kit::config::export(folder)?;
         return Ok(job_kit::print(format!("Configs: {}\n", folder.display()))?);
+    }
+    if let Some(shell) = args.completions {
+        return Ok(job_kit::print(script(shell, job))?);
+    }
+    if let Some(line) = &args.complete {
+        return Ok(job_kit::print(candidates::<T>(job, line))?);
     }
     if let Some(launcher) = args.started_by {
         process::end_with(launcher);

@@ -146,11 +146,15 @@ struct Values {
     swept: BTreeMap<String, String>,
     /// Those that all jobs of a step have.
     fixed: BTreeMap<String, String>,
+    /// What those that name other steps have become.
+    filled: BTreeMap<String, String>,
 }
 
 impl Values {
     fn get(&self, key: &str) -> Option<&String> {
-        self.swept.get(key).or_else(|| self.fixed.get(key))
+        let written = self.swept.get(key).or_else(|| self.fixed.get(key))?;
+        let filled = self.filled.get(key).filter(|_| names_steps(written));
+        Some(filled.unwrap_or(written))
     }
 
     /// Whether two jobs have the same value of each key that both are swept over.
@@ -164,6 +168,7 @@ impl Values {
     /// Takes over what a job has that this one reads from.
     fn inherit(&mut self, other: &Self) {
         self.swept.extend(other.swept.clone());
+        self.filled.extend(other.filled.clone());
         for (key, value) in &other.fixed {
             let own = self.fixed.entry(key.clone());
             own.or_insert_with(|| value.clone());
@@ -441,13 +446,22 @@ fn rows(step: &Taken, before: &[Planned]) -> anyhow::Result<Vec<Row>> {
             names.join(", ")
         );
     }
-    let filled = partial.into_iter().map(|Partial { own, jobs, values }| {
+    let filled = partial.into_iter().map(|partial| {
+        let Partial {
+            own,
+            jobs,
+            mut values,
+        } = partial;
         // What names another step is each job's own.
         let naming = step.step.overrides.iter().filter(|text| names_steps(text));
-        let texts = naming
-            .chain(&own)
-            .map(|text| fill(text, &step.name, before, &jobs));
-        Ok((texts.collect::<anyhow::Result<_>>()?, values))
+        let mut texts = Vec::new();
+        for text in naming.chain(&own) {
+            let filled = fill(text, &step.name, before, &jobs)?;
+            let (key, value) = pair(&filled);
+            values.filled.insert(key, value);
+            texts.push(filled);
+        }
+        Ok((texts, values))
     });
     filled.collect()
 }
@@ -486,7 +500,7 @@ fn fill(
                 )
             }
             Some(key) => {
-                let Values { swept, fixed } = &job.values;
+                let Values { swept, fixed, .. } = &job.values;
                 let known: Vec<&str> = swept
                     .keys()
                     .chain(fixed.keys())

@@ -4,6 +4,7 @@
 
 mod audit;
 mod config;
+mod means;
 mod neurons;
 mod read;
 mod tokens;
@@ -12,6 +13,7 @@ pub use audit::refuse_bad;
 pub use config::{
     FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, mebibytes, revisions, series,
 };
+pub use means::{MeanSequences, MeansConfig, MeansSample};
 pub use neurons::{NeuronRows, neuron_rows, step_in_words};
 pub use read::{Loaded, Vocabulary, corpus_sha256, read_sample, read_tokens, source};
 pub use text_inputs::{BandConfig, CorpusConfig};

@@ -42,6 +42,8 @@ pub struct Loaded {
     pub model: Model,
     /// The token sequences.
     pub sample: Sample,
+    /// Hashes of its configuration and weights.
+    pub content: String,
     tokens: Option<Tokens>,
 }
 
@@ -84,8 +86,11 @@ impl Loaded {
         });
         let loaded = loaded?;
         let hashes = hashes.map_err(|_| anyhow!("failed to hash the files of the checkpoint"))?;
+        let mut content = Vec::new();
         for (path, hash) in files.iter().zip(hashes) {
-            record.hashed_input(path, hash?);
+            let hash = hash?;
+            content.push(hash.0.clone());
+            record.hashed_input(path, hash);
         }
         record.device = Some(format!("{:?}", loaded.device()).to_lowercase());
         record.dtype = Some(model.dtype.clone());
@@ -101,6 +106,7 @@ impl Loaded {
         Ok(Self {
             model: loaded,
             sample,
+            content: content.join(" "),
             tokens,
             checkpoint,
         })

@@ -26,6 +26,7 @@ mod error;
 mod file;
 mod interpolation;
 mod layers;
+mod lines;
 mod lists;
 mod origins;
 mod overrides;

@@ -5,7 +5,7 @@ use std::{error::Error, fmt, io, panic, process::ExitCode};
 use clap::Parser;
 use input_files::{InputError, panic_becomes_error};
 
-use crate::{config::ConfigError, output::OutputError, stdio::tell, table::TableError};
+use crate::{completion, config::ConfigError, output::OutputError, stdio::tell, table::TableError};
 
 /// Errors that can say what to try.
 pub trait Hint {
@@ -74,6 +74,7 @@ pub fn main<C: Parser>(run: impl FnOnce(&C) -> anyhow::Result<()>) -> ExitCode {
             shown(panic);
         }
     }));
+    completion::is_of::<C>();
     match C::try_parse() {
         Ok(cli) => exit(run(&cli)),
         Err(usage) => {

@@ -3,6 +3,7 @@
 //!
 //! It computes nothing, and of the other crates knows only the one that reads tables.
 
+pub mod completion;
 pub mod config;
 mod dispatch;
 pub mod exit;

@@ -36,6 +36,22 @@ impl Counted {
             Self::MillionWords => "million words seen",
         }
     }
+
+    /// A checkpoint, for people: `step 512`, `10 million words`.
+    ///
+    /// # Examples
+    /// ```
+    /// use model_conventions::Counted;
+    /// assert_eq!(Counted::Steps.name(512), "step 512");
+    /// assert_eq!(Counted::MillionWords.name(10), "10 million words");
+    /// ```
+    #[must_use]
+    pub fn name(self, step: i64) -> String {
+        match self {
+            Self::Steps => format!("step {step}"),
+            Self::MillionWords => format!("{step} million words"),
+        }
+    }
 }
 
 /// How far training was, as the name of a checkpoint says.

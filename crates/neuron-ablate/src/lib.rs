@@ -49,6 +49,7 @@ mod error;
 mod frequency;
 mod interventions;
 mod keys;
+mod means;
 mod mlp_write;
 mod null_space;
 mod outcome;
@@ -81,6 +82,7 @@ pub use frequency::{TokenBand, TokenFrequencies};
 pub use interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronSite, Operation,
 };
+pub use means::{MeanOf, Means, SampleMeans, layer_means, mean_activations, sample_means};
 pub use mlp_write::{output_directions, output_norms};
 pub use neuron_id::NeuronId;
 pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace};
@@ -90,12 +92,12 @@ pub use replaced::{HeadId, LayerMeans};
 pub use sample::{FIRST_POSITION, Row, RowCounts, Sample};
 pub use scaling::{RareTokens, ScalingError, ScalingLaw, Target, WeightChange};
 pub use scoring::{ScoreError, Scorer, WordScore};
-pub use self_check::{SelfCheck, self_check, self_check_neurons};
+pub use self_check::{Difference, SelfCheck, self_check, self_check_neurons};
 pub use semantics::{
     BandToken, Direction, FrozenKl, KlDirection, MeanOver, OutsideBand, Semantics,
 };
 pub use sets::{NestedSets, SetEffects};
-pub use states::{LastLayerStates, last_layer_states, layer_means, mean_activations};
+pub use states::{LastLayerStates, last_layer_states};
 pub use sweep::{Effects, ForwardCost, HeadEffects, PairBlock, Plan, Ranks, Sink, Sweep, Tick};
 pub use trade_off::{
     NamedChange, ScalingEffects, ScalingMeasure, ScalingPlan, TargetGroup, measure_scaling,

@@ -1,5 +1,7 @@
 //! Token sequences: which are ablated, which positions are kept.
 
+use std::collections::HashMap;
+
 use rand::seq::index;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
@@ -109,15 +111,11 @@ impl Sample {
     /// The cluster of each of `sequences`, numbered from 0 in the order they come in: their documents, or where these are not known the
     /// sequences themselves. Intervals resample clusters.
     pub fn clusters(&self, sequences: &[usize]) -> Vec<usize> {
-        let mut seen: Vec<usize> = Vec::new();
+        let mut seen: HashMap<usize, usize> = HashMap::new();
         let cluster = |&sequence: &usize| {
             let own = self.documents.as_ref().and_then(|d| d.get(sequence));
-            let own = *own.unwrap_or(&sequence);
-            let place = seen.iter().position(|other| *other == own);
-            place.unwrap_or_else(|| {
-                seen.push(own);
-                seen.len() - 1
-            })
+            let next = seen.len();
+            *seen.entry(*own.unwrap_or(&sequence)).or_insert(next)
         };
         sequences.iter().map(cluster).collect()
     }

@@ -12,17 +12,19 @@ use tch::{Device, Tensor};
 use self::behind_norm::BehindNorm;
 pub use self::forwards::{ForwardCost, HeadEffects};
 use crate::{
-    AblateError, BandToken, Direction, Dose, EngineOptions, EngineReport, Measure, NeuronEffects,
-    Row, RowCounts, Sample, Semantics, TokenBand, TokenFrequencies, Variant, Variants,
+    AblateError, BandToken, Direction, Dose, EngineOptions, EngineReport, LayerMeans, Measure,
+    NeuronEffects, Row, RowCounts, Sample, Semantics, TokenBand, TokenFrequencies, Variant,
+    Variants,
     closed_form::{Projected, Unembedding},
     engine::{Engine, Engines, FEWEST_DIRECTIONS, Measured, NotFinite, Prepared},
     error::distinct,
     keys::EffectKeys,
+    means::mean_activations,
     mlp_write::MlpWrite,
     pairs::{Block, Dots, Pairs, RowLogits},
     readout::Readout,
     series::Spread,
-    states::{last_layer, last_layer_states, mean_activations, same_length_batches},
+    states::{last_layer, last_layer_states, same_length_batches},
     vectors::{dot, on_host},
 };
 
@@ -175,6 +177,8 @@ pub struct Sweep<'a> {
     pub(crate) write: MlpWrite,
     pub(crate) pairs: Pairs,
     engines: Engines,
+    /// Means that are known already.
+    means: LayerMeans,
     /// Residual stream and activations at the rows of a sequence, as far as they fit: sets and single neurons share a forward.
     states: RefCell<HashMap<usize, (Tensor, Tensor)>>,
 }
@@ -288,6 +292,7 @@ impl<'a> Sweep<'a> {
             write,
             pairs,
             engines,
+            means: LayerMeans::default(),
             states: RefCell::default(),
         };
         match sweep.variants().contains(&sweep.direct()) {
@@ -296,6 +301,13 @@ impl<'a> Sweep<'a> {
                 variant: sweep.variant_name(sweep.direct())?,
             }),
         }
+    }
+
+    /// Takes means that are known already: [`Sweep::run`] then does not read the sample for those of the last layer.
+    #[must_use]
+    pub fn with_means(mut self, means: LayerMeans) -> Self {
+        self.means = means;
+        self
     }
 
     /// The measures, in the order of columns.
@@ -374,13 +386,22 @@ impl<'a> Sweep<'a> {
             });
         }
         let (all_rows, counts) = self.sample.rows(&plan.sequences)?;
-        let mean = mean_activations(
-            self.model,
-            self.sample,
-            plan.semantics.mean_activation,
-            plan.batch,
-            &|more, done| progress(Tick::Sequences { more, done }),
-        )?;
+        let mean = match self.means.neurons(last_layer(self.model)) {
+            Some(mean) if mean.len() as i64 != self.model.config().intermediate_size => {
+                return Err(AblateError::NoSuchComponent {
+                    what: format!("layer of {} neurons, which there are means of", mean.len()),
+                    has: format!("{} a layer", self.model.config().intermediate_size),
+                });
+            }
+            Some(mean) => mean.to_vec(),
+            None => mean_activations(
+                self.model,
+                self.sample,
+                plan.semantics.mean_activation,
+                plan.batch,
+                &|more, done| progress(Tick::Sequences { more, done }),
+            )?,
+        };
         let w_out_norms = self.write.norms()?;
         let directions = on_host(self.write.directions())?; // [d_mlp][d_model]
         let d_model = self.model.config().hidden_size as usize;

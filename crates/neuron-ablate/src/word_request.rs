@@ -109,9 +109,10 @@ pub enum RequestError {
 
 impl WordRequest {
     /// Tokenizes context and word **jointly**; the pieces of the word are those that reach past its
-    /// first character.
+    /// first character, and the one before them where that is nothing but the space in front of the word: tokenizers that cut off digits
+    /// have the space before a number as a piece of its own, and it is this piece that begins the word.
     ///
-    /// White space at the beginning of `word` counts as boundary, not as part of it.
+    /// Other white space at the beginning of `word` counts as boundary, not as part of it.
     ///
     /// # Errors
     /// - [`RequestError::NoPiece`] if the word is empty
@@ -136,17 +137,27 @@ impl WordRequest {
             .position(|(_, bytes)| bytes.end > begin)
             .ok_or_else(no_piece)?;
         let before = &joined[..begin];
-        let (id, bytes) = &pieces[first];
+        let begins = |i: usize| -> Result<bool, TextError> {
+            let previous = i.checked_sub(1).map(|i| pieces[i].0);
+            Ok(begins_word(text.words()?, previous, pieces[i].0))
+        };
+        // Some tokenizers trim the spaces off the places of their pieces, so that nothing is left of this one's.
+        let is_space = |i: usize| {
+            let (_, bytes) = &pieces[i];
+            let held = joined.get(bytes.clone()).unwrap_or_default();
+            bytes.end == begin && before.ends_with(' ') && held.trim_start().is_empty()
+        };
+        let first = match first.checked_sub(1) {
+            Some(space) if is_space(space) && begins(space)? && !begins(first)? => space,
+            _ => first,
+        };
+        let (_, bytes) = &pieces[first];
         let start = if before
             .get(bytes.start..)
             .is_some_and(|shared| !shared.trim().is_empty())
         {
             WordStart::Merged
-        } else if begins_word(
-            text.words()?,
-            first.checked_sub(1).map(|i| pieces[i].0),
-            *id,
-        ) {
+        } else if begins(first)? {
             WordStart::Space
         } else if before.is_empty() {
             WordStart::Text

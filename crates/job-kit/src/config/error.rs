@@ -1,7 +1,8 @@
 //! Why a configuration was refused.
 
-use std::{io, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
+use super::lines::line_of;
 use crate::{exit::Hint, nearest::nearest};
 
 /// Why a configuration was refused.
@@ -245,16 +246,33 @@ pub enum ConfigError {
 pub enum Origin {
     /// A config file.
     File(PathBuf),
+    /// A line of a config file, from 1.
+    Line(Box<(PathBuf, usize)>),
     /// An override on the command line.
     CommandLine,
     /// The default of the job itself.
     Default,
 }
 
+impl Origin {
+    /// The same with the line of a key, where it is a file that has it.
+    pub(super) fn at(self, path: &[String]) -> Self {
+        let Self::File(file) = self else {
+            return self;
+        };
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        match line_of(&text, path) {
+            Some(line) => Self::Line(Box::new((file, line))),
+            None => Self::File(file),
+        }
+    }
+}
+
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
+            Self::Line(place) => write!(f, "{}:{}", place.0.display(), place.1),
             Self::CommandLine => f.write_str("command line"),
             Self::Default => f.write_str("default"),
         }

@@ -106,13 +106,13 @@ impl Composed {
             .find_map(|(place, layer)| Some((place, layer.value(&path)?)))
     }
 
-    /// Where the value at `path`, or the nearest value around it, comes from.
+    /// Where the value at `path`, or the nearest value around it, comes from; of a file with the line.
     pub(super) fn origin(&self, path: &[String]) -> Origin {
         (1..=path.len())
             .rev()
             .map(|depth| &path[..depth])
             .find(|path| self.get(path).is_some())
-            .map_or(Origin::Default, |path| self.origin_of(path))
+            .map_or(Origin::Default, |path| self.origin_of(path).at(path))
     }
 
     /// Where a resolved value comes from: the default, unless the tree has it or another form of what is around it.
@@ -154,7 +154,7 @@ impl Composed {
         let (place, _) = self.place(key, self.layers.len())?;
         let layer = &self.layers[place];
         layer.users(&path_of(key)).then(|| match layer.own {
-            true => layer.origin.clone(),
+            true => layer.origin.clone().at(&path_of(key)),
             false => Origin::CommandLine,
         })
     }
