@@ -4,7 +4,7 @@ use std::{env, fs, path::Path};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    let Ok(dir) = env::var("DEP_TCH_LIBTORCH_LIB") else {
+    let Ok(dir) = env::var("DEP_NEOX_CORE_LIBTORCH_LIB") else {
         println!("cargo:rustc-env=LIBTORCH_VERSION=none");
         return; // feature `doc-only`: nothing is linked
     };

@@ -2,7 +2,7 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    let Ok(dir) = std::env::var("DEP_TCH_LIBTORCH_LIB") else {
+    let Ok(dir) = std::env::var("DEP_NEOX_CORE_LIBTORCH_LIB") else {
         return; // feature `doc-only`: nothing is linked
     };
     println!("cargo:rustc-link-arg=-Wl,-rpath,{dir}");

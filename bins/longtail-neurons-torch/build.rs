@@ -6,7 +6,7 @@ use std::env;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=LONGTAIL_RPATH");
-    let rpath = env::var("LONGTAIL_RPATH").or_else(|_| env::var("DEP_TCH_LIBTORCH_LIB"));
+    let rpath = env::var("LONGTAIL_RPATH").or_else(|_| env::var("DEP_NEOX_CORE_LIBTORCH_LIB"));
     let Ok(rpath) = rpath else {
         return; // feature `doc-only`: nothing is linked
     };

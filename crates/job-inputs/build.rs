@@ -23,7 +23,7 @@ fn main() -> io::Result<()> {
         hash.write(&fs::read(file)?);
     }
     println!("cargo:rustc-env=MEANS_CODE={:016x}", hash.finish());
-    let lib = env::var("DEP_TCH_LIBTORCH_LIB");
+    let lib = env::var("DEP_NEOX_CORE_LIBTORCH_LIB");
     let version = lib.as_ref().map_or_else(
         |_| Ok("none".into()), // feature `doc-only`: nothing is linked
         |dir| fs::read_to_string(Path::new(dir).join("../build-version")),

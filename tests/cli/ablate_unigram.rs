@@ -7,7 +7,7 @@
 
 mod columns;
 mod examples;
-#[path = "../neox-core/local_hub/mod.rs"]
+#[path = "../checkpoint-source/local_hub/mod.rs"]
 mod local_hub;
 
 use std::{

@@ -25,12 +25,10 @@ fn tiny_neox() -> Frequencies {
 }
 
 fn spec(lower: &str, upper: &str, reading: BandReading) -> BandSpec {
-    BandSpec {
-        lower: Some(lower.parse().unwrap()),
-        upper: Some(upper.parse().unwrap()),
-        window: None,
-        reading,
-    }
+    BandSpec::default()
+        .with_lower(lower.parse::<Bound>().unwrap())
+        .with_upper(upper.parse::<Bound>().unwrap())
+        .with_reading(reading)
 }
 
 #[track_caller]
@@ -169,12 +167,10 @@ fn corrected_bands_hold_real_tokens_only() {
         assert!(elbow.slope_after < elbow.slope_before);
         let all = BandSpec::default().resolve(&frequencies, n_tokens).unwrap();
         assert_eq!(all.ids, (0..n_tokens as u32).collect::<Vec<_>>());
-        let padded = BandSpec {
-            reading: BandReading::Liu2025,
-            ..BandSpec::default()
-        }
-        .resolve(&frequencies, n_tokens)
-        .unwrap();
+        let padded = BandSpec::default()
+            .with_reading(BandReading::Liu2025)
+            .resolve(&frequencies, n_tokens)
+            .unwrap();
         assert!(padded.warnings.contains(&BandWarning::Padding {
             rows: frequencies.d_vocab() - n_tokens
         }));
@@ -221,12 +217,10 @@ fn wrong_bands_are_named() {
         (BandReading::Liu2025, Some(400)),
         (BandReading::Liu2025, Some(0)),
     ] {
-        let err = BandSpec {
-            window,
-            ..spec("elbow", "20", reading)
-        }
-        .resolve(&power_law, 1000)
-        .unwrap_err();
+        let err = spec("elbow", "20", reading)
+            .with_window(window)
+            .resolve(&power_law, 1000)
+            .unwrap_err();
         assert!(matches!(err, BandError::NoElbow { .. }), "{err}");
     }
     for (lower, upper, expected) in [
@@ -295,7 +289,7 @@ proptest! {
         let frequencies = Frequencies::add_one(&TokenCounts::new(counts, n).unwrap());
         cuts.sort_by(f64::total_cmp);
         let band = |a: f64, b: f64| {
-            let bounds = BandSpec { lower: Some(Bound::RankPercentile(a)), upper: Some(Bound::RankPercentile(b)), ..BandSpec::default() };
+            let bounds = BandSpec::default().with_lower(Bound::RankPercentile(a)).with_upper(Bound::RankPercentile(b));
             bounds.resolve(&frequencies, n).unwrap()
         };
         let (outer, inner) = (band(cuts[0], cuts[3]), band(cuts[1], cuts[2]));

@@ -17,16 +17,10 @@ fn find(
     words: &[&str],
     options: &ContextOptions,
 ) -> Result<FoundContexts, ContextError> {
-    let file = Arc::new(PathBuf::from("test"));
     let documents: Vec<Document> = texts
         .iter()
         .enumerate()
-        .map(|(index, text)| Document {
-            index,
-            file: file.clone(),
-            row: index,
-            text: text.as_ref().into(),
-        })
+        .map(|(index, text)| Document::from_text(index, text.as_ref()))
         .collect();
     let words: Vec<String> = words.iter().map(|&word| word.into()).collect();
     find_contexts(
@@ -37,22 +31,19 @@ fn find(
 }
 
 fn top(window: usize, contexts: usize) -> ContextOptions {
-    ContextOptions {
-        window,
-        contexts,
-        choice: Choice::TopK,
-        ..ContextOptions::default()
-    }
+    ContextOptions::default()
+        .with_window(window)
+        .with_contexts(contexts)
+        .with_choice(Choice::TopK)
 }
 
 /// Two words may share a context, each in a document of its own: each names the file and row of its own.
 #[test]
 fn words_that_share_a_context_name_their_own_documents() {
-    let document = |index: usize, file: &str, row, text: &str| Document {
-        index,
-        file: Arc::new(PathBuf::from(file)),
-        row,
-        text: text.into(),
+    let document = |index: usize, file: &str, row, text: &str| {
+        let mut document = Document::from_text(index, text);
+        (document.file, document.row) = (Arc::new(PathBuf::from(file)), row);
+        document
     };
     let documents = [
         document(0, "a.txt", 0, "Nothing here."),
@@ -66,10 +57,7 @@ fn words_that_share_a_context_name_their_own_documents() {
         document(3, "b.txt", 1, "Then came the great calm."),
     ];
     for reading in [ContextReading::Corrected, ContextReading::Liu2025] {
-        let options = ContextOptions {
-            reading,
-            ..top(3, 5)
-        };
+        let options = top(3, 5).with_reading(reading);
         let words = ["storm", "storm.", "whale", "whale.", "calm", "calm."].map(String::from);
         let found = find_contexts(
             || documents.clone().into_iter().map(Ok::<_, CorpusError>),
@@ -112,14 +100,12 @@ fn contexts_match_the_python_package() {
             .collect()
     };
     let number = |value: &serde_json::Value| value.as_u64().unwrap();
-    let options = ContextOptions {
-        reading: ContextReading::Liu2025,
-        sentences: SentenceRule::Document,
-        ..top(
-            number(&golden["min_window_size"]) as usize,
-            number(&golden["n_contexts"]) as usize,
-        )
-    };
+    let options = top(
+        number(&golden["min_window_size"]) as usize,
+        number(&golden["n_contexts"]) as usize,
+    )
+    .with_reading(ContextReading::Liu2025)
+    .with_sentences(SentenceRule::Document);
     let found = find(&strings("sentences"), &strings("words"), &options).unwrap();
     assert_eq!(serde_json::to_value(&found).unwrap(), golden["selected"]);
     assert_eq!(
@@ -219,10 +205,7 @@ fn random_contexts_depend_on_the_seed_only() {
         find_contexts(
             || corpus.documents(),
             &words,
-            &ContextOptions {
-                choice: Choice::Random { seed },
-                ..ContextOptions::default()
-            },
+            &ContextOptions::default().with_choice(Choice::Random { seed }),
         )
         .unwrap()
     };
@@ -256,10 +239,7 @@ fn impossible_requests_are_errors() {
     ));
     let missing = CorpusReader::open(
         &[format!("{DATA}/corpus/held-out.jsonl")],
-        ReadOptions {
-            column: "body".into(),
-            ..ReadOptions::default()
-        },
+        ReadOptions::default().with_column("body"),
     )
     .unwrap();
     assert!(matches!(
@@ -299,7 +279,7 @@ proptest! {
         window in 1usize..4,
     ) {
         let words = ["whale", "a", "well-known", "well", "don't", "é", "кит", "known", "whale a"];
-        let options = ContextOptions { sentences: SentenceRule::Document, ..top(window, 1000) };
+        let options = top(window, 1000).with_sentences(SentenceRule::Document);
         let found = find(&texts, &words, &options).unwrap();
         for word in &found.words {
             let expected = naive(&texts, &word.word, window);

@@ -1,7 +1,7 @@
 //! Token counts and packed sequences, against the counts that trained tiny-neox and by their own laws.
 #![expect(clippy::unwrap_used, reason = "test helpers fail the test")]
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::fs;
 
 use longtail_corpus::{
     CorpusReader, CountsError, Document, KnownTexts, ReadOptions, Split, TokenCounts,
@@ -22,15 +22,8 @@ fn tiny() -> Tokenizer {
 fn documents(
     texts: Vec<String>,
 ) -> impl Iterator<Item = Result<Document, longtail_corpus::CorpusError>> + Send {
-    let file = Arc::new(PathBuf::from("test"));
-    texts.into_iter().enumerate().map(move |(index, text)| {
-        Ok(Document {
-            index,
-            file: file.clone(),
-            row: index,
-            text,
-        })
-    })
+    let texts = texts.into_iter().enumerate();
+    texts.map(|(index, text)| Ok(Document::from_text(index, text)))
 }
 
 /// Ids counted one document after the other, each tokenized whole.
@@ -66,10 +59,7 @@ fn pythia_counts_are_those_of_whole_documents() {
     assert_eq!(n_tokens(&tokenizer), 50_277);
     let corpus = CorpusReader::open(
         &[format!("{DATA}/corpus/held-out.jsonl")],
-        ReadOptions {
-            rows: Some(0..100),
-            ..ReadOptions::default()
-        },
+        ReadOptions::default().with_rows(0..100),
     )
     .unwrap();
     let mut texts: Vec<String> = corpus.documents().map(|d| d.unwrap().text).collect();

@@ -120,10 +120,7 @@ fn plain_text_has_three_units() {
     let unit = |text_unit| {
         read(
             &folder.path().join("a.txt"),
-            ReadOptions {
-                text_unit,
-                ..ReadOptions::default()
-            },
+            ReadOptions::default().with_text_unit(text_unit),
         )
         .unwrap()
     };
@@ -172,15 +169,7 @@ fn folders_and_globs_are_read_in_order_and_once() {
 fn rows_are_a_range_of_the_whole_corpus() {
     let json = json_lines();
     let folder = folder(&[("a.jsonl", json.as_bytes()), ("b.jsonl", json.as_bytes())]);
-    let rows = |rows| {
-        read(
-            folder.path(),
-            ReadOptions {
-                rows: Some(rows),
-                ..ReadOptions::default()
-            },
-        )
-    };
+    let rows = |rows| read(folder.path(), ReadOptions::default().with_rows(rows));
     assert_eq!(rows(2..4).unwrap(), [TEXTS[2], TEXTS[0]]);
     assert_eq!(rows(5..100).unwrap(), [TEXTS[2]]);
     assert_eq!(
@@ -213,10 +202,7 @@ fn bad_rows_are_named() {
         &folder.path().join("e.parquet"),
         vec![("text", Arc::new(BinaryArray::from(binary)))],
     );
-    let skip = ReadOptions {
-        bad_rows: BadRows::Skip,
-        ..ReadOptions::default()
-    };
+    let skip = ReadOptions::default().with_bad_rows(BadRows::Skip);
     let mut documents = CorpusReader::open(&[folder.path()], skip)
         .unwrap()
         .documents();
@@ -327,11 +313,9 @@ fn parquet_row_groups_keep_their_order() {
         })
         .collect();
     write_parquet(&path, batches[0].schema(), &batches);
-    let options = ReadOptions {
-        bad_rows: BadRows::Skip,
-        rows: Some(10..990),
-        ..ReadOptions::default()
-    };
+    let options = ReadOptions::default()
+        .with_bad_rows(BadRows::Skip)
+        .with_rows(10..990);
     let documents: Vec<_> = CorpusReader::open(&[&path], options)
         .unwrap()
         .documents()
@@ -362,10 +346,7 @@ fn what_is_left_out_is_counted() {
         ("__MACOSX/._a.jsonl", b"{\"text\":\"copy\"}\n"),
         ("notes.md", b"not a corpus"),
     ]);
-    let skip = ReadOptions {
-        bad_rows: BadRows::Skip,
-        ..ReadOptions::default()
-    };
+    let skip = ReadOptions::default().with_bad_rows(BadRows::Skip);
     let corpus = CorpusReader::open(&[folder.path()], skip).unwrap();
     let mut documents = corpus.documents();
     let texts: Vec<String> = documents.by_ref().map(|d| d.unwrap().text).collect();

@@ -1,7 +1,7 @@
 //! Long-tail words from the real Pythia tokenizer and counts, and from small corpora.
 #![expect(clippy::unwrap_used, reason = "test helpers fail the test")]
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::fs;
 
 use longtail_corpus::{
     Band, BandSpec, Bound, CasePolicy, CorpusError, CorpusReader, Document, Frequencies, Lexicon,
@@ -18,11 +18,9 @@ fn lexicon() -> Lexicon {
 }
 
 fn long_tail() -> BandSpec {
-    BandSpec {
-        lower: Some(Bound::Elbow),
-        upper: Some(Bound::RankPercentile(20.0)),
-        ..BandSpec::default()
-    }
+    BandSpec::default()
+        .with_lower(Bound::Elbow)
+        .with_upper(Bound::RankPercentile(20.0))
 }
 
 /// Tokenizer, frequencies and long-tail band of a folder of the bundled data.
@@ -115,17 +113,11 @@ fn case_policies_differ_as_stated() {
     let keep = pythia(Some(&lexicon()), WordOptions::default());
     let lower = pythia(
         Some(&lexicon()),
-        WordOptions {
-            case: CasePolicy::Lower,
-            ..WordOptions::default()
-        },
+        WordOptions::default().with_case(CasePolicy::Lower),
     );
     let lower_only = pythia(
         Some(&lexicon()),
-        WordOptions {
-            case: CasePolicy::LowerOnly,
-            ..WordOptions::default()
-        },
+        WordOptions::default().with_case(CasePolicy::LowerOnly),
     );
     assert!(
         keep.words
@@ -210,12 +202,7 @@ fn spellings_in_a_corpus_are_added_up_before_the_band_is_tested() {
     let text = "zymurgy ZYMURGY Zymurgy ".repeat(15)
         + &"quokka Quokka ".repeat(3)
         + &"of the ".repeat(50_000);
-    let document = Document {
-        index: 0,
-        file: Arc::new(PathBuf::new()),
-        row: 0,
-        text,
-    };
+    let document = Document::from_text(0, text);
     let counts = WordCounts::count(std::iter::once(Ok::<_, CorpusError>(document))).unwrap();
     let words = |case| {
         let found = long_tail_words(
@@ -225,10 +212,7 @@ fn spellings_in_a_corpus_are_added_up_before_the_band_is_tested() {
             &WordPieces::new(&tokenizer, None).unwrap(),
             Some(&Lexicon::from_words(["zymurgy", "quokka"])),
             Some(&counts),
-            WordOptions {
-                case,
-                ..WordOptions::default()
-            },
+            WordOptions::default().with_case(case),
         )
         .unwrap();
         let words = found.words.into_iter().map(|w| (w.word, w.count));
@@ -252,16 +236,11 @@ fn spellings_in_a_corpus_are_added_up_before_the_band_is_tested() {
 
 #[test]
 fn word_counts_are_of_unicode_words() {
-    let file = Arc::new(PathBuf::new());
     let texts = ["The whale, the WHALE; don't 42 x-ray.", "кит whale"];
-    let documents = texts.iter().enumerate().map(|(index, text)| {
-        Ok::<_, CorpusError>(Document {
-            index,
-            file: file.clone(),
-            row: index,
-            text: (*text).into(),
-        })
-    });
+    let documents = texts
+        .iter()
+        .enumerate()
+        .map(|(index, text)| Ok::<_, CorpusError>(Document::from_text(index, *text)));
     let counts = WordCounts::count(documents.collect::<Vec<_>>().into_iter()).unwrap();
     for (word, count) in [
         ("whale", 2),

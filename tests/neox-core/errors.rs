@@ -459,10 +459,7 @@ fn devices_and_dtypes_in_words() {
         dtype("float32"),
         "unknown dtype `float32`: expected f32, f16 or bf16"
     );
-    let options = LoadOptions {
-        dtype: Kind::Double,
-        ..LoadOptions::default()
-    };
+    let options = LoadOptions::default().with_dtype(Kind::Double);
     let err =
         Model::load(&variant(), &options).map_or_else(|err| err.to_string(), |_| "loaded".into());
     assert_eq!(
@@ -701,10 +698,7 @@ fn weights_that_are_not_finite_are_named() -> Result<()> {
         Ok(())
     })?;
     assert!(load(dir.path()).is_ok());
-    let half = LoadOptions {
-        dtype: Kind::Half,
-        ..LoadOptions::default()
-    };
+    let half = LoadOptions::default().with_dtype(Kind::Half);
     let err = Model::load(dir.path(), &half).err().ok_or("loaded")?;
     assert!(err.to_string().contains("load the model in f32"), "{err}");
     Ok(())

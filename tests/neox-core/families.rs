@@ -202,10 +202,7 @@ fn half_precision_stays_near_f32() -> Result<()> {
     let dir = families().join("gpt2-crfm");
     let tokens = Tensor::from_slice(&[3i64, 1, 4, 1, 5, 9]).view([2, 3]);
     let exact = Model::load(&dir, &LoadOptions::default())?.forward(&tokens, None, &mut NoHooks)?;
-    let options = LoadOptions {
-        dtype: Kind::BFloat16,
-        ..LoadOptions::default()
-    };
+    let options = LoadOptions::default().with_dtype(Kind::BFloat16);
     let half = Model::load(&dir, &options)?.forward(&tokens, None, &mut NoHooks)?;
     assert_eq!(half.f_kind()?, Kind::BFloat16);
     let off = half.f_to_kind(Kind::Float)?.f_sub(&exact)?.f_abs()?;

@@ -308,10 +308,9 @@ fn half_precisions_stay_near_f32() -> Result<()> {
         &mut NoHooks,
     )?;
     for (dtype, atol) in [(Kind::Half, 0.1), (Kind::BFloat16, 0.6)] {
-        let options = LoadOptions {
-            device: Device::Cpu,
-            dtype,
-        };
+        let options = LoadOptions::default()
+            .with_device(Device::Cpu)
+            .with_dtype(dtype);
         let model = Model::load(&tiny("step4000"), &options)?;
         let fused = model.forward(tokens, None, &mut NoHooks)?;
         assert_eq!(fused.f_kind()?, dtype);

@@ -63,7 +63,10 @@ pub(crate) fn random_model(
     let tensors: Vec<(&str, &Tensor)> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
     Tensor::write_safetensors(&tensors, dir.path().join("model.safetensors"))?;
     let device = Device::Cpu;
-    Ok(Model::load(dir.path(), &LoadOptions { device, dtype })?)
+    Ok(Model::load(
+        dir.path(),
+        &LoadOptions::default().with_device(device).with_dtype(dtype),
+    )?)
 }
 
 /// Random tokens, none of them BOS.

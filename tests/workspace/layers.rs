@@ -9,6 +9,7 @@ use serde_json::Value;
 /// What each crate may use of ours. A binary may use every crate but `xtask`; jobs use no job.
 const ARROWS: &[(&str, &[&str])] = &[
     ("batch-runs", &["job-kit"]),
+    ("checkpoint-source", &["model-conventions"]),
     ("file-kind", &[]),
     ("input-files", &["file-kind"]),
     (
@@ -24,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "job-inputs",
         &[
+            "checkpoint-source",
             "input-files",
             "job-kit",
             "longtail-corpus",

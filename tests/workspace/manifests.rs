@@ -49,6 +49,11 @@ fn tracked() -> Vec<String> {
         .collect()
 }
 
+/// Whether a crate is for others; `publish = false` is an empty list of registries.
+fn is_published(package: &Value) -> bool {
+    !package["publish"].as_array().is_some_and(Vec::is_empty)
+}
+
 /// What a manifest lacks before it can be published.
 fn lacks(package: &Value) -> Vec<String> {
     let mut found = Vec::new();
@@ -64,9 +69,13 @@ fn lacks(package: &Value) -> Vec<String> {
             found.push(key.to_owned());
         }
     }
-    // `publish = false` is an empty list of registries.
-    if package["publish"].as_array().is_some_and(Vec::is_empty) {
+    if !is_published(package) {
         return found;
+    }
+    for key in ["documentation", "homepage", "readme"] {
+        if text(key).is_empty() {
+            found.push(key.to_owned());
+        }
     }
     for key in ["keywords", "categories"] {
         // The registry takes one to five.
@@ -134,7 +143,56 @@ fn what_a_manifest_lacks_is_found() {
         "metadata": null,
     });
     let docs_rs = "package.metadata.docs.rs.features = [\"doc-only\"]";
-    assert_eq!(lacks(&package), ["description", "keywords", docs_rs]);
+    assert_eq!(
+        lacks(&package),
+        [
+            "description",
+            "documentation",
+            "homepage",
+            "readme",
+            "keywords",
+            docs_rs
+        ]
+    );
+}
+
+/// `cargo package` makes an archive of every library crate, each with its page and its licences. Compiling them from there is left out: it
+/// takes as long as compiling the workspace.
+#[test]
+fn library_crates_can_be_packaged() {
+    let metadata = metadata().unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let name = |package: &&Value| package["name"].as_str().unwrap().to_owned();
+    let (published, others): (Vec<&Value>, Vec<&Value>) =
+        packages.iter().partition(|package| is_published(package));
+    let target = tempfile::tempdir().unwrap();
+    let package = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO"));
+        command.args(["package", "--offline", "--allow-dirty", "--no-verify"]);
+        command.arg("--target-dir").arg(target.path());
+        let output = command.args(args).current_dir(ROOT).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let others: Vec<String> = others.iter().map(name).collect();
+    let excluded = others.iter().flat_map(|name| ["--exclude", name]);
+    package(
+        &["--workspace"]
+            .into_iter()
+            .chain(excluded)
+            .collect::<Vec<_>>(),
+    );
+    for name in published.iter().map(name) {
+        let archive = format!("package/{name}-0.1.0.crate");
+        assert!(target.path().join(&archive).exists(), "no {archive}");
+        let list = package(&["--list", "--package", &name]);
+        for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "src/lib.rs"] {
+            let there = list.lines().any(|line| line == file);
+            assert!(there, "the package of `{name}` has no `{file}`");
+        }
+    }
+    assert!(published.len() >= 8);
 }
 
 #[test]

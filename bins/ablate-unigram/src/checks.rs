@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use job_inputs::{Loaded, revisions, source};
 use job_kit::{OutputDir, Progress, write_file};
-use neox_core::{AuditDepth, AuditRow, audit as audit_source};
+use neox_core::{AuditRow, Audited, audit as audit_checkpoints};
 use neuron_ablate::{NeuronId, Plan, SelfCheck, self_check as check, self_check_neurons};
 
 use crate::{
@@ -28,13 +28,15 @@ pub(crate) fn audit(config: &AblateConfig, resolved: &serde_json::Value) -> anyh
     let out = OutputDir::create(&config.output.dir, job::JOB, resolved, [""; 0])?;
     read_audit(&out.join(AUDIT))?;
     let progress = Progress::new("audit", revisions.len() as u64, "checkpoints");
-    let rows = audit_source(
-        &source,
-        &revisions,
-        AuditDepth::Tensors,
-        &mut |_| progress.inc(1),
-        &mut |_| (),
-    )?;
+    let known = source.revisions()?;
+    let rows = audit_checkpoints(revisions, |revision| {
+        progress.inc(1);
+        if !known.iter().any(|name| name == revision) {
+            return Ok(None);
+        }
+        let folder = source.checkpoint(Some(revision), &mut |_| ());
+        folder.map(|dir| Some(Audited::Folder(dir)))
+    });
     progress.finish();
 
     let path = out.join(AUDIT);

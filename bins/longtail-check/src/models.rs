@@ -137,7 +137,10 @@ fn tensors(shape: &Shape, spread: f64) -> Result<Vec<(String, Tensor)>, TchError
 /// # Errors
 /// As [`Model::load`].
 pub(crate) fn load(folder: &Path, device: Device, dtype: Kind) -> anyhow::Result<Model> {
-    let model = Model::load(folder, &LoadOptions { device, dtype });
+    let model = Model::load(
+        folder,
+        &LoadOptions::default().with_device(device).with_dtype(dtype),
+    );
     model.with_context(|| format!("failed to load the checkpoint `{}`", folder.display()))
 }
 

@@ -104,16 +104,15 @@ fn default_word_column() -> String {
 
 impl PrepareConfig {
     pub(crate) fn context_options(&self) -> ContextOptions {
-        ContextOptions {
-            window: self.contexts.window,
-            contexts: self.contexts.per_word,
-            choice: match self.contexts.choice {
+        ContextOptions::default()
+            .with_window(self.contexts.window)
+            .with_contexts(self.contexts.per_word)
+            .with_choice(match self.contexts.choice {
                 ChoiceConfig::Random => Choice::Random { seed: self.seed },
                 ChoiceConfig::TopK => Choice::TopK,
-            },
-            sentences: self.contexts.sentences,
-            reading: self.contexts.reading,
-        }
+            })
+            .with_sentences(self.contexts.sentences)
+            .with_reading(self.contexts.reading)
     }
 }
 

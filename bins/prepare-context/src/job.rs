@@ -84,11 +84,9 @@ fn words(config: &WordsConfig, record: &mut RunRecord) -> anyhow::Result<Vec<Str
     let Some(path) = &config.path else {
         bail!("no words: set `words.path` to a table or list of words, or `words.list`")
     };
-    let options = ReadOptions {
-        column: config.column.clone(),
-        text_unit: TextUnit::Line,
-        ..ReadOptions::default()
-    };
+    let options = ReadOptions::default()
+        .with_column(config.column.clone())
+        .with_text_unit(TextUnit::Line);
     let words = CorpusReader::open(&[path], options).and_then(|words| {
         words
             .documents()

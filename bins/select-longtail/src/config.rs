@@ -121,11 +121,10 @@ impl SelectConfig {
     }
 
     pub(crate) fn word_options(&self) -> WordOptions {
-        WordOptions {
-            min_length: self.words.min_length,
-            case: self.words.case,
-            common: self.words.common,
-        }
+        WordOptions::default()
+            .with_min_length(self.words.min_length)
+            .with_case(self.words.case)
+            .with_common(self.words.common)
     }
 }
 

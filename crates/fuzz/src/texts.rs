@@ -1,7 +1,5 @@
 //! Corpora, token counts and dictionaries.
 
-use std::{path::PathBuf, sync::Arc};
-
 use longtail_corpus::{
     BadRows, ContextOptions, CorpusError, CorpusReader, Document, Lexicon, ReadOptions,
     TokenCounts, find_contexts,
@@ -29,10 +27,7 @@ pub(crate) fn corpus(input: &[u8]) -> bool {
     let path = file(name, bytes);
     let mut whole = false;
     for bad_rows in [BadRows::Fail, BadRows::Skip] {
-        let options = ReadOptions {
-            bad_rows,
-            ..ReadOptions::default()
-        };
+        let options = ReadOptions::default().with_bad_rows(bad_rows);
         // A file that is empty or no text may be refused at once.
         if let Ok(corpus) = CorpusReader::open(&[&path], options) {
             let documents: Vec<_> = corpus.documents().take(10_000).collect();
@@ -67,16 +62,8 @@ pub(crate) fn contexts(input: &[u8]) -> bool {
     let Some((word, text)) = input.split_once('\0') else {
         return false;
     };
-    let document = Document {
-        index: 0,
-        file: Arc::new(PathBuf::new()),
-        row: 0,
-        text: text.into(),
-    };
-    let options = ContextOptions {
-        window: 1,
-        ..ContextOptions::default()
-    };
+    let document = Document::from_text(0, text);
+    let options = ContextOptions::default().with_window(1);
     let found = find_contexts(
         || std::iter::once(Ok::<_, CorpusError>(document.clone())),
         &[word.into()],

@@ -83,6 +83,7 @@ impl Delimited {
     }
 
     /// Names of the columns.
+    #[cfg(feature = "parquet")]
     pub(crate) fn header(&self) -> &[String] {
         &self.header
     }

@@ -37,7 +37,7 @@ pub enum InputError {
         /// The text.
         pattern: String,
         /// The cause.
-        source: glob::PatternError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A file name that says nothing of its format, or names one that is not read here.
     #[error("`{}` has an unknown format: expected {expected}", path.display())]
@@ -78,6 +78,12 @@ pub enum InputError {
         format: &'static str,
         /// What is wrong, and what to do.
         what: String,
+    },
+    /// A format that this program was built without.
+    #[error("`{}` is not read by this program, which was built without the feature `parquet` of the crate `input-files`", path.display())]
+    WithoutParquet {
+        /// The file.
+        path: PathBuf,
     },
     /// A table without a column.
     #[error("`{}` has no column `{column}`; its columns: {}", path.display(), available.join(", "))]

@@ -14,6 +14,7 @@ const MACOS_ARCHIVE: &str = "__MACOSX";
 
 /// Files under a path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Found {
     /// Files of the formats asked for, in the order of names.
     pub files: Vec<PathBuf>,
@@ -68,7 +69,7 @@ fn matching(
         glob::glob_with(&pattern, options)
             .map_err(|source| InputError::Glob {
                 pattern: pattern.to_string(),
-                source,
+                source: source.into(),
             })?
             .collect::<Result<Vec<PathBuf>, _>>()
             .map_err(|err| InputError::Read {

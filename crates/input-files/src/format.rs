@@ -4,6 +4,7 @@ use std::path::Path;
 
 /// What a file's name says is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Format {
     /// `.parquet`
     Parquet,
@@ -27,6 +28,7 @@ pub enum Format {
 
 /// How a file is compressed, by the last ending of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Compression {
     /// Not at all.
     None,

@@ -9,6 +9,7 @@
 //! - no size that a file claims is believed before its bytes are there.
 //!
 //! ```
+//! # #[cfg(feature = "parquet")] {
 //! use input_files::TableReader;
 //!
 //! # let folder = tempfile::tempdir()?;
@@ -17,9 +18,15 @@
 //! let table = TableReader::open(&path)?.read(&["word", "context"])?;
 //! assert_eq!(table.text("word")?, ["whale", "ship"]);
 //! assert_eq!(table.opt_text("context")?, [Some("\"There\" she blows, the ".to_owned()), None]);
+//! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Features
+//! - `parquet`, on by default: tables ([`TableReader`]), Parquet and Arrow files. Without it the crate has 31 dependencies instead of 93, and reads
+//!   rows of text out of JSON Lines, CSV, TSV and plain text, arrays and JSON.
 
+#[cfg(feature = "parquet")]
 mod arrow_sizes;
 mod delimited;
 mod error;
@@ -29,6 +36,9 @@ mod json;
 mod lines;
 mod npy;
 mod open;
+#[cfg(feature = "parquet")]
+mod records;
+#[cfg(feature = "parquet")]
 mod table;
 mod texts;
 
@@ -38,5 +48,6 @@ pub use format::{Compression, Format};
 pub use json::{Pairs, read_json};
 pub use npy::{IntegerArray, read_npy};
 pub use open::{Input, Progress, read_text};
+#[cfg(feature = "parquet")]
 pub use table::{Columns, TableReader, panic_becomes_error};
 pub use texts::{TextRow, TextUnit, Texts};

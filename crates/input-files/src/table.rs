@@ -23,8 +23,8 @@ use parquet::{
 };
 
 use crate::{
-    Format, Input, InputError, arrow_sizes, delimited::Delimited, error::place, json, lines::Lines,
-    open::head_of,
+    Format, Input, InputError, arrow_sizes, delimited::Delimited, error::place, lines::Lines,
+    open::head_of, records,
 };
 
 /// Rows that a Parquet file is read by.
@@ -129,7 +129,7 @@ impl TableReader {
                 )
             }
             (_, Some(Format::JsonLines | Format::Json)) => {
-                let batch = json::records(Input::open(&path, Self::FORMATS)?)?;
+                let batch = records::records(Input::open(&path, Self::FORMATS)?)?;
                 (batch.schema(), Kind::Json(batch))
             }
             (Some(kind), _) => return Err(InputError::Kind { path, kind }),

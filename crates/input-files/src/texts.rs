@@ -2,8 +2,10 @@
 
 mod delimited_texts;
 mod json_texts;
+#[cfg(feature = "parquet")]
 mod parquet_texts;
 mod plain_texts;
+#[cfg(feature = "parquet")]
 mod table_texts;
 
 use std::{
@@ -13,11 +15,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Format, Input, InputError, Progress, TableReader, lines::Lines};
+#[cfg(feature = "parquet")]
+use crate::TableReader;
+use crate::{Format, Input, InputError, Progress, lines::Lines};
 
 /// What a document is in a plain text file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum TextUnit {
     /// Each line that is not blank.
     Line,
@@ -86,13 +91,21 @@ impl Texts {
         progress: &Progress,
     ) -> Result<Self, InputError> {
         let rows: Box<dyn Rows> = match Format::of(path.as_path()) {
+            #[cfg(feature = "parquet")]
             Some((Format::Parquet, _)) => {
                 Box::new(parquet_texts::ParquetTexts::open(path.clone(), column)?)
             }
+            #[cfg(feature = "parquet")]
             Some((Format::Arrow, _)) => Box::new(table_texts::TableTexts::new(
                 &TableReader::open(path.as_path())?,
                 column,
             )?),
+            #[cfg(not(feature = "parquet"))]
+            Some((Format::Parquet | Format::Arrow, _)) => {
+                return Err(InputError::WithoutParquet {
+                    path: path.to_path_buf(),
+                });
+            }
             _ => {
                 let input = Input::watched(path.clone(), Self::FORMATS, progress)?;
                 Self::of_input(input, column, unit)?

@@ -6,9 +6,9 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use checkpoint_source::Source;
 use job_kit::{Rule, Rules};
 use model_conventions::{StepNames, Steps, step_of_folder};
-use neox_core::Source;
 use neuron_ablate::Sample;
 use serde::{Deserialize, Deserializer, Serialize};
 

@@ -3,14 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
+use checkpoint_source::{Hub, HubOptions, Source, Transfer};
 use input_files::{Format, InputError, IntegerArray, read_npy, read_text};
 use job_kit::{Progress, RunRecord, sha256_file};
 use longtail_corpus::{Band, BandReading, Frequencies, TokenCounts, pack_sequences};
 use model_conventions::{step_of, step_of_folder};
-use neox_core::{
-    Architecture, Hub, HubOptions, LoadOptions, Model, Source, Transfer, WeightFiles, parse_device,
-    parse_dtype,
-};
+use neox_core::{Architecture, LoadOptions, Model, WeightFiles, parse_device, parse_dtype};
 use neuron_ablate::Sample;
 use serde::Deserialize;
 use text_inputs::{BandConfig, CorpusConfig, Reading};
@@ -74,10 +72,9 @@ impl Loaded {
         let mut fetching = None;
         let checkpoint =
             source(model)?.checkpoint(revision, &mut |transfer| show(&mut fetching, transfer))?;
-        let options = LoadOptions {
-            device: parse_device(&model.device)?,
-            dtype: parse_dtype(&model.dtype)?,
-        };
+        let options = LoadOptions::default()
+            .with_device(parse_device(&model.device)?)
+            .with_dtype(parse_dtype(&model.dtype)?);
         let files: Vec<PathBuf> = WeightFiles::find(&checkpoint)?
             .paths()
             .chain([checkpoint.join("config.json")])

@@ -80,6 +80,7 @@ pub enum BandError {
 /// As text: `elbow`, `percentile:20` or just `20`, `rank:48064`, `frequency:1e-6`; as a mapping `{frequency: 1e-6}` and so on. A bare number
 /// is a percentile, except between 0 and 1, where it could be meant as a frequency and is refused.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Bound {
     /// A relative frequency.
     Frequency(f64),
@@ -214,7 +215,7 @@ pub enum BandReading {
 ///
 /// // Token `i` is seen `i` times, so the rarest are the first.
 /// let counts = TokenCounts::new((0..40).collect(), 40)?;
-/// let spec = BandSpec { upper: Some(Bound::Rank(30)), ..BandSpec::default() };
+/// let spec = BandSpec::default().with_upper(Bound::Rank(30));
 /// let band = spec.resolve(&Frequencies::add_one(&counts), 40)?;
 /// assert_eq!(band.ids, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
 /// assert!(band.warnings.is_empty());
@@ -222,6 +223,7 @@ pub enum BandReading {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct BandSpec {
     /// One bound; `None` leaves the rare end open.
     pub lower: Option<Bound>,
@@ -233,8 +235,44 @@ pub struct BandSpec {
     pub reading: BandReading,
 }
 
+impl BandSpec {
+    /// With another [`lower`](Self::lower).
+    #[must_use]
+    pub fn with_lower(self, lower: impl Into<Option<Bound>>) -> Self {
+        Self {
+            lower: lower.into(),
+            ..self
+        }
+    }
+
+    /// With another [`upper`](Self::upper).
+    #[must_use]
+    pub fn with_upper(self, upper: impl Into<Option<Bound>>) -> Self {
+        Self {
+            upper: upper.into(),
+            ..self
+        }
+    }
+
+    /// With another [`window`](Self::window).
+    #[must_use]
+    pub fn with_window(self, window: impl Into<Option<usize>>) -> Self {
+        Self {
+            window: window.into(),
+            ..self
+        }
+    }
+
+    /// With another [`reading`](Self::reading).
+    #[must_use]
+    pub fn with_reading(self, reading: BandReading) -> Self {
+        Self { reading, ..self }
+    }
+}
+
 /// A band that was found, with what should be reported of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Band {
     /// Its tokens, ascending.
     #[serde(skip)]

@@ -40,6 +40,7 @@ pub enum ContextError {
 /// Which contexts of a word are kept, if it has more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Choice {
     /// The most frequent, ties by first occurrence.
     TopK,
@@ -53,6 +54,7 @@ pub enum Choice {
 /// What a word and a context are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ContextReading {
     /// Words end at Unicode word boundaries; the context is the text as it stands, with the space before the word.
     #[default]
@@ -74,6 +76,7 @@ impl ContextReading {
 
 /// How contexts are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ContextOptions {
     /// Fewest words before the word in its sentence.
     pub window: usize,
@@ -85,6 +88,38 @@ pub struct ContextOptions {
     pub sentences: SentenceRule,
     /// What a word and a context are.
     pub reading: ContextReading,
+}
+
+impl ContextOptions {
+    /// With another [`window`](Self::window).
+    #[must_use]
+    pub fn with_window(self, window: usize) -> Self {
+        Self { window, ..self }
+    }
+
+    /// With another [`contexts`](Self::contexts).
+    #[must_use]
+    pub fn with_contexts(self, contexts: usize) -> Self {
+        Self { contexts, ..self }
+    }
+
+    /// With another [`choice`](Self::choice).
+    #[must_use]
+    pub fn with_choice(self, choice: Choice) -> Self {
+        Self { choice, ..self }
+    }
+
+    /// With another [`sentences`](Self::sentences).
+    #[must_use]
+    pub fn with_sentences(self, sentences: SentenceRule) -> Self {
+        Self { sentences, ..self }
+    }
+
+    /// With another [`reading`](Self::reading).
+    #[must_use]
+    pub fn with_reading(self, reading: ContextReading) -> Self {
+        Self { reading, ..self }
+    }
 }
 
 impl Default for ContextOptions {
@@ -102,6 +137,7 @@ impl Default for ContextOptions {
 
 /// A context of a word, where it first occurs.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Context {
     /// The text from the start of the sentence up to the word.
     pub text: String,
@@ -133,6 +169,7 @@ impl Context {
 
 /// A word with its contexts.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct WordContexts {
     /// The word.
     pub word: String,
@@ -146,6 +183,7 @@ pub struct WordContexts {
 
 /// The contexts of all words asked for, in their order.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct FoundContexts {
     /// One entry per distinct word, those without a context too.
     pub words: Vec<WordContexts>,

@@ -5,7 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use input_files::{Format, InputError, Pairs, TableReader, read_npy, read_text};
+#[cfg(feature = "parquet")]
+use input_files::TableReader;
+use input_files::{Format, InputError, Pairs, read_npy, read_text};
 use serde_json::Value;
 
 /// Why token counts could not be read or do not fit.
@@ -328,6 +330,7 @@ fn by_id(path: &Path, pairs: Vec<(usize, u64)>) -> Result<Vec<u64>, CountsError>
     Ok(counts)
 }
 
+#[cfg(feature = "parquet")]
 fn read_table(path: &Path) -> Result<Vec<u64>, CountsError> {
     let mut pairs = Vec::new();
     for batch in TableReader::open(path)?.batches(&["token_id", "count"])? {
@@ -339,4 +342,9 @@ fn read_table(path: &Path) -> Result<Vec<u64>, CountsError> {
         }
     }
     by_id(path, pairs)
+}
+
+#[cfg(not(feature = "parquet"))]
+fn read_table(path: &Path) -> Result<Vec<u64>, CountsError> {
+    Err(InputError::WithoutParquet { path: path.into() }.into())
 }

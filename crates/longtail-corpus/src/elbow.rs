@@ -6,6 +6,7 @@ use crate::zipf::{RankCurve, Sums};
 
 /// Where the curve bends down.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Elbow {
     /// Its rank; 1 is the most frequent token.
     pub rank: usize,

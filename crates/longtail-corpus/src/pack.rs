@@ -60,6 +60,7 @@ pub enum TokenizeError {
 
 /// Sequences of token ids, all of the same length.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PackedCorpus {
     /// `[n_sequences][context_length]`
     pub sequences: Vec<Vec<u32>>,

@@ -55,6 +55,7 @@ fn nothing(files: usize, empty: usize, bad_rows: usize) -> String {
 /// What to do with a row that has no usable text: no such column, null, not UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum BadRows {
     /// Stop with [`CorpusError::BadRow`].
     #[default]
@@ -65,6 +66,7 @@ pub enum BadRows {
 
 /// How a corpus is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ReadOptions {
     /// The column (or JSON key) with the text.
     pub column: String,
@@ -74,6 +76,38 @@ pub struct ReadOptions {
     pub bad_rows: BadRows,
     /// What a document is in plain text.
     pub text_unit: TextUnit,
+}
+
+impl ReadOptions {
+    /// With another [`column`](Self::column).
+    #[must_use]
+    pub fn with_column(self, column: impl Into<String>) -> Self {
+        Self {
+            column: column.into(),
+            ..self
+        }
+    }
+
+    /// With another [`rows`](Self::rows).
+    #[must_use]
+    pub fn with_rows(self, rows: impl Into<Option<Range<usize>>>) -> Self {
+        Self {
+            rows: rows.into(),
+            ..self
+        }
+    }
+
+    /// With another [`bad_rows`](Self::bad_rows).
+    #[must_use]
+    pub fn with_bad_rows(self, bad_rows: BadRows) -> Self {
+        Self { bad_rows, ..self }
+    }
+
+    /// With another [`text_unit`](Self::text_unit).
+    #[must_use]
+    pub fn with_text_unit(self, text_unit: TextUnit) -> Self {
+        Self { text_unit, ..self }
+    }
 }
 
 impl Default for ReadOptions {
@@ -97,7 +131,7 @@ impl Default for ReadOptions {
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("a.jsonl");
 /// # std::fs::write(&path, "{\"text\":\"call me\"}\n{\"text\":\"ishmael\"}\n")?;
-/// let corpus = CorpusReader::open(&[&path], ReadOptions { rows: Some(1..2), ..ReadOptions::default() })?;
+/// let corpus = CorpusReader::open(&[&path], ReadOptions::default().with_rows(1..2))?;
 /// let texts: Vec<String> = corpus.documents().map(|doc| Ok(doc?.text)).collect::<Result<_, longtail_corpus::CorpusError>>()?;
 /// assert_eq!(texts, ["ishmael"]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -182,6 +216,7 @@ impl CorpusReader {
 
 /// What was read of a corpus.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct CorpusSummary {
     /// Rows in the range asked for, good and bad.
     pub rows: usize,

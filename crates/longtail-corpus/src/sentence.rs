@@ -8,6 +8,7 @@ use unicode_segmentation::UnicodeSegmentation;
 /// Where sentences end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum SentenceRule {
     /// Unicode sentence boundaries (UAX #29), with a single line end read as a space: text wrapped at a column stays whole. Abbreviations
     /// before a capital (`Mr. Smith`) end a sentence, as the rules have it.

@@ -35,10 +35,9 @@ impl Split {
     ///
     /// # Examples
     /// ```
-    /// # use std::{path::PathBuf, sync::Arc};
     /// use longtail_corpus::{Document, Split};
     ///
-    /// let document = |index: usize| Document { index, file: Arc::new(PathBuf::new()), row: index, text: format!("document {index}") };
+    /// let document = |index: usize| Document::from_text(index, format!("document {index}"));
     /// let split = Split::new(0.1, 7)?;
     /// let held_out = (0..1000).filter(|&index| split.holds_out(&document(index))).count();
     /// assert!((70..130).contains(&held_out));

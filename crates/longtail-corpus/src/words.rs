@@ -15,6 +15,7 @@ use crate::{
 /// What to do with upper case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum CasePolicy {
     /// Words as they are spelled: `Whale` and `whale` are two.
     #[default]
@@ -27,6 +28,7 @@ pub enum CasePolicy {
 
 /// Which words to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WordOptions {
     /// Fewest letters.
     pub min_length: usize,
@@ -34,6 +36,26 @@ pub struct WordOptions {
     pub case: CasePolicy,
     /// How many words that are more frequent than the band to take as well, evenly spread over their ranks.
     pub common: usize,
+}
+
+impl WordOptions {
+    /// With another [`min_length`](Self::min_length).
+    #[must_use]
+    pub fn with_min_length(self, min_length: usize) -> Self {
+        Self { min_length, ..self }
+    }
+
+    /// With another [`case`](Self::case).
+    #[must_use]
+    pub fn with_case(self, case: CasePolicy) -> Self {
+        Self { case, ..self }
+    }
+
+    /// With another [`common`](Self::common).
+    #[must_use]
+    pub fn with_common(self, common: usize) -> Self {
+        Self { common, ..self }
+    }
 }
 
 impl Default for WordOptions {
@@ -146,6 +168,7 @@ impl WordCounts {
 
 /// A rare word, or a common one to compare with.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct LongTailWord {
     /// The word.
     pub word: String,
@@ -163,6 +186,7 @@ pub struct LongTailWord {
 
 /// Candidates that are no words, by the first test they fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
 pub struct LeftOut {
     /// Pieces that begin no word: continuations, punctuation, special tokens.
     pub not_word_initial: usize,
@@ -184,6 +208,7 @@ pub struct LeftOut {
 
 /// The words of a band.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct LongTailWords {
     /// From the rarest on, words of one frequency in alphabetical order; those of the band first.
     pub words: Vec<LongTailWord>,

@@ -74,6 +74,7 @@ impl RankCurve {
 
 /// `ln q = intercept - exponent * ln rank` over the head of the curve.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct ZipfFit {
     /// Zipf's exponent, alpha.
     pub exponent: f64,

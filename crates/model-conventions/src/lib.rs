@@ -4,6 +4,7 @@
 //! - [`steps`]: how a configuration says which of them;
 //! - [`word_pieces`]: what begins a word, from the tokenizer's own decoder and pre-tokenizer;
 //! - [`text_ends`]: which tokens begin and end a text, as the files of a tokenizer say;
+//! - [`weight_files`]: which files of a folder hold the weights;
 //! - [`size`]: how many tokens a tokenizer has, and whether a vocabulary can be its.
 //!
 //! This crate never sees a model, a corpus or a configuration.
@@ -23,10 +24,12 @@ pub mod size;
 pub mod step;
 pub mod steps;
 pub mod text_ends;
+pub mod weight_files;
 pub mod word_pieces;
 
 pub use size::{Fit, fit, n_tokens, read_tokenizer};
 pub use step::{Counted, SameStep, StepName, StepNames, step_of, step_of_folder};
 pub use steps::{Steps, StepsError};
 pub use text_ends::{TextEnds, TextEndsError};
+pub use weight_files::{FileHash, WeightFiles, WeightFilesError, WeightFormat, sha256_file};
 pub use word_pieces::{UnknownWordStart, WordPieces};

@@ -6,6 +6,7 @@ use std::path::Path;
 /// Two names of one step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{first}` and `{second}` are both step {step}: rename or remove one of them")]
+#[non_exhaustive]
 pub struct SameStep {
     /// The step.
     pub step: u64,
@@ -17,6 +18,7 @@ pub struct SameStep {
 
 /// What the number in the names of a series counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Counted {
     /// Steps of the optimiser, or whatever a series numbers its checkpoints by.
     #[default]
@@ -54,6 +56,7 @@ impl Counted {
 
 /// How far training was, as the name of a checkpoint says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StepName {
     /// The step, or what else is counted.
     pub step: u64,

@@ -63,6 +63,7 @@ struct Piece {
 /// # use model_conventions::WordPieces;
 /// # use tokenizers::Tokenizer;
 /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox/tokenizer.json");
+/// # if !std::path::Path::new(path).exists() { return Ok(()); } // the crate without its repository
 /// let tokenizer = Tokenizer::from_file(path)?;
 /// let pieces = WordPieces::new(&tokenizer, None)?;
 /// let id = |token| tokenizer.token_to_id(token).unwrap();

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
+use model_conventions::{FileHash, WeightFiles};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
@@ -13,20 +15,17 @@ use tch::{Kind, Tensor};
 use crate::config::Architecture;
 use crate::error::LoadError;
 use crate::family::Entry;
-use crate::hub::OnTransfer;
-use crate::source::{Source, SourceError};
-use crate::weights::{FileHash, WeightFiles, compare};
+use crate::weights::{Tensors, compare};
 
-/// How deep to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// What an audit is given of one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum AuditDepth {
-    /// Files and their hashes. From a hub this fetches nothing: it publishes the hashes.
-    Files,
-    /// Also every tensor: shapes, NaN and infinity, and a hash of the values that does not depend
-    /// on file format or dtype. Fetches what is not in the cache.
-    Tensors,
+pub enum Audited {
+    /// The folder of its checkpoint: files, their hashes, and every tensor (shape, NaN and infinity, and a hash of the values
+    /// that does not depend on file format or dtype).
+    Folder(PathBuf),
+    /// Its weight files as a hub publishes them: a first look that fetches nothing.
+    Published(Vec<FileHash>),
 }
 
 /// Something wrong with a checkpoint.
@@ -76,7 +75,7 @@ pub struct AuditRow {
     pub revision: String,
     /// Weight files with size and hash; empty where they could not be had.
     pub files: Vec<FileHash>,
-    /// SHA-256 over names, shapes and f32 values of all weights; only from [`AuditDepth::Tensors`].
+    /// SHA-256 over names, shapes and f32 values of all weights; only of a folder.
     pub content: Option<String>,
     /// What is wrong; empty for a good checkpoint.
     pub findings: Vec<Finding>,
@@ -90,107 +89,73 @@ impl AuditRow {
     }
 }
 
-/// Audits `revisions` of a source, in this order; `progress` hears each name before its turn.
+/// Audits `revisions` in this order; `find` says where each is, or that it is not there.
 ///
 /// A revision that fails is a row with its findings, so that one bad step does not end the audit.
 /// Of two steps with the same weights both are marked: nothing says which of them is right.
 ///
-/// # Errors
-/// - [`SourceError`] if the source cannot list its revisions
-///
 /// # Examples
 /// ```
-/// # use neox_core::{AuditDepth, Source, audit};
-/// let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox");
-/// let steps = ["step0".to_owned(), "step1".to_owned(), "step2".to_owned()];
-/// let rows = audit(&Source::folder(root), &steps, AuditDepth::Tensors, &mut |_| (), &mut |_| ())?;
+/// # use neox_core::{Audited, audit};
+/// let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox"));
+/// # if !root.exists() { return; } // the crate without its repository
+/// let steps = ["step0", "step1", "step2"];
+/// let rows = audit(steps, |step| {
+///     let dir = root.join(step);
+///     Ok::<_, std::io::Error>(dir.exists().then_some(Audited::Folder(dir)))
+/// });
 /// let bad: Vec<&str> = rows.iter().filter(|row| row.is_bad()).map(|row| &*row.revision).collect();
 /// assert_eq!(bad, ["step2"]); // there is no such step
-/// # Ok::<(), neox_core::SourceError>(())
 /// ```
-pub fn audit(
-    source: &Source,
-    revisions: &[String],
-    depth: AuditDepth,
-    progress: &mut dyn FnMut(&str),
-    on_transfer: OnTransfer<'_>,
-) -> Result<Vec<AuditRow>, SourceError> {
-    let known = source.revisions()?;
-    let mut rows = Vec::with_capacity(revisions.len());
-    for revision in revisions {
-        progress(revision);
+pub fn audit<E: Into<Box<dyn std::error::Error>>>(
+    revisions: impl IntoIterator<Item = impl Into<String>>,
+    mut find: impl FnMut(&str) -> Result<Option<Audited>, E>,
+) -> Vec<AuditRow> {
+    let audit_one = |revision: String| {
         let mut row = AuditRow {
-            revision: revision.clone(),
+            revision,
             files: Vec::new(),
             content: None,
             findings: Vec::new(),
         };
-        if !known.contains(revision) {
-            row.findings.push(Finding::Missing);
-        } else if let Err(error) = examine(source, &mut row, depth, on_transfer) {
+        let result = match find(&row.revision).map_err(Into::into) {
+            Ok(Some(Audited::Published(files))) => {
+                row.files = files;
+                Ok(())
+            }
+            Ok(Some(Audited::Folder(dir))) => examine(&dir, &mut row),
+            Ok(None) => {
+                row.findings.push(Finding::Missing);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
             row.findings.push(Finding::Unusable {
                 reason: chain(error.as_ref()),
             });
         }
-        rows.push(row);
-    }
+        row
+    };
+    let mut rows: Vec<AuditRow> = revisions
+        .into_iter()
+        .map(Into::into)
+        .map(audit_one)
+        .collect();
     mark_duplicates(&mut rows);
-    Ok(rows)
+    rows
 }
 
 type AnyError = Box<dyn std::error::Error>;
 
-fn examine(
-    source: &Source,
-    row: &mut AuditRow,
-    depth: AuditDepth,
-    on_transfer: OnTransfer<'_>,
-) -> Result<(), AnyError> {
-    if let (Source::Hub { hub, repo }, AuditDepth::Files) = (source, depth)
-        && !hub.options().offline
-    {
-        row.files = published_hashes(hub.files(repo, &row.revision)?)?;
-        return Ok(());
-    }
-    let dir = source.checkpoint(Some(&row.revision), on_transfer)?;
-    let files = WeightFiles::find(&dir)?;
+fn examine(dir: &Path, row: &mut AuditRow) -> Result<(), AnyError> {
+    let files = WeightFiles::find(dir)?;
     row.files = files.sha256()?;
-    if depth == AuditDepth::Tensors {
-        let architecture = Architecture::read(&dir.join("config.json"))?;
-        let (content, non_finite) = read_all(&files, &architecture)?;
-        row.content = Some(content);
-        row.findings.extend(non_finite);
-    }
+    let architecture = Architecture::read(&dir.join("config.json"))?;
+    let (content, non_finite) = read_all(&files, &architecture)?;
+    row.content = Some(content);
+    row.findings.extend(non_finite);
     Ok(())
-}
-
-/// The weight files of a hub listing that [`crate::Hub::checkpoint`] would take: whole
-/// safetensors, its shards, or the same of `pytorch_model.bin`.
-fn published_hashes(files: Vec<crate::hub::RepoFile>) -> Result<Vec<FileHash>, AnyError> {
-    let families: [fn(&str) -> bool; 4] = [
-        |name| name == "model.safetensors",
-        |name| name.starts_with("model-") && name.ends_with(".safetensors"),
-        |name| name == "pytorch_model.bin",
-        |name| name.starts_with("pytorch_model-") && name.ends_with(".bin"),
-    ];
-    for family in families {
-        let found: Vec<_> = files.iter().filter(|file| family(&file.name)).collect();
-        if found.is_empty() {
-            continue;
-        }
-        return found
-            .into_iter()
-            .map(|file| match (file.bytes, &file.sha256) {
-                (Some(bytes), Some(sha256)) => Ok(FileHash {
-                    name: file.name.clone(),
-                    bytes,
-                    sha256: sha256.clone(),
-                }),
-                _ => Err(format!("the hub gives no hash of `{}`", file.name).into()),
-            })
-            .collect();
-    }
-    Err("no weights in this revision".into())
 }
 
 /// Hash of all weights, and those that are not finite.
@@ -198,7 +163,7 @@ fn read_all(
     files: &WeightFiles,
     architecture: &Architecture,
 ) -> Result<(String, Vec<Finding>), AnyError> {
-    let mut tensors = files.open(architecture.family)?;
+    let mut tensors = Tensors::open(files, architecture.family)?;
     let mismatch = compare(&tensors, architecture);
     if !mismatch.is_empty() {
         return Err(format!("weights do not fit the config: {mismatch}").into());

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use file_kind::FileKind;
+use model_conventions::weight_files::read_small;
 use serde_json::Value;
 
 use crate::error::{ConfigError, LoadError};
 use crate::family::Family;
-use crate::files::read_small;
 use crate::keys::Keys;
 
 /// Published configs are under 1 kB.
@@ -222,7 +222,10 @@ impl Architecture {
     /// - [`LoadError::Config`] naming the key that is missing, of the wrong type, out of range or
     ///   asks for what is not supported
     pub fn read(path: &Path) -> Result<Self, LoadError> {
-        let text = read_small(path, MAX_BYTES)?;
+        let text = read_small(path, MAX_BYTES).map_err(|source| LoadError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::from_json(&text).map_err(|source| match FileKind::of(text.as_bytes()) {
             Some(kind) => LoadError::NotThat {
                 path: path.to_owned(),

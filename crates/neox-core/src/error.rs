@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use file_kind::FileKind;
+use model_conventions::WeightFilesError;
 use tch::{Kind, TchError};
 
 use crate::hooks::Site;
@@ -57,15 +58,9 @@ pub enum LoadError {
         /// Which key and why.
         source: ConfigError,
     },
-    /// A folder without weights.
-    #[error(
-        "no weights in `{}`: expected model.safetensors, pytorch_model.bin or an index of either",
-        path.display()
-    )]
-    NoWeights {
-        /// The folder.
-        path: PathBuf,
-    },
+    /// A folder whose weight files were not found: none, or a bad index of shards.
+    #[error(transparent)]
+    Files(#[from] WeightFilesError),
     /// A file that is something else than its name says.
     #[error("`{}` is {kind}", path.display())]
     NotThat {
@@ -112,9 +107,9 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: safetensors::SafeTensorError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A file that breaks a rule of ours: an index, a header, an archive entry.
+    /// A file that breaks a rule of ours: a header, an archive entry, a tensor where the index has none.
     #[error("bad checkpoint file `{}`: {problem}", path.display())]
     Malformed {
         /// The file.
@@ -131,7 +126,7 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
         /// What the zip reader says.
-        source: zip::result::ZipError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A `pytorch_model.bin` whose pickle is damaged or asks for more than tensors.
     #[error("refused the pickle in `{}`", path.display())]

@@ -3,7 +3,6 @@
 use crate::config::Architecture;
 use crate::pickle::read_tensors;
 use crate::shard::parse_safetensors;
-use crate::weights::parse_index;
 
 /// Whether `config.json` with these bytes is accepted.
 pub fn config(bytes: &[u8]) -> bool {
@@ -12,7 +11,8 @@ pub fn config(bytes: &[u8]) -> bool {
 
 /// Whether an index of shards with these bytes is accepted.
 pub fn index(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_ok_and(|text| parse_index(text).is_ok())
+    std::str::from_utf8(bytes)
+        .is_ok_and(|text| model_conventions::weight_files::parse_index(text).is_ok())
 }
 
 /// Whether a safetensors file with these bytes is accepted.

@@ -1,15 +1,16 @@
 //! Decoder language models (GPT-NeoX, GPT-2, Llama, OLMo and OLMo 2) on libtorch: configs, checkpoints, the forward pass, named
 //! hook sites. What a checkpoint is, is one value, [`Architecture`].
 //!
-//! This crate loads a checkpoint and runs it. It knows nothing of word frequencies, corpora or
-//! ablation: code that wants to look inside implements [`Hooks`].
+//! This crate loads a checkpoint from a folder and runs it. It knows nothing of word frequencies, corpora or
+//! ablation: code that wants to look inside implements [`Hooks`]. Folders of steps and repositories on a hub are turned into
+//! the folder of one checkpoint by the crate `checkpoint-source`.
 //!
 //! ```no_run
 //! use neox_core::{LoadOptions, Model, NoHooks, Text, parse_device, parse_dtype};
 //! use tch::Tensor;
 //!
 //! let dir = std::path::Path::new("pythia-70m/step3000");
-//! let options = LoadOptions { device: parse_device("auto")?, dtype: parse_dtype("f32")? };
+//! let options = LoadOptions::default().with_device(parse_device("auto")?).with_dtype(parse_dtype("f32")?);
 //! let model = Model::load(dir, &options)?;
 //! let ids = Text::from_file(&dir.join("tokenizer.json"))?.encode("The state of the union")?;
 //! let tokens = Tensor::from_slice(&ids).view([1, -1]);
@@ -21,18 +22,16 @@
 //! taken, and a `pytorch_model.bin` is read by a machine that can build tensors and nothing else.
 //!
 //! # What was not run
-//! The code paths for CUDA are there and were never run: no GPU was at hand. The live hub was not
-//! reached either; [`hub`] is tested with a local server that speaks its protocol.
+//! More than one GPU, and none of another maker than NVIDIA.
 
 // Checkpoints
 pub mod config;
 mod family;
-mod files;
 mod keys;
 mod pickle;
 mod rope;
 mod shard;
-pub mod weights;
+mod weights;
 
 // The model
 mod attention;
@@ -49,16 +48,14 @@ pub mod device;
 pub mod error;
 pub mod text;
 
-// Where checkpoints come from
+// Checkpoints checked and written
 pub mod audit;
-pub mod hub;
 pub mod save;
-pub mod source;
 
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use audit::{AuditDepth, AuditRow, Finding, audit};
+pub use audit::{AuditRow, Audited, Finding, audit};
 pub use branches::Branch;
 pub use config::{
     Activation, Architecture, NormKind, Positions, Residual, RopeScaling, ScoreScale,
@@ -69,11 +66,10 @@ pub use error::{
 };
 pub use family::Part;
 pub use hooks::{Hooks, NoHooks, Recorder, Site};
-pub use hub::{Hub, HubError, HubOptions, OnTransfer, RepoFile, Token, Transfer};
 pub use model::{LoadOptions, Model, next_token_ln_probs};
-pub use model_conventions::{SameStep, StepNames, step_of, step_of_folder};
+pub use model_conventions::{FileHash, WeightFiles, WeightFilesError, WeightFormat};
 pub use norm::Norm;
 pub use save::{SAVED_FILES, SaveError, save_with, stored_tensor};
-pub use source::{Source, SourceError};
 pub use text::Text;
-pub use weights::{FileHash, WeightFiles, WeightFormat, sha256_file};
+/// The crates whose types are part of this one's interface: [`tch::Tensor`] of every forward, and [`Text::tokenizer`]'s.
+pub use {tch, tokenizers};

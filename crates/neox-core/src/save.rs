@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use model_conventions::WeightFiles;
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde_json::{Map, Value};
 use tch::{Device, Kind, TchError, Tensor};
@@ -13,7 +14,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::config::Architecture;
 use crate::error::LoadError;
 use crate::family::Part;
-use crate::weights::WeightFiles;
+use crate::weights::Tensors;
 
 const WEIGHTS: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
@@ -102,9 +103,8 @@ pub enum SaveError {
 /// - [`LoadError`] if the folder is no checkpoint or has no such weight
 pub fn stored_tensor(dir: &Path, part: Part) -> Result<Tensor, LoadError> {
     let architecture = Architecture::read(&dir.join("config.json"))?;
-    WeightFiles::find(dir)?
-        .open(architecture.family)?
-        .weight(&architecture, part)
+    let files = WeightFiles::find(dir)?;
+    Tensors::open(&files, architecture.family)?.weight(&architecture, part)
 }
 
 /// Writes the checkpoint in `from` to the folder `to`, with the weights in `replaced`, shaped as [`Part`] says, instead of its own: one
@@ -141,7 +141,8 @@ pub fn save_with(
     }
     let config_path = from.join(CONFIG);
     let before = Architecture::read(&config_path)?;
-    let mut tensors = WeightFiles::find(from)?.open(before.family)?;
+    let files = WeightFiles::find(from).map_err(LoadError::from)?;
+    let mut tensors = Tensors::open(&files, before.family)?;
     let untied = before.tie_word_embeddings && replaced.contains_key(&Part::Unembedding);
     let entries = match untied {
         true => before.tensors(),

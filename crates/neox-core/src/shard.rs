@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use file_kind::FileKind;
 use memmap2::Mmap;
+use model_conventions::WeightFormat;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 use tch::{Kind, Tensor};
@@ -14,7 +15,6 @@ use zip::ZipArchive;
 
 use crate::error::LoadError;
 use crate::pickle::{PickledTensor, read_tensors};
-use crate::weights::WeightFormat;
 
 /// The largest published model needs well under 100 kB of either.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
@@ -157,7 +157,7 @@ fn open_safetensors(path: &Path) -> Result<(Shard, BTreeMap<String, TensorInfo>)
         },
         BadHeader::Format(source) => LoadError::Safetensors {
             path: path.to_owned(),
-            source,
+            source: source.into(),
         },
         BadHeader::Problem(problem) => malformed(path, problem),
     })?;
@@ -247,13 +247,13 @@ fn open_torch_save(path: &Path) -> Result<(Shard, BTreeMap<String, TensorInfo>),
     })?;
     let mut archive = ZipArchive::new(file).map_err(|source| LoadError::Zip {
         path: path.to_owned(),
-        source,
+        source: source.into(),
     })?;
     let mut prefixes = Vec::new();
     for name in archive.file_names() {
         let name = name.map_err(|source| LoadError::Zip {
             path: path.to_owned(),
-            source,
+            source: source.into(),
         })?;
         if let Some(prefix) = name.strip_suffix("data.pkl")
             && (prefix.is_empty() || prefix.ends_with('/'))
@@ -333,7 +333,7 @@ fn read_entry(
 ) -> Result<Vec<u8>, LoadError> {
     let entry = archive.by_name(name).map_err(|source| LoadError::Zip {
         path: path.to_owned(),
-        source,
+        source: source.into(),
     })?;
     let file_bytes = path.metadata().map(|data| data.len()).unwrap_or(0);
     let size = entry.size();

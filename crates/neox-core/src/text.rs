@@ -15,6 +15,7 @@ use crate::error::TextError;
 /// ```
 /// # use neox_core::Text;
 /// let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox/tokenizer.json");
+/// # if !std::path::Path::new(path).exists() { return Ok(()); } // the crate without its repository
 /// let text = Text::from_file(path.as_ref())?;
 /// let ids = text.encode("the state of the union")?;
 /// assert_eq!(text.decode(&ids)?, "the state of the union");

@@ -1,237 +1,16 @@
-//! Finding a checkpoint's weight files, and checking every tensor before it is copied.
+//! The tensors of a checkpoint's weight files, each checked before it is copied.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Component, Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use sha2::{Digest, Sha256};
+use model_conventions::WeightFiles;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::config::Architecture;
 use crate::error::{LoadError, TensorMismatch};
 use crate::family::{Entry, Family, Part};
-use crate::files::read_small;
 use crate::model::LoadOptions;
 use crate::shard::{Shard, TensorInfo};
-
-/// An index lists some hundred tensors; this is a thousand times that.
-const MAX_INDEX_BYTES: u64 = 16 << 20;
-
-/// How weights are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WeightFormat {
-    /// `model.safetensors` or its shards.
-    Safetensors,
-    /// `pytorch_model.bin` or its shards.
-    PytorchBin,
-}
-
-/// The weight files of one checkpoint folder.
-#[derive(Debug, Clone)]
-pub struct WeightFiles {
-    dir: PathBuf,
-    format: WeightFormat,
-    /// File names inside `dir`.
-    names: Vec<String>,
-    /// Tensor to file name, for sharded checkpoints.
-    index: Option<BTreeMap<String, String>>,
-}
-
-/// Content hash of one file.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[non_exhaustive]
-pub struct FileHash {
-    /// Name inside the checkpoint folder.
-    pub name: String,
-    /// Size in bytes.
-    pub bytes: u64,
-    /// SHA-256, in hexadecimal.
-    pub sha256: String,
-}
-
-impl WeightFiles {
-    /// Names to look for, in order of preference, and whether each is an index of shards.
-    pub(crate) const CANDIDATES: [(&'static str, WeightFormat, bool); 4] = [
-        ("model.safetensors", WeightFormat::Safetensors, false),
-        (
-            "model.safetensors.index.json",
-            WeightFormat::Safetensors,
-            true,
-        ),
-        ("pytorch_model.bin", WeightFormat::PytorchBin, false),
-        (
-            "pytorch_model.bin.index.json",
-            WeightFormat::PytorchBin,
-            true,
-        ),
-    ];
-
-    /// Looks for weights in a folder: safetensors before `pytorch_model.bin`, either whole or in
-    /// shards with an index.
-    ///
-    /// # Errors
-    /// - [`LoadError::NoWeights`] if there is neither
-    /// - [`LoadError::Malformed`] for an index that is not one or names files outside the folder
-    pub fn find(dir: &Path) -> Result<Self, LoadError> {
-        for (name, format, sharded) in Self::CANDIDATES {
-            let path = dir.join(name);
-            if !path.is_file() {
-                continue;
-            }
-            let (names, index) = if sharded {
-                let index = read_index(&path)?;
-                let names: BTreeSet<String> = index.values().cloned().collect();
-                (names.into_iter().collect(), Some(index))
-            } else {
-                (vec![name.to_owned()], None)
-            };
-            return Ok(Self {
-                dir: dir.to_owned(),
-                format,
-                names,
-                index,
-            });
-        }
-        Err(LoadError::NoWeights {
-            path: dir.to_owned(),
-        })
-    }
-
-    /// How the weights are stored.
-    #[must_use]
-    pub fn format(&self) -> WeightFormat {
-        self.format
-    }
-
-    /// The files that hold tensors, in order of name.
-    pub fn paths(&self) -> impl Iterator<Item = PathBuf> + '_ {
-        self.names.iter().map(|name| self.dir.join(name))
-    }
-
-    /// Size and SHA-256 of each file, for provenance.
-    ///
-    /// # Errors
-    /// - [`LoadError::Read`] if a file cannot be read
-    pub fn sha256(&self) -> Result<Vec<FileHash>, LoadError> {
-        self.names
-            .iter()
-            .map(|name| {
-                let path = self.dir.join(name);
-                let (bytes, sha256) =
-                    sha256_file(&path).map_err(|source| LoadError::Read { path, source })?;
-                Ok(FileHash {
-                    name: name.clone(),
-                    bytes,
-                    sha256,
-                })
-            })
-            .collect()
-    }
-
-    /// Opens every shard and lists its tensors; nothing is copied yet.
-    pub(crate) fn open(&self, family: &Family) -> Result<Tensors, LoadError> {
-        let mut shards = Vec::with_capacity(self.names.len());
-        let mut infos = BTreeMap::new();
-        for name in &self.names {
-            let path = self.dir.join(name);
-            let (shard, tensors) = Shard::open(&path, self.format)?;
-            for (tensor, info) in tensors {
-                if let Some(index) = &self.index
-                    && index.get(&tensor) != Some(name)
-                {
-                    return Err(LoadError::Malformed {
-                        path,
-                        problem: format!("holds tensor `{tensor}`, which the index puts elsewhere"),
-                    });
-                }
-                infos.insert(
-                    tensor.clone(),
-                    Held {
-                        shard: shards.len(),
-                        name: tensor,
-                        info,
-                    },
-                );
-            }
-            shards.push(shard);
-        }
-        if let Some(index) = &self.index
-            && let Some((tensor, name)) = index
-                .iter()
-                .find(|(tensor, _)| !infos.contains_key(*tensor))
-        {
-            return Err(LoadError::Malformed {
-                path: self.dir.join(name),
-                problem: format!("lacks tensor `{tensor}`, which the index puts there"),
-            });
-        }
-        let (infos, renamed) = own_names(infos, family);
-        Ok(Tensors {
-            dir: self.dir.clone(),
-            shards,
-            infos,
-            renamed,
-        })
-    }
-}
-
-/// Size and SHA-256 (hexadecimal) of a file.
-///
-/// # Errors
-/// - what the system reports when the file cannot be read
-pub fn sha256_file(path: &Path) -> io::Result<(u64, String)> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut bytes = 0;
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&buffer[..n]);
-        bytes += n as u64;
-    }
-    let hex = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Ok((bytes, hex))
-}
-
-/// `weight_map` of an index: tensor name to file name.
-pub(crate) fn read_index(path: &Path) -> Result<BTreeMap<String, String>, LoadError> {
-    let text = read_small(path, MAX_INDEX_BYTES)?;
-    parse_index(&text).map_err(|problem| LoadError::Malformed {
-        path: path.to_owned(),
-        problem,
-    })
-}
-
-pub(crate) fn parse_index(text: &str) -> Result<BTreeMap<String, String>, String> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let index: Index = serde_json::from_str(text).map_err(|err| err.to_string())?;
-    if index.weight_map.is_empty() {
-        return Err("weight_map is empty".into());
-    }
-    match index.weight_map.values().find(|name| !is_plain_name(name)) {
-        Some(name) => Err(format!("`{name}` is not a plain file name")),
-        None => Ok(index.weight_map),
-    }
-}
-
-/// One ordinary path component: no folders, no `..`.
-fn is_plain_name(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)
-        && !name.contains('\\')
-}
 
 /// All tensors of a checkpoint, across its shards.
 pub(crate) struct Tensors {
@@ -304,6 +83,52 @@ fn own_names(
 }
 
 impl Tensors {
+    /// Opens every shard and lists its tensors; nothing is copied yet.
+    pub(crate) fn open(files: &WeightFiles, family: &Family) -> Result<Self, LoadError> {
+        let mut shards = Vec::with_capacity(files.names().len());
+        let mut infos = BTreeMap::new();
+        for name in files.names() {
+            let path = files.dir().join(name);
+            let (shard, tensors) = Shard::open(&path, files.format())?;
+            for (tensor, info) in tensors {
+                if let Some(index) = files.index()
+                    && index.get(&tensor) != Some(name)
+                {
+                    return Err(LoadError::Malformed {
+                        path,
+                        problem: format!("holds tensor `{tensor}`, which the index puts elsewhere"),
+                    });
+                }
+                infos.insert(
+                    tensor.clone(),
+                    Held {
+                        shard: shards.len(),
+                        name: tensor,
+                        info,
+                    },
+                );
+            }
+            shards.push(shard);
+        }
+        if let Some(index) = files.index()
+            && let Some((tensor, name)) = index
+                .iter()
+                .find(|(tensor, _)| !infos.contains_key(*tensor))
+        {
+            return Err(LoadError::Malformed {
+                path: files.dir().join(name),
+                problem: format!("lacks tensor `{tensor}`, which the index puts there"),
+            });
+        }
+        let (infos, renamed) = own_names(infos, family);
+        Ok(Self {
+            dir: files.dir().to_owned(),
+            shards,
+            infos,
+            renamed,
+        })
+    }
+
     pub(crate) fn names(&self) -> Vec<String> {
         self.infos.keys().cloned().collect()
     }
@@ -373,11 +198,11 @@ impl<'a> Loader<'a> {
         architecture: &'a Architecture,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
-        let tensors = files.open(architecture.family)?;
+        let tensors = Tensors::open(files, architecture.family)?;
         let mismatch = compare(&tensors, architecture);
         if !mismatch.is_empty() {
             return Err(LoadError::Tensors {
-                path: files.dir.clone(),
+                path: files.dir().to_owned(),
                 mismatch: Box::new(mismatch),
             });
         }

@@ -4,7 +4,41 @@
 //! For neurons of the last layer one forward per sequence gives the residual stream; everything after it is a closed form (see
 //! [`closed_form`]), so that an ablated vocabulary of logits costs a few operations per entry; for others
 //! the model runs on from their layer ([`Sweep::run_neurons`], [`Sweep::run_heads`]). Nothing
-//! here reads files or configurations: models come from `neox-core`, frequencies as plain slices.
+//! here reads files or configurations: models come from `neox-core`, frequencies as plain slices. [The methods] have the formulas.
+//!
+//! ```
+//! use neox_core::{LoadOptions, Model};
+//! use neuron_ablate::{
+//!     Dose, EngineOptions, Measure, Plan, Sample, Semantics, Sweep, TokenFrequencies, Variant, Variants,
+//! };
+//!
+//! # let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox/step4000"));
+//! # if !folder.exists() { return Ok(()); } // the crate without its repository
+//! let model = Model::load(folder, &LoadOptions::default())?;
+//! let d_vocab = usize::try_from(model.config().vocab_size)?;
+//! let texts = vec![vec![0, 259, 1042, 17, 300], vec![0, 12, 77, 2000, 5]]; // token ids, 0 is BOS
+//! let sample = Sample::new(texts, &[0], d_vocab)?;
+//! let frequencies = TokenFrequencies::new(vec![1.0 / d_vocab as f64; d_vocab])?;
+//! let plan = Plan {
+//!     neurons: vec![3, 105],
+//!     sequences: vec![0, 1],
+//!     dose: Dose::Mean,
+//!     semantics: Semantics::corrected(),
+//!     variants: Variants::default(),
+//!     ranks: false,
+//!     engine: EngineOptions::default(),
+//!     batch: 2,
+//!     memory_budget: 256 << 20,
+//! };
+//! let effects = Sweep::new(&model, &sample, &frequencies, vec![], plan)?.run(&mut |_| Ok(()), &|_| ())?;
+//! let loss = effects.neurons[0].effects.change(Variant::Total, Measure::Loss)?;
+//! assert!(loss.mean_abs > 0.0); // nats
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Threads: a `Sweep` and a `Scorer` borrow the model, which is not `Sync`, and so stay on its thread; they use all cores themselves.
+//!
+//! [The methods]: https://github.com/longtail-neurons/longtail-neurons/blob/main/docs/methods.md
 
 mod activity;
 pub mod closed_form;
@@ -73,3 +107,5 @@ pub use trade_off::{
 pub use vectors::Vectors;
 pub use weight_statistics::{NullDirections, UnembeddingMoments, WeightStatistics};
 pub use word_request::{Join, RequestError, WordBoundary, WordRequest, WordStart, WordVocabulary};
+/// The crates whose types are part of this one's interface.
+pub use {neox_core, surprisal_metrics};

@@ -36,11 +36,10 @@ impl BandConfig {
 
     /// The band as `longtail-corpus` looks for it.
     pub fn spec(&self, reading: BandReading) -> BandSpec {
-        BandSpec {
-            lower: self.lower,
-            upper: self.upper,
-            window: self.window,
-            reading,
-        }
+        BandSpec::default()
+            .with_lower(self.lower)
+            .with_upper(self.upper)
+            .with_window(self.window)
+            .with_reading(reading)
     }
 }

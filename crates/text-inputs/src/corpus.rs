@@ -80,12 +80,11 @@ impl CorpusConfig {
 
     /// How its text is read.
     pub fn options(&self) -> ReadOptions {
-        ReadOptions {
-            column: self.column.clone(),
-            rows: self.rows.as_ref().map(Span::range),
-            bad_rows: self.bad_rows,
-            text_unit: self.text_unit,
-        }
+        ReadOptions::default()
+            .with_column(self.column.clone())
+            .with_rows(self.rows.as_ref().map(Span::range))
+            .with_bad_rows(self.bad_rows)
+            .with_text_unit(self.text_unit)
     }
 
     /// Opens its text; `key` is where it stands in the configuration, such as `corpus`.

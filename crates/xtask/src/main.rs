@@ -11,6 +11,7 @@ mod doctor;
 mod fuzz;
 mod install;
 mod libtorch;
+mod own_project;
 mod python;
 mod real;
 mod setup;
@@ -52,6 +53,8 @@ enum Command {
     Fuzz(fuzz::FuzzArgs),
     /// Build a Python wheel of the programs, for an installed torch
     Wheel(wheel::WheelArgs),
+    /// Build and run a project outside this workspace that uses the crates (examples/own-project)
+    OwnProject,
     /// Show what a build would use: tools, libtorch, GPU, disk
     Doctor,
 }
@@ -78,6 +81,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Simulate => simulate::simulate(),
         Command::Fuzz(args) => fuzz::fuzz(args),
         Command::Wheel(args) => wheel::wheel(args),
+        Command::OwnProject => own_project::own_project(),
         Command::Doctor => doctor::doctor(),
     }
 }

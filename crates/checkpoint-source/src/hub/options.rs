@@ -42,6 +42,7 @@ impl fmt::Debug for Token {
 
 /// Where files come from and go to.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct HubOptions {
     /// Address of the hub, without a slash at the end.
     pub endpoint: String,

@@ -12,17 +12,17 @@ mod error;
 mod http;
 mod options;
 
-use model_conventions::step_of;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use hf_hub::{Repo, RepoType};
+use model_conventions::weight_files::read_index;
+use model_conventions::{FileHash, WeightFiles, step_of};
 use serde::Deserialize;
 
 pub use error::HubError;
 pub use options::{HubOptions, Token};
 
-use crate::weights::{WeightFiles, read_index};
 use cache::CacheDir;
 use http::Http;
 
@@ -57,13 +57,13 @@ pub struct RepoFile {
 ///
 /// # Examples
 /// ```no_run
-/// use neox_core::{Hub, HubOptions, LoadOptions, Model};
+/// use checkpoint_source::{Hub, HubOptions};
 ///
 /// let hub = Hub::new(HubOptions::from_env(None)?);
 /// let dir = hub.checkpoint("EleutherAI/pythia-70m", "step3000", &mut |transfer| {
 ///     eprintln!("{} {}/{}", transfer.file, transfer.done, transfer.total);
 /// })?;
-/// let model = Model::load(&dir, &LoadOptions::default())?;
+/// assert!(dir.join("config.json").exists());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -177,7 +177,7 @@ impl Hub {
             let index: BTreeMap<String, String> =
                 read_index(&index).map_err(|source| HubError::BadIndex {
                     repo: url_of(&repo),
-                    source: Box::new(source),
+                    source,
                 })?;
             let mut shards: Vec<&String> = index.values().collect();
             shards.sort_unstable();
@@ -238,6 +238,40 @@ impl Hub {
         let repo = checked_repo(repo, RepoType::Model, revision)?;
         let cache = CacheDir::new(&self.options.cache, &repo);
         Ok(self.listing(&repo, &cache)?.files)
+    }
+
+    /// Name, size and SHA-256 of the weight files that [`Hub::checkpoint`] would fetch, by one request and without fetching any:
+    /// whole safetensors, their shards, or the same of `pytorch_model.bin`.
+    ///
+    /// # Errors
+    /// - [`HubError::NoWeights`]; [`HubError::NoHash`] if the hub does not publish one; as [`Hub::checkpoint`]
+    pub fn weight_hashes(&self, repo: &str, revision: &str) -> Result<Vec<FileHash>, HubError> {
+        let files = self.files(repo, revision)?;
+        let kinds: [fn(&str) -> bool; 4] = [
+            |name| name == "model.safetensors",
+            |name| name.starts_with("model-") && name.ends_with(".safetensors"),
+            |name| name == "pytorch_model.bin",
+            |name| name.starts_with("pytorch_model-") && name.ends_with(".bin"),
+        ];
+        let first = kinds
+            .into_iter()
+            .find(|kind| files.iter().any(|file| kind(&file.name)));
+        let Some(kind) = first else {
+            return Err(HubError::NoWeights {
+                repo: repo.to_owned(),
+                revision: revision.to_owned(),
+            });
+        };
+        let hash = |file: &RepoFile| match (file.bytes, &file.sha256) {
+            (Some(bytes), Some(sha256)) => Ok(FileHash::new(&file.name, bytes, sha256)),
+            _ => Err(HubError::NoHash {
+                repo: repo.to_owned(),
+                revision: revision.to_owned(),
+                file: file.name.clone(),
+            }),
+        };
+        let weights = files.iter().filter(|file| kind(&file.name));
+        weights.map(hash).collect()
     }
 
     /// Branches and tags of a model repository; offline, those in the cache.

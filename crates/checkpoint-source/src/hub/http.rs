@@ -6,13 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use hf_hub::Repo;
+use model_conventions::sha256_file;
 use serde::de::DeserializeOwned;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body};
 
 use super::{HubError, HubOptions, OnTransfer, Transfer, repo_id};
-use crate::weights::sha256_file;
 
 /// Longest pause that a server may ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(300);

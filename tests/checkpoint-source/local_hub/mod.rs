@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use neox_core::{HubOptions, sha256_file};
+use checkpoint_source::HubOptions;
+use model_conventions::sha256_file;
 use serde_json::json;
 
 pub(crate) const TOKEN: &str = "hf_verysecret";

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::error::LoadError;
+use model_conventions::WeightFilesError;
 
 /// Why a file did not come from the hub.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +119,18 @@ pub enum HubError {
         /// The revision.
         revision: String,
     },
+    /// A weight file whose hash the hub does not publish.
+    #[error(
+        "the hub gives no hash of `{file}` in `{repo}` at `{revision}`: fetch the checkpoint to look at it"
+    )]
+    NoHash {
+        /// The repository.
+        repo: String,
+        /// The revision.
+        revision: String,
+        /// The file.
+        file: String,
+    },
     /// A dataset without Parquet files.
     #[error(
         "dataset `{repo}` at `{revision}` has no Parquet files; the hub's converted copy, if any, is at revision `refs/convert/parquet`"
@@ -135,7 +147,7 @@ pub enum HubError {
         /// The repository.
         repo: String,
         /// What is wrong with it.
-        source: Box<LoadError>,
+        source: WeightFilesError,
     },
     /// Too many requests, or a server in trouble, until the last try.
     #[error("`{url}` still answered {status} after {tries} tries; try again later")]

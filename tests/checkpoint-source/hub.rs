@@ -8,11 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use checkpoint_source::{Hub, HubError, HubOptions, Source, Token};
 use local_hub::{Fault, LocalHub, Revisions, TOKEN, commit_of, tiny, tiny_revisions};
-use neox_core::{
-    Hub, HubError, HubOptions, LoadOptions, Model, NoHooks, Source, Token, sha256_file,
-};
-use tch::Tensor;
+use model_conventions::sha256_file;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -98,12 +96,9 @@ fn pytorch_bin_when_there_is_no_other() -> Result<()> {
     let cache = tempfile::tempdir()?;
     let source = Source::hub(Hub::new(server.options(cache.path())), REPO);
     let dir = source.checkpoint(Some("step1000"), &mut |_| ())?;
-    assert!(dir.join("pytorch_model.bin").exists());
-    let fetched = Model::load(&dir, &LoadOptions::default())?;
-    let local = Model::load(&tiny("step1000"), &LoadOptions::default())?;
-    let tokens = Tensor::from_slice(&[0i64, 5, 9]).view([1, 3]);
-    let a = fetched.forward(&tokens, None, &mut NoHooks)?;
-    assert!(a.f_equal(&local.forward(&tokens, None, &mut NoHooks)?)?);
+    for name in ["pytorch_model.bin", "config.json"] {
+        assert_same(&dir.join(name), &tiny("step1000").join(name));
+    }
     assert_eq!(
         source.revisions()?.first().map(String::as_str),
         Some("step0")
@@ -127,17 +122,13 @@ fn a_renamed_repository_is_followed() -> Result<()> {
 #[test]
 fn shards_are_found_through_their_index() -> Result<()> {
     let files = tempfile::tempdir()?;
-    let tensors = Tensor::read_safetensors(tiny("step0").join("model.safetensors"))?;
+    // Nothing here looks into a shard, so that any bytes will do.
     let mut map = BTreeMap::new();
     let mut revision = BTreeMap::new();
-    for (index, part) in tensors.chunks(20).enumerate() {
+    for (index, tensor) in ["a.weight", "b.weight", "b.bias"].into_iter().enumerate() {
         let name = format!("model-0000{index}-of-00003.safetensors");
-        let named: Vec<(&str, &Tensor)> = part.iter().map(|(name, t)| (name.as_str(), t)).collect();
-        Tensor::write_safetensors(&named, files.path().join(&name))?;
-        map.extend(
-            part.iter()
-                .map(|(tensor, _)| (tensor.clone(), name.clone())),
-        );
+        fs::write(files.path().join(&name), vec![index as u8; 70_000])?;
+        map.insert(tensor, name.clone());
         revision.insert(name.clone(), files.path().join(&name));
     }
     let index = files.path().join("index");
@@ -150,13 +141,19 @@ fn shards_are_found_through_their_index() -> Result<()> {
     )]);
     let cache = tempfile::tempdir()?;
     let dir = get(&Hub::new(server.options(cache.path())), "main")?;
-    Model::load(&dir, &LoadOptions::default())?;
+    let shards = |dir: &Path| -> Result<()> {
+        for name in map.values() {
+            assert_same(&dir.join(name), &files.path().join(name));
+        }
+        Ok(())
+    };
+    shards(&dir)?;
 
     // a shard that went missing from the cache is fetched again
     fs::remove_file(dir.join("model-00001-of-00003.safetensors"))?;
     server.take_log();
     get(&Hub::new(server.options(cache.path())), "main")?;
-    Model::load(&dir, &LoadOptions::default())?;
+    shards(&dir)?;
     assert!(
         !server
             .take_log()
@@ -604,5 +601,29 @@ fn the_environment_decides_as_for_python() -> Result<()> {
     );
     let err = options(&[]).err().ok_or("accepted")?;
     assert_eq!(err.to_string(), "no folder for the cache: set HF_HOME");
+    Ok(())
+}
+
+/// The hub publishes hashes: what an audit needs for a first look costs two small requests and no download.
+#[test]
+fn hashes_of_weights_are_had_without_fetching() -> Result<()> {
+    let server = LocalHub::tiny();
+    let cache = tempfile::tempdir()?;
+    let hub = Hub::new(server.options(cache.path()));
+    for (step, name) in [
+        ("step512", "model.safetensors"),
+        ("step1000", "pytorch_model.bin"),
+    ] {
+        let hashes = hub.weight_hashes(REPO, step)?;
+        let (bytes, sha256) = sha256_file(&tiny(step).join(name))?;
+        assert_eq!(hashes.len(), 1);
+        assert_eq!(hashes[0].name, name);
+        assert_eq!((hashes[0].bytes, &hashes[0].sha256), (bytes, &sha256));
+    }
+    let log = server.take_log();
+    assert!(log.iter().all(|request| request.path.starts_with("/api/")));
+
+    let err = hub.weight_hashes(REPO, "step3").unwrap_err();
+    assert!(matches!(err, HubError::NoRevision { .. }), "{err}");
     Ok(())
 }

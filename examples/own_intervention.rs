@@ -1,0 +1,51 @@
+//! An intervention of one's own as a hook, compared with the model as it is, token by token, each document counting once.
+//!
+//! `cargo run -p neuron-ablate --example own_intervention`
+
+use std::{error::Error, path::Path};
+
+use neox_core::tch::{TchError, Tensor};
+use neox_core::{Hooks, LoadOptions, Model, NoHooks, Site, Text, next_token_ln_probs};
+use surprisal_metrics::{Bootstrap, paired_comparison};
+
+/// Halves what the last MLP layer computes at the first 64 neurons.
+struct Halve;
+
+impl Hooks for Halve {
+    fn wants(&self, site: Site) -> bool {
+        site == Site::MlpPost(3)
+    }
+
+    fn at(&mut self, _: Site, activations: Tensor) -> Result<Tensor, TchError> {
+        let _ = activations.f_narrow(-1, 0, 64)?.f_mul_scalar_(0.5)?; // [batch, pos, d_mlp]
+        Ok(activations)
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/data");
+    let model = Model::load(&data.join("tiny-neox/step4000"), &LoadOptions::default())?;
+    let text = Text::from_file(&data.join("tiny-neox/tokenizer.json"))?;
+    let corpus = std::fs::read_to_string(data.join("corpus/held-out.jsonl"))?;
+    let (mut documents, mut clean, mut halved) = (vec![], vec![], vec![]);
+    for (document, line) in corpus.lines().take(12).enumerate() {
+        let row: serde_json::Value = serde_json::from_str(line)?;
+        let ids = text.encode(row["text"].as_str().ok_or("a row without a text")?)?;
+        let ids = [vec![0], ids].concat(); // BOS first
+        let tokens = Tensor::f_from_slice(&ids[..ids.len().min(128)])?.f_view([1, -1])?;
+        let surprisals = |hooks: &mut dyn Hooks| -> Result<Vec<f64>, Box<dyn Error>> {
+            let ln_probs = next_token_ln_probs(&model.forward(&tokens, None, hooks)?, &tokens)?;
+            Ok(ln_probs.f_neg()?.f_view(-1)?.try_into()?)
+        };
+        clean.extend(surprisals(&mut NoHooks)?);
+        halved.extend(surprisals(&mut Halve)?);
+        documents.resize(clean.len(), document);
+    }
+    let paired = paired_comparison(&documents, &clean, &halved, &Bootstrap::default())?;
+    let interval = paired.interval.ok_or("too few documents")?;
+    println!(
+        "{:+.4} nats per token ({:+.4} to {:+.4}), p = {:.4}",
+        paired.difference, interval.lower, interval.upper, paired.sign_p
+    );
+    Ok(())
+}
