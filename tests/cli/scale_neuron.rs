@@ -514,3 +514,27 @@ fn settings_that_would_not_be_used_are_refused() {
     refuses(&["evaluation.sequences=0"], &["1 or more"]);
     refuses(&["neurons.step=4000"], &["only used with `neurons.file`"]);
 }
+
+/// The key of once is read, with a word about its name of today.
+#[test]
+fn draws_have_an_older_name() {
+    let out = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_scale-neuron"));
+    let command = command.current_dir(root()).args([
+        "evaluation.draws=2",
+        "corpus.rows=0..10",
+        "corpus.context_length=64",
+        "evaluation.sequences=1",
+        "evaluation.factors=[]",
+        "bootstrap.resamples=50",
+    ]);
+    let output = command
+        .arg(format!("output.dir={}", out.path().display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && said.contains("`controls.draws`"),
+        "{said}"
+    );
+}

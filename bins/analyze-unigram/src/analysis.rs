@@ -6,10 +6,10 @@ use anyhow::Context;
 use job_kit::{RunRecord, WithHint};
 use model_conventions::Counted;
 use neuron_select::{
-    Balance, Candidate, Coactivation, ControlKind, ControlSet, CrossFit, Curve, CurveIntervals,
-    Grouped, Laws, MatchOn, MatchedControls, Measure, NeuronId, RankInterval, Ranked, Ranking,
-    RowFilter, SelectError, Standing, Tally, Verdict, alike, balance, bootstrap_curve,
-    bootstrap_ranks, cross_fit, draw_controls, draw_matched, exchange_p, max_t, rank_p,
+    Candidate, Coactivation, ControlKind, ControlOptions, Controls, CrossFit, Curve,
+    CurveIntervals, Grouped, Laws, MatchOn, Measure, NeuronId, Pool, RankInterval, Ranked, Ranking,
+    RowFilter, SelectError, Standing, Tally, Verdict, bootstrap_curve, bootstrap_ranks, cross_fit,
+    exchange_p, max_t, rank_p,
 };
 use surprisal_metrics::{Group, Interval, MIN_GROUPS};
 
@@ -104,27 +104,6 @@ pub(crate) struct SetContrast {
     pub(crate) mean: f64,
     pub(crate) clusters: usize,
     pub(crate) interval: Option<Interval>,
-}
-
-/// Other neurons to hold the selection against.
-#[derive(Debug, Default)]
-pub(crate) struct Controls {
-    pub(crate) sets: Vec<ControlSet>,
-    /// The selected neurons that matched controls stand for, in their order.
-    pub(crate) matched: Vec<NeuronId>,
-    /// For each of them the neurons that it could be exchanged for.
-    pub(crate) alike: Vec<Vec<NeuronId>>,
-    /// Those that have no neuron alike.
-    pub(crate) unmatched: Vec<NeuronId>,
-    pub(crate) balance: Vec<TraitBalance>,
-}
-
-/// How alike the selection and one kind of its controls are in one trait; none where it is not known or does not vary.
-#[derive(Debug)]
-pub(crate) struct TraitBalance {
-    pub(crate) kind: ControlKind,
-    pub(crate) name: &'static str,
-    pub(crate) balance: Option<Balance>,
 }
 
 /// Which set of neurons a value is of.
@@ -440,32 +419,22 @@ fn controls(
     } else if pushes.is_none() && config.controls.match_on == MatchOn::Intervention {
         record.warn(format!("step {step}: neurons.parquet does not say what the intervention does (`mean_activation`, `w_out_norm_centred`), so controls are matched on mean activation and output norm (`controls.match`)"));
     }
-    match draw_controls(ControlKind::Random, ids, &nearest, draws, seed) {
-        Ok(sets) => controls.sets.extend(sets),
-        Err(err) => record.warn(format!("step {step}: no random controls: {err}")),
-    }
-    let matched = match &pushes {
-        Some(pushes) => draw_matched(ids, pushes, config.controls.caliper, draws, seed),
-        None => draw_controls(ControlKind::Matched, ids, &nearest, draws, seed).map(|sets| {
-            MatchedControls {
-                matched: ids.to_vec(),
-                unmatched: Vec::new(),
-                sets,
-            }
-        }),
+    let pool = match pushes {
+        Some(pushes) => Pool::Intervention(in_layers_of(ids, pushes)),
+        None => Pool::ActivationAndNorm(in_layers_of(ids, nearest)),
     };
-    match matched {
-        Ok(matched) => {
-            controls.sets.extend(matched.sets);
-            (controls.matched, controls.unmatched) = (matched.matched, matched.unmatched);
-            controls.alike = match &pushes {
-                Some(pushes) => alike(&controls.matched, pushes, Some(config.controls.caliper))?,
-                None => alike(&controls.matched, &nearest, None)?,
-            };
+    // One kind is there where the other is not.
+    for &kind in &config.controls.kinds {
+        let of_kind = ControlOptions {
+            kinds: vec![kind],
+            ..config.controls.clone()
+        };
+        match of_kind.draw(ids, &pool, seed) {
+            Ok(drawn) => controls.extend(drawn),
+            // A caliper that is none is an error of the configuration.
+            Err(err @ SelectError::Setting { .. }) => return Err(err.into()),
+            Err(err) => record.warn(format!("step {step}: no {} controls: {err}", kind.name())),
         }
-        // A caliper that is none is an error of the configuration.
-        Err(err @ SelectError::Setting { .. }) => return Err(err.into()),
-        Err(err) => record.warn(format!("step {step}: no matched controls: {err}")),
     }
     if !controls.unmatched.is_empty() {
         let names: Vec<String> = controls.unmatched.iter().map(NeuronId::to_string).collect();
@@ -477,54 +446,17 @@ fn controls(
             names.join(", ")
         ));
     }
-    controls.balance = match &pushes {
-        Some(pushes) => balances(&controls, ids, pushes, MatchOn::Intervention),
-        None => balances(&controls, ids, &nearest, MatchOn::ActivationAndNorm),
-    };
     Ok(controls)
 }
 
-/// How alike the selection and its controls are, in each trait.
-fn balances<const TRAITS: usize>(
-    controls: &Controls,
+/// The candidates in the layers of a selection.
+fn in_layers_of<const TRAITS: usize>(
     ids: &[NeuronId],
-    candidates: &[Candidate<TRAITS>],
-    match_on: MatchOn,
-) -> Vec<TraitBalance> {
+    mut candidates: Vec<Candidate<TRAITS>>,
+) -> Vec<Candidate<TRAITS>> {
     let layers: BTreeSet<usize> = ids.iter().map(|id| id.layer).collect();
-    let of_layers: Vec<Candidate<TRAITS>> = candidates
-        .iter()
-        .filter(|c| layers.contains(&c.neuron.layer))
-        .copied()
-        .collect();
-    let mut balances = Vec::new();
-    for (kind, selected) in [
-        (ControlKind::Random, ids),
-        (ControlKind::Matched, &controls.matched),
-    ] {
-        let sets: Vec<ControlSet> = controls
-            .sets
-            .iter()
-            .filter(|set| set.kind == kind)
-            .cloned()
-            .collect();
-        if sets.is_empty() {
-            continue;
-        }
-        let of_traits = balance(selected, &sets, &of_layers);
-        balances.extend(
-            match_on
-                .traits()
-                .iter()
-                .zip(of_traits)
-                .map(|(name, balance)| TraitBalance {
-                    kind,
-                    name,
-                    balance,
-                }),
-        );
-    }
-    balances
+    candidates.retain(|c| layers.contains(&c.neuron.layer));
+    candidates
 }
 
 fn curve(

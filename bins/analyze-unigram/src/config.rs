@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use job_kit::{Rule, Rules};
 use model_conventions::Steps;
-use neuron_select::{Criteria, Effect, Heuristic, MatchOn, RowFilter};
+use neuron_select::{ControlOptions, Criteria, Effect, Heuristic, RowFilter};
 use serde::{Deserialize, Serialize};
 use surprisal_metrics::Bootstrap;
 
@@ -19,7 +19,7 @@ pub(crate) struct AnalyzeConfig {
     pub(crate) band: Option<BandConfig>,
     pub(crate) selection: SelectionConfig,
     #[serde(default)]
-    pub(crate) controls: ControlsConfig,
+    pub(crate) controls: ControlOptions,
     #[serde(default)]
     pub(crate) bootstrap: BootstrapConfig,
     #[serde(default)]
@@ -160,28 +160,6 @@ pub(crate) enum AllNeurons {
 impl Default for TopN {
     fn default() -> Self {
         Self::First(10)
-    }
-}
-
-/// Control sets per kind.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct ControlsConfig {
-    pub(crate) draws: usize,
-    /// What matched controls have in common with their neurons.
-    #[serde(rename = "match")]
-    pub(crate) match_on: MatchOn,
-    /// Standard deviations over the layer that a control may differ by in each trait of `match=intervention`.
-    pub(crate) caliper: f64,
-}
-
-impl Default for ControlsConfig {
-    fn default() -> Self {
-        Self {
-            draws: 99,
-            match_on: MatchOn::default(),
-            caliper: 0.25,
-        }
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct ScaleConfig {
     pub(crate) evaluation: EvaluationConfig,
     /// Other neurons and other directions to hold the scaling against.
     #[serde(default)]
-    pub(crate) controls: ControlOptions,
+    controls: ControlOptions,
     #[serde(default)]
     pub(crate) bootstrap: BootstrapConfig,
     #[serde(default = "default_seed")]
@@ -38,6 +38,20 @@ pub(crate) struct ScaleConfig {
     #[serde(default)]
     pub(crate) checkpoint: Option<CheckpointConfig>,
     pub(crate) output: OutputConfig,
+}
+
+impl ScaleConfig {
+    /// The controls, with the number of draws under its name of once.
+    pub(crate) fn controls(&self) -> ControlOptions {
+        let mut controls = self.controls.clone();
+        if let Some(draws) = self.evaluation.draws {
+            tracing::warn!(
+                "`evaluation.draws` is called `controls.draws` now, as in the other jobs; it is read as that"
+            );
+            controls.draws = draws;
+        }
+        controls
+    }
 }
 
 impl Rules for ScaleConfig {
@@ -133,6 +147,9 @@ pub(crate) struct EvaluationConfig {
     /// Factors at which controls are measured, whose draws are many: `base` or `all`.
     #[serde(default)]
     control_factors: ControlFactors,
+    /// What `controls.draws` was called once; it takes its place.
+    #[serde(default)]
+    draws: Option<usize>,
     /// Sequences per forward.
     #[serde(default = "default_batch")]
     pub(crate) batch: usize,

@@ -90,11 +90,12 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
         note_overlap(file, Some(measured), instead, &mut record)?;
     }
     let mut arms = Arms::default();
+    let controls = config.controls();
     let setting = Setting {
         model,
         sample,
         space: &space,
-        controls: &config.controls,
+        controls: &controls,
         sequences: &sequences,
         seed: config.seed,
         batch: config.evaluation.batch,
@@ -116,7 +117,7 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
         }
     }
     if !neurons.is_empty() {
-        let read = match config.controls.match_on {
+        let read = match controls.match_on {
             MatchOn::Intervention => sequences.len(),
             MatchOn::ActivationAndNorm => sample.sequences().len(),
         };
@@ -130,7 +131,7 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
                 "{} of {} neurons have no neuron alike within `controls.caliper` = {} standard deviations and are left out where the others are held against matched controls: {}",
                 names.len(),
                 neurons.len(),
-                config.controls.caliper,
+                controls.caliper,
                 names.join(", ")
             ));
         }

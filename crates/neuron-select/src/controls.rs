@@ -193,6 +193,17 @@ impl ControlOptions {
 }
 
 impl Controls {
+    /// Adds those of another kind.
+    pub fn extend(&mut self, other: Self) {
+        self.sets.extend(other.sets);
+        self.balance.extend(other.balance);
+        if !(other.matched.is_empty() && other.unmatched.is_empty()) {
+            self.matched = other.matched;
+            self.alike = other.alike;
+            self.unmatched = other.unmatched;
+        }
+    }
+
     /// The sets of one kind, in the order of their draws.
     pub fn of(&self, kind: ControlKind) -> impl Iterator<Item = &ControlSet> {
         self.sets.iter().filter(move |set| set.kind == kind)
