@@ -117,6 +117,15 @@ impl Progress {
                 self.unit
             );
         }
+        if done == 0 {
+            return format!(
+                "{}: 0/{} {} after {}",
+                self.title,
+                HumanCount(self.total),
+                self.unit,
+                seconds(took)
+            );
+        }
         let left = Duration::from_secs_f64(self.total.saturating_sub(done) as f64 / rate.max(1e-9));
         let percent = 100.0 * done as f64 / self.total as f64;
         format!(
@@ -189,6 +198,11 @@ mod tests {
         assert_eq!(
             progress.line(1_024, Duration::from_secs(10)),
             "ablating: 1,024/4,096 neurons (25 %, 102 neurons/s, 30 seconds left)"
+        );
+        // Nothing done says nothing about the time left.
+        assert_eq!(
+            progress.line(0, Duration::from_secs(10)),
+            "ablating: 0/4,096 neurons after 10.0 s"
         );
         assert_eq!(
             progress.last_line(4_096, Duration::from_millis(41_250)),
