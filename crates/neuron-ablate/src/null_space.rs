@@ -485,7 +485,7 @@ fn minus_mean(tensor: &Tensor, dim: i64) -> Result<Tensor, ScalingError> {
 }
 
 /// Squared norm of each row.
-pub(crate) fn squared_norms(rows: &Tensor) -> Result<Vec<f64>, ScalingError> {
+fn squared_norms(rows: &Tensor) -> Result<Vec<f64>, ScalingError> {
     Ok(Vec::try_from(&rows.f_square()?.f_sum_dim_intlist(
         -1,
         false,

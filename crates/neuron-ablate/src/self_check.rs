@@ -1,5 +1,7 @@
 //! The closed form against the model itself: a forward in which the neuron really is replaced, and every variant by its definition.
 
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use neox_core::{Hooks, Model, NoHooks, Site};
 use tch::{Kind, TchError, Tensor};
 
@@ -158,6 +160,8 @@ impl SelfCheck {
             }
         }
         let means = means.neurons(block.layer);
+        // One forward of a text serves all neurons.
+        let mut clean: BTreeMap<usize, Tensor> = BTreeMap::new();
         for &neuron in block.neurons {
             let mean = means.and_then(|means| means.get(neuron));
             let mut replace = Replace {
@@ -172,7 +176,7 @@ impl SelfCheck {
                 let forwards = match &of_text {
                     Some((sequence, forwards)) if *sequence == row.sequence => forwards,
                     _ => {
-                        let forwards = Forwards::of(sweep, row.sequence, &mut replace)?;
+                        let forwards = Forwards::of(sweep, row.sequence, &mut clean, &mut replace)?;
                         &of_text.insert((row.sequence, forwards)).1
                     }
                 };
@@ -210,20 +214,30 @@ struct Logits {
 }
 
 impl Forwards {
-    fn of(sweep: &Sweep<'_>, sequence: usize, replace: &mut Replace) -> Result<Self, AblateError> {
+    /// `clean` has the residual streams of the unchanged model that were needed so far, by sequence.
+    fn of(
+        sweep: &Sweep<'_>,
+        sequence: usize,
+        clean: &mut BTreeMap<usize, Tensor>,
+        replace: &mut Replace,
+    ) -> Result<Self, AblateError> {
         let model = sweep.model;
         let tokens = Tensor::f_from_slice(&sweep.sample().sequences()[sequence])?.f_unsqueeze(0)?;
         let residual = |hooks: &mut dyn Hooks| -> Result<Tensor, AblateError> {
             let residual = tch::no_grad(|| model.residual(&tokens, None, hooks))?;
             Ok(residual.f_squeeze_dim(0)?)
         };
-        let (clean, ablated) = (residual(&mut NoHooks)?, residual(replace)?);
+        let ablated = residual(replace)?;
+        let clean = match clean.entry(sequence) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(residual(&mut NoHooks)?),
+        };
         let logits = |residual: &Tensor| -> Result<Tensor, AblateError> {
             Ok(model.unembed(residual)?.f_to_device(tch::Device::Cpu)?)
         };
         Ok(Self {
-            frozen_ln: frozen_norm(model, &clean, &ablated)?,
-            clean: logits(&clean)?,
+            frozen_ln: frozen_norm(model, clean, &ablated)?,
+            clean: logits(clean)?,
             ablated: logits(&ablated)?,
         })
     }

@@ -15,6 +15,7 @@ mod scaling;
 mod words;
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -84,6 +85,21 @@ impl Setting {
         let path = self.programs.get(name);
         let path = path.with_context(|| format!("cargo did not build `{name}`"))?;
         Ok(process::Program::new(path.clone(), self.threads))
+    }
+
+    /// What our jobs on a model are told of files.
+    fn paths_of_ours(&self, model: &Path, out: &Path) -> anyhow::Result<[OsString; 4]> {
+        let path = |key: &str, path: &Path| {
+            let mut text = OsString::from(format!("{key}="));
+            text.push(path);
+            text
+        };
+        Ok([
+            path("model.path", model),
+            path("model.tokenizer", &model.join("tokenizer.json")),
+            path("corpus.tokens", &self.inputs.tokens()?),
+            path("output.dir", out),
+        ])
     }
 
     fn script(&self, name: &str) -> process::Program {

@@ -4,7 +4,6 @@
 //! a part of the neurons over the first sequence, and its time leaves out imports, loading and the forward of the model: both
 //! count against us. Values are compared over the first sequence.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -170,19 +169,9 @@ pub(super) fn run_of_ours(
     sequences: &str,
     out: &Path,
 ) -> anyhow::Result<Program> {
-    let path = |key: &str, path: &Path| {
-        let mut text = OsString::from(format!("{key}="));
-        text.push(path);
-        text
-    };
     Ok(setting
         .program("ablate-unigram")?
-        .args([
-            path("model.path", model),
-            path("model.tokenizer", &model.join("tokenizer.json")),
-            path("corpus.tokens", &setting.inputs.tokens()?),
-            path("output.dir", out),
-        ])
+        .args(setting.paths_of_ours(model, out)?)
         .args([
             "frequency=pythia",
             "ablation.neurons=all",

@@ -4,7 +4,6 @@
 //! first one, and its time leaves out imports, loading, the null space and the forward of the model. Values are compared over the first
 //! sequence.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::Setting;
@@ -68,24 +67,14 @@ fn run_of_ours(
     sequences: &str,
     out: &Path,
 ) -> anyhow::Result<Program> {
-    let path = |key: &str, path: &Path| {
-        let mut text = OsString::from(format!("{key}="));
-        text.push(path);
-        text
-    };
     let layer = 5;
     let neurons: Vec<String> = (0..10).map(|n| format!("\"{layer}.{n}\"")).collect();
     Ok(setting
         .program("scale-neuron")?
-        .args([
-            path("model.path", model),
-            path("model.tokenizer", &model.join("tokenizer.json")),
-            path("corpus.tokens", &setting.inputs.tokens()?),
-            path("output.dir", out),
-        ])
+        .args(setting.paths_of_ours(model, out)?)
         .args([
             "frequency=pythia",
-            "evaluation.draws=0",
+            "controls.draws=0",
             "output.report=off",
             &format!("neurons.list=[{}]", neurons.join(", ")),
             &format!("evaluation.factors=[{FACTORS}]"),
