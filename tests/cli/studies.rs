@@ -130,6 +130,48 @@ fn steps_run_in_the_order_of_their_inputs_and_what_is_finished_is_kept() {
 }
 
 #[test]
+fn what_jobs_say_is_shown_while_they_run_one_at_a_time() {
+    let study = Study::new(&TWO.replace(
+        "job: select-longtail",
+        "title: find rare words\n    job: select-longtail",
+    ));
+    let shown = study.passes(&["--dry-run"]);
+    assert!(
+        shown.contains("words (select-longtail): find rare words\n"),
+        "{shown}"
+    );
+    let heard = |more: &[&str]| {
+        let quiet = study.command(more);
+        let output = Command::new(quiet.get_program())
+            .args(quiet.get_args().filter(|&arg| arg != "-q"))
+            .current_dir(quiet.get_current_dir().unwrap())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let said = heard(&[]);
+    assert!(
+        said.contains("step 1 of 2: words (select-longtail): find rare words"),
+        "{said}"
+    );
+    for n in [0, 1] {
+        let log = fs::read_to_string(study.path(&format!("results/words/{n}/job.log"))).unwrap();
+        assert!(
+            log.contains("Band: ") && said.contains(&log),
+            "{log} {said}"
+        );
+    }
+    // Several at once are not.
+    fs::remove_dir_all(study.path("results/contexts")).unwrap();
+    let said = heard(&["--jobs", "2"]);
+    assert!(!said.contains("Contexts: "), "{said}");
+    let log = fs::read_to_string(study.path("results/contexts/0/job.log")).unwrap();
+    assert!(log.contains("Contexts: "), "{log}");
+}
+
+#[test]
 fn what_reads_from_a_job_that_failed_waits_for_it() {
     let study = Study::new(&TWO.replace("'output.dir=unused'", "corpus.rows=0..50"));
     // Found when the job runs, not when it is composed.

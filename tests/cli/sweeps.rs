@@ -493,3 +493,77 @@ fn a_full_disk_loses_nothing() {
     assert!(text.contains("Read-only file system"), "{text}");
     assert_eq!(fs::read(&first).unwrap(), written);
 }
+
+/// A group of processes with little memory, where this user may make one.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(bytes: u64) -> Option<Self> {
+        let of_memory = |line: &str| {
+            let (kinds, path) = line.split_once(':')?.1.split_once(':')?;
+            let path = path.trim_start_matches('/');
+            match kinds {
+                "memory" => Some((
+                    Path::new("/sys/fs/cgroup/memory").join(path),
+                    "memory.limit_in_bytes",
+                )),
+                "" => Some((Path::new("/sys/fs/cgroup").join(path), "memory.max")),
+                _ => None,
+            }
+        };
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        groups
+            .lines()
+            .filter_map(of_memory)
+            .find_map(|(parent, limit)| {
+                let group = Self(parent.join(format!("longtail-test-{}", std::process::id())));
+                fs::create_dir(&group.0).ok()?;
+                fs::write(group.0.join(limit), bytes.to_string()).ok()?;
+                Some(group)
+            })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// A job that the system ends to get memory is told apart from one that fails by itself; the others run, and with more memory it does.
+#[test]
+fn out_of_memory_is_told() {
+    let Some(group) = Group::new(40 << 20) else {
+        eprintln!(
+            "SKIPPED: a group of processes with little memory needs rights that this user does not have"
+        );
+        return;
+    };
+    let sweep = Sweep::new();
+    let text = |name: &str, times: usize| {
+        fs::write(sweep.path(name), "the quick brown fox ".repeat(times)).unwrap();
+        sweep.path(name).display().to_string()
+    };
+    let (small, large) = (text("small.txt", 40), text("large.txt", 4_000_000));
+    let corpora = format!("corpus.path={small},{large}");
+    let own = sweep.command(&[&TINY[..], &[&corpora]].concat());
+    let mut inside = Command::new("sh");
+    inside
+        .args(["-c", r#"echo $$ > "$0"; exec "$@""#])
+        .arg(group.0.join("cgroup.procs"))
+        .arg(own.get_program())
+        .args(own.get_args())
+        .current_dir(own.get_current_dir().unwrap());
+    let output = inside.output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("out of memory: the system killed it"),
+        "{said}"
+    );
+    assert_eq!(sweep.jobs("state"), ["finished", "failed"]);
+    // With enough of it the same command goes on.
+    let (said, code) = sweep.run(&[&TINY[..], &[&corpora]].concat());
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("2 jobs: 2 finished (1 before)"), "{said}");
+}

@@ -15,13 +15,14 @@ use job_kit::{
 
 use crate::{
     manifest::{Entry, Manifest, State},
-    sweep::key,
+    values::key,
 };
 
 /// The folder of the tables, and while it is made.
 const TABLES: &str = "tables";
 const UNDER_WAY: &str = ".tables";
-const REPORT: &str = "report.html";
+/// The page of a sweep, and of a job that writes one.
+pub(crate) const REPORT: &str = "report.html";
 /// What stands for a value that a job does not have, as in Hive.
 const NONE: &str = "__HIVE_DEFAULT_PARTITION__";
 /// Figures of more jobs than these are left to the reports of the jobs.

@@ -19,7 +19,7 @@ use crate::{
     collect::collect,
     launch::Ended,
     manifest::{self, Manifest},
-    slurm, sweep,
+    slurm, summary,
 };
 
 /// What to do with jobs that were submitted to a scheduler.
@@ -65,10 +65,10 @@ pub(crate) fn run(folder: &Path, job: &str, follow: &Follow) -> anyhow::Result<(
         collect(&manifest)?;
     }
     let places: Vec<usize> = (0..manifest.jobs.len()).collect();
-    job_kit::print(sweep::summary(&manifest, &places, 0))?;
+    job_kit::print(summary::summary(&manifest, &places, 0))?;
     match follow.cancel {
         true => Ok(()),
-        false => sweep::report(&manifest, &places, Ended::Whole),
+        false => summary::report(&manifest, &places, Ended::Whole),
     }
 }
 
@@ -78,7 +78,8 @@ pub(crate) fn run(folder: &Path, job: &str, follow: &Follow) -> anyhow::Result<(
 /// As [`run`].
 pub(crate) fn collected(folder: &Path, job: &str) -> anyhow::Result<Manifest> {
     let lock = manifest::lock(folder);
-    let mut manifest = Manifest::read(folder, job)?.map_or_else(|| sweep::no_sweep(folder), Ok)?;
+    let mut manifest =
+        Manifest::read(folder, job)?.map_or_else(|| manifest::no_sweep(folder), Ok)?;
     slurm::refresh(&mut manifest)?;
     if lock.is_ok() {
         manifest.write()?;
@@ -91,7 +92,8 @@ pub(crate) fn collected(folder: &Path, job: &str) -> anyhow::Result<Manifest> {
 /// # Errors
 /// As [`run`].
 pub(crate) fn cancel(folder: &Path, job: &str) -> anyhow::Result<()> {
-    let mut manifest = Manifest::read(folder, job)?.map_or_else(|| sweep::no_sweep(folder), Ok)?;
+    let mut manifest =
+        Manifest::read(folder, job)?.map_or_else(|| manifest::no_sweep(folder), Ok)?;
     slurm::cancel(&mut manifest)
 }
 
@@ -106,7 +108,7 @@ pub(crate) fn wait(folder: &Path, job: &str) -> anyhow::Result<()> {
     }
     loop {
         let mut manifest =
-            Manifest::read(folder, job)?.map_or_else(|| sweep::no_sweep(folder), Ok)?;
+            Manifest::read(folder, job)?.map_or_else(|| manifest::no_sweep(folder), Ok)?;
         slurm::refresh(&mut manifest)?;
         if !manifest.jobs.iter().any(|entry| entry.state.is_active()) {
             return Ok(());

@@ -9,14 +9,15 @@ use std::{
     time::UNIX_EPOCH,
 };
 
+use anyhow::Context;
 use job_kit::{output::RUN_RECORD, sha256_file};
 use serde::Deserialize;
 use serde_yaml::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    manifest::{MANIFEST, State},
-    worker::has_finished,
+    manifest::{CONFIG, MANIFEST, State},
+    marker::has_finished,
 };
 
 /// Larger files are known by size and time.
@@ -127,8 +128,28 @@ fn listed(sweep: &Path) -> BTreeMap<usize, ListedJob> {
     jobs.map(|job| (job.number, job)).collect()
 }
 
+/// Why the job of a folder cannot run yet: the folders of jobs that it reads from and that have not finished.
+///
+/// # Errors
+/// If its frozen configuration cannot be read.
+pub(crate) fn waits_for(folder: &Path) -> anyhow::Result<Option<String>> {
+    let path = folder.join(CONFIG);
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("failed to read `{}`", path.display()))?;
+    let config = serde_yaml::from_str(&text)
+        .with_context(|| format!("`{}` is no configuration", path.display()))?;
+    let missing = unfinished_inputs(&config);
+    let names = missing
+        .iter()
+        .map(|folder| format!("`{}`", folder.display()));
+    Ok((!missing.is_empty()).then(|| {
+        let names = names.collect::<Vec<_>>().join(", ");
+        format!("not started: it reads from {names}, which has not finished")
+    }))
+}
+
 /// The folders of jobs of sweeps that a configuration reads from and that hold no results yet.
-pub(crate) fn unfinished_inputs(config: &Value) -> Vec<PathBuf> {
+fn unfinished_inputs(config: &Value) -> Vec<PathBuf> {
     let mut config = config.clone();
     set(&mut config, &["output"], None);
     let mut inputs = Inputs::default();

@@ -1,6 +1,8 @@
 //! Jobs as processes of the same program, a bounded number at a time.
 
 use std::{
+    fs::File,
+    io,
     process::{Child, ExitStatus},
     sync::{
         Arc,
@@ -18,8 +20,9 @@ use signal_hook::{
 
 use crate::{
     BatchArgs,
-    manifest::{Manifest, State},
-    process,
+    identity::waits_for,
+    manifest::{LOG, Manifest, State},
+    process::{self, MemoryKills, OUT_OF_MEMORY},
 };
 
 /// How often running jobs are looked at.
@@ -40,6 +43,18 @@ struct Running {
     place: usize,
     child: Child,
     since: Instant,
+    kills: MemoryKills,
+    /// Its log, as far as it has been shown, where it is shown.
+    shown: Option<File>,
+}
+
+impl Running {
+    /// Shows what the job has said since the last time. That it cannot be shown stops no job: its log has it.
+    fn show(&mut self) {
+        if let Some(log) = &mut self.shown {
+            let _ = io::copy(log, &mut io::stderr().lock());
+        }
+    }
 }
 
 /// Runs the jobs at these places.
@@ -98,20 +113,28 @@ fn attempt(
             let Some(place) = waiting.next() else {
                 break;
             };
-            let waits = process::waits_for(&manifest.job_folder(place))?;
+            let waits = waits_for(&manifest.job_folder(place))?;
             if waits.is_some() {
                 let entry = &mut manifest.jobs[place];
                 (entry.state, entry.error) = (State::Pending, waits);
                 continue;
             }
-            running.push(start(manifest, place, at_once, verbosity)?);
+            let mut job = start(manifest, place, at_once, verbosity)?;
+            // Of several at once each would be heard through the others.
+            if at_once == 1 && !verbosity.quiet {
+                job.shown = File::open(manifest.job_folder(place).join(LOG)).ok();
+            }
+            running.push(job);
         }
         if running.is_empty() {
             return Ok(Ended::Whole);
         }
         let mut i = 0;
         while i < running.len() {
-            let Some(status) = running[i].child.try_wait()? else {
+            // What it said last, too: it is looked at first whether it has ended.
+            let status = running[i].child.try_wait()?;
+            running[i].show();
+            let Some(status) = status else {
                 i += 1;
                 continue;
             };
@@ -159,6 +182,8 @@ fn start(
         place,
         child,
         since: Instant::now(),
+        kills: MemoryKills::now(),
+        shown: None,
     })
 }
 
@@ -190,5 +215,9 @@ fn finish(manifest: &mut Manifest, job: &Running, status: ExitStatus) {
     let entry = &mut manifest.jobs[job.place];
     entry.run_record = record;
     entry.exit_code = status.code();
-    entry.error = (!status.success()).then(|| process::error_of(&folder, status));
+    let killed = status.code().is_none() && job.kills.more();
+    entry.error = (!status.success()).then(|| match killed {
+        true => format!("{OUT_OF_MEMORY}; give it more, or run fewer jobs at once (`--jobs`)"),
+        false => process::error_of(&folder, status),
+    });
 }

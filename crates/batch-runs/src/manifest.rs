@@ -239,3 +239,12 @@ pub(crate) fn lock(folder: &Path) -> anyhow::Result<File> {
     }
     Ok(lock)
 }
+
+/// The error that a folder holds no sweep.
+pub(crate) fn no_sweep<T>(folder: &Path) -> anyhow::Result<T> {
+    Err(anyhow::anyhow!(
+        "no sweep was run in `{}`",
+        folder.display()
+    ))
+    .hint("name its folder with `sweep.dir=...`")
+}

@@ -13,10 +13,7 @@ use anyhow::Context;
 use chrono::{SecondsFormat, Utc};
 use job_kit::{Verbosity, WithHint};
 
-use crate::{
-    identity::unfinished_inputs,
-    manifest::{CONFIG, LOG},
-};
+use crate::manifest::{CONFIG, LOG};
 
 /// Variables by which libraries know how many threads they may use.
 const THREADS: [&str; 2] = ["RAYON_NUM_THREADS", "OMP_NUM_THREADS"];
@@ -165,26 +162,6 @@ pub(crate) fn terminate(child: &Child) {
     let _ = child;
 }
 
-/// Why the job of a folder cannot run yet: the folders of jobs that it reads from and that have not finished.
-///
-/// # Errors
-/// If its frozen configuration cannot be read.
-pub(crate) fn waits_for(folder: &Path) -> anyhow::Result<Option<String>> {
-    let path = folder.join(CONFIG);
-    let text = fs::read_to_string(&path)
-        .with_context(|| format!("failed to read `{}`", path.display()))?;
-    let config = serde_yaml::from_str(&text)
-        .with_context(|| format!("`{}` is no configuration", path.display()))?;
-    let missing = unfinished_inputs(&config);
-    let names = missing
-        .iter()
-        .map(|folder| format!("`{}`", folder.display()));
-    Ok((!missing.is_empty()).then(|| {
-        let names = names.collect::<Vec<_>>().join(", ");
-        format!("not started: it reads from {names}, which has not finished")
-    }))
-}
-
 /// What a job said last: its error, or else its last line, or else how it ended.
 pub(crate) fn error_of(folder: &Path, status: ExitStatus) -> String {
     let text = fs::read(folder.join(LOG)).unwrap_or_default();
@@ -198,6 +175,51 @@ pub(crate) fn error_of(folder: &Path, status: ExitStatus) -> String {
         }
         (_, None) => format!("ended by a {status}"),
     }
+}
+
+/// What became of a job that the system ended to get memory.
+pub(crate) const OUT_OF_MEMORY: &str = "out of memory: the system killed it";
+
+/// How often the system had killed a process of this one's group to get memory, at some moment.
+pub(crate) struct MemoryKills(u64);
+
+impl MemoryKills {
+    pub(crate) fn now() -> Self {
+        Self(out_of_memory_kills())
+    }
+
+    /// Whether it has done so since.
+    pub(crate) fn more(&self) -> bool {
+        out_of_memory_kills() > self.0
+    }
+}
+
+/// How many processes of this group the system has killed to get memory; 0 where it does not tell.
+fn out_of_memory_kills() -> u64 {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let files = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (kinds, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+        match kinds {
+            "" => Some(
+                PathBuf::from("/sys/fs/cgroup")
+                    .join(path)
+                    .join("memory.events"),
+            ),
+            kinds if kinds.split(',').any(|kind| kind == "memory") => Some(
+                PathBuf::from("/sys/fs/cgroup/memory")
+                    .join(path)
+                    .join("memory.oom_control"),
+            ),
+            _ => None,
+        }
+    });
+    let counts = files.filter_map(|file| {
+        let text = fs::read_to_string(file).ok()?;
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count?.trim().parse::<u64>().ok()
+    });
+    counts.sum()
 }
 
 /// The name of this machine.

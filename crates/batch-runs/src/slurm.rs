@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     launcher,
     manifest::{Manifest, State, Task},
+    marker::Marker,
     process,
-    worker::Marker,
 };
 
 /// The folder of lists, scripts and logs.

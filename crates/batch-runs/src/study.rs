@@ -27,10 +27,12 @@ use signal_hook::{
 };
 
 use crate::{
+    collect::REPORT,
     follow::{self, Follow},
     manifest::{self, Entry, Manifest, State},
     process,
-    sweep::{Axis, axis, key, written, zip},
+    sweep::{Axis, axis, written, zip},
+    values::key,
 };
 
 /// What a reference to a job of a step begins with.
@@ -98,6 +100,8 @@ struct Study {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Step {
+    /// What it is for, for people.
+    title: Option<String>,
     /// The program, which lies beside this one.
     job: String,
     #[serde(default)]
@@ -126,12 +130,32 @@ struct Taken {
 /// A step of which the jobs are known.
 struct Planned {
     name: String,
+    title: Option<String>,
     job: String,
     /// The configuration of its sweep.
     file: PathBuf,
     folder: PathBuf,
     inputs: BTreeSet<String>,
     jobs: Vec<PlannedJob>,
+}
+
+impl Planned {
+    fn heading(&self) -> String {
+        let named = format!("{} ({})", self.name, self.job);
+        match &self.title {
+            Some(title) => format!("{named}: {title}"),
+            None => named,
+        }
+    }
+
+    /// The page to read: of its job, if it is one that writes a page, or of its sweep.
+    fn report(&self) -> Option<PathBuf> {
+        let folder = match &self.jobs[..] {
+            [job] => self.folder.join(job.entry.number.to_string()),
+            _ => self.folder.clone(),
+        };
+        Some(folder.join(REPORT)).filter(|path| path.is_file())
+    }
 }
 
 struct PlannedJob {
@@ -605,6 +629,7 @@ impl Runner<'_> {
             }
             planned.push(Planned {
                 name: step.name.clone(),
+                title: step.step.title.clone(),
                 job: step.step.job.clone(),
                 file,
                 folder,
@@ -629,13 +654,7 @@ impl Runner<'_> {
             if all_finished && self.args.launcher.is_none() {
                 continue;
             }
-            tracing::info!(
-                "step {} of {}: {} ({})",
-                i + 1,
-                planned.len(),
-                step.name,
-                step.job
-            );
+            tracing::info!("step {} of {}: {}", i + 1, planned.len(), step.heading());
             let mut command = self.program(&step.job, &step.file)?;
             if let Some(jobs) = self.args.jobs {
                 command.arg("--jobs").arg(jobs.to_string());
@@ -743,7 +762,7 @@ impl Runner<'_> {
     fn listing(&self, planned: &[Planned]) -> String {
         let mut text = String::new();
         for step in planned {
-            text += &format!("{} ({})\n", step.name, step.job);
+            text += &format!("{}\n", step.heading());
             for job in &step.jobs {
                 let entry = &job.entry;
                 text += &format!(
@@ -787,6 +806,9 @@ impl Runner<'_> {
                     text += &format!("  job {}: {error}\n", job.entry.number);
                 }
             }
+        }
+        for report in planned.iter().filter_map(Planned::report) {
+            text += &format!("Report: {}\n", report.display());
         }
         text + &format!("Folder: {}\n", self.dir.display())
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use job_kit::{
-    ConfigArgs, ConfigError, Resolved, Rules, Verbosity, WithHint, compose,
+    ConfigArgs, ConfigError, Resolved, Rules, Verbosity, compose,
     config::{compose_values, group_choices},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -17,7 +17,8 @@ use crate::{
     launcher::{self, Launcher},
     manifest::{self, CONFIG, Entry, Manifest, OVERRIDES, State},
     slurm,
-    values::{call, is_name, split, values},
+    summary::{count, report, summary, table},
+    values::{call, is_name, key, split, values},
 };
 
 /// More jobs than a sweep has.
@@ -87,7 +88,7 @@ pub(crate) fn run<T: DeserializeOwned + Serialize + Rules>(
     let manifest = Manifest::read(folder, job)?;
     let mut manifest = match (manifest, args.retry) {
         (Some(manifest), _) => manifest,
-        (None, Some(_)) => return no_sweep(folder),
+        (None, Some(_)) => return manifest::no_sweep(folder),
         (None, None) => Manifest {
             job: job.to_owned(),
             version: version.to_owned(),
@@ -155,15 +156,6 @@ pub(crate) fn run<T: DeserializeOwned + Serialize + Rules>(
     }
     job_kit::print(summary(&manifest, &places, before))?;
     report(&manifest, &places, ended)
-}
-
-/// The error that a folder holds no sweep.
-pub(crate) fn no_sweep<T>(folder: &Path) -> anyhow::Result<T> {
-    Err(anyhow::anyhow!(
-        "no sweep was run in `{}`",
-        folder.display()
-    ))
-    .hint("name its folder with `sweep.dir=...`")
 }
 
 /// Jobs that were started and have not finished.
@@ -395,12 +387,6 @@ fn listed(rows: Vec<Vec<String>>) -> Axis {
     Axis { keys, values: rows }
 }
 
-/// The key that an override is of.
-pub(crate) fn key(text: &str) -> String {
-    let text = text.trim_start_matches(['+', '~']);
-    text.split('=').next().unwrap_or_default().trim().to_owned()
-}
-
 /// The values of a key in YAML as they would be typed.
 pub(crate) fn written(value: &Value) -> String {
     let one = |value: &Value| match value {
@@ -502,92 +488,4 @@ fn listing(manifest: &Manifest, places: &[usize]) -> String {
         manifest.folder.display()
     );
     text
-}
-
-pub(crate) fn table(manifest: &Manifest, places: &[usize]) -> String {
-    let mut text = format!("{:>5}  {:<11}  {:>9}  values\n", "job", "state", "seconds");
-    for &i in places {
-        let entry = &manifest.jobs[i];
-        let seconds = entry.seconds.map(|seconds| format!("{seconds:.1}"));
-        text += &format!(
-            "{:>5}  {:<11}  {:>9}  {}\n",
-            entry.number,
-            entry.state.name(),
-            seconds.unwrap_or_default(),
-            entry.overrides.join(" ")
-        );
-        if let Some(error) = &entry.error {
-            text += &format!("       {error}\n");
-        }
-    }
-    text
-}
-
-pub(crate) fn count(manifest: &Manifest, places: &[usize], state: State) -> usize {
-    places
-        .iter()
-        .filter(|&&i| manifest.jobs[i].state == state)
-        .count()
-}
-
-/// What a person wants to know at the end.
-pub(crate) fn summary(manifest: &Manifest, places: &[usize], before: usize) -> String {
-    let mut text = table(manifest, places);
-    let of = |state| count(manifest, places, state);
-    text += &format!("{} jobs: {} finished", places.len(), of(State::Finished));
-    if before > 0 {
-        text += &format!(" ({before} before)");
-    }
-    for state in [
-        State::Running,
-        State::Queued,
-        State::Failed,
-        State::Interrupted,
-        State::Pending,
-    ] {
-        if of(state) > 0 {
-            text += &format!(", {} {}", of(state), state.name());
-        }
-    }
-    text + &format!("\nFolder: {}\n", manifest.folder.display())
-}
-
-/// The error that tells that not all has finished.
-pub(crate) fn report(manifest: &Manifest, places: &[usize], ended: Ended) -> anyhow::Result<()> {
-    let all = places.len();
-    let of = |state| count(manifest, places, state);
-    let finished = of(State::Finished);
-    if let Ended::Interrupted = ended {
-        return Err(anyhow::anyhow!(
-            "interrupted, when {finished} of {all} jobs had finished"
-        ))
-        .hint("the same command goes on with the others");
-    }
-    if finished == all {
-        return Ok(());
-    }
-    let dir = manifest.folder.display();
-    let active = of(State::Running) + of(State::Queued);
-    if active > 0 {
-        return Err(anyhow::anyhow!(
-            "{active} of {all} jobs wait or run at the scheduler"
-        ))
-        .hint(format!(
-            "`-m --wait sweep.dir={dir}` waits for them, `-m --cancel` takes them back"
-        ));
-    }
-    match of(State::Failed) + of(State::Interrupted) {
-        0 => Err(anyhow::anyhow!(
-            "{} of {all} jobs were not run",
-            all - finished
-        ))
-        .hint("the same command runs them"),
-        _ => Err(anyhow::anyhow!(
-            "{} of {all} jobs failed; what they said is in `{dir}/NUMBER/job.log`",
-            of(State::Failed) + of(State::Interrupted)
-        ))
-        .hint(format!(
-            "run them again with `-m --retry failed sweep.dir={dir}`"
-        )),
-    }
 }

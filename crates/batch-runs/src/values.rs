@@ -227,6 +227,12 @@ pub(crate) fn split(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// The key that an override is of.
+pub(crate) fn key(text: &str) -> String {
+    let text = text.trim_start_matches(['+', '~']);
+    text.split('=').next().unwrap_or_default().trim().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

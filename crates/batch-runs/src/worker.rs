@@ -5,6 +5,7 @@
 //! time limit if it got anything done.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
@@ -17,60 +18,24 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use job_kit::{Verbosity, write_file};
-use serde::{Deserialize, Serialize};
+use job_kit::Verbosity;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
 };
 
 use crate::{
-    manifest::{LOG, State, Task},
-    process,
+    identity::waits_for,
+    manifest::{LOG, State},
+    marker::{MARKER, Marker},
+    process::{self, MemoryKills, OUT_OF_MEMORY},
     slurm::{TaskList, field_values},
 };
 
-/// What a worker notes of a job, in its folder.
-const MARKER: &str = "task.json";
 /// How often the running job is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a job may take to end by itself when it is told to.
 const ENDS: Duration = Duration::from_secs(3);
-
-/// What became of a job in a task.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Marker {
-    pub(crate) list: usize,
-    pub(crate) index: usize,
-    pub(crate) state: State,
-    pub(crate) attempts: u32,
-    pub(crate) started: String,
-    pub(crate) seconds: Option<f64>,
-    pub(crate) host: Option<String>,
-    pub(crate) exit_code: Option<i32>,
-    pub(crate) error: Option<String>,
-}
-
-impl Marker {
-    pub(crate) fn read(folder: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(folder.join(MARKER)).ok()?).ok()
-    }
-
-    pub(crate) fn is_of(&self, task: &Task) -> bool {
-        (self.list, self.index) == (task.list, task.index)
-    }
-
-    fn write(&self, folder: &Path) -> anyhow::Result<()> {
-        let mut json = serde_json::to_vec_pretty(self)?;
-        json.push(b'\n');
-        Ok(write_file(folder.join(MARKER), json)?)
-    }
-}
-
-/// Whether the last task that ran the job of a folder noted that it has finished.
-pub(crate) fn has_finished(folder: &Path) -> bool {
-    Marker::read(folder).is_some_and(|marker| marker.state == State::Finished)
-}
 
 /// What Slurm has asked of the task.
 struct Signals {
@@ -134,7 +99,7 @@ pub(crate) fn run(list: &Path) -> anyhow::Result<()> {
             verbose: tasks.verbose,
         },
         signals,
-        since: SystemTime::now(),
+        before: Written::default(),
         progress: false,
     };
     let mut failed = 0;
@@ -161,8 +126,8 @@ struct Work {
     threads: Option<usize>,
     verbosity: Verbosity,
     signals: Signals,
-    /// When this life of the task began.
-    since: SystemTime,
+    /// What the folder of the job held when this life of the task began it.
+    before: Written,
     /// Whether a job has finished in this life.
     progress: bool,
 }
@@ -201,7 +166,7 @@ impl Work {
             exit_code: None,
             error: None,
         };
-        if let Some(why) = process::waits_for(folder)? {
+        if let Some(why) = waits_for(folder)? {
             (marker.state, marker.error) = (State::Pending, Some(why));
             marker.write(folder)?;
             return Ok(Told::Waits);
@@ -209,7 +174,8 @@ impl Work {
         // Before the job begins, which removes what looks unfinished in its folder.
         marker.attempts += 1;
         marker.write(folder)?;
-        let kills = out_of_memory_kills();
+        let kills = MemoryKills::now();
+        self.before = Written::of(folder);
         let since = Instant::now();
         let mut child = process::start(folder, self.threads, self.verbosity)?;
         let status = self.wait(&mut child)?;
@@ -227,8 +193,11 @@ impl Work {
             }
             false => {
                 marker.state = State::Failed;
-                marker.error = Some(match out_of_memory_kills() > kills {
-                    true => "out of memory: the system killed it; ask for more with `sweep.launcher.memory`".to_owned(),
+                marker.error = Some(match kills.more() {
+                    true => format!(
+                        "{}; ask for more with `sweep.launcher.memory`",
+                        OUT_OF_MEMORY
+                    ),
                     false => process::error_of(folder, status),
                 });
                 Told::Failed
@@ -283,7 +252,7 @@ impl Work {
             note(State::Interrupted, "stopped by Slurm")?;
             bail!("stopped");
         }
-        if !makes_room && !self.progress && !self.has_written(folder) {
+        if !makes_room && !self.progress && !Written::of(folder).has_more_than(&self.before) {
             let limit = field("TimeLimit");
             note(
                 State::Failed,
@@ -307,31 +276,6 @@ impl Work {
         let _ = Command::new("scontrol").args(["requeue", name]).status();
         Ok(())
     }
-
-    /// Whether the job has left results since this life began, such as one of several checkpoints.
-    fn has_written(&self, folder: &Path) -> bool {
-        fn any_since(folder: &Path, since: SystemTime, depth: usize) -> bool {
-            fs::read_dir(folder)
-                .into_iter()
-                .flatten()
-                .flatten()
-                .any(|entry| {
-                    let name = entry.file_name();
-                    let ours = [LOG, MARKER].iter().any(|ours| name == *ours);
-                    if ours || name.to_string_lossy().starts_with('.') {
-                        return false;
-                    }
-                    let Ok(file) = entry.metadata() else {
-                        return false;
-                    };
-                    match file.is_dir() {
-                        true => depth > 1 && any_since(&entry.path(), since, depth - 1),
-                        false => file.modified().is_ok_and(|time| time > since),
-                    }
-                })
-        }
-        any_since(folder, self.since, 4)
-    }
 }
 
 /// Ends a job: asks, and after a while does not.
@@ -348,30 +292,64 @@ fn end(child: &mut Child) -> anyhow::Result<ExitStatus> {
     Ok(child.wait()?)
 }
 
-/// How many processes of this task the system has killed to get memory; 0 where it does not tell.
-fn out_of_memory_kills() -> u64 {
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let files = groups.lines().filter_map(|line| {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (kinds, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
-        match kinds {
-            "" => Some(
-                PathBuf::from("/sys/fs/cgroup")
-                    .join(path)
-                    .join("memory.events"),
-            ),
-            kinds if kinds.split(',').any(|kind| kind == "memory") => Some(
-                PathBuf::from("/sys/fs/cgroup/memory")
-                    .join(path)
-                    .join("memory.oom_control"),
-            ),
-            _ => None,
+/// The results in a folder, with size and time of each. They are compared with what was there before and never with a clock, which may
+/// jump and may not be that of the machine with the disk.
+#[derive(Debug, Default)]
+struct Written(BTreeMap<PathBuf, (u64, Option<SystemTime>)>);
+
+impl Written {
+    fn of(folder: &Path) -> Self {
+        let mut written = Self::default();
+        written.add(folder, 4);
+        written
+    }
+
+    fn add(&mut self, folder: &Path, depth: usize) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let ours = [LOG, MARKER].iter().any(|ours| name == *ours);
+            if ours || name.to_string_lossy().starts_with('.') {
+                continue;
+            }
+            match entry.metadata() {
+                Ok(file) if file.is_dir() && depth > 1 => self.add(&entry.path(), depth - 1),
+                Ok(file) if file.is_file() => {
+                    let what = (file.len(), file.modified().ok());
+                    self.0.insert(entry.path(), what);
+                }
+                _ => {}
+            }
         }
-    });
-    let counts = files.filter_map(|file| {
-        let text = fs::read_to_string(file).ok()?;
-        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        count?.trim().parse::<u64>().ok()
-    });
-    counts.sum()
+    }
+
+    /// Whether a file has come or changed, such as one of several checkpoints.
+    fn has_more_than(&self, before: &Self) -> bool {
+        self.0
+            .iter()
+            .any(|(path, what)| before.0.get(path) != Some(what))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_counts_under_any_clock() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join("step1").join(name);
+        fs::create_dir(folder.path().join("step1")).unwrap();
+        fs::write(path("old.parquet"), "old").unwrap();
+        fs::write(path("half.parquet"), "half").unwrap();
+        let before = Written::of(folder.path());
+        // What the job removes, notes or says is no progress.
+        fs::remove_file(path("half.parquet")).unwrap();
+        fs::write(path(".new.partial"), "new").unwrap();
+        fs::write(folder.path().join(LOG), "said").unwrap();
+        assert!(!Written::of(folder.path()).has_more_than(&before));
+        // The clock was set back by fifty years.
+        let new = fs::File::create(path("new.parquet")).unwrap();
+        new.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert!(Written::of(folder.path()).has_more_than(&before));
+    }
 }

@@ -4,11 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray},
-    datatypes::{Field, Schema},
+    datatypes::{DataType, Field, Schema},
 };
 use serde_json::Value;
 
-use crate::{Input, InputError, Pairs, json::explain, table::text_field};
+use crate::{Input, InputError, Pairs, json::explain};
 
 /// A table out of JSON Lines or of a JSON array of objects: a column of text for each key, in the order in which they turn up.
 ///
@@ -67,4 +67,9 @@ pub(crate) fn records(input: Input) -> Result<RecordBatch, InputError> {
     let options = RecordBatchOptions::new().with_row_count(Some(n_rows));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns.collect(), &options)
         .map_err(|err| InputError::invalid(&path, "JSON", err))
+}
+
+/// A column of text.
+pub(crate) fn text_field(name: &String) -> Field {
+    Field::new(name, DataType::Utf8, true)
 }

@@ -12,7 +12,7 @@ use std::{
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, new_empty_array},
     compute::{CastOptions, cast_with_options, concat_batches},
-    datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef},
+    datatypes::{DataType, Float64Type, Int64Type, Schema, SchemaRef},
     error::ArrowError,
     ipc::reader::{FileReader, StreamReader},
 };
@@ -122,7 +122,7 @@ impl TableReader {
             }
             (_, Some(Format::Csv | Format::Tsv)) => {
                 let rows = delimited(&path)?;
-                let fields = rows.header().iter().map(text_field);
+                let fields = rows.header().iter().map(records::text_field);
                 (
                     Arc::new(Schema::new(fields.collect::<Vec<_>>())),
                     Kind::Delimited,
@@ -339,11 +339,6 @@ fn delimited(path: &Path) -> Result<Delimited, InputError> {
     let input = Input::open(path, TableReader::FORMATS)?;
     let tabs = input.format == Format::Tsv;
     Delimited::new(Lines::new(input), tabs)
-}
-
-/// A column of text.
-pub(crate) fn text_field(name: &String) -> Field {
-    Field::new(name, DataType::Utf8, true)
 }
 
 fn text_batches(

@@ -12,7 +12,18 @@ use model_conventions::{StepNames, Steps, step_of_folder};
 use neuron_ablate::Sample;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::tokens::TokenName;
+/// A token: its id, or the text that the tokenizer has for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a token such as `<|endoftext|>`, or its id"
+)]
+pub enum TokenName {
+    /// The id.
+    Id(i64),
+    /// As the tokenizer spells it.
+    Text(String),
+}
 
 /// A checkpoint: a folder, or a revision on the hub.
 #[derive(Debug, Clone, Serialize, Deserialize)]

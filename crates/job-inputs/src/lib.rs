@@ -13,10 +13,10 @@ mod tokens;
 pub use apart::{MeasuredOn, SelectedOn, corpus_of_contexts, note_overlap};
 pub use audit::refuse_bad;
 pub use config::{
-    FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, mebibytes, revisions, series,
+    FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, TokenName, mebibytes, revisions, series,
 };
 pub use means::{MeanSequences, MeansConfig, MeansSample};
 pub use neurons::{NeuronRows, neuron_rows, step_in_words};
 pub use read::{Loaded, Vocabulary, corpus_sha256, read_sample, read_tokens, source};
 pub use text_inputs::{BandConfig, CorpusConfig};
-pub use tokens::{Ends, TokenName, Tokens};
+pub use tokens::{Ends, Tokens};

@@ -6,22 +6,8 @@ use anyhow::{Context, bail};
 use job_kit::RunRecord;
 use model_conventions::{Fit, TextEnds, fit};
 use neox_core::{Architecture, Text};
-use serde::{Deserialize, Serialize};
 
-use crate::ModelConfig;
-
-/// A token: its id, or the text that the tokenizer has for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a token such as `<|endoftext|>`, or its id"
-)]
-pub enum TokenName {
-    /// The id.
-    Id(i64),
-    /// As the tokenizer spells it.
-    Text(String),
-}
+use crate::config::{ModelConfig, TokenName};
 
 /// A tokenizer and where it was read.
 #[derive(Debug, Clone)]

@@ -25,6 +25,7 @@ mod defaults;
 mod error;
 mod file;
 mod interpolation;
+mod layer;
 mod layers;
 mod lines;
 mod lists;
@@ -32,6 +33,7 @@ mod origins;
 mod overrides;
 mod rules;
 mod search;
+mod tree;
 mod values;
 
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@ pub mod completion;
 pub mod config;
 mod dispatch;
 pub mod exit;
+pub mod hint;
 pub mod logging;
 mod nearest;
 mod notation;
@@ -23,7 +24,8 @@ pub use input_files::{Columns, InputError, TableReader};
 pub use self::{
     config::{ConfigArgs, ConfigError, Paths, Resolved, Rule, Rules, Span, compose, switch},
     dispatch::{NamedJob, dispatch, dispatched},
-    exit::{WithHint, exit, main},
+    exit::{exit, main},
+    hint::WithHint,
     logging::Verbosity,
     output::{AtomicFile, OutputDir, OutputError, sha256_file, write_file},
     progress::Progress,

@@ -15,7 +15,7 @@ use tempfile::NamedTempFile;
 pub(crate) use self::folder::FileRecord;
 use self::folder::Shared;
 pub use self::folder::{OutputDir, RUN_RECORD};
-use crate::exit::Hint;
+use crate::hint::Hint;
 
 const PARTIAL: &str = ".partial";
 

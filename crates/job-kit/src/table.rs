@@ -10,7 +10,7 @@ use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
 pub use self::write::TableWriter;
-use crate::{exit::Hint, nearest::nearest, output::OutputError};
+use crate::{hint::Hint, nearest::nearest, output::OutputError};
 
 /// How a table is stored.
 ///

@@ -1,8 +1,8 @@
 //! Entropy and divergences of distributions over a vocabulary, in nats.
 
 use crate::MetricError;
+use crate::error::check_ln_probs;
 use crate::error::{check_finite, check_lengths};
-use crate::surprisal::check_ln_probs;
 
 /// `ln sum exp(x)`, shifted by the maximum so that it neither over- nor underflows.
 ///

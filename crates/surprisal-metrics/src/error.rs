@@ -123,3 +123,14 @@ pub(crate) fn check_lengths(
         }),
     }
 }
+
+/// Checks that no value is NaN or above 0.
+pub(crate) fn check_ln_probs(ln_probs: &[f64]) -> Result<(), MetricError> {
+    match ln_probs.iter().position(|v| v.is_nan() || *v > 0.0) {
+        None => Ok(()),
+        Some(index) => Err(MetricError::NotLogProb {
+            index,
+            value: ln_probs[index],
+        }),
+    }
+}

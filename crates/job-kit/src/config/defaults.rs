@@ -11,9 +11,10 @@ use super::{
     ConfigError, Info, Origin,
     file::{ConfigFile, Entry},
     is_path,
-    layers::{Layer, dict},
+    layer::Layer,
     overrides::{Action, Override, nest},
     search::Search,
+    tree::dict,
 };
 use crate::nearest::nearest;
 

@@ -3,7 +3,7 @@
 use std::{fs, io, path::PathBuf};
 
 use super::lines::line_of;
-use crate::{exit::Hint, nearest::nearest};
+use crate::{hint::Hint, nearest::nearest};
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]

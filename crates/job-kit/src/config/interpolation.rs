@@ -7,9 +7,10 @@ use figment::value::{Dict, Empty, Value};
 
 use super::{
     ConfigError,
-    layers::{Composed, get},
+    layers::Composed,
     overrides::{self, Action, Override},
     search::shipped,
+    tree::{get, plain},
 };
 use crate::nearest::nearest;
 
@@ -44,15 +45,6 @@ pub(super) fn resolve(
 /// A text in which `${` stands for itself, as it is written in a configuration.
 pub(super) fn escape(text: &str) -> String {
     text.replace(OPENS, "\\${")
-}
-
-/// A value as a text: a scalar as it is written, anything else as JSON.
-pub(super) fn plain(value: &Value) -> String {
-    match value {
-        Value::String(_, text) => text.clone(),
-        Value::Empty(..) => "null".to_owned(),
-        other => serde_json::to_string(other).unwrap_or_default(),
-    }
 }
 
 struct Resolver<'a> {

@@ -7,37 +7,11 @@ use figment::value::{Dict, Value};
 use super::{
     ConfigError, Origin,
     defaults::{self, Defaults},
-    interpolation::plain,
+    layer::Layer,
     overrides::{Action, Override, lay_over, nest},
     search::{CONFIGS, Search, candidates},
+    tree::{dict, get, look, path_of, plain, remove, slot},
 };
-
-/// The keys of one file, or of the command line.
-#[derive(Debug)]
-pub(super) struct Layer {
-    pub(super) origin: Origin,
-    /// Whether the user wrote it: the command line, or a file outside the folder of configs.
-    pub(super) own: bool,
-    /// The key whose choice on the command line brought the file in.
-    pub(super) chosen: Option<Vec<String>>,
-    pub(super) values: Dict,
-}
-
-impl Layer {
-    /// The value at `path`, unless it is null.
-    fn value(&self, path: &[String]) -> Option<&Value> {
-        look(&self.values, path).filter(|value| !matches!(value, Value::Empty(..)))
-    }
-
-    /// Whether the user set the key at `path` in it, or chose what sets it by that key.
-    pub(super) fn users(&self, path: &[String]) -> bool {
-        self.own
-            || self
-                .chosen
-                .as_ref()
-                .is_some_and(|group| group.starts_with(path))
-    }
-}
 
 /// All layers merged.
 #[derive(Debug)]
@@ -53,32 +27,6 @@ pub(super) struct Composed {
     pub(super) interpolated: BTreeMap<Vec<String>, String>,
     /// How the `defaults` lists were followed.
     pub(super) defaults: Defaults,
-}
-
-/// The keys of a dotted name.
-pub(super) fn path_of(key: &str) -> Vec<String> {
-    key.split('.').map(str::to_owned).collect()
-}
-
-fn look<'v>(dict: &'v Dict, path: &[String]) -> Option<&'v Value> {
-    let (first, rest) = path.split_first()?;
-    get(dict.get(first)?, rest)
-}
-
-pub(super) fn get<'v>(value: &'v Value, path: &[String]) -> Option<&'v Value> {
-    path.iter().try_fold(value, |value, key| match value {
-        Value::Dict(_, dict) => dict.get(key),
-        Value::Array(_, items) => items.get(key.parse::<usize>().ok()?),
-        _ => None,
-    })
-}
-
-fn slot<'v>(tree: &'v mut Value, path: &[String]) -> Option<&'v mut Value> {
-    path.iter().try_fold(tree, |value, key| match value {
-        Value::Dict(_, dict) => dict.get_mut(key),
-        Value::Array(_, items) => items.get_mut(key.parse::<usize>().ok()?),
-        _ => None,
-    })
 }
 
 impl Composed {
@@ -371,22 +319,4 @@ pub(super) fn stack(
         interpolated: BTreeMap::new(),
         defaults,
     })
-}
-
-pub(super) fn dict(value: Value) -> Dict {
-    match value {
-        Value::Dict(_, dict) => dict,
-        _ => Dict::new(),
-    }
-}
-
-fn remove(dict: &mut Dict, path: &[String]) -> bool {
-    match path {
-        [] => false,
-        [key] => dict.remove(key).is_some(),
-        [key, rest @ ..] => match dict.get_mut(key) {
-            Some(Value::Dict(_, inner)) => remove(inner, rest),
-            _ => false,
-        },
-    }
 }

@@ -4,25 +4,31 @@ use super::Setting;
 use super::rounds::{Contest, Side};
 use super::words::{agreement, read};
 
-/// Texts by tokens: a few long ones, and many short ones as contexts of words are.
-const BATCHES: [(u32, u32); 2] = [(4, 256), (32, 32)];
+/// Whose shape, as it is called and as `inputs.py` calls it; and texts by tokens: a few long ones, and many short ones as contexts of words are.
+const BATCHES: [(&str, &str, u32, u32); 5] = [
+    ("Pythia-70M", "pythia-70m", 4, 256),
+    ("Pythia-70M", "pythia-70m", 32, 32),
+    ("Pythia-410M", "pythia-410m", 4, 256),
+    ("SmolLM2-135M", "smollm2-135m", 4, 256),
+    ("SmolLM2-135M", "smollm2-135m", 32, 32),
+];
 const REPEAT: &str = "10";
 /// What float32 sums in another order may differ by in a log-probability, nats.
 const TOLERANCE: f64 = 1e-4;
 
 pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
     let mut contests = Vec::new();
-    for (batch, length) in BATCHES {
+    for (named, shape, batch, length) in BATCHES {
         let values = |side: &str| {
             setting
                 .work
-                .join(format!("forward-{batch}x{length}-{side}.json"))
+                .join(format!("forward-{shape}-{batch}x{length}-{side}.json"))
         };
         let (ours, theirs) = (values("ours"), values("transformers"));
         let args = |out: &std::path::Path| -> anyhow::Result<Vec<std::ffi::OsString>> {
             Ok(vec![
                 "--model".into(),
-                setting.inputs.random_70m()?.into(),
+                setting.inputs.random(shape)?.into(),
                 "--token-file".into(),
                 setting.inputs.tokens()?.into(),
                 "--batch".into(),
@@ -38,7 +44,7 @@ pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
         let threads = setting.threads.to_string();
         contests.push(Contest {
             title: format!(
-                "Forward with all logits, {batch} texts of {length} tokens, Pythia-70M's shape"
+                "Forward with all logits, {batch} texts of {length} tokens, {named}'s shape"
             ),
             unit: "token",
             sides: vec![

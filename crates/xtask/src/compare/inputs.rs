@@ -32,7 +32,12 @@ impl Inputs {
 
     /// Pythia-70M's shape with random weights.
     pub(crate) fn random_70m(&self) -> anyhow::Result<PathBuf> {
-        self.made("random", "random-70m", &[])
+        self.random("pythia-70m")
+    }
+
+    /// A published model's shape with random weights.
+    pub(crate) fn random(&self, shape: &str) -> anyhow::Result<PathBuf> {
+        self.made("random", &format!("random-{shape}"), &["--shape", shape])
     }
 
     /// Pythia-70M's width and vocabulary, two layers, lightly trained.

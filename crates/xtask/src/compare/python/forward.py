@@ -9,7 +9,7 @@ import time
 
 import numpy
 import torch
-from transformers import GPTNeoXForCausalLM
+from transformers import AutoModelForCausalLM
 
 import common
 
@@ -23,7 +23,7 @@ def main():
     parser.add_argument("--repeat", type=int, default=10)
     args = parser.parse_args()
     common.start(args)
-    model = GPTNeoXForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     flat = numpy.load(args.token_file).reshape(-1)[: args.batch * args.length]
     tokens = torch.from_numpy(flat).reshape(args.batch, args.length)
     times = []

@@ -1,11 +1,11 @@
 """Makes the models and texts of the comparisons; what is there already stays.
 
-    python inputs.py random  --data examples/data --out target/compare/random-70m
+    python inputs.py random  --data examples/data --out target/compare/random-70m --shape pythia-70m
     python inputs.py trained --data examples/data --out target/compare/trained-70m --steps 400
     python inputs.py tokens  --data examples/data --out target/compare/tokens.npy
     python inputs.py words   --data examples/data --out target/compare/words.json
 
-`random` has Pythia-70M's shape and random weights. `trained` has its width and vocabulary and two layers, and is trained for some minutes, because the
+`random` has the shape of a published model and random weights. `trained` has its width and vocabulary and two layers, and is trained for some minutes, because the
 activations of random weights are not those of a language model. `tokens` are sequences of held-out text with the beginning-of-sequence token in front,
 `words` are 2,000 words of that text with the sentence up to each.
 """
@@ -33,14 +33,32 @@ def tokenizer(data):
     return PreTrainedTokenizerFast(tokenizer_file=str(data / "pythia" / "tokenizer.json"))
 
 
-def config(layers):
+def pythia(width, heads, layers):
     from transformers import GPTNeoXConfig
 
     return GPTNeoXConfig(
-        hidden_size=512, intermediate_size=2048, num_hidden_layers=layers, num_attention_heads=8, vocab_size=50304,
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads, vocab_size=50304,
         rotary_pct=0.25, max_position_embeddings=2048, use_parallel_residual=True, hidden_act="gelu",
         bos_token_id=EOS, eos_token_id=EOS,
     )
+
+
+def smollm2_135m():
+    from transformers import LlamaConfig
+
+    # 50,304 tokens instead of 49,152, so that the same tokens serve all models.
+    return LlamaConfig(
+        hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, vocab_size=50304,
+        max_position_embeddings=8192, rope_theta=100000.0, rms_norm_eps=1e-5, tie_word_embeddings=True, hidden_act="silu",
+        bos_token_id=EOS, eos_token_id=EOS,
+    )
+
+
+SHAPES = {
+    "pythia-70m": lambda: pythia(512, 8, 6),
+    "pythia-410m": lambda: pythia(1024, 16, 24),
+    "smollm2-135m": smollm2_135m,
+}
 
 
 def save(model, args):
@@ -54,10 +72,10 @@ def save(model, args):
 
 def make_random(args):
     import torch
-    from transformers import GPTNeoXForCausalLM
+    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(SEED)
-    save(GPTNeoXForCausalLM(config(layers=6)), args)
+    save(AutoModelForCausalLM.from_config(SHAPES[args.shape](), dtype=torch.float32), args)
 
 
 def training_batches(args, batch, length):
@@ -83,7 +101,7 @@ def train(args):
 
     torch.manual_seed(SEED)
     torch.set_num_threads(args.threads)
-    model = GPTNeoXForCausalLM(config(layers=2)).train()
+    model = GPTNeoXForCausalLM(pythia(512, 8, layers=2)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01)
     warm_up = 30
     # Up, then down in a line to a tenth.
@@ -152,6 +170,7 @@ def main():
     parser.add_argument("what", choices=["random", "trained", "tokens", "words"])
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--shape", choices=SHAPES, default="pythia-70m")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--minutes", type=float, help="stop the training after this time")
     parser.add_argument("--threads", type=int, default=2)
