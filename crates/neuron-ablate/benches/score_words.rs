@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Takes the arguments of `crates/xtask/src/compare/python/words.py` and scores the same tokens; `cargo xtask compare words`
-//! runs both. `--pairs N` takes the first ones, `--out FILE` writes the values, `--threads N`.
+//! runs both. `--pairs N` takes the first ones, `--out FILE` writes the values, `--threads N`; `--conditions N` takes other interventions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -49,13 +49,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     let at_pre = |name: &str, operation| {
         Intervention::new(name, NeuronSite::Pre, neurons.clone(), operation)
     };
-    let interventions = [
+    let mut interventions = vec![
         Intervention::base(),
         at_pre("zero", set(0.0))?,
         at_pre("full", set(1.0))?,
         at_pre("layer-mean", Operation::LayerMean)?,
         at_pre("scaled-2", Operation::Scale(2.0))?,
     ];
+    // The unchanged model, and so many interventions on as many neurons each.
+    if let Some(n) = args.get("--conditions") {
+        interventions.truncate(1);
+        for i in 0..n.parse()? {
+            let neurons = neurons.iter().map(|n| NeuronId {
+                neuron: n.neuron + i,
+                ..*n
+            });
+            interventions.push(Intervention::new(
+                &format!("scaled-{i}"),
+                NeuronSite::Post,
+                neurons.collect(),
+                Operation::Scale(2.0),
+            )?);
+        }
+    }
 
     let json: BTreeMap<String, Vec<HashMap<String, serde_json::Value>>> =
         serde_json::from_str(&std::fs::read_to_string(arg("--words")?)?)?;
@@ -81,7 +97,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     // First pieces need no word boundaries.
     let d_vocab = usize::try_from(model.config().vocab_size)?;
     let vocabulary = WordVocabulary::without_words(bos, d_vocab);
-    let scorer = Scorer::new(&model, &vocabulary, 4096)?.without_boundaries();
+    let mut scorer = Scorer::new(&model, &vocabulary, 4096)?;
+    if !args.contains_key("--boundaries") {
+        scorer = scorer.without_boundaries();
+    }
     let scores = scorer.score(&requests, &interventions)?;
     let seconds = started.elapsed().as_secs_f64();
 

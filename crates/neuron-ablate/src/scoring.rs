@@ -15,20 +15,22 @@
 //! device one by one, never a vocabulary of them.
 
 mod batch;
+mod kernel;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use neox_core::{ForwardError, Hooks, Model, Site};
 use surprisal_metrics::{Boundary, MetricError, WordForm, word_surprisal_nats};
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::AblateError;
 use crate::interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronSite, activate,
 };
 use crate::word_request::{WordRequest, WordStart, WordVocabulary};
-use crate::{Readout, states::writes_directly};
+use crate::{Readout, states::writes_directly, vectors::on_host};
 use batch::{BRANCHED_ROW, Batch, Place, RowTexts};
+use kernel::{Changed, Neurons, WordSums};
 
 /// Why words were not scored.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +135,8 @@ pub struct Scorer<'m> {
     /// Rows that are projected at once, a multiple of it: a product reads `W_U` anew for each call.
     rows_projected: i64,
     boundaries: bool,
+    /// On a CPU.
+    kernel: Option<WordSums>,
 }
 
 /// Blocks of logits that are projected by one product (64 MB on a CPU).
@@ -148,6 +152,7 @@ struct States {
 }
 
 /// Log-probabilities and boundary masses of the wanted rows, on the host.
+#[derive(Debug, Clone, Default)]
 struct RowValues {
     /// `[target]`
     ln_probs: Vec<f64>,
@@ -155,6 +160,15 @@ struct RowValues {
     boundaries: Vec<[f64; 3]>,
     /// `[row]`, nats; empty where it is not asked for.
     entropies: Vec<f64>,
+}
+
+impl RowValues {
+    /// Takes those of further rows.
+    fn extend(&mut self, further: Self) {
+        self.ln_probs.extend(further.ln_probs);
+        self.boundaries.extend(further.boundaries);
+        self.entropies.extend(further.entropies);
+    }
 }
 
 impl<'m> Scorer<'m> {
@@ -214,6 +228,13 @@ impl<'m> Scorer<'m> {
             rows_at_once,
             rows_projected: rows_at_once * PROJECTED_BLOCKS,
             boundaries: true,
+            kernel: match model.device() {
+                Device::Cpu if std::env::var_os("OLD").is_none() => Some(
+                    WordSums::new(Readout::of_model(model)?, words)
+                        .map_err(ScoreError::Architecture)?,
+                ),
+                _ => None,
+            },
         })
     }
 
@@ -253,15 +274,27 @@ impl<'m> Scorer<'m> {
                 });
             }
         }
-        let neurons = interventions
-            .iter()
-            .map(|i| self.neuron_vectors(i))
-            .collect::<Result<Vec<_>, _>>()?;
+        let of_kernel = match &self.kernel {
+            None => None,
+            Some(kernel) => Some((kernel, self.neurons(kernel, interventions)?)),
+        };
+        let neurons = match of_kernel {
+            Some(_) => Vec::new(),
+            None => interventions
+                .iter()
+                .map(|i| self.neuron_vectors(i))
+                .collect::<Result<Vec<_>, _>>()?,
+        };
         let mut scores: Vec<Vec<WordScore>> =
             vec![Vec::with_capacity(interventions.len()); requests.len()];
         for batch in self.batches(requests)? {
             let shared = self.states(&batch, interventions)?;
-            let values = tch::no_grad(|| self.values(&batch, &shared, interventions, &neurons))?;
+            let values = tch::no_grad(|| match &of_kernel {
+                Some((kernel, neurons)) => {
+                    self.values_of_kernel(&batch, &shared, interventions, (kernel, neurons))
+                }
+                None => self.values(&batch, &shared, interventions, &neurons),
+            })?;
             for (intervention, values) in interventions.iter().zip(&values) {
                 for place in &batch.places {
                     let score = place.score(&requests[place.request], values);
@@ -424,6 +457,104 @@ impl Scorer<'_> {
                 };
                 let entropy = intervention.neurons().is_empty();
                 self.read(logits, &index, entropy, &mut values[i])?;
+            }
+        }
+        Ok(values)
+    }
+
+    /// Whether a set is as wide as the residual stream: it gains nothing from images in the vocabulary.
+    fn is_wide(&self, intervention: &Intervention) -> bool {
+        intervention.neurons().len() * 2 > self.model.config().hidden_size as usize
+    }
+
+    /// The neurons of all interventions that are read off the shared forward.
+    fn neurons(
+        &self,
+        kernel: &WordSums,
+        interventions: &[Intervention],
+    ) -> Result<Neurons, ScoreError> {
+        let shared = || interventions.iter().filter(|i| self.is_shared(i));
+        let of = |wide: bool| -> BTreeSet<usize> {
+            let sets = shared().filter(|i| self.is_wide(i) == wide);
+            sets.flat_map(|i| i.neurons().iter().map(|n| n.neuron))
+                .collect()
+        };
+        let (narrow, wide) = (of(false), of(true));
+        let all: Vec<usize> = narrow
+            .iter()
+            .chain(wide.difference(&narrow))
+            .copied()
+            .collect();
+        let index: Vec<i64> = all.iter().map(|&n| n as i64).collect();
+        let w_out = self.model.w_out(self.last_layer())?;
+        let w_out = w_out
+            .f_index_select(1, &Tensor::f_from_slice(&index)?)?
+            .f_tr()?;
+        Ok(kernel.neurons(&all, &w_out, narrow.len())?)
+    }
+
+    /// `[intervention]`
+    fn values_of_kernel(
+        &self,
+        batch: &Batch,
+        shared: &Option<States>,
+        interventions: &[Intervention],
+        (kernel, neurons): (&WordSums, &Neurons),
+    ) -> Result<Vec<RowValues>, ScoreError> {
+        let n_rows = batch.rows.len() as i64;
+        let mut values: Vec<RowValues> =
+            interventions.iter().map(|_| RowValues::default()).collect();
+        let mut own = Vec::with_capacity(interventions.len());
+        for intervention in interventions {
+            own.push(match self.is_shared(intervention) {
+                true => None,
+                false => {
+                    let mut hooks = InterventionHooks::new(intervention);
+                    Some(self.residual(batch, &mut hooks)?)
+                }
+            });
+        }
+        for start in (0..n_rows).step_by(self.rows_projected as usize) {
+            let len = self.rows_projected.min(n_rows - start);
+            let targets = batch.targets_within(start as usize..(start + len) as usize);
+            let targets: Vec<(usize, i64)> = targets
+                .iter()
+                .map(|&(row, token)| (row - start as usize, token))
+                .collect();
+            let read = |resid: &Tensor, changes: &[Changed]| {
+                let rows = resid.f_narrow(0, start, len)?;
+                kernel.read(&rows, changes, neurons, &targets, self.boundaries)
+            };
+            for (resid, values) in own.iter().zip(&mut values) {
+                if let Some(resid) = resid {
+                    let of_rows = read(resid, &[])?.0;
+                    values.ln_probs.extend(of_rows.ln_probs);
+                    values.boundaries.extend(of_rows.boundaries);
+                }
+            }
+            let Some(states) = shared else { continue };
+            let changes = interventions
+                .iter()
+                .filter(|i| self.is_shared(i) && !i.neurons().is_empty());
+            let changes = changes
+                .map(|intervention| {
+                    Ok(Changed {
+                        neurons: intervention.neurons().iter().map(|n| n.neuron).collect(),
+                        wide: self.is_wide(intervention),
+                        change: on_host(&self.change(intervention, states, start, len)?)?,
+                    })
+                })
+                .collect::<Result<Vec<_>, TchError>>()?;
+            let (clean, changed) = read(&states.resid, &changes)?;
+            let mut changed = changed.into_iter();
+            for (intervention, values) in interventions.iter().zip(&mut values) {
+                if !self.is_shared(intervention) {
+                    continue;
+                }
+                match intervention.neurons().is_empty() {
+                    true => values.extend(clean.clone()),
+                    false => values.extend(changed.next().unwrap_or_default()),
+                }
             }
         }
         Ok(values)

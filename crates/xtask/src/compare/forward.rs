@@ -4,21 +4,20 @@ use super::Setting;
 use super::rounds::{Contest, Side};
 use super::words::{agreement, read};
 
-/// Whose shape, as it is called and as `inputs.py` calls it; and texts by tokens: a few long ones, and many short ones as contexts of words are.
-const BATCHES: [(&str, &str, u32, u32); 5] = [
-    ("Pythia-70M", "pythia-70m", 4, 256),
-    ("Pythia-70M", "pythia-70m", 32, 32),
-    ("Pythia-410M", "pythia-410m", 4, 256),
-    ("SmolLM2-135M", "smollm2-135m", 4, 256),
-    ("SmolLM2-135M", "smollm2-135m", 32, 32),
+/// Whose shape, as it is called and as `inputs.py` calls it; and texts by tokens: a few long ones, and many short ones as contexts of words are; how often in a round.
+const BATCHES: [(&str, &str, u32, u32, u32); 5] = [
+    ("Pythia-70M", "pythia-70m", 4, 256, 10),
+    ("Pythia-70M", "pythia-70m", 32, 32, 10),
+    ("Pythia-410M", "pythia-410m", 4, 256, 3),
+    ("SmolLM2-135M", "smollm2-135m", 4, 256, 5),
+    ("SmolLM2-135M", "smollm2-135m", 32, 32, 5),
 ];
-const REPEAT: &str = "10";
 /// What float32 sums in another order may differ by in a log-probability, nats.
 const TOLERANCE: f64 = 1e-4;
 
 pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
     let mut contests = Vec::new();
-    for (named, shape, batch, length) in BATCHES {
+    for (named, shape, batch, length, repeat) in BATCHES {
         let values = |side: &str| {
             setting
                 .work
@@ -36,7 +35,7 @@ pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
                 "--length".into(),
                 length.to_string().into(),
                 "--repeat".into(),
-                REPEAT.into(),
+                repeat.to_string().into(),
                 "--out".into(),
                 out.into(),
             ])
