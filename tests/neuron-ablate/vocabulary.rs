@@ -7,11 +7,11 @@ use std::error::Error;
 
 use neox_core::{Model, NoHooks, Text, next_token_ln_probs};
 use neuron_ablate::{
-    AblateError, Dose, Engine, EngineOptions, ExactSums, Intervention, Keep, LayerMeans, MeanOf,
+    AblateError, Engine, EngineOptions, ExactSums, Intervention, Keep, LayerMeans, MeanOf,
     MeanOver, NamedChange, NeuronId, NeuronSite, NullSpace, NullSpaceOptions, Operation, Plan,
-    RareTokens, Sample, ScalingLaw, ScalingMeasure, ScalingPlan, Scorer, Semantics, Sweep,
-    TargetGroup, TokenFrequencies, Variants, WeightChange, WordRequest, WordStart, WordVocabulary,
-    last_layer_states, mean_activations, measure_scaling, sample_means, self_check,
+    RareTokens, Sample, ScalingLaw, ScalingMeasure, ScalingPlan, Scorer, Sweep, TargetGroup,
+    TokenFrequencies, WeightChange, WordRequest, WordStart, WordVocabulary, last_layer_states,
+    mean_activations, measure_scaling, sample_means, self_check,
 };
 use random_model::{D_MLP, random_model, random_tokens, zipf};
 use tch::{Device, Kind, Tensor};
@@ -77,11 +77,7 @@ fn words_are_scored_as_in_f64() -> Outcome<()> {
     for (d_vocab, spread) in CASES {
         let words = WordVocabulary::new(&tokenizer(d_vocab)?, 0, usize::try_from(d_vocab)?)?;
         let tokens = random_tokens(1, 8, d_vocab).remove(0);
-        let request = WordRequest {
-            tokens: tokens.clone(),
-            word: 5..7,
-            start: WordStart::Space,
-        };
+        let request = WordRequest::new(tokens.clone(), 5..7, WordStart::Space);
         for dtype in [Kind::Float, Kind::BFloat16, Kind::Half] {
             let model = random_model(d_vocab, spread, dtype, |_| ())?;
             let scorer = Scorer::new(&model, &words, 64)?;
@@ -119,11 +115,7 @@ fn interventions_are_scored_as_in_f64() -> Outcome<()> {
         let model = random_model(d_vocab, spread, Kind::Float, |_| ())?;
         let words = WordVocabulary::new(&tokenizer(d_vocab)?, 0, usize::try_from(d_vocab)?)?;
         let tokens = random_tokens(1, 8, d_vocab).remove(0);
-        let request = WordRequest {
-            tokens: tokens.clone(),
-            word: 5..6,
-            start: WordStart::Space,
-        };
+        let request = WordRequest::new(tokens.clone(), 5..6, WordStart::Space);
         let states = last_layer_states(&model, &[&tokens])?.remove(0);
         for few in [3, D_MLP] {
             let neurons = (0..few as usize).map(|neuron| NeuronId { layer: 0, neuron });
@@ -169,21 +161,11 @@ fn ablations_are_measured_as_in_f64() -> Outcome<()> {
         )?;
         let frequencies = TokenFrequencies::new(zipf(usize::try_from(d_vocab)?))?;
         for sums in [ExactSums::Kernel, ExactSums::Tensor] {
-            let plan = Plan {
-                neurons: vec![0, 1],
-                sequences: vec![0, 1],
-                dose: Dose::Mean,
-                semantics: Semantics::corrected(),
-                variants: Variants::default(),
-                ranks: false,
-                engine: EngineOptions {
-                    engine: Engine::Exact,
-                    exact: sums,
-                    ..EngineOptions::default()
-                },
-                batch: 2,
-                memory_budget: 64 << 20,
-            };
+            let exact = EngineOptions::default().with_engine(Engine::Exact);
+            let plan = Plan::new(vec![0, 1], vec![0, 1])
+                .with_engine(exact.with_exact(sums))
+                .with_batch(2)
+                .with_memory_budget(64 << 20);
             let check = self_check(&model, &sample, &frequencies, &[], plan)?;
             let what = format!("{d_vocab} tokens, spread {spread}, {sums:?}: {check:?}");
             close(check.worst(), 0.0, &what);
@@ -201,12 +183,9 @@ fn scaling_is_measured_as_in_f64() -> Outcome<()> {
     for ((d_vocab, spread), dtype) in cases {
         let tokens = usize::try_from(d_vocab)?;
         let (model, q) = (random_model(d_vocab, spread, dtype, |_| ())?, zipf(tokens));
-        let options = NullSpaceOptions {
-            top_k_percent: 1.0,
-            keep: Keep::Rank(10),
-            centred: true,
-            folded: true,
-        };
+        let options = NullSpaceOptions::default()
+            .with_top_k_percent(1.0)
+            .with_keep(Keep::Rank(10));
         let space = NullSpace::find(&model, &q, tokens, options)?;
 
         // What the frequencies point at, by plain sums over the vocabulary.
@@ -230,26 +209,16 @@ fn scaling_is_measured_as_in_f64() -> Outcome<()> {
             ("rows", space.row_change(rare.ids(), &strengths, None)?),
             ("neurons", space.neuron_change(&model, &[0, 3], None)?),
         ]
-        .map(|(name, change)| NamedChange {
-            name: name.to_owned(),
-            change,
-        });
+        .map(|(name, change)| NamedChange::new(name, change));
         let sequences = random_tokens(1, 7, d_vocab);
         let sample = Sample::new(sequences.clone(), &[0], tokens)?;
-        let plan = ScalingPlan {
-            sequences: vec![0],
-            factors: vec![1.5],
-            rare: rare.ids().to_vec(),
-            common: space.common().to_vec(),
-            batch: 1,
-            memory_budget: 64 << 20,
-        };
+        let (rare_tokens, common) = (rare.ids().to_vec(), space.common().to_vec());
+        let plan = ScalingPlan::new(vec![0], vec![1.5], rare_tokens, common);
         let effects = measure_scaling(&model, &sample, &changes, &plan, &|_| ())?;
         let states = last_layer_states(&model, &[&sequences[0]])?.remove(0);
         let clean = in_f64(&model, &states.resid, model.w_u())?;
         let rows = 3..6i64;
-        let rare_ids: Vec<i64> = rare.ids().iter().map(|&id| i64::from(id)).collect();
-        let rare_ids = Tensor::f_from_slice(&rare_ids)?;
+        let rare_ids = Tensor::f_from_slice(rare.ids())?;
         let sum = |t: Tensor| t.f_sum(Kind::Double)?.f_double_value(&[]);
         // Means over the rows of the loss, the mass of rare tokens, the entropy and the divergences from the clean prediction.
         let measures = |ln_probs: &Tensor| -> Outcome<Vec<(ScalingMeasure, f64)>> {
@@ -278,7 +247,7 @@ fn scaling_is_measured_as_in_f64() -> Outcome<()> {
             ])
         };
         let before = measures(&clean)?;
-        for (c, NamedChange { name, change }) in changes.iter().enumerate() {
+        for (c, NamedChange { name, change, .. }) in changes.iter().enumerate() {
             let after = scaled(&model, change, &states.resid, &states.activations)?;
             for ((measure, before), (_, after)) in before.iter().zip(measures(&after)?) {
                 let (all, n) = (TargetGroup::All, (rows.end - rows.start) as f64);
@@ -434,20 +403,10 @@ fn errors_of_means_are_over_documents() -> Outcome<()> {
     }
     // Means of a layer of another width are no means of this one.
     let frequencies = TokenFrequencies::new(zipf(4096))?;
-    let plan = Plan {
-        neurons: vec![0],
-        sequences: vec![0],
-        dose: Dose::Mean,
-        semantics: Semantics::corrected(),
-        variants: Variants::default(),
-        ranks: false,
-        engine: EngineOptions::default(),
-        batch: 2,
-        memory_budget: 64 << 20,
-    };
+    let plan = Plan::new(vec![0], vec![0]);
     let narrow = LayerMeans::default().with_neurons(0, vec![0.0; 3]);
     let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan)?.with_means(narrow);
-    let refused = sweep.run(&mut |_| Ok(()), &|_| ());
+    let refused = sweep.run();
     assert!(matches!(refused, Err(AblateError::NoSuchComponent { .. })));
     Ok(())
 }

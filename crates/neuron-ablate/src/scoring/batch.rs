@@ -220,11 +220,7 @@ mod tests {
     use crate::word_request::WordStart;
 
     fn request(tokens: &[i64], word: std::ops::Range<usize>) -> WordRequest {
-        WordRequest {
-            tokens: tokens.to_vec(),
-            word,
-            start: WordStart::Space,
-        }
+        WordRequest::new(tokens.to_vec(), word, WordStart::Space)
     }
 
     #[test]
