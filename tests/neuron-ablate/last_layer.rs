@@ -67,10 +67,12 @@ impl Setting {
                     .collect()
             })
             .collect();
+        let zipf: Vec<f64> = (1..=4096).map(|rank| 1.0 / f64::from(rank)).collect();
+        let sum: f64 = zipf.iter().sum();
         let rare: Vec<u32> = (2000..4000).collect();
         Ok(Self {
             sample: Sample::new(texts, &[0], 4096)?,
-            frequencies: TokenFrequencies::new((1..=4096).map(|i| 1.0 / f64::from(i)).collect())?,
+            frequencies: TokenFrequencies::new(zipf.iter().map(|q| q / sum).collect())?,
             band: TokenBand::new("rare", &rare, 4096)?,
         })
     }

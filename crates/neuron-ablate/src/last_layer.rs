@@ -45,7 +45,7 @@ pub(crate) type Forward<'a> = dyn Fn(&[&[i64]]) -> Result<Vec<LastLayerStates>, 
 /// let layer = LastLayer::new(readout, &w_out, 0, forward)?;
 ///
 /// let sample = Sample::new(vec![vec![0, 5, 6, 7, 8, 9, 10], vec![0, 11, 2, 3, 4, 5, 6]], &[0], 50)?;
-/// let frequencies = TokenFrequencies::new((1..=50).map(f64::from).map(|rank| 1.0 / rank).collect())?;
+/// let frequencies = TokenFrequencies::new((1..=50).map(|id| f64::from(id) / 1275.0).collect())?;
 /// let plan = Plan::new(vec![3, 17], vec![0, 1]);
 /// let effects = Sweep::of_last_layer(layer, &sample, &frequencies, vec![], plan)?.run()?;
 /// assert_eq!(effects.neurons[1].id().to_string(), "0.17");
