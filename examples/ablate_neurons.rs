@@ -5,8 +5,7 @@
 use std::{error::Error, path::Path};
 
 use neox_core::{LoadOptions, Model, Text};
-use neuron_ablate::{Dose, EngineOptions, Mean, Measure, Over, Plan, Sample, Semantics, Sweep};
-use neuron_ablate::{TokenFrequencies, Variant, Variants};
+use neuron_ablate::{Mean, Measure, Over, Plan, Sample, Sweep, TokenFrequencies, Variant};
 use surprisal_metrics::Bootstrap;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -25,20 +24,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Any positive distribution over the tokens will do: counts of a corpus, as a rule.
     let frequencies = TokenFrequencies::new(vec![1.0 / d_vocab as f64; d_vocab])?;
 
-    let plan = Plan {
-        neurons: vec![3, 105, 193],
-        sequences: (0..12).collect(),
-        dose: Dose::Mean,
-        semantics: Semantics::corrected(),
-        variants: Variants::default(),
-        ranks: false,
-        engine: EngineOptions::default(),
-        batch: 4,
-        memory_budget: 256 << 20,
-    };
+    let plan = Plan::new(vec![3, 105, 193], (0..12).collect()); // neurons of the last layer, documents
     let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan)?;
     let resamples = Bootstrap::default().resample(12)?;
-    for neuron in sweep.run(&mut |_| Ok(()), &|_| ())?.neurons {
+    for neuron in sweep.run()?.neurons {
         let (id, effects) = (neuron.id(), neuron.effects);
         let (total, loss, mean) = (Variant::Total, Measure::Loss, Mean::Absolute);
         let found = effects.interval(total, loss, mean, Over::All, &resamples)?;

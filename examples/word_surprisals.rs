@@ -42,8 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .surprisal_nats(WordForm::Corrected)
                 .map(|nats| Unit::Bits.from_nats(nats))
         };
-        let spelling = text.decode(&word.tokens[word.word.clone()])?;
-        println!("{}\t{:.3}\t{:.3}", spelling.trim(), bits(0)?, bits(1)?);
+        println!("{}\t{:.3}\t{:.3}", word.text, bits(0)?, bits(1)?);
     }
     Ok(())
 }

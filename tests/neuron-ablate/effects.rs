@@ -5,8 +5,8 @@ use std::{collections::HashSet, error::Error, path::Path};
 
 use neox_core::{LoadOptions, Model};
 use neuron_ablate::{
-    AblateError, Direction, Dose, EngineOptions, KlDirection, Mean, Measure, NeuronEffects, Over,
-    Plan, Sample, Semantics, Sweep, TokenBand, TokenFrequencies, Variant, Variants,
+    AblateError, Direction, KlDirection, Mean, Measure, NeuronEffects, Over, Plan, Sample, Sweep,
+    TokenBand, TokenFrequencies, Variant, Variants,
 };
 use surprisal_metrics::Bootstrap;
 
@@ -44,17 +44,10 @@ impl Setting {
     }
 
     fn sweep(&self, variants: Variants) -> Outcome<Sweep<'_>> {
-        let plan = Plan {
-            neurons: vec![193, 105],
-            sequences: vec![0, 4, 9],
-            dose: Dose::Mean,
-            semantics: Semantics::corrected(),
-            variants,
-            ranks: false,
-            engine: EngineOptions::default(),
-            batch: 4,
-            memory_budget: 64 << 20,
-        };
+        let plan = Plan::new(vec![193, 105], vec![0, 4, 9])
+            .with_variants(variants)
+            .with_batch(4)
+            .with_memory_budget(64 << 20);
         let (sample, bands) = (&self.sample, self.bands.clone());
         Ok(Sweep::new(
             &self.model,
@@ -67,7 +60,7 @@ impl Setting {
 }
 
 fn neurons(sweep: &Sweep<'_>) -> Outcome<Vec<NeuronEffects>> {
-    Ok(sweep.run(&mut |_| Ok(()), &|_| ())?.neurons)
+    Ok(sweep.run()?.neurons)
 }
 
 #[track_caller]
@@ -91,7 +84,7 @@ fn every_key_has_its_own_value() -> Outcome<()> {
     };
     let mut sums = vec![[0.0; 2]; keys().count()];
     let mut rows = 0;
-    let effects = sweep.run(
+    let effects = sweep.run_with(
         &mut |block| {
             let n_rows = block.rows.len();
             rows += n_rows;
@@ -153,10 +146,7 @@ fn every_key_has_its_own_value() -> Outcome<()> {
 #[test]
 fn what_was_not_measured_is_an_error() -> Outcome<()> {
     let setting = Setting::new()?;
-    let some = Variants {
-        frozen_ln: false,
-        ..Variants::default()
-    };
+    let some = Variants::default().with_frozen_ln(false);
     let sweep = setting.sweep(some)?;
     let of_neuron = &neurons(&sweep)?[0].effects;
     let third = Measure::BandKl(2, KlDirection::ModelFreq);
@@ -180,7 +170,7 @@ fn what_was_not_measured_is_an_error() -> Outcome<()> {
     not_measured(sweep.variant_name(Variant::FrozenBand(2)), "band 2");
     not_measured(sweep.measure_name(third), "band 2");
     let mut asked = 0;
-    sweep.run(
+    sweep.run_with(
         &mut |block| {
             not_measured(block.clean(third).map(Iterator::count), "BandKl");
             let after = block.ablated(Variant::FrozenLn, loss);

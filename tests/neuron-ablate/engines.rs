@@ -18,22 +18,18 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 /// Of every pair: by how much its measures change, `[variant][measure]`, and the bound on their error.
 type Table = Vec<(Vec<f64>, f64)>;
 
-const MOMENTS: EngineOptions = EngineOptions {
-    engine: Engine::Moments,
-    tolerance: 1e-6,
-    exact: ExactSums::Kernel,
-};
-const AUTO: EngineOptions = EngineOptions {
-    engine: Engine::Auto,
-    ..MOMENTS
-};
+fn moments(sums: ExactSums) -> EngineOptions {
+    exact(sums).with_engine(Engine::Moments)
+}
+
+fn auto_engine() -> EngineOptions {
+    exact(ExactSums::Kernel).with_engine(Engine::Auto)
+}
 
 fn exact(sums: ExactSums) -> EngineOptions {
-    EngineOptions {
-        engine: Engine::Exact,
-        exact: sums,
-        ..MOMENTS
-    }
+    EngineOptions::default()
+        .with_engine(Engine::Exact)
+        .with_exact(sums)
 }
 
 struct Case {
@@ -140,21 +136,18 @@ impl Case {
             self.frequencies.q().len(),
             self.model.config().intermediate_size,
         );
-        let plan = Plan {
-            neurons: (0..usize::try_from(d_mlp)?.min(self.neurons)).collect(),
-            sequences: vec![0, 1],
-            dose,
-            semantics: semantics.clone(),
-            variants,
-            ranks: false,
-            engine,
-            batch: 4,
-            memory_budget,
-        };
+        let neurons = 0..usize::try_from(d_mlp)?.min(self.neurons);
+        let plan = Plan::new(neurons.collect(), vec![0, 1])
+            .with_dose(dose)
+            .with_semantics(semantics.clone())
+            .with_variants(variants)
+            .with_engine(engine)
+            .with_batch(4)
+            .with_memory_budget(memory_budget);
         let bands = vec![TokenBand::new("band", &self.band, d_vocab)?];
         let sweep = Sweep::new(&self.model, &self.sample, &self.frequencies, bands, plan)?;
         let mut table = Table::new();
-        sweep.run(
+        sweep.run_with(
             &mut |block| {
                 let changes: Vec<f64> = block.changes().collect();
                 let pairs = changes.chunks(sweep.variants().len() * sweep.measures().len());
@@ -226,7 +219,7 @@ fn tensor_operations_are_within_1e_5_of_f64() -> Outcome<()> {
 fn moments_are_within_their_bound_on_every_pair() -> Outcome<()> {
     // Our own passes, and the path of a GPU on the CPU device.
     for exact in [ExactSums::Kernel, ExactSums::Tensor] {
-        let moments = EngineOptions { exact, ..MOMENTS };
+        let moments = moments(exact);
         for case in [Case::tiny_neox()?, Case::pythia_vocabulary()?] {
             for semantics in [
                 Semantics::corrected(),
@@ -246,7 +239,12 @@ fn moments_are_within_their_bound_on_every_pair() -> Outcome<()> {
 fn large_changes_never_slip_under_the_bound() -> Outcome<()> {
     for case in [Case::tiny_neox()?, Case::pythia_vocabulary()?] {
         for factor in [-1e4, -30.0, -4.0, 3.0, 10.0, 1e3] {
-            case.check(MOMENTS, &Semantics::corrected(), Dose::Scale(factor), 0.0)?;
+            case.check(
+                moments(ExactSums::Kernel),
+                &Semantics::corrected(),
+                Dose::Scale(factor),
+                0.0,
+            )?;
         }
     }
     Ok(())
@@ -259,14 +257,8 @@ fn the_bound_holds_where_bands_are_torn_apart() -> Outcome<()> {
         Semantics::corrected(),
         Semantics::liu2025(),
         Semantics::stolfo2024(),
-        Semantics {
-            outside_band: OutsideBand::Clean,
-            ..Semantics::corrected()
-        },
-        Semantics {
-            outside_band: OutsideBand::Ablated,
-            ..Semantics::liu2025()
-        },
+        Semantics::corrected().with_outside_band(OutsideBand::Clean),
+        Semantics::liu2025().with_outside_band(OutsideBand::Ablated),
     ];
     // Few likely tokens beside a band of many, many beside a band of few, both few.
     for (band, likely) in [(1024..2048, 1), (2008..2048, 1500), (2034..2048, 2)] {
@@ -274,7 +266,7 @@ fn the_bound_holds_where_bands_are_torn_apart() -> Outcome<()> {
         for semantics in &readings {
             for factor in [0.0, -3.0, 6.0] {
                 for exact in [ExactSums::Kernel, ExactSums::Tensor] {
-                    let moments = EngineOptions { exact, ..MOMENTS };
+                    let moments = moments(exact);
                     case.check(moments, semantics, Dose::Scale(factor), 0.0)?;
                 }
             }
@@ -291,21 +283,25 @@ fn auto_leaves_to_the_moments_what_they_can_do_and_nothing_else() -> Outcome<()>
         ..Case::tiny_neox()?
     };
     let semantics = Semantics::corrected();
-    let share = case.check(AUTO, &semantics, Dose::Mean, 1e-5)?;
+    let share = case.check(auto_engine(), &semantics, Dose::Mean, 1e-5)?;
     assert!(
         (0.2..0.9).contains(&share),
         "{share} of the pairs by moments"
     );
     let kernel = case.run(exact(ExactSums::Kernel), &semantics, Dose::Mean)?;
-    for (auto, kernel) in case.run(AUTO, &semantics, Dose::Mean)?.iter().zip(&kernel) {
-        assert!(auto.1 <= AUTO.tolerance);
+    for (auto, kernel) in case
+        .run(auto_engine(), &semantics, Dose::Mean)?
+        .iter()
+        .zip(&kernel)
+    {
+        assert!(auto.1 <= auto_engine().tolerance);
         assert!(
             auto.1 > 0.0 || auto.0 == kernel.0,
             "exact pairs are the kernel's to the bit"
         );
     }
     // Nothing changes: nothing is left for exact sums, and no measure moves.
-    let nothing = case.run(AUTO, &semantics, Dose::Scale(1.0))?;
+    let nothing = case.run(auto_engine(), &semantics, Dose::Scale(1.0))?;
     assert!(
         nothing
             .iter()
@@ -324,16 +320,12 @@ fn auto_uses_moments_only_where_they_pay() -> Outcome<()> {
             ..Case::tiny_neox()?
         };
         let semantics = Semantics::corrected();
-        let table = case.run_cut(AUTO, &semantics, dose, variants, 64 << 20)?;
+        let table = case.run_cut(auto_engine(), &semantics, dose, variants, 64 << 20)?;
         let by_moments = table.iter().filter(|(_, bound)| *bound > 0.0).count();
         Ok(by_moments as f64 / table.len() as f64)
     };
     let all = Variants::default();
-    let total = Variants {
-        frozen_ln: false,
-        frozen_all: false,
-        ..all
-    };
+    let total = all.with_frozen_ln(false).with_frozen_all(false);
     // Small changes, which moments can measure everywhere, pay for 256 neurons; 60 share too little for one base; 8 for any.
     let small = Dose::Scale(0.99);
     assert!(share(256, total, small)? > 0.9);
@@ -368,17 +360,9 @@ fn exact_sums_do_not_depend_on_how_the_work_is_cut() -> Outcome<()> {
 fn what_does_not_fit_the_sweep_is_refused() -> Outcome<()> {
     let case = Case::tiny_neox()?;
     let new = |bands: Vec<TokenBand>, tolerance: f64| {
-        let plan = Plan {
-            neurons: vec![0],
-            sequences: vec![0],
-            dose: Dose::Mean,
-            semantics: Semantics::corrected(),
-            variants: Variants::default(),
-            ranks: false,
-            engine: EngineOptions { tolerance, ..AUTO },
-            batch: 4,
-            memory_budget: 64 << 20,
-        };
+        let plan = Plan::new(vec![0], vec![0])
+            .with_engine(auto_engine().with_tolerance(tolerance))
+            .with_memory_budget(64 << 20);
         Sweep::new(&case.model, &case.sample, &case.frequencies, bands, plan).map(|_| ())
     };
     let d_vocab = case.frequencies.q().len();

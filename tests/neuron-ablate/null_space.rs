@@ -17,17 +17,13 @@ const N_TOKENS: usize = 4079;
 const W_U: Part = Part::Unembedding;
 const W_OUT: Part = Part::MlpOut(3);
 
-const LIU2025: NullSpaceOptions = NullSpaceOptions {
-    top_k_percent: 5.0,
-    keep: Keep::Variance(0.95),
-    centred: false,
-    folded: false,
-};
-const FOLDED: NullSpaceOptions = NullSpaceOptions {
-    centred: true,
-    folded: true,
-    ..LIU2025
-};
+fn liu2025() -> NullSpaceOptions {
+    folded().with_centred(false).with_folded(false)
+}
+
+fn folded() -> NullSpaceOptions {
+    NullSpaceOptions::default()
+}
 
 fn checkpoint() -> PathBuf {
     PathBuf::from(concat!(
@@ -75,7 +71,7 @@ fn scaling_laws_match_the_python_original() {
         frequencies(),
         golden("null-space.json"),
     );
-    let space = NullSpace::find(&model, &frequencies, D_VOCAB, LIU2025).unwrap();
+    let space = NullSpace::find(&model, &frequencies, D_VOCAB, liu2025()).unwrap();
     let rare = RareTokens::below_quantile(&frequencies, D_VOCAB, 0.25).unwrap();
     assert_eq!(space.common().len(), 204);
     for (name, law) in [
@@ -129,16 +125,10 @@ fn scaling_laws_match_the_python_original() {
 fn the_projector_is_one_and_spares_common_tokens() {
     let (model, frequencies) = (model(&checkpoint()), frequencies());
     for options in [
-        LIU2025,
-        FOLDED,
-        NullSpaceOptions {
-            keep: Keep::Rank(50),
-            ..FOLDED
-        },
-        NullSpaceOptions {
-            top_k_percent: 0.5,
-            ..LIU2025
-        },
+        liu2025(),
+        folded(),
+        folded().with_keep(Keep::Rank(50)),
+        liu2025().with_top_k_percent(0.5),
     ] {
         let space = NullSpace::find(&model, &frequencies, N_TOKENS, options).unwrap();
         let p = space.space().projector().unwrap();
@@ -177,7 +167,7 @@ fn the_projector_is_one_and_spares_common_tokens() {
 #[test]
 fn random_directions_have_the_size_of_what_they_stand_for() {
     let (model, frequencies) = (model(&checkpoint()), frequencies());
-    let space = NullSpace::find(&model, &frequencies, N_TOKENS, LIU2025).unwrap();
+    let space = NullSpace::find(&model, &frequencies, N_TOKENS, liu2025()).unwrap();
     let (random, other) = (space.random(7, 0).unwrap(), space.random(7, 1).unwrap());
     assert_eq!(random.dimension(), space.space().dimension());
     let same = |a: &Tensor, b: &Tensor| a.f_allclose(b, 1e-9, 1e-12, false).unwrap();
@@ -221,7 +211,7 @@ fn explicit(
     scaled: &Model,
     tokens: &[i64],
     positions: std::ops::Range<usize>,
-    rare: &[u32],
+    rare: &[i64],
 ) -> [f64; 8] {
     let predictions = |model: &Model| -> Vec<LnProbs> {
         let logits = model
@@ -295,7 +285,7 @@ fn measures_of_olmo2_are_those_of_a_checkpoint_with_changed_rows() {
     check_family(&dir, None);
     let model = model(&dir);
     let q = vec![1.0 / 384.0; 384];
-    let space = NullSpace::find(&model, &q, 384, FOLDED).unwrap();
+    let space = NullSpace::find(&model, &q, 384, folded()).unwrap();
     assert!(space.neuron_shares(&model).unwrap().len() > 9);
     let refused = space.neuron_change(&model, &[9], None).unwrap_err();
     assert!(refused.to_string().contains("a norm behind its MLPs"));
@@ -342,7 +332,7 @@ fn check_scaling(
         !sequence[1..].contains(&0),
         "the position filter would leave rows out"
     );
-    for options in [LIU2025, FOLDED] {
+    for options in [liu2025(), folded()] {
         let space = NullSpace::find(&model, frequencies, n_tokens, options).unwrap();
         let rare = RareTokens::below_quantile(frequencies, d_vocab, 0.25).unwrap();
         let rows = space
@@ -352,23 +342,18 @@ fn check_scaling(
                 None,
             )
             .unwrap();
-        let mut changes = vec![NamedChange {
-            name: "rows".into(),
-            change: rows,
-        }];
-        changes.extend(w_out.map(|_| NamedChange {
-            name: "neurons".into(),
-            change: space.neuron_change(&model, &[45, 19, 8], None).unwrap(),
+        let mut changes = vec![NamedChange::new("rows", rows)];
+        changes.extend(w_out.map(|_| {
+            NamedChange::new(
+                "neurons",
+                space.neuron_change(&model, &[45, 19, 8], None).unwrap(),
+            )
         }));
         let factors = vec![1.0, 4.0];
-        let plan = ScalingPlan {
-            sequences: vec![1],
-            factors,
-            rare: rare.ids().to_vec(),
-            common: space.common().to_vec(),
-            batch: 2,
-            memory_budget: 24 * d_vocab * 10,
-        };
+        let (rare_ids, common_ids) = (rare.ids().to_vec(), space.common().to_vec());
+        let plan = ScalingPlan::new(vec![1], factors, rare_ids, common_ids)
+            .with_batch(2)
+            .with_memory_budget(24 * d_vocab * 10);
         let effects = measure_scaling(&model, &sample, &changes, &plan, &|_| {}).unwrap();
         assert_eq!(effects.rows_in(TargetGroup::All), 36);
         let parts = [TargetGroup::Rare, TargetGroup::Common, TargetGroup::Between]
@@ -515,43 +500,34 @@ fn what_does_not_fit_is_refused() {
     let (model, frequencies) = (model(&checkpoint()), frequencies());
     let find = |options| NullSpace::find(&model, &frequencies, N_TOKENS, options).map(|_| ());
     assert!(matches!(
-        find(NullSpaceOptions {
-            keep: Keep::Rank(64),
-            ..LIU2025
-        }),
+        find(liu2025().with_keep(Keep::Rank(64))),
         Err(ScalingError::NoNullSpace { rank: 64, room: 64 })
     ));
     assert!(matches!(
-        find(NullSpaceOptions {
-            keep: Keep::Rank(65),
-            ..LIU2025
-        }),
+        find(liu2025().with_keep(Keep::Rank(65))),
         Err(ScalingError::Setting { name: "rank", .. })
     ));
     assert!(matches!(
-        find(NullSpaceOptions {
-            top_k_percent: 100.0,
-            ..LIU2025
-        }),
+        find(liu2025().with_top_k_percent(100.0)),
         Err(ScalingError::Setting {
             name: "top_k_percent",
             ..
         })
     ));
     assert!(matches!(
-        NullSpace::find(&model, &frequencies[1..], N_TOKENS, LIU2025),
+        NullSpace::find(&model, &frequencies[1..], N_TOKENS, liu2025()),
         Err(ScalingError::Vocabulary { .. })
     ));
     let mut broken = frequencies.clone();
     broken[7] = f64::NAN;
     assert!(matches!(
-        NullSpace::find(&model, &broken, N_TOKENS, LIU2025),
+        NullSpace::find(&model, &broken, N_TOKENS, liu2025()),
         Err(ScalingError::Setting {
             name: "frequencies",
             ..
         })
     ));
-    let space = NullSpace::find(&model, &frequencies, N_TOKENS, LIU2025).unwrap();
+    let space = NullSpace::find(&model, &frequencies, N_TOKENS, liu2025()).unwrap();
     // The logarithm of no frequency made everything NaN, which read as equal frequencies.
     for value in [0.0, -1.0, f64::NAN] {
         let mut broken = frequencies.clone();

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use neox_core::{LoadOptions, Model, NoHooks, Text, next_token_ln_probs};
 use neuron_ablate::{
-    Dose, EngineOptions, Intervention, Join, KlDirection, Measure, Plan, Sample, Scorer, Semantics,
-    Sweep, TokenFrequencies, Variants, WordRequest, WordVocabulary, self_check,
+    Intervention, Join, KlDirection, Measure, Plan, Sample, Scorer, Sweep, TokenFrequencies,
+    WordRequest, WordVocabulary, self_check,
 };
 use serde_json::Value;
 use surprisal_metrics::WordForm;
@@ -69,22 +69,12 @@ fn effects_match_f64() {
     let sample = Sample::new(tokens, &[0], counts.len()).unwrap();
     let golden = golden("ablation-f64.json");
     let rows: Vec<Vec<f64>> = serde_json::from_value(golden["rows"].clone()).unwrap();
-    let plan = Plan {
-        neurons: rows.iter().map(|row| row[0] as usize).collect(),
-        sequences: vec![0, 1, 2, 3],
-        dose: Dose::Mean,
-        semantics: Semantics::corrected(),
-        variants: Variants {
-            frozen_ln: true,
-            ..Variants::default()
-        },
-        ranks: false,
-        engine: EngineOptions::default(),
-        batch: 4,
-        memory_budget: 1 << 30,
-    };
+    let plan = Plan::new(
+        rows.iter().map(|row| row[0] as usize).collect(),
+        vec![0, 1, 2, 3],
+    );
     let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan.clone()).unwrap();
-    let effects = sweep.run(&mut |_| Ok(()), &|_| ()).unwrap();
+    let effects = sweep.run().unwrap();
     assert_eq!(effects.rows.kept, 1004);
     let measures = [
         Measure::Loss,
@@ -117,11 +107,7 @@ fn effects_match_f64() {
             }
         }
     }
-    let few = Plan {
-        neurons: plan.neurons[..2].to_vec(),
-        sequences: vec![0],
-        ..plan
-    };
+    let few = Plan::new(plan.neurons[..2].to_vec(), vec![0]);
     let worst = self_check(&model, &sample, &frequencies, &[], few)
         .unwrap()
         .worst();

@@ -3,13 +3,13 @@
 
 use std::path::PathBuf;
 
-use neox_core::{LoadOptions, Model, NoHooks, Text};
+use neox_core::{ForwardError, Hooks, LoadOptions, Model, NoHooks, Recorder, Site, Text};
 use neuron_ablate::{
     Intervention, InterventionError, InterventionHooks, Join, NeuronId, NeuronSite, Operation,
     ScoreError, Scorer, WordBoundary, WordRequest, WordScore, WordStart, WordVocabulary,
 };
 use surprisal_metrics::{MetricError, WordForm};
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 const LAYER: usize = 3;
 const EOS: i64 = 0;
@@ -100,11 +100,13 @@ fn words_match_wordsprobability() {
     for row in rows {
         let index =
             per_sentence[row[0].as_u64().unwrap() as usize] + row[1].as_u64().unwrap() as usize;
-        let word = tiny
-            .text
-            .decode(&requests[index].tokens[requests[index].word.clone()])
-            .unwrap();
-        assert_eq!(word.trim(), row[2].as_str().unwrap());
+        let sentence = &golden["sentences"][row[0].as_u64().unwrap() as usize];
+        let score = &scores[index][0];
+        assert_eq!(&*score.text, row[2].as_str().unwrap());
+        assert_eq!(
+            &sentence.as_str().unwrap()[score.span.clone()],
+            &*score.text
+        );
         for (form, expected) in [
             (WordForm::Corrected, &row[3]),
             (WordForm::Uncorrected, &row[4]),
@@ -195,6 +197,24 @@ fn all_kinds() -> Vec<Intervention> {
         ),
         at_post("scaled", &set, Operation::Scale(3.0)),
         at_post("clip", &set, Operation::Clip(vec![0.05; 5])),
+        at_post(
+            "clamp",
+            &set,
+            Operation::Clamp {
+                low: -0.02,
+                high: 0.05,
+            },
+        ),
+        Intervention::new(
+            "clamp-before",
+            NeuronSite::Pre,
+            neurons(&set),
+            Operation::Clamp {
+                low: 0.0,
+                high: f64::INFINITY,
+            },
+        )
+        .unwrap(),
         at_post("wide", &wide, Operation::Set(vec![0.0; 200])),
         Intervention::new("pre", NeuronSite::Pre, neurons(&set), Operation::Scale(0.5)).unwrap(),
         Intervention::new(
@@ -321,6 +341,14 @@ fn an_intervention_that_changes_nothing_changes_nothing() {
         Intervention::base(),
         at_post("scale by 1", &[3, 17], Operation::Scale(1.0)),
         at_post("clip far above", &[3, 17], Operation::Clip(vec![1e6; 2])),
+        at_post(
+            "clamp far away",
+            &[3, 17],
+            Operation::Clamp {
+                low: f64::NEG_INFINITY,
+                high: 1e6,
+            },
+        ),
         Intervention::new(
             "pre",
             NeuronSite::Pre,
@@ -557,11 +585,7 @@ fn long_texts_go_through_in_windows() {
 fn impossible_requests_are_errors() {
     let tiny = Tiny::load();
     let scorer = tiny.scorer(4096);
-    let request = |word| WordRequest {
-        tokens: vec![0, 5, 6],
-        word,
-        start: WordStart::Space,
-    };
+    let request = |word| WordRequest::new(vec![0, 5, 6], word, WordStart::Space);
     let score = |request, intervention| scorer.score(&[request], &[intervention]).unwrap_err();
     assert!(matches!(
         score(request(0..1), Intervention::base()),
@@ -585,11 +609,7 @@ fn impossible_requests_are_errors() {
         error,
         ScoreError::Intervention(InterventionError::NoSuchNeuron { .. })
     ));
-    let beyond = WordRequest {
-        tokens: vec![0, 4096],
-        word: 1..2,
-        start: WordStart::Space,
-    };
+    let beyond = WordRequest::new(vec![0, 4096], 1..2, WordStart::Space);
     assert!(matches!(
         score(beyond, Intervention::base()),
         ScoreError::Forward(_)
@@ -611,6 +631,8 @@ fn impossible_requests_are_errors() {
         ScoreError::NotFinite { .. }
     ));
     let no_pieces = WordScore {
+        text: "".into(),
+        span: 0..0,
         ln_probs: vec![],
         before: missing_boundary(),
         after: missing_boundary(),
@@ -648,4 +670,162 @@ fn words_that_share_a_context_keep_their_values() {
     let interventions = all_kinds();
     let scorer = tiny.scorer(4096);
     same_alone(&scorer, &requests, &interventions);
+}
+
+/// Multiplies what passes at a site, or some values of its last dimension.
+struct Times {
+    site: Site,
+    places: Option<Vec<i64>>,
+    factor: f64,
+}
+
+impl Hooks for Times {
+    fn wants(&self, site: Site) -> bool {
+        site == self.site
+    }
+
+    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
+        let Some(places) = &self.places else {
+            return value.f_mul_scalar(self.factor);
+        };
+        let places = Tensor::f_from_slice(places)?;
+        let new = value
+            .f_index_select(-1, &places)?
+            .f_mul_scalar(self.factor)?;
+        value.f_index_copy(-1, &places, &new)
+    }
+}
+
+/// Neurons scaled by a hook of one's own have the scores that the built-in operation gives them, of the last layer in closed form.
+#[test]
+fn a_hook_of_ones_own_says_what_the_operation_says() {
+    let tiny = Tiny::load();
+    let (requests, scorer) = (tiny.requests(), tiny.scorer(256));
+    let set = [3, 17, 42];
+    for layer in [1, 3] {
+        let neurons = set.map(|neuron| NeuronId { layer, neuron }).to_vec();
+        let scaled = Operation::Scale(-3.0);
+        let built_in = Intervention::new("scaled", NeuronSite::Post, neurons, scaled).unwrap();
+        let expected = scorer
+            .score(&requests, &[Intervention::base(), built_in])
+            .unwrap();
+        let mut hook = Times {
+            site: Site::MlpPost(layer),
+            places: Some(set.map(|neuron| neuron as i64).to_vec()),
+            factor: -3.0,
+        };
+        let found = scorer.score_with(&requests, &mut hook).unwrap();
+        let untouched = scorer.score_with(&requests, &mut NoHooks).unwrap();
+        assert_eq!(found.len(), requests.len());
+        for (i, expected) in expected.iter().enumerate() {
+            let name = format!("{layer}: {}", found[i].text);
+            assert_eq!(
+                (&found[i].text, &found[i].span),
+                (&requests[i].text, &requests[i].span)
+            );
+            assert_close(&untouched[i], &expected[0], 2e-5, &name);
+            assert_close(&found[i], &expected[1], 2e-5, &name);
+        }
+        let moved = |i: usize| (found[i].ln_probs[0] - untouched[i].ln_probs[0]).abs();
+        assert!((0..found.len()).any(|i| moved(i) > 1e-2));
+    }
+}
+
+/// Whatever the site, scores are those of a forward of the text alone that passes through the same hook.
+#[test]
+fn hooks_at_any_site_say_what_a_hooked_forward_says() {
+    let tiny = Tiny::load();
+    let requests = tiny.requests();
+    for site in [
+        Site::ResidPre(0),
+        Site::ResidMid(2),
+        Site::ResidPost(3),
+        Site::Pattern(1),
+        Site::HeadOut(0),
+        Site::MlpPre(3),
+        Site::LnFinalScale,
+        Site::Logits,
+    ] {
+        let mut hook = Times {
+            site,
+            places: None,
+            factor: 0.75,
+        };
+        let scores = tiny.scorer(64).score_with(&requests, &mut hook).unwrap();
+        for (request, score) in requests.iter().zip(&scores) {
+            let tokens = Tensor::from_slice(&request.tokens).view([1, -1]);
+            let logits = tiny.model.forward(&tokens, None, &mut hook).unwrap();
+            let ln_probs = logits.to_kind(Kind::Double).log_softmax(-1, Kind::Double);
+            for (piece, got) in request.word.clone().zip(&score.ln_probs) {
+                let expected = ln_probs.double_value(&[0, piece as i64 - 1, request.tokens[piece]]);
+                assert!(
+                    (got - expected).abs() < 2e-5,
+                    "{site}: {got} against {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hook_that_cannot_be_is_an_error() {
+    let tiny = Tiny::load();
+    let (requests, scorer) = (tiny.requests(), tiny.scorer(4096));
+    let nowhere = scorer.score_with(&requests, &mut Recorder::new([Site::MlpPost(4)]));
+    assert!(matches!(
+        nowhere,
+        Err(ScoreError::Forward(ForwardError::NoSite { .. }))
+    ));
+    let mut overflow = Times {
+        site: Site::ResidPost(3),
+        places: None,
+        factor: f64::NAN,
+    };
+    assert!(matches!(
+        scorer.score_with(&requests, &mut overflow),
+        Err(ScoreError::NotFinite { .. })
+    ));
+}
+
+/// A word knows how it is spelled, and where it stands, whatever the tokenizer made of it.
+#[test]
+fn words_know_their_text_and_span() {
+    let tiny = Tiny::load();
+    let spelled = |sentence: &str| -> Vec<String> {
+        let words = WordRequest::words_of(&tiny.text, EOS, sentence).unwrap();
+        let each = words.iter().map(|word| {
+            assert_eq!(&sentence[word.span.clone()], &*word.text);
+            word.text.to_string()
+        });
+        each.collect()
+    };
+    let sentence = " The naïve whale — 1,234 tons —  said: “reorganization”\n";
+    assert_eq!(
+        spelled(sentence).join("|"),
+        "The|naïve|whale|—|1,234|tons|—| |said:|“reorganization”" // the second of two spaces is a piece
+    );
+    assert_eq!(spelled(""), Vec::<String>::new());
+    let joint = |context, word, join| {
+        let request = WordRequest::joint(&tiny.text, Some(EOS), context, word, join).unwrap();
+        (request.text.to_string(), request.span)
+    };
+    assert_eq!(joint("the", "whale", Join::Space), ("whale".into(), 4..9));
+    assert_eq!(
+        joint("the ", " whale ", Join::AsIs),
+        ("whale".into(), 5..10)
+    );
+    assert_eq!(joint("un", "happy", Join::AsIs), ("happy".into(), 2..7));
+    let last = WordRequest::joint(
+        &tiny.text,
+        Some(EOS),
+        &"the ".repeat(40),
+        "whale",
+        Join::AsIs,
+    );
+    let last = last.unwrap();
+    assert_eq!(last.within(16, true).unwrap().span, last.span);
+    let vocabulary = WordVocabulary::new(&tiny.text, EOS, 4096).unwrap();
+    let id = |token| tiny.text.id(token).unwrap();
+    assert!(vocabulary.begins(id("Ġthe")) && !vocabulary.begins(id("the")));
+    assert!(![EOS, -1, 4096].into_iter().any(|id| vocabulary.begins(id)));
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use neox_core::{Hooks, LoadOptions, Model, Site};
 use neuron_ablate::{
     AblateError, Dose, Engine, EngineOptions, Mean, Measure, NestedSets, Over, Plan, Sample,
-    Semantics, SetEffects, Sweep, TokenBand, TokenFrequencies, Variant, Variants, activities,
-    last_layer_states, output_directions,
+    SetEffects, Sweep, TokenBand, TokenFrequencies, Variant, activities, last_layer_states,
+    output_directions,
 };
 use tch::{Kind, TchError, Tensor};
 
@@ -58,29 +58,17 @@ impl Setting {
     }
 
     fn sweep(&self, neurons: Vec<usize>, dose: Dose, memory_budget: usize) -> Sweep<'_> {
-        let plan = Plan {
-            neurons,
-            sequences: vec![0, 4, 9],
-            dose,
-            semantics: Semantics::corrected(),
-            variants: Variants::default(),
-            ranks: false,
-            engine: EngineOptions {
-                engine: Engine::Exact,
-                ..EngineOptions::default()
-            },
-            batch: 4,
-            memory_budget,
-        };
+        let plan = Plan::new(neurons, vec![0, 4, 9])
+            .with_dose(dose)
+            .with_engine(EngineOptions::default().with_engine(Engine::Exact))
+            .with_batch(4)
+            .with_memory_budget(memory_budget);
         let bands = vec![self.band.clone()];
         Sweep::new(&self.model, &self.sample, &self.frequencies, bands, plan).unwrap()
     }
 
     fn mean(&self, sweep: &Sweep<'_>) -> Vec<f64> {
-        sweep
-            .run(&mut |_| Ok(()), &|_| ())
-            .unwrap()
-            .mean_activations
+        sweep.run().unwrap().mean_activations
     }
 }
 
@@ -119,7 +107,7 @@ fn a_set_of_one_is_the_neuron() {
     let neurons = vec![193, 105, 3];
     for dose in DOSES {
         let sweep = setting.sweep(neurons.clone(), dose, 512 << 20);
-        let effects = sweep.run(&mut |_| Ok(()), &|_| ()).unwrap();
+        let effects = sweep.run().unwrap();
         let lists: Vec<NestedSets> = neurons.iter().map(|&n| list(&[n], &[1])).collect();
         let sets = sweep
             .run_sets(&lists, &[dose], &effects.mean_activations, &|_| ())

@@ -7,11 +7,11 @@ use std::error::Error;
 
 use neox_core::{Model, NoHooks, Text, next_token_ln_probs};
 use neuron_ablate::{
-    AblateError, Dose, Engine, EngineOptions, ExactSums, Intervention, Keep, LayerMeans, MeanOf,
+    AblateError, Engine, EngineOptions, ExactSums, Intervention, Keep, LayerMeans, MeanOf,
     MeanOver, NamedChange, NeuronId, NeuronSite, NullSpace, NullSpaceOptions, Operation, Plan,
-    RareTokens, Sample, ScalingLaw, ScalingMeasure, ScalingPlan, Scorer, Semantics, Sweep,
-    TargetGroup, TokenFrequencies, Variants, WeightChange, WordRequest, WordStart, WordVocabulary,
-    last_layer_states, mean_activations, measure_scaling, sample_means, self_check,
+    RareTokens, Sample, ScalingLaw, ScalingMeasure, ScalingPlan, Scorer, Sweep, TargetGroup,
+    TokenFrequencies, WeightChange, WordRequest, WordStart, WordVocabulary, last_layer_states,
+    mean_activations, measure_scaling, sample_means, self_check,
 };
 use random_model::{D_MLP, random_model, random_tokens, zipf};
 use tch::{Device, Kind, Tensor};
@@ -77,20 +77,17 @@ fn words_are_scored_as_in_f64() -> Outcome<()> {
     for (d_vocab, spread) in CASES {
         let words = WordVocabulary::new(&tokenizer(d_vocab)?, 0, usize::try_from(d_vocab)?)?;
         let tokens = random_tokens(1, 8, d_vocab).remove(0);
-        let request = WordRequest {
-            tokens: tokens.clone(),
-            word: 5..7,
-            start: WordStart::Space,
-        };
+        let request = WordRequest::new(tokens.clone(), 5..7, WordStart::Space);
         for dtype in [Kind::Float, Kind::BFloat16, Kind::Half] {
             let model = random_model(d_vocab, spread, dtype, |_| ())?;
             let scorer = Scorer::new(&model, &words, 64)?;
             let bare = Scorer::new(&model, &words, 64)?.without_boundaries();
+            let tensors = Scorer::new(&model, &words, 64)?.with_tensors()?;
             let batch = Tensor::f_from_slice(&tokens)?.f_view([1, -1])?;
             let resid = model.residual(&batch, None, &mut NoHooks)?.f_get(0)?;
             let expected = in_f64(&model, &resid, model.w_u())?;
             let what = format!("{d_vocab} tokens, spread {spread}, {dtype:?}");
-            for (scorer, boundaries) in [(scorer, true), (bare, false)] {
+            for (scorer, boundaries) in [(scorer, true), (tensors, true), (bare, false)] {
                 let found =
                     scorer.score(std::slice::from_ref(&request), &[Intervention::base()])?;
                 let found = &found[0][0];
@@ -112,18 +109,15 @@ fn words_are_scored_as_in_f64() -> Outcome<()> {
     Ok(())
 }
 
-/// An intervention on the last layer, which is read off the forward of the unchanged model.
+/// An intervention on the last layer, which is read off the forward of the unchanged model: its values, and how far they are from those
+/// of the unchanged model.
 #[test]
 fn interventions_are_scored_as_in_f64() -> Outcome<()> {
     for (d_vocab, spread) in CASES {
         let model = random_model(d_vocab, spread, Kind::Float, |_| ())?;
         let words = WordVocabulary::new(&tokenizer(d_vocab)?, 0, usize::try_from(d_vocab)?)?;
         let tokens = random_tokens(1, 8, d_vocab).remove(0);
-        let request = WordRequest {
-            tokens: tokens.clone(),
-            word: 5..6,
-            start: WordStart::Space,
-        };
+        let request = WordRequest::new(tokens.clone(), 5..6, WordStart::Space);
         let states = last_layer_states(&model, &[&tokens])?.remove(0);
         for few in [3, D_MLP] {
             let neurons = (0..few as usize).map(|neuron| NeuronId { layer: 0, neuron });
@@ -140,18 +134,30 @@ fn interventions_are_scored_as_in_f64() -> Outcome<()> {
                 .f_to_kind(Kind::Double)?;
             let resid = states.resid.f_add(&change.f_matmul(&w_out.f_tr()?)?)?;
             let expected = in_f64(&model, &resid, model.w_u())?;
+            let clean = in_f64(&model, &states.resid, model.w_u())?;
             let scorer = Scorer::new(&model, &words, 64)?;
-            let found = scorer.score(std::slice::from_ref(&request), &[set])?;
-            let what = format!("{d_vocab} tokens, spread {spread}, {few} neurons");
-            close(
-                found[0][0].ln_probs[0],
-                expected.f_double_value(&[4, tokens[5]])?,
-                &what,
-            );
-            let p = expected.f_get(5)?.f_exp()?;
-            let begins = p.f_slice(0, 2, None, 2)?.f_sum(Kind::Double)?;
-            let expected = begins.f_double_value(&[])?.ln();
-            close(found[0][0].after.ln_begins, expected, &what);
+            let tensors = Scorer::new(&model, &words, 64)?.with_tensors()?;
+            for (scorer, way) in [(scorer, "kernel"), (tensors, "tensors")] {
+                let both = [Intervention::base(), set.clone()];
+                let found = scorer.score(std::slice::from_ref(&request), &both)?;
+                let what = format!("{d_vocab} tokens, spread {spread}, {few} neurons, {way}");
+                let piece = |ln_probs: &Tensor| ln_probs.f_double_value(&[4, tokens[5]]);
+                let (of_base, of_set) = (found[0][0].ln_probs[0], found[0][1].ln_probs[0]);
+                close(of_set, piece(&expected)?, &what);
+                if way == "kernel" {
+                    let change = piece(&expected)? - piece(&clean)?;
+                    let off = (of_set - of_base - change).abs();
+                    let allowed = ALLOWED_CHANGE * change.abs().max(1.0);
+                    assert!(
+                        off <= allowed,
+                        "{what}: a change of {change} is off by {off:.1e}"
+                    );
+                }
+                let p = expected.f_get(5)?.f_exp()?;
+                let begins = p.f_slice(0, 2, None, 2)?.f_sum(Kind::Double)?;
+                let expected = begins.f_double_value(&[])?.ln();
+                close(found[0][1].after.ln_begins, expected, &what);
+            }
         }
     }
     Ok(())
@@ -169,21 +175,11 @@ fn ablations_are_measured_as_in_f64() -> Outcome<()> {
         )?;
         let frequencies = TokenFrequencies::new(zipf(usize::try_from(d_vocab)?))?;
         for sums in [ExactSums::Kernel, ExactSums::Tensor] {
-            let plan = Plan {
-                neurons: vec![0, 1],
-                sequences: vec![0, 1],
-                dose: Dose::Mean,
-                semantics: Semantics::corrected(),
-                variants: Variants::default(),
-                ranks: false,
-                engine: EngineOptions {
-                    engine: Engine::Exact,
-                    exact: sums,
-                    ..EngineOptions::default()
-                },
-                batch: 2,
-                memory_budget: 64 << 20,
-            };
+            let exact = EngineOptions::default().with_engine(Engine::Exact);
+            let plan = Plan::new(vec![0, 1], vec![0, 1])
+                .with_engine(exact.with_exact(sums))
+                .with_batch(2)
+                .with_memory_budget(64 << 20);
             let check = self_check(&model, &sample, &frequencies, &[], plan)?;
             let what = format!("{d_vocab} tokens, spread {spread}, {sums:?}: {check:?}");
             close(check.worst(), 0.0, &what);
@@ -201,12 +197,9 @@ fn scaling_is_measured_as_in_f64() -> Outcome<()> {
     for ((d_vocab, spread), dtype) in cases {
         let tokens = usize::try_from(d_vocab)?;
         let (model, q) = (random_model(d_vocab, spread, dtype, |_| ())?, zipf(tokens));
-        let options = NullSpaceOptions {
-            top_k_percent: 1.0,
-            keep: Keep::Rank(10),
-            centred: true,
-            folded: true,
-        };
+        let options = NullSpaceOptions::default()
+            .with_top_k_percent(1.0)
+            .with_keep(Keep::Rank(10));
         let space = NullSpace::find(&model, &q, tokens, options)?;
 
         // What the frequencies point at, by plain sums over the vocabulary.
@@ -230,26 +223,16 @@ fn scaling_is_measured_as_in_f64() -> Outcome<()> {
             ("rows", space.row_change(rare.ids(), &strengths, None)?),
             ("neurons", space.neuron_change(&model, &[0, 3], None)?),
         ]
-        .map(|(name, change)| NamedChange {
-            name: name.to_owned(),
-            change,
-        });
+        .map(|(name, change)| NamedChange::new(name, change));
         let sequences = random_tokens(1, 7, d_vocab);
         let sample = Sample::new(sequences.clone(), &[0], tokens)?;
-        let plan = ScalingPlan {
-            sequences: vec![0],
-            factors: vec![1.5],
-            rare: rare.ids().to_vec(),
-            common: space.common().to_vec(),
-            batch: 1,
-            memory_budget: 64 << 20,
-        };
+        let (rare_tokens, common) = (rare.ids().to_vec(), space.common().to_vec());
+        let plan = ScalingPlan::new(vec![0], vec![1.5], rare_tokens, common);
         let effects = measure_scaling(&model, &sample, &changes, &plan, &|_| ())?;
         let states = last_layer_states(&model, &[&sequences[0]])?.remove(0);
         let clean = in_f64(&model, &states.resid, model.w_u())?;
         let rows = 3..6i64;
-        let rare_ids: Vec<i64> = rare.ids().iter().map(|&id| i64::from(id)).collect();
-        let rare_ids = Tensor::f_from_slice(&rare_ids)?;
+        let rare_ids = Tensor::f_from_slice(rare.ids())?;
         let sum = |t: Tensor| t.f_sum(Kind::Double)?.f_double_value(&[]);
         // Means over the rows of the loss, the mass of rare tokens, the entropy and the divergences from the clean prediction.
         let measures = |ln_probs: &Tensor| -> Outcome<Vec<(ScalingMeasure, f64)>> {
@@ -278,7 +261,7 @@ fn scaling_is_measured_as_in_f64() -> Outcome<()> {
             ])
         };
         let before = measures(&clean)?;
-        for (c, NamedChange { name, change }) in changes.iter().enumerate() {
+        for (c, NamedChange { name, change, .. }) in changes.iter().enumerate() {
             let after = scaled(&model, change, &states.resid, &states.activations)?;
             for ((measure, before), (_, after)) in before.iter().zip(measures(&after)?) {
                 let (all, n) = (TargetGroup::All, (rows.end - rows.start) as f64);
@@ -434,20 +417,10 @@ fn errors_of_means_are_over_documents() -> Outcome<()> {
     }
     // Means of a layer of another width are no means of this one.
     let frequencies = TokenFrequencies::new(zipf(4096))?;
-    let plan = Plan {
-        neurons: vec![0],
-        sequences: vec![0],
-        dose: Dose::Mean,
-        semantics: Semantics::corrected(),
-        variants: Variants::default(),
-        ranks: false,
-        engine: EngineOptions::default(),
-        batch: 2,
-        memory_budget: 64 << 20,
-    };
+    let plan = Plan::new(vec![0], vec![0]);
     let narrow = LayerMeans::default().with_neurons(0, vec![0.0; 3]);
     let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan)?.with_means(narrow);
-    let refused = sweep.run(&mut |_| Ok(()), &|_| ());
+    let refused = sweep.run();
     assert!(matches!(refused, Err(AblateError::NoSuchComponent { .. })));
     Ok(())
 }

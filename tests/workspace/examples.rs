@@ -14,7 +14,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("ablate_neurons", "neuron 3.193: total effect 0."),
     ("long_tail", "word\tZipf\tcontexts\tthe first of them\n"),
     ("metrics", "FirstPiece: 2.000 bits\nCorrected: 3.152 bits\n"),
-    ("own_intervention", " nats per token ("),
+    ("own_intervention", " nats per word ("),
     (
         "record_activations",
         "residual stream after the last block: [1, ",

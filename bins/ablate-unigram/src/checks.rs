@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use job_inputs::{Loaded, revisions, source};
 use job_kit::{OutputDir, Progress, write_file};
 use neox_core::{AuditRow, Audited, audit as audit_checkpoints};
-use neuron_ablate::{NeuronId, Plan, SelfCheck, self_check as check, self_check_neurons};
+use neuron_ablate::{NeuronId, SelfCheck, self_check as check, self_check_neurons};
 
 use crate::{
     config::{AblateConfig, Components},
@@ -104,18 +104,10 @@ pub(crate) fn self_check(
     let (frequencies, bands) = job::frequencies(config, &loaded, &mut record)?;
     let Components { last, earlier, .. } = config.ablation.components(loaded.model.config())?;
     let few = |number: usize| number.div_ceil(8).max(1);
-    let plan = job::plan(config, &loaded.sample, last)?;
-    let plan = Plan {
-        neurons: plan
-            .neurons
-            .iter()
-            .step_by(few(plan.neurons.len()))
-            .copied()
-            .collect(),
-        sequences: plan.sequences[..1].to_vec(),
-        dose: neuron_ablate::Dose::Mean,
-        ..plan
-    };
+    let mut plan = job::plan(config, &loaded.sample, last)?.with_dose(neuron_ablate::Dose::Mean);
+    let step = few(plan.neurons.len());
+    plan.neurons = plan.neurons.into_iter().step_by(step).collect();
+    plan.sequences.truncate(1);
     let earlier: Vec<NeuronId> = earlier
         .iter()
         .step_by(few(earlier.len()))

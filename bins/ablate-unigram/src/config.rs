@@ -174,14 +174,13 @@ impl Default for SemanticsConfig {
 
 impl SemanticsConfig {
     pub(crate) fn to_options(&self) -> Semantics {
-        Semantics {
-            direction: self.direction,
-            outside_band: self.outside_band,
-            kl: self.kl,
-            frozen_kl: self.frozen_kl,
-            mean_activation: self.mean_activation,
-            band_token: self.band_token,
-        }
+        Semantics::corrected()
+            .with_direction(self.direction)
+            .with_outside_band(self.outside_band)
+            .with_kl(self.kl)
+            .with_frozen_kl(self.frozen_kl)
+            .with_mean_activation(self.mean_activation)
+            .with_band_token(self.band_token)
     }
 }
 
@@ -340,11 +339,10 @@ impl AblationConfig {
 
     pub(crate) fn variants(&self) -> Variants {
         let wanted = |name| self.variants.contains(&name);
-        Variants {
-            frozen_ln: wanted(VariantName::FrozenLn),
-            frozen_all: wanted(VariantName::FrozenAll),
-            frozen_bands: wanted(VariantName::FrozenBand),
-        }
+        Variants::total()
+            .with_frozen_ln(wanted(VariantName::FrozenLn))
+            .with_frozen_all(wanted(VariantName::FrozenAll))
+            .with_frozen_bands(wanted(VariantName::FrozenBand))
     }
 
     pub(crate) fn engine(&self) -> anyhow::Result<EngineOptions> {
@@ -354,11 +352,10 @@ impl AblationConfig {
                 self.tolerance
             );
         }
-        Ok(EngineOptions {
-            engine: self.engine,
-            tolerance: self.tolerance,
-            exact: self.exact_sums,
-        })
+        Ok(EngineOptions::default()
+            .with_engine(self.engine)
+            .with_tolerance(self.tolerance)
+            .with_exact(self.exact_sums))
     }
 }
 

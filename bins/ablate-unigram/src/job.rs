@@ -275,12 +275,12 @@ fn ablate(
     if !earlier.is_empty() {
         let layers: Vec<usize> = earlier.iter().map(|n| n.layer).collect();
         let progress = running_on(&sweep, "neurons before the last layer", &layers)?;
-        effects.extend(sweep.run_neurons(&earlier, &means, &mut write, &progress.hear())?);
+        effects.extend(sweep.run_neurons_with(&earlier, &means, &mut write, &progress.hear())?);
         engine.exact_pairs += progress.record("ablation_by_forwards", &mut record);
     }
     if in_closed_form {
         let progress = Progress::new("ablating", sweep.pairs()? as u64, "pairs");
-        let last = sweep.run(&mut write, &|tick| {
+        let last = sweep.run_with(&mut write, &|tick| {
             if let Tick::Pairs(more) = tick {
                 progress.inc(more as u64);
             }
@@ -472,15 +472,15 @@ pub(crate) fn plan(
     sample: &Sample,
     neurons: Vec<usize>,
 ) -> anyhow::Result<Plan> {
-    Ok(Plan {
-        neurons,
-        sequences: config.ablation.sequences.resolve(sample, config.seed),
-        dose: config.ablation.dose,
-        semantics: config.semantics.to_options(),
-        variants: config.ablation.variants(),
-        ranks: config.ablation.ranks,
-        engine: config.ablation.engine()?,
-        batch: config.ablation.batch,
-        memory_budget: mebibytes("ablation.memory_mib", config.ablation.memory_mib)?,
-    })
+    let ablation = &config.ablation;
+    let sequences = ablation.sequences.resolve(sample, config.seed);
+    let memory = mebibytes("ablation.memory_mib", ablation.memory_mib)?;
+    Ok(Plan::new(neurons, sequences)
+        .with_dose(ablation.dose)
+        .with_semantics(config.semantics.to_options())
+        .with_variants(ablation.variants())
+        .with_ranks(ablation.ranks)
+        .with_engine(ablation.engine()?)
+        .with_batch(ablation.batch)
+        .with_memory_budget(memory))
 }

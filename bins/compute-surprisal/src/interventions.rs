@@ -26,6 +26,8 @@ pub(crate) enum InterventionSpec {
     LayerMean,
     /// At most the mean activation over the corpus.
     Clip,
+    /// Limited to the range from the first to the second.
+    Clamp([f64; 2]),
     /// Activation 1.
     Full,
     /// Activation times a factor.
@@ -74,6 +76,7 @@ impl InterventionSpec {
             Self::Mean => "mean".into(),
             Self::LayerMean => "layer-mean".into(),
             Self::Clip => "clip".into(),
+            Self::Clamp([low, high]) => format!("clamp-{low}-to-{high}"),
             Self::Full => "full".into(),
             Self::Scaled(factor) => format!("scaled-{factor}"),
             Self::Random(controls) => format!("random-{}", controls.like.name()),
@@ -139,6 +142,7 @@ impl InterventionSpec {
         };
         let operation = match operation {
             Self::Scaled(_) => "scaled".to_owned(),
+            Self::Clamp(_) => "clamp".to_owned(),
             other => other.name(),
         };
         let is_control = self.controls().is_some();
@@ -180,6 +184,11 @@ impl InterventionSpec {
         match self {
             Self::Scaled(factor) if !factor.is_finite() => {
                 bail!("`scaled` has the factor {factor}, expected a finite number")
+            }
+            Self::Clamp([low, high]) if !(low <= high && low.is_finite() && high.is_finite()) => {
+                bail!(
+                    "`clamp` has the range {low} to {high}, expected two finite numbers, the lower one first"
+                )
             }
             Self::Random(controls) | Self::Matched(controls) => {
                 if matches!(
@@ -274,6 +283,10 @@ impl Sources<'_> {
             InterventionSpec::Full => Operation::Set(vec![1.0; neurons.len()]),
             InterventionSpec::Mean => Operation::Set(self.means(&name, &neurons)?),
             InterventionSpec::Clip => Operation::Clip(self.means(&name, &neurons)?),
+            InterventionSpec::Clamp([low, high]) => Operation::Clamp {
+                low: *low,
+                high: *high,
+            },
             InterventionSpec::LayerMean => Operation::LayerMean,
             InterventionSpec::Scaled(factor) => Operation::Scale(*factor),
             InterventionSpec::Base | InterventionSpec::Random(_) | InterventionSpec::Matched(_) => {
@@ -339,6 +352,9 @@ impl Sources<'_> {
         let towards = |id: NeuronId, activity: &Activity| match operation {
             InterventionSpec::Zero | InterventionSpec::Scaled(_) => 0.0,
             InterventionSpec::Full => 1.0,
+            InterventionSpec::Clamp([low, high]) => {
+                mean(id).unwrap_or(activity.mean).clamp(*low, *high)
+            }
             _ => mean(id).unwrap_or(activity.mean),
         };
         let of_layers = self.activities.iter().flat_map(|(&layer, found)| {

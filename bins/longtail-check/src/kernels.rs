@@ -7,7 +7,7 @@ use std::path::Path;
 use neox_core::Model;
 use neuron_ablate::{
     Dose, Engine, EngineOptions, ExactSums, NestedSets, Plan, Sample, Semantics, Sweep, TokenBand,
-    TokenFrequencies, Variants,
+    TokenFrequencies,
 };
 use tch::Kind;
 
@@ -45,11 +45,9 @@ struct Table {
 }
 
 fn options(engine: Engine, exact: ExactSums) -> EngineOptions {
-    EngineOptions {
-        engine,
-        exact,
-        ..EngineOptions::default()
-    }
+    EngineOptions::default()
+        .with_engine(engine)
+        .with_exact(exact)
 }
 
 /// What a sweep on the device takes by itself: on a GPU its own kernel.
@@ -93,17 +91,13 @@ impl Case {
         (engine, exact): (Engine, ExactSums),
         neurons: &[usize],
     ) -> anyhow::Result<Sweep<'_>> {
-        let plan = Plan {
-            neurons: neurons.to_vec(),
-            sequences: (0..self.sample.sequences().len()).collect(),
-            dose: Dose::Mean,
-            semantics: self.semantics.clone(),
-            variants: Variants::default(),
-            ranks: true,
-            engine: options(engine, exact),
-            batch: 4,
-            memory_budget: MEMORY,
-        };
+        let sequences = (0..self.sample.sequences().len()).collect();
+        let plan = Plan::new(neurons.to_vec(), sequences)
+            .with_semantics(self.semantics.clone())
+            .with_ranks(true)
+            .with_engine(options(engine, exact))
+            .with_batch(4)
+            .with_memory_budget(MEMORY);
         Ok(Sweep::new(
             &self.model,
             &self.sample,
@@ -120,7 +114,7 @@ impl Case {
             ranks: Vec::new(),
             mean: Vec::new(),
         };
-        let effects = self.sweep(engine, neurons)?.run(
+        let effects = self.sweep(engine, neurons)?.run_with(
             &mut |block| {
                 table.changes.extend(block.changes());
                 table.bounds.extend(block.bounds);

@@ -7,10 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use neuron_ablate::{
-    AblateError, Dose, EngineOptions, Plan, Sample, Semantics, Sweep, TokenBand, TokenFrequencies,
-    Variants,
-};
+use neuron_ablate::{AblateError, Plan, Sample, Sweep, TokenBand, TokenFrequencies};
 use tch::{Device, Kind, Tensor};
 
 use crate::machine::ask_driver;
@@ -128,24 +125,16 @@ fn share_of_budget(
     let model = models::load(&folder, setting.device, dtype)?;
     let sample = Sample::new(texts(count, length)?, &[EOS], D_VOCAB as usize)?;
     let rare: Vec<u32> = (D_VOCAB as u32 / 2..D_VOCAB as u32).collect();
-    let plan = Plan {
-        neurons: (0..shape.d_mlp as usize).collect(),
-        sequences: (0..count).collect(),
-        dose: Dose::Mean,
-        semantics: Semantics::corrected(),
-        variants: Variants::default(),
-        ranks: false,
-        engine: EngineOptions::default(),
-        batch: 4,
-        memory_budget: budget,
-    };
+    let plan = Plan::new((0..shape.d_mlp as usize).collect(), (0..count).collect())
+        .with_batch(4)
+        .with_memory_budget(budget);
     let bands = vec![TokenBand::new("rare", &rare, D_VOCAB as usize)?];
     let frequencies = TokenFrequencies::new(zipf())?;
     let sweep = Sweep::new(&model, &sample, &frequencies, bands, plan)?;
     let loaded = in_use(setting)?;
     let watch = Watch::start();
     let (started, mut pairs) = (Instant::now(), 0);
-    let ran = sweep.run(
+    let ran = sweep.run_with(
         &mut |block| {
             pairs += block.neurons.len() * block.rows.len();
             match started.elapsed() > ENOUGH {

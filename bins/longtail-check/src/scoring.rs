@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use neox_core::{Model, NoHooks, Text, next_token_ln_probs};
 use neuron_ablate::{
-    Intervention, Keep, NamedChange, NeuronId, NeuronSite, NullSpace, NullSpaceOptions, Operation,
+    Intervention, NamedChange, NeuronId, NeuronSite, NullSpace, NullSpaceOptions, Operation,
     RareTokens, Sample, ScalingLaw, ScalingMeasure, ScalingPlan, Scorer, TargetGroup, WordRequest,
     WordScore, WordStart, WordVocabulary, measure_scaling,
 };
@@ -53,11 +53,11 @@ pub(crate) fn requests(contexts: usize) -> anyhow::Result<Vec<WordRequest>> {
         let length = 6 + number * 7 % 28;
         for word in 0..4 {
             let pieces = &text[34 + word..][..1 + word % 2];
-            requests.push(WordRequest {
-                tokens: [&text[..length], pieces].concat(),
-                word: length..length + pieces.len(),
-                start: WordStart::Space,
-            });
+            requests.push(WordRequest::new(
+                [&text[..length], pieces].concat(),
+                length..length + pieces.len(),
+                WordStart::Space,
+            ));
         }
     }
     Ok(requests)
@@ -187,13 +187,8 @@ fn scaling(
 ) -> anyhow::Result<()> {
     let frequencies = zipf();
     let d_vocab = frequencies.len();
-    let options = NullSpaceOptions {
-        // Fewer than d_model: they leave a null space.
-        top_k_percent: 0.5,
-        keep: Keep::Variance(0.95),
-        centred: true,
-        folded: true,
-    };
+    // Fewer than d_model: they leave a null space.
+    let options = NullSpaceOptions::default().with_top_k_percent(0.5);
     let find = |model| NullSpace::find(model, &frequencies, d_vocab, options);
     let spaces = report.needed("the null space", || Ok((find(on_cpu)?, find(on_device)?)))?;
     let Some((of_cpu, of_device)) = spaces else {
@@ -227,22 +222,14 @@ fn scaling(
             let measured = |space: &NullSpace, model| {
                 let rare = RareTokens::below_quantile(&frequencies, d_vocab, 0.02)?;
                 let strengths = rare.strengths(ScalingLaw::Constant, 1e-10)?;
-                let named = |name: &str, change| NamedChange {
-                    name: name.to_owned(),
-                    change,
-                };
                 let changes = [
-                    named("rows", space.row_change(rare.ids(), &strengths, None)?),
-                    named("neurons", space.neuron_change(model, &[3, 16, 42], None)?),
+                    NamedChange::new("rows", space.row_change(rare.ids(), &strengths, None)?),
+                    NamedChange::new("neurons", space.neuron_change(model, &[3, 16, 42], None)?),
                 ];
-                let plan = ScalingPlan {
-                    sequences: vec![0, 1],
-                    factors: vec![0.5, 2.0],
-                    rare: rare.ids().to_vec(),
-                    common: space.common().to_vec(),
-                    batch: 4,
-                    memory_budget: 1 << 28,
-                };
+                let (rare, common) = (rare.ids().to_vec(), space.common().to_vec());
+                let plan = ScalingPlan::new(vec![0, 1], vec![0.5, 2.0], rare, common)
+                    .with_batch(4)
+                    .with_memory_budget(1 << 28);
                 let effects = measure_scaling(model, &sample, &changes, &plan, &|_| ())?;
                 let mut means = Vec::new();
                 for (change, factor) in [(0, 0), (0, 1), (1, 0), (1, 1)] {

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use neox_core::{Model, NoHooks, next_token_ln_probs};
 use neuron_ablate::{
-    AblateError, Dose, Engine, EngineOptions, Plan, Sample, Scorer, Semantics, Sweep, Tick,
-    TokenBand, TokenFrequencies, Variant, Variants, WordVocabulary, last_layer_states,
-    mean_activations,
+    AblateError, Engine, EngineOptions, Plan, Sample, Scorer, Semantics, Sweep, Tick, TokenBand,
+    TokenFrequencies, Variant, WordVocabulary, last_layer_states, mean_activations,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -211,7 +210,7 @@ fn sweeps(
     let chosen = [Variant::Total, Variant::FrozenBand(0)]
         .map(|variant| variants.iter().position(|other| *other == variant));
     let mut rows = 0;
-    compared.run(
+    compared.run_with(
         &mut |block| {
             rows = block.rows.len();
             let all: Vec<f64> = block.changes().collect();
@@ -229,6 +228,7 @@ fn sweeps(
         rows,
     };
     ours.changes.insert(shape.name.to_owned(), values);
+    drop(compared);
 
     let of = format!("{count} x {length} tokens");
     let mean = |_, _| ();
@@ -309,7 +309,7 @@ fn timed_sweep(sweep: &Sweep<'_>, limit: Duration) -> anyhow::Result<Swept> {
     let started = Instant::now();
     let (mut pairs, mut last) = (0, started);
     let first = Mutex::new(started);
-    let ran = sweep.run(
+    let ran = sweep.run_with(
         &mut |block| {
             pairs += block.neurons.len() * block.rows.len();
             last = Instant::now();
@@ -355,20 +355,10 @@ fn sweep<'a>(
     sequences: usize,
     memory: usize,
 ) -> anyhow::Result<Sweep<'a>> {
-    let plan = Plan {
-        neurons: neurons.collect(),
-        sequences: (0..sequences).collect(),
-        dose: Dose::Mean,
-        semantics: Semantics::corrected(),
-        variants: Variants::default(),
-        ranks: false,
-        engine: EngineOptions {
-            engine,
-            ..EngineOptions::default()
-        },
-        batch: BATCH,
-        memory_budget: memory,
-    };
+    let plan = Plan::new(neurons.collect(), (0..sequences).collect())
+        .with_engine(EngineOptions::default().with_engine(engine))
+        .with_batch(BATCH)
+        .with_memory_budget(memory);
     let bands = vec![TokenBand::new("band", &band(), D_VOCAB as usize)?];
     Ok(Sweep::new(
         model,

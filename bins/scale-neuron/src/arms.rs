@@ -114,10 +114,7 @@ impl Arms {
             None => &mut self.changes,
             Some(_) => &mut self.controls,
         };
-        changes.push(NamedChange {
-            name: arm.name(),
-            change,
-        });
+        changes.push(NamedChange::new(arm.name(), change));
         self.arms.push(arm);
     }
 

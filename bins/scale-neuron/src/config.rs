@@ -272,12 +272,11 @@ impl ScalingConfig {
             Keep::Variance(self.variance.unwrap_or(DEFAULT_VARIANCE)),
             Keep::Rank,
         );
-        NullSpaceOptions {
-            top_k_percent: self.top_k_percent,
-            keep,
-            centred: self.centred,
-            folded: self.folded,
-        }
+        NullSpaceOptions::default()
+            .with_top_k_percent(self.top_k_percent)
+            .with_keep(keep)
+            .with_centred(self.centred)
+            .with_folded(self.folded)
     }
 
     pub(crate) fn rare(&self, vocabulary: &Vocabulary) -> anyhow::Result<RareTokens> {

@@ -148,14 +148,11 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     if clusters < MIN_GROUPS {
         record.warn(format!("the measured sequences are of {clusters} documents, so there are no intervals: they need {MIN_GROUPS} at least (`evaluation.sequences`)"));
     }
-    let mut plan = ScalingPlan {
-        sequences,
-        factors: factors.clone(),
-        rare: rare.ids().to_vec(),
-        common: space.common().to_vec(),
-        batch: config.evaluation.batch,
-        memory_budget: mebibytes("evaluation.memory_mib", config.evaluation.memory_mib)?,
-    };
+    let (rare_ids, common_ids) = (rare.ids().to_vec(), space.common().to_vec());
+    let memory = mebibytes("evaluation.memory_mib", config.evaluation.memory_mib)?;
+    let mut plan = ScalingPlan::new(sequences, factors.clone(), rare_ids, common_ids)
+        .with_batch(config.evaluation.batch)
+        .with_memory_budget(memory);
     let rows = sample.rows(&plan.sequences)?.0.len() as u64;
     let control_factors = config.control_factors(&factors);
     let twice = 1 + u64::from(!arms.controls.is_empty());

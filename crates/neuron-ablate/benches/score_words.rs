@@ -65,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 ..*n
             });
             interventions.push(Intervention::new(
-                &format!("scaled-{i}"),
+                format!("scaled-{i}"),
                 NeuronSite::Post,
                 neurons.collect(),
                 Operation::Scale(2.0),

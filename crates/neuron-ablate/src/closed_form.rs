@@ -48,10 +48,14 @@ impl Unembedding {
     ///
     /// # Errors
     /// - [`AblateError::Torch`] if libtorch fails
-    pub fn new(readout: Readout, order: &[u32], device: Device) -> Result<Self, AblateError> {
+    pub fn new(
+        readout: Readout,
+        order: &[impl Copy + Into<i64>],
+        device: Device,
+    ) -> Result<Self, AblateError> {
         let there = |t: &Tensor, kind| t.f_to_device(device)?.f_to_kind(kind);
         let beta = there(readout.beta(), Kind::Float)?;
-        let order: Vec<i64> = order.iter().map(|&t| i64::from(t)).collect();
+        let order: Vec<i64> = order.iter().map(|&t| t.into()).collect();
         let order = Tensor::f_from_slice(&order)?.f_to_device(device)?;
         let mut w_u = there(readout.w_u(), Kind::Float)?.f_index_select(0, &order)?;
         // In tiles and in place: `W_U` is the largest thing here.
@@ -62,11 +66,16 @@ impl Unembedding {
         }
         let mean = sum.f_div_scalar(d_vocab as f64)?.f_to_kind(Kind::Float)?;
         let _ = w_u.f_sub_(&mean)?;
-        let b = Vec::try_from(&w_u.f_mv(&beta)?.f_to_device(Device::Cpu)?)?;
+        let mut b = w_u.f_mv(&beta)?;
+        if let Some(bias) = readout.bias() {
+            let bias = there(bias, Kind::Float)?.f_index_select(0, &order)?;
+            b = b.f_add(&bias.f_sub(&bias.f_mean(Kind::Float)?)?)?;
+        }
+        let b = Vec::try_from(&b.f_to_device(Device::Cpu)?)?;
         Ok(Self { readout, w_u, b })
     }
 
-    /// `b = W_U beta`, `[d_vocab]`, in the order of the vocabulary layout.
+    /// `b = W_U beta`, and the bias of the logits where there is one, `[d_vocab]`, centred and in the order of the vocabulary layout.
     pub fn b(&self) -> &[f32] {
         &self.b
     }

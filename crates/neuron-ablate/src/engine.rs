@@ -49,6 +49,7 @@ pub enum ExactSums {
 
 /// The engine of a sweep and its settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct EngineOptions {
     /// Which sums.
     pub engine: Engine,
@@ -69,6 +70,24 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
+    /// With another [`engine`](Self::engine).
+    #[must_use]
+    pub fn with_engine(self, engine: Engine) -> Self {
+        Self { engine, ..self }
+    }
+
+    /// With another [`tolerance`](Self::tolerance).
+    #[must_use]
+    pub fn with_tolerance(self, tolerance: f64) -> Self {
+        Self { tolerance, ..self }
+    }
+
+    /// With another [`exact`](Self::exact).
+    #[must_use]
+    pub fn with_exact(self, exact: ExactSums) -> Self {
+        Self { exact, ..self }
+    }
+
     /// Where the closed form is computed, for a model on `device`.
     pub(crate) fn device(&self, device: Device) -> Device {
         match self.exact {

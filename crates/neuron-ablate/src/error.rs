@@ -134,6 +134,30 @@ pub enum AblateError {
         /// Where in the list, from 0.
         places: [usize; 2],
     },
+    /// A tensor of another shape than the others ask for.
+    #[error("shape of {what}: {found:?}, expected {expected:?}")]
+    Shape {
+        /// What the tensor is.
+        what: &'static str,
+        /// Its shape.
+        found: Vec<i64>,
+        /// What would do.
+        expected: Vec<i64>,
+    },
+    /// The forward of a model that is not ours failed.
+    #[error("the forward that was given with the last layer failed")]
+    OwnForward {
+        /// Its error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Something needs the whole model, and there is its last layer alone.
+    #[error(
+        "{what} needs the whole model, and there is its last layer alone: give a model of ours (`Sweep::new`, `Scorer::new`)"
+    )]
+    LastLayerOnly {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// A token id is not a row of the embedding.
     #[error(
         "token id {token} at sequence {sequence}, position {pos} is beyond the model's vocabulary of {d_vocab}"

@@ -202,11 +202,16 @@ impl TokenBand {
     ///
     /// # Errors
     /// - [`AblateError::Band`] if there are none, or one is not below `d_vocab`
-    pub fn new(name: impl Into<String>, ids: &[u32], d_vocab: usize) -> Result<Self, AblateError> {
+    pub fn new(
+        name: impl Into<String>,
+        ids: &[impl Copy + Into<i64>],
+        d_vocab: usize,
+    ) -> Result<Self, AblateError> {
         let name = name.into();
         let mut mask = vec![false; d_vocab];
         for &id in ids {
-            match mask.get_mut(id as usize) {
+            let id: i64 = id.into();
+            match usize::try_from(id).ok().and_then(|id| mask.get_mut(id)) {
                 Some(slot) => *slot = true,
                 None => {
                     return Err(AblateError::Band {

@@ -69,6 +69,28 @@ pub enum InterventionError {
         /// The value.
         value: f64,
     },
+    /// What a last layer alone cannot be asked for.
+    #[error(
+        "intervention `{name}` is not after the activation function of layer {layer}, and of this model there is that layer alone"
+    )]
+    LastLayerOnly {
+        /// The intervention.
+        name: String,
+        /// The layer that there is.
+        layer: usize,
+    },
+    /// Bounds between which no finite number is.
+    #[error(
+        "intervention `{name}` clamps to {low} to {high}: expected two numbers, the lower one first, of which only the far ends may be infinite"
+    )]
+    Range {
+        /// The intervention.
+        name: String,
+        /// The lower bound.
+        low: f64,
+        /// The upper bound.
+        high: f64,
+    },
 }
 
 /// Where activations are replaced.
@@ -84,6 +106,7 @@ pub enum NeuronSite {
 
 /// What the activation `a` of a neuron becomes.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Operation {
     /// A fixed value per neuron: 0 for zero ablation, the corpus mean for mean ablation, 1 for `full`.
     Set(Vec<f64>),
@@ -94,6 +117,13 @@ pub enum Operation {
     Scale(f64),
     /// At most a ceiling per neuron, `min(a, ceiling)`.
     Clip(Vec<f64>),
+    /// Limited to a range, the same for all neurons: `max(low, min(a, high))`.
+    Clamp {
+        /// The least value; negative infinity for none.
+        low: f64,
+        /// The greatest value; infinity for none.
+        high: f64,
+    },
 }
 
 /// A named operation on a set of neurons.
@@ -132,6 +162,7 @@ impl Intervention {
     /// - [`InterventionError::Twice`] if a neuron is repeated
     /// - [`InterventionError::Values`] if the operation has not one value per neuron
     /// - [`InterventionError::NotFinite`] for a value or factor that is NaN or infinite
+    /// - [`InterventionError::Range`] for bounds of a clamp that are NaN, in the wrong order, or leave no finite value
     pub fn new(
         name: impl Into<String>,
         site: NeuronSite,
@@ -150,10 +181,15 @@ impl Intervention {
         let values = match &operation {
             Operation::Set(values) | Operation::Clip(values) => values.as_slice(),
             Operation::Scale(factor) => std::slice::from_ref(factor),
-            Operation::LayerMean => &[],
+            Operation::LayerMean | Operation::Clamp { .. } => &[],
         };
         if let Some(&value) = values.iter().find(|value| !value.is_finite()) {
             return Err(InterventionError::NotFinite { name, value });
+        }
+        if let Operation::Clamp { low, high } = operation
+            && !(low <= high && low < f64::INFINITY && high > f64::NEG_INFINITY)
+        {
+            return Err(InterventionError::Range { name, low, high });
         }
         match &operation {
             Operation::Set(values) | Operation::Clip(values) if values.len() != neurons.len() => {
@@ -210,6 +246,24 @@ impl Intervention {
         }
     }
 
+    /// The same for a model of which there is the last layer alone, of `d_mlp` neurons.
+    pub(crate) fn check_last(&self, layer: usize, d_mlp: usize) -> Result<(), InterventionError> {
+        let name = self.name.clone();
+        let on_site = self.site == NeuronSite::Post && self.only_in(layer);
+        if !(on_site || self.neurons.is_empty()) {
+            return Err(InterventionError::LastLayerOnly { name, layer });
+        }
+        match self.neurons.iter().find(|n| n.neuron >= d_mlp) {
+            None => Ok(()),
+            Some(&neuron) => Err(InterventionError::NoSuchNeuron {
+                name,
+                neuron,
+                last_layer: layer,
+                d_mlp,
+            }),
+        }
+    }
+
     /// Whether all neurons are in `layer`.
     pub(crate) fn only_in(&self, layer: usize) -> bool {
         self.neurons.iter().all(|n| n.layer == layer)
@@ -235,6 +289,7 @@ impl Intervention {
             Operation::LayerMean => LayerOperation::LayerMean,
             Operation::Scale(factor) => LayerOperation::Scale(*factor),
             Operation::Clip(all) => LayerOperation::Clip(values(all)?),
+            Operation::Clamp { low, high } => LayerOperation::Clamp(*low, *high),
         };
         let index: Vec<i64> = places
             .iter()
@@ -261,6 +316,7 @@ enum LayerOperation {
     LayerMean,
     Scale(f64),
     Clip(Tensor),
+    Clamp(f64, f64),
 }
 
 impl LayerPart {
@@ -278,6 +334,7 @@ impl LayerPart {
                 .f_expand_as(&chosen),
             LayerOperation::Scale(factor) => chosen.f_mul_scalar(*factor),
             LayerOperation::Clip(ceiling) => chosen.f_minimum(ceiling),
+            LayerOperation::Clamp(low, high) => chosen.f_clamp(*low, *high),
         }
     }
 }
@@ -373,6 +430,23 @@ mod tests {
                 new(vec![neuron], broken),
                 Err(InterventionError::NotFinite { .. })
             ));
+        }
+        let (up, down) = (f64::INFINITY, f64::NEG_INFINITY);
+        for (low, high) in [
+            (0.5, 0.25),
+            (f64::NAN, 1.0),
+            (0.0, f64::NAN),
+            (up, up),
+            (down, down),
+        ] {
+            let refused = new(vec![neuron], Operation::Clamp { low, high });
+            assert!(
+                matches!(refused, Err(InterventionError::Range { .. })),
+                "{low} to {high}"
+            );
+        }
+        for (low, high) in [(0.25, 0.25), (-1.0, up), (down, 0.0), (down, up)] {
+            assert!(new(vec![neuron], Operation::Clamp { low, high }).is_ok());
         }
         assert!(matches!(
             new(vec![neuron], Operation::Set(vec![])),

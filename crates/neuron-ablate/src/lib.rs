@@ -8,9 +8,7 @@
 //!
 //! ```
 //! use neox_core::{LoadOptions, Model};
-//! use neuron_ablate::{
-//!     Dose, EngineOptions, Measure, Plan, Sample, Semantics, Sweep, TokenFrequencies, Variant, Variants,
-//! };
+//! use neuron_ablate::{Measure, Plan, Sample, Sweep, TokenFrequencies, Variant};
 //!
 //! # let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox/step4000"));
 //! # if !folder.exists() { return Ok(()); } // the crate without its repository
@@ -19,22 +17,15 @@
 //! let texts = vec![vec![0, 259, 1042, 17, 300], vec![0, 12, 77, 2000, 5]]; // token ids, 0 is BOS
 //! let sample = Sample::new(texts, &[0], d_vocab)?;
 //! let frequencies = TokenFrequencies::new(vec![1.0 / d_vocab as f64; d_vocab])?;
-//! let plan = Plan {
-//!     neurons: vec![3, 105],
-//!     sequences: vec![0, 1],
-//!     dose: Dose::Mean,
-//!     semantics: Semantics::corrected(),
-//!     variants: Variants::default(),
-//!     ranks: false,
-//!     engine: EngineOptions::default(),
-//!     batch: 2,
-//!     memory_budget: 256 << 20,
-//! };
-//! let effects = Sweep::new(&model, &sample, &frequencies, vec![], plan)?.run(&mut |_| Ok(()), &|_| ())?;
+//! let plan = Plan::new(vec![3, 105], vec![0, 1]); // neurons of the last layer, places in the sample
+//! let effects = Sweep::new(&model, &sample, &frequencies, vec![], plan)?.run()?;
 //! let loss = effects.neurons[0].effects.change(Variant::Total, Measure::Loss)?;
 //! assert!(loss.mean_abs > 0.0); // nats
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Token ids are `i64` here and in `neox-core`, as tensors hold them; tokenizers and the crates of corpora have `u32`, which what takes
+//! a band ([`TokenBand::new`], [`RareTokens::of_band`]) takes too.
 //!
 //! Threads: a `Sweep` and a `Scorer` borrow the model, which is not `Sync`, and so stay on its thread; they use all cores themselves.
 //!
@@ -50,6 +41,7 @@ mod error;
 mod frequency;
 mod interventions;
 mod keys;
+mod last_layer;
 mod means;
 mod mlp_write;
 mod null_space;
@@ -84,6 +76,7 @@ pub use frequency::{TokenBand, TokenFrequencies};
 pub use interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronSite, Operation,
 };
+pub use last_layer::LastLayer;
 pub use means::{MeanOf, Means, SampleMeans, layer_means, mean_activations, sample_means};
 pub use mlp_write::{output_directions, output_norms};
 pub use neuron_id::NeuronId;

@@ -7,6 +7,7 @@ use tch::{Kind, TchError, Tensor};
 
 use crate::{
     AblateError, LayerMeans, MeanOver, Sample,
+    last_layer::Forward,
     states::{captured, in_f32, last_layer, same_length_batches},
 };
 
@@ -169,6 +170,51 @@ pub fn sample_means(
         return Ok(vec![]);
     }
     let sites: Vec<Site> = of.iter().map(|of| of.site()).collect();
+    let values = |texts: &[&[i64]]| -> Result<Vec<Tensor>, AblateError> {
+        let captured = captured(model, texts, &sites)?;
+        let values = sites.iter().map(|site| Ok(in_f32(captured.at(*site)?)?));
+        values.collect()
+    };
+    means_of(&values, sample, sequences, of, batch, progress)
+}
+
+/// As [`mean_activations`], by a forward that is not our model's.
+pub(crate) fn mean_activations_of(
+    forward: &Forward<'_>,
+    sample: &Sample,
+    over: MeanOver,
+    batch: usize,
+    progress: &dyn Fn(usize, usize),
+) -> Result<Vec<f64>, AblateError> {
+    let all: Vec<usize> = (0..sample.sequences().len()).collect();
+    let values = |texts: &[&[i64]]| {
+        let states = forward(texts)?;
+        let activations: Vec<&Tensor> = states.iter().map(|states| &states.activations).collect();
+        Ok(vec![Tensor::f_stack(&activations, 0)?])
+    };
+    let means = means_of(
+        &values,
+        sample,
+        &all,
+        &[MeanOf::Neurons(0)],
+        batch,
+        progress,
+    )?;
+    Ok(means[0].over(over)?.mean.clone())
+}
+
+/// What is averaged, of texts of one length: `[batch, pos, width]` for each of several things, f32 on the CPU.
+type Values<'a> = dyn Fn(&[&[i64]]) -> Result<Vec<Tensor>, AblateError> + 'a;
+
+/// Means of what `values` says of each of `of`.
+fn means_of(
+    values: &Values<'_>,
+    sample: &Sample,
+    sequences: &[usize],
+    of: &[MeanOf],
+    batch: usize,
+    progress: &dyn Fn(usize, usize),
+) -> Result<Vec<SampleMeans>, AblateError> {
     let mut sums: Vec<[Sums; 3]> = of.iter().map(|_| Default::default()).collect();
     let mut done = 0;
     let clusters = sample.clusters(sequences);
@@ -179,9 +225,7 @@ pub fn sample_means(
             .iter()
             .map(|&i| sample.sequences()[i].as_slice())
             .collect();
-        let captured = captured(model, &tokens, &sites)?;
-        let values = sites.iter().map(|site| in_f32(captured.at(*site)?));
-        let values = values.collect::<Result<Vec<_>, _>>()?;
+        let values = values(&tokens)?;
         for (i, (tokens, cluster)) in tokens.iter().zip(&mut clusters).enumerate() {
             let classes = Classes::of(sample, tokens);
             for (sums, values) in sums.iter_mut().zip(&values) {

@@ -45,28 +45,32 @@ impl MlpWrite {
         Self::of_layer(model, last_layer(model))
     }
 
-    pub(crate) fn of_layer(model: &Model, layer: usize) -> Result<Self, AblateError> {
-        let w_out = host(model.w_out(layer)?)?.f_tr()?.f_contiguous()?;
-        let norm = match model.norm_after_mlp(layer)? {
-            Some(norm) => {
-                let norm = NormTerms::new(norm)?;
-                Some(NormBehindMlp {
-                    w_c: norm.seen(&w_out)?,
-                    norm,
-                    w_out: w_out.shallow_clone(),
-                    b_out: model.b_out(layer)?.map(host).transpose()?,
-                })
-            }
-            None => None,
-        };
-        let directions = match &norm {
-            Some(norm) => norm.w_c.f_mul(&norm.norm.gamma)?,
-            None => w_out.shallow_clone(),
-        };
+    /// Output weights, `[d_model, d_mlp]`, that nothing stands behind.
+    pub(crate) fn direct(w_out: &Tensor) -> Result<Self, AblateError> {
+        let w_out = host(w_out)?.f_tr()?.f_contiguous()?;
         Ok(Self {
+            directions: w_out.shallow_clone(),
             w_out,
-            directions,
-            norm,
+            norm: None,
+        })
+    }
+
+    pub(crate) fn of_layer(model: &Model, layer: usize) -> Result<Self, AblateError> {
+        let direct = Self::direct(model.w_out(layer)?)?;
+        let Some(norm) = model.norm_after_mlp(layer)? else {
+            return Ok(direct);
+        };
+        let (norm, w_out) = (NormTerms::new(norm)?, direct.w_out);
+        let w_c = norm.seen(&w_out)?;
+        Ok(Self {
+            directions: w_c.f_mul(&norm.gamma)?,
+            norm: Some(NormBehindMlp {
+                w_c,
+                norm,
+                w_out: w_out.shallow_clone(),
+                b_out: model.b_out(layer)?.map(host).transpose()?,
+            }),
+            w_out,
         })
     }
 

@@ -32,6 +32,7 @@ pub enum Keep {
 
 /// How the null space is found.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct NullSpaceOptions {
     /// Per cent of the rows of the vocabulary, by frequency, that count as common: 5 takes the most frequent twentieth.
     pub top_k_percent: f64,
@@ -42,6 +43,47 @@ pub struct NullSpaceOptions {
     /// Whether the final norm is folded into `W_U` (`gamma`, and for LayerNorm the centring over d_model): the space then lies
     /// in the residual stream that neurons write to. Otherwise it lies behind the norm, and `gamma` is ignored for neurons.
     pub folded: bool,
+}
+
+impl Default for NullSpaceOptions {
+    /// What spans 95 % of the variance of the rows of the most frequent 5 % of the tokens, of `W_U` centred and with the norm folded in.
+    fn default() -> Self {
+        Self {
+            top_k_percent: 5.0,
+            keep: Keep::Variance(0.95),
+            centred: true,
+            folded: true,
+        }
+    }
+}
+
+impl NullSpaceOptions {
+    /// With another [`top_k_percent`](Self::top_k_percent).
+    #[must_use]
+    pub fn with_top_k_percent(self, top_k_percent: f64) -> Self {
+        Self {
+            top_k_percent,
+            ..self
+        }
+    }
+
+    /// With another [`keep`](Self::keep).
+    #[must_use]
+    pub fn with_keep(self, keep: Keep) -> Self {
+        Self { keep, ..self }
+    }
+
+    /// With another [`centred`](Self::centred).
+    #[must_use]
+    pub fn with_centred(self, centred: bool) -> Self {
+        Self { centred, ..self }
+    }
+
+    /// With another [`folded`](Self::folded).
+    #[must_use]
+    pub fn with_folded(self, folded: bool) -> Self {
+        Self { folded, ..self }
+    }
 }
 
 /// A linear subspace of vectors of length d_model.
@@ -55,7 +97,7 @@ pub struct Subspace {
 #[derive(Debug)]
 pub struct NullSpace {
     options: NullSpaceOptions,
-    common: Vec<u32>,
+    common: Vec<i64>,
     rank: usize,
     variance: f64,
     /// `W_U` as the options say, `[d_vocab, d_model]`, f64 on the CPU.
@@ -122,8 +164,7 @@ impl NullSpace {
         )?;
         let readout = Readout::of_model(model)?;
         let seen = seen(&readout, centred, folded)?; // [d_vocab, d_model]
-        let ids: Vec<i64> = common.iter().map(|&id| i64::from(id)).collect();
-        let rows = seen.f_index_select(0, &Tensor::f_from_slice(&ids)?)?; // [k, d_model]
+        let rows = seen.f_index_select(0, &Tensor::f_from_slice(&common)?)?; // [k, d_model]
         let d_model = rows.size()[1] as usize;
         // With fewer rows than columns the thin decomposition would lack the directions that no row touches.
         let (_, singular, v) = rows.f_svd(common.len() >= d_model, true)?; // v: [d_model, d_model], by column
@@ -171,7 +212,7 @@ impl NullSpace {
     }
 
     /// Ids of the common tokens, most frequent first.
-    pub fn common(&self) -> &[u32] {
+    pub fn common(&self) -> &[i64] {
         &self.common
     }
 
@@ -275,7 +316,7 @@ impl NullSpace {
     /// - [`ScalingError::Torch`] if libtorch fails, for instance for an id past the vocabulary
     pub fn row_change(
         &self,
-        ids: &[u32],
+        ids: &[i64],
         strengths: &[f64],
         instead: Option<&Subspace>,
     ) -> Result<WeightChange, ScalingError> {
@@ -287,10 +328,7 @@ impl NullSpace {
             });
         }
         finite("strengths", strengths)?;
-        let index: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        let rows = self
-            .seen
-            .f_index_select(0, &Tensor::f_from_slice(&index)?)?;
+        let rows = self.seen.f_index_select(0, &Tensor::f_from_slice(ids)?)?;
         let strengths = Tensor::f_from_slice(strengths)?.f_unsqueeze(1)?; // [row, 1]
         let (coefficients, mut basis) = self.part(&rows, instead)?;
         if self.options.folded {
@@ -413,7 +451,7 @@ fn most_frequent(
     frequencies: &[f64],
     d_vocab: usize,
     percent: f64,
-) -> Result<Vec<u32>, ScalingError> {
+) -> Result<Vec<i64>, ScalingError> {
     let k = (d_vocab as f64 * percent / 100.0) as usize;
     if k == 0 || k > frequencies.len() {
         let expected = format!(
@@ -426,7 +464,7 @@ fn most_frequent(
             expected,
         });
     }
-    let mut order: Vec<u32> = (0..frequencies.len() as u32).collect();
+    let mut order: Vec<i64> = (0..frequencies.len() as i64).collect();
     order.sort_by(|&a, &b| frequencies[b as usize].total_cmp(&frequencies[a as usize]));
     order.truncate(k);
     Ok(order)

@@ -3,7 +3,7 @@
 //! With the subscript c for what the norm sees of a vector (LayerNorm: the vector minus its mean over d_model; RMSNorm: the vector):
 //!
 //! ```text
-//! s = sqrt(|x_c|^2 / d + eps),   logits = W_U (gamma * x_c) / s + W_U beta
+//! s = sqrt(|x_c|^2 / d + eps),   logits = W_U (gamma * x_c) / s + W_U beta (+ a bias)
 //! ```
 
 use neox_core::{Model, Norm};
@@ -31,6 +31,8 @@ use crate::AblateError;
 pub struct Readout {
     w_u: Tensor,
     norm: NormTerms,
+    /// `[d_vocab]`, f32 on the CPU.
+    bias: Option<Tensor>,
 }
 
 /// A norm in f64 on the CPU: `gamma * x_c / s + beta`.
@@ -74,12 +76,58 @@ impl Readout {
     /// - `w_u`: `[d_vocab, d_model]`
     ///
     /// # Errors
+    /// - [`AblateError::Shape`] if they do not go together
     /// - [`AblateError::Torch`] if libtorch fails
     pub fn new(w_u: &Tensor, norm: &Norm) -> Result<Self, AblateError> {
+        let d_model = norm.weight.numel() as i64;
+        let d_vocab = w_u.size().first().copied().unwrap_or(0).max(1);
+        shape("the unembedding", w_u, &[d_vocab, d_model])?;
+        shape("the weights of the final norm", &norm.weight, &[d_model])?;
+        shape("the biases of the final norm", &norm.bias, &[d_model])?;
         Ok(Self {
             w_u: w_u.shallow_clone(),
             norm: NormTerms::new(norm)?,
+            bias: None,
         })
+    }
+
+    /// With a bias of the logits, which none of our families has.
+    ///
+    /// # Shapes
+    /// - `bias`: `[d_vocab]`
+    ///
+    /// # Errors
+    /// - [`AblateError::Shape`] for another number of values
+    /// - [`AblateError::Torch`] if libtorch fails
+    pub fn with_bias(self, bias: &Tensor) -> Result<Self, AblateError> {
+        shape("the biases of the logits", bias, &self.w_u.size()[..1])?;
+        let bias = Some(bias.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?);
+        Ok(Self { bias, ..self })
+    }
+
+    /// The bias of the logits, `[d_vocab]`, f32 on the CPU, if there is one.
+    pub(crate) fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// The same, in the same memory.
+    pub(crate) fn shallow_clone(&self) -> Self {
+        let NormTerms {
+            gamma,
+            beta,
+            centres,
+            scale,
+        } = &self.norm;
+        Self {
+            w_u: self.w_u.shallow_clone(),
+            norm: NormTerms {
+                gamma: gamma.shallow_clone(),
+                beta: beta.shallow_clone(),
+                centres: *centres,
+                scale: *scale,
+            },
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+        }
     }
 
     /// `W_U`, `[d_vocab, d_model]`, as the model holds it.
@@ -148,6 +196,22 @@ pub(crate) fn see(centres: bool, vector: &mut [f64]) {
     if centres {
         let mean = vector.iter().sum::<f64>() / vector.len() as f64;
         vector.iter_mut().for_each(|x| *x -= mean);
+    }
+}
+
+/// Refuses a tensor of another shape.
+pub(crate) fn shape(
+    what: &'static str,
+    found: &Tensor,
+    expected: &[i64],
+) -> Result<(), AblateError> {
+    match found.size() == expected {
+        true => Ok(()),
+        false => Err(AblateError::Shape {
+            what,
+            found: found.size(),
+            expected: expected.to_vec(),
+        }),
     }
 }
 

@@ -131,7 +131,7 @@ impl ScalingLaw {
 /// Tokens that count as rare.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RareTokens {
-    ids: Vec<u32>,
+    ids: Vec<i64>,
     frequencies: Vec<f64>,
     threshold: f64,
 }
@@ -173,7 +173,7 @@ impl RareTokens {
                 sorted[low] + (sorted[(low + 1).min(last)] - sorted[low]) * (place - low as f64)
             }
         };
-        let ids = (0u32..)
+        let ids = (0i64..)
             .zip(frequencies)
             .filter(|(_, f)| **f < threshold)
             .map(|(id, _)| id)
@@ -191,7 +191,11 @@ impl RareTokens {
     ///
     /// # Errors
     /// - [`ScalingError::NoRareToken`] if there are none, or one is past the vocabulary
-    pub fn of_band(ids: &[u32], frequencies: &[f64], threshold: f64) -> Result<Self, ScalingError> {
+    pub fn of_band(
+        ids: &[impl Copy + Into<i64>],
+        frequencies: &[f64],
+        threshold: f64,
+    ) -> Result<Self, ScalingError> {
         let what = || {
             format!(
                 "a band of {} tokens does not fit frequencies of {} tokens",
@@ -199,14 +203,18 @@ impl RareTokens {
                 frequencies.len()
             )
         };
-        Self::new(ids.to_vec(), frequencies, threshold)
-            .ok_or_else(|| ScalingError::NoRareToken { what: what() })
+        Self::new(
+            ids.iter().map(|&id| id.into()).collect(),
+            frequencies,
+            threshold,
+        )
+        .ok_or_else(|| ScalingError::NoRareToken { what: what() })
     }
 
-    fn new(ids: Vec<u32>, frequencies: &[f64], threshold: f64) -> Option<Self> {
+    fn new(ids: Vec<i64>, frequencies: &[f64], threshold: f64) -> Option<Self> {
         let frequencies: Vec<f64> = ids
             .iter()
-            .map(|&id| frequencies.get(id as usize).copied())
+            .map(|&id| frequencies.get(usize::try_from(id).ok()?).copied())
             .collect::<Option<_>>()?;
         (!ids.is_empty()).then_some(Self {
             ids,
@@ -216,7 +224,7 @@ impl RareTokens {
     }
 
     /// Their ids.
-    pub fn ids(&self) -> &[u32] {
+    pub fn ids(&self) -> &[i64] {
         &self.ids
     }
 
@@ -280,7 +288,7 @@ impl RareTokens {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// Rows of the unembedding, by token id.
-    UnembeddingRows(Vec<u32>),
+    UnembeddingRows(Vec<i64>),
     /// Output weights of neurons of the last MLP layer.
     OutputColumns(Vec<usize>),
 }
@@ -347,9 +355,7 @@ impl WeightChange {
             .f_to_kind(Kind::Double)?;
         let change = self.per_unit()?.f_mul_scalar(factor - 1.0)?;
         let (dim, ids, change): (i64, Vec<i64>, Tensor) = match &self.target {
-            Target::UnembeddingRows(ids) => {
-                (0, ids.iter().map(|&id| i64::from(id)).collect(), change)
-            }
+            Target::UnembeddingRows(ids) => (0, ids.clone(), change),
             Target::OutputColumns(neurons) => (
                 1,
                 neurons.iter().map(|&n| n as i64).collect(),

@@ -11,13 +11,19 @@
 //! logits' = (W_U (gamma * x_c) + sum_n (a'_n - a_n) u_n) / s' + W_U beta
 //! ```
 //!
-//! costs two passes over the vocabulary per word and intervention. Log-probabilities leave the
-//! device one by one, never a vocabulary of them.
+//! is a direction of the fused kernel (the crate `vocabulary-sums`): one pass over the vocabulary per row and intervention, in which no logit
+//! is written. On a GPU tensor operations do the same.
 
 mod batch;
 mod kernel;
+mod tensors;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Range,
+    sync::Arc,
+};
 
 use neox_core::{ForwardError, Hooks, Model, Site};
 use surprisal_metrics::{Boundary, MetricError, WordForm, word_surprisal_nats};
@@ -28,9 +34,13 @@ use crate::interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronSite, activate,
 };
 use crate::word_request::{WordRequest, WordStart, WordVocabulary};
-use crate::{Readout, states::writes_directly, vectors::on_host};
+use crate::{
+    LastLayer, LastLayerStates, Readout, last_layer::Forward, states::writes_directly,
+    vectors::on_host,
+};
 use batch::{BRANCHED_ROW, Batch, Place, RowTexts};
 use kernel::{Changed, Neurons, WordSums};
+use tensors::{NeuronVectors, Projected, TensorSums};
 
 /// Why words were not scored.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +105,10 @@ pub enum ScoreError {
 /// What a model says about one word under one intervention.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WordScore {
+    /// The word, as [`WordRequest::text`].
+    pub text: Arc<str>,
+    /// Its bytes in its text, as [`WordRequest::span`].
+    pub span: Range<usize>,
     /// Natural-log probability of each piece.
     pub ln_probs: Vec<f64>,
     /// Expected where the word begins.
@@ -118,25 +132,46 @@ impl WordScore {
 /// Scores words on one model.
 #[derive(Debug)]
 pub struct Scorer<'m> {
-    model: &'m Model,
+    source: Source<'m>,
+    /// Number of the last layer.
+    layer: usize,
+    /// Output weights of its neurons, `[d_mlp, d_model]`.
+    w_out: Tensor,
     /// Columns of ones, of tokens that begin a word and of those that do not: `[d_vocab, 3]`, f64.
     classes: Tensor,
-    /// `W_U` in f32, `[d_vocab, d_model]`; the model's own memory where that is f32.
-    w_u: Tensor,
     eos: i64,
-    readout: Readout,
-    /// `gamma` in f32, `[d_model]`.
-    gamma: Tensor,
-    /// `W_U beta` in f32, `[1, d_vocab]`.
-    b: Tensor,
+    sums: Sums,
     batch_tokens: usize,
     /// Rows whose logits are in memory at once.
     rows_at_once: i64,
     /// Rows that are projected at once, a multiple of it: a product reads `W_U` anew for each call.
     rows_projected: i64,
     boundaries: bool,
+}
+
+/// What sums up the vocabulary.
+#[derive(Debug)]
+enum Sums {
     /// On a CPU.
-    kernel: Option<WordSums>,
+    Kernel(Box<WordSums>),
+    /// Elsewhere.
+    Tensors(TensorSums),
+}
+
+/// What runs.
+enum Source<'m> {
+    Model(&'m Model),
+    /// A model of which there is the last layer alone.
+    Last(Box<Forward<'m>>),
+}
+
+impl fmt::Debug for Source<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Model(_) => "Model",
+            Self::Last(_) => "Last",
+        })
+    }
 }
 
 /// Blocks of logits that are projected by one product (64 MB on a CPU).
@@ -184,7 +219,57 @@ impl<'m> Scorer<'m> {
         words: &WordVocabulary,
         batch_tokens: usize,
     ) -> Result<Self, ScoreError> {
-        let d_vocab = model.config().vocab_size;
+        let layer = model.config().num_hidden_layers - 1;
+        let w_out = model.w_out(layer)?.f_tr()?;
+        let readout = Readout::of_model(model)?;
+        Self::prepare(
+            Source::Model(model),
+            (readout, w_out, layer),
+            words,
+            batch_tokens,
+        )
+    }
+
+    /// The same for a model of which there is the last layer alone, such as one that is not ours: texts that are the beginning of other
+    /// texts are read off these, interventions are on neurons of that layer, after the activation function, and
+    /// [`Scorer::score_with`] is an error. Texts of one forward are padded at the end with token 0, at which a causal model does not look.
+    ///
+    /// # Errors
+    /// - as [`Scorer::new`]
+    pub fn of_last_layer(
+        last: LastLayer<'m>,
+        words: &WordVocabulary,
+        batch_tokens: usize,
+    ) -> Result<Self, ScoreError> {
+        let LastLayer {
+            readout,
+            write,
+            layer,
+            forward,
+        } = last;
+        if write.norm().is_some() {
+            return Err(AblateError::LastLayerOnly {
+                what: "a norm behind the MLP",
+            }
+            .into());
+        }
+        let device = readout.w_u().device();
+        let w_out = write.w_out().f_to_kind(Kind::Float)?.f_to_device(device)?;
+        Self::prepare(
+            Source::Last(forward),
+            (readout, w_out, layer),
+            words,
+            batch_tokens,
+        )
+    }
+
+    fn prepare(
+        source: Source<'m>,
+        (readout, w_out, layer): (Readout, Tensor, usize),
+        words: &WordVocabulary,
+        batch_tokens: usize,
+    ) -> Result<Self, ScoreError> {
+        let (d_vocab, device) = (readout.w_u().size()[0], readout.w_u().device());
         if !(0..d_vocab).contains(&words.eos) {
             return Err(ScoreError::Eos {
                 eos: words.eos,
@@ -203,38 +288,25 @@ impl<'m> Scorer<'m> {
             .zip(&words.continues)
             .flat_map(|(&begins, &continues)| [1.0, begins.into(), continues.into()])
             .collect();
-        let ln = model.ln_final();
-        // Logits in half precision would be off by more than most interventions change them.
-        let w_u = model.w_u().f_to_kind(Kind::Float)?;
-        let b = w_u.f_mv(&ln.bias.f_to_kind(Kind::Float)?)?.f_unsqueeze(0)?;
         // Blocks of logits that stay in a CPU's cache; a GPU wants more at once.
-        let entries = if model.device().is_cuda() {
-            1 << 26
-        } else {
-            1 << 21
-        };
+        let entries = if device.is_cuda() { 1 << 26 } else { 1 << 21 };
         let rows_at_once = (entries / d_vocab).max(8);
         Ok(Self {
-            model,
+            source,
+            layer,
+            w_out,
             classes: Tensor::f_from_slice(&classes)?
                 .f_view([d_vocab, 3])?
-                .f_to_device(model.device())?,
-            w_u,
+                .f_to_device(device)?,
             eos: words.eos,
-            gamma: ln.weight.f_to_kind(Kind::Float)?,
-            readout: Readout::of_model(model).map_err(ScoreError::Architecture)?,
-            b,
+            sums: match device {
+                Device::Cpu => Sums::Kernel(Box::new(WordSums::new(readout, words)?)),
+                _ => Sums::Tensors(TensorSums::new(readout)?),
+            },
             batch_tokens: batch_tokens.max(1),
             rows_at_once,
             rows_projected: rows_at_once * PROJECTED_BLOCKS,
             boundaries: true,
-            kernel: match model.device() {
-                Device::Cpu if std::env::var_os("OLD").is_none() => Some(
-                    WordSums::new(Readout::of_model(model)?, words)
-                        .map_err(ScoreError::Architecture)?,
-                ),
-                _ => None,
-            },
         })
     }
 
@@ -245,6 +317,18 @@ impl<'m> Scorer<'m> {
     pub fn without_boundaries(mut self) -> Self {
         self.boundaries = false;
         self
+    }
+
+    /// Makes the sums over the vocabulary by tensor operations, as on a GPU, where on a CPU the kernel would: a slower way to the same
+    /// numbers.
+    ///
+    /// # Errors
+    /// - [`ScoreError::Torch`] if libtorch fails
+    pub fn with_tensors(mut self) -> Result<Self, ScoreError> {
+        if let Sums::Kernel(kernel) = &self.sums {
+            self.sums = Sums::Tensors(TensorSums::new(kernel.readout().shallow_clone())?);
+        }
+        Ok(self)
     }
 
     /// Scores every request under every intervention: `[request][intervention]`.
@@ -262,72 +346,143 @@ impl<'m> Scorer<'m> {
         interventions: &[Intervention],
     ) -> Result<Vec<Vec<WordScore>>, ScoreError> {
         for intervention in interventions {
-            intervention.check(self.model)?;
-        }
-        for (request, WordRequest { tokens, word, .. }) in requests.iter().enumerate() {
-            if word.start == 0 || word.is_empty() || word.end > tokens.len() {
-                return Err(ScoreError::Word {
-                    request,
-                    first: word.start,
-                    end: word.end,
-                    len: tokens.len(),
-                });
+            match self.source {
+                Source::Model(model) => intervention.check(model)?,
+                Source::Last(_) => {
+                    intervention.check_last(self.layer, self.w_out.size()[0] as usize)?
+                }
             }
         }
-        let of_kernel = match &self.kernel {
-            None => None,
-            Some(kernel) => Some((kernel, self.neurons(kernel, interventions)?)),
-        };
-        let neurons = match of_kernel {
-            Some(_) => Vec::new(),
-            None => interventions
-                .iter()
-                .map(|i| self.neuron_vectors(i))
-                .collect::<Result<Vec<_>, _>>()?,
+        check(requests)?;
+        let prepared = match &self.sums {
+            Sums::Kernel(kernel) => Prepared::Kernel(kernel, self.neurons(kernel, interventions)?),
+            Sums::Tensors(tensors) => {
+                let of_each = interventions.iter().map(|i| self.vectors(tensors, i));
+                Prepared::Tensors(tensors, of_each.collect::<Result<_, _>>()?)
+            }
         };
         let mut scores: Vec<Vec<WordScore>> =
             vec![Vec::with_capacity(interventions.len()); requests.len()];
-        for batch in self.batches(requests)? {
+        for batch in self.batches(requests, BRANCHED_ROW)? {
             let shared = self.states(&batch, interventions)?;
-            let values = tch::no_grad(|| match &of_kernel {
-                Some((kernel, neurons)) => {
-                    self.values_of_kernel(&batch, &shared, interventions, (kernel, neurons))
-                }
-                None => self.values(&batch, &shared, interventions, &neurons),
-            })?;
+            let values = tch::no_grad(|| self.values(&batch, &shared, interventions, &prepared))?;
             for (intervention, values) in interventions.iter().zip(&values) {
                 for place in &batch.places {
                     let score = place.score(&requests[place.request], values);
-                    if !score.is_finite() {
-                        return Err(ScoreError::NotFinite {
-                            request: place.request,
-                            intervention: intervention.name().to_owned(),
-                        });
-                    }
+                    let score = score.finite(place.request, intervention.name())?;
                     scores[place.request].push(score);
                 }
             }
         }
         Ok(scores)
     }
+
+    /// Scores every request, `[request]`, in forwards that pass through `hooks`: an intervention of one's own, at any sites.
+    ///
+    /// Hooks see `[batch, pos, ...]` with one text in a row, as [`Model::forward`] shows it: padded at the end, and a text that begins
+    /// another one is read off the longer. So a position may depend on earlier ones alone. Any number of
+    /// [`Intervention`]s of the last layer cost less than this: see [`Scorer::score`].
+    ///
+    /// # Errors
+    /// - as [`Scorer::score`], and what the hooks report
+    ///
+    /// # Examples
+    /// ```
+    /// # use neox_core::{LoadOptions, Model, Text};
+    /// use neox_core::{Hooks, Site, tch::{TchError, Tensor}};
+    /// use neuron_ablate::{Scorer, WordRequest, WordVocabulary, surprisal_metrics::WordForm};
+    ///
+    /// /// Takes the MLP of a layer out of the residual stream.
+    /// struct WithoutMlp(usize);
+    ///
+    /// impl Hooks for WithoutMlp {
+    ///     fn wants(&self, site: Site) -> bool {
+    ///         site == Site::MlpPost(self.0)
+    ///     }
+    ///     fn at(&mut self, _: Site, activations: Tensor) -> Result<Tensor, TchError> {
+    ///         activations.f_zeros_like()
+    ///     }
+    /// }
+    ///
+    /// # let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox"));
+    /// # if !folder.exists() { return Ok(()); } // the crate without its repository
+    /// # let model = Model::load(&folder.join("step4000"), &LoadOptions::default())?;
+    /// # let text = Text::from_file(&folder.join("tokenizer.json"))?;
+    /// let words = WordRequest::words_of(&text, 0, "The great whale rose")?; // 0 is BOS, and also EOS
+    /// let vocabulary = WordVocabulary::new(&text, 0, 4096)?;
+    /// for word in Scorer::new(&model, &vocabulary, 4096)?.score_with(&words, &mut WithoutMlp(1))? {
+    ///     println!("{} {:?}: {:.3} nats", word.text, word.span, word.surprisal_nats(WordForm::Corrected)?);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn score_with(
+        &self,
+        requests: &[WordRequest],
+        hooks: &mut dyn Hooks,
+    ) -> Result<Vec<WordScore>, ScoreError> {
+        check(requests)?;
+        let mut scores: Vec<(usize, WordScore)> = Vec::with_capacity(requests.len());
+        // No text shares a row with another.
+        for batch in self.batches(requests, 0)? {
+            let values = tch::no_grad(|| self.hooked_values(&batch, hooks))?;
+            for place in &batch.places {
+                let score = place.score(&requests[place.request], &values);
+                scores.push((place.request, score.finite(place.request, "hooks")?));
+            }
+        }
+        scores.sort_by_key(|(request, _)| *request);
+        Ok(scores.into_iter().map(|(_, score)| score).collect())
+    }
+}
+
+/// Refuses a word whose pieces are not behind something.
+fn check(requests: &[WordRequest]) -> Result<(), ScoreError> {
+    for (request, WordRequest { tokens, word, .. }) in requests.iter().enumerate() {
+        if word.start == 0 || word.is_empty() || word.end > tokens.len() {
+            return Err(ScoreError::Word {
+                request,
+                first: word.start,
+                end: word.end,
+                len: tokens.len(),
+            });
+        }
+    }
+    Ok(())
 }
 
 impl Scorer<'_> {
-    fn last_layer(&self) -> usize {
-        self.model.config().num_hidden_layers - 1
+    fn d_vocab(&self) -> i64 {
+        self.classes.size()[0]
+    }
+
+    /// The whole model.
+    fn model(&self, what: &'static str) -> Result<&Model, AblateError> {
+        match self.source {
+            Source::Model(model) => Ok(model),
+            Source::Last(_) => Err(AblateError::LastLayerOnly { what }),
+        }
     }
 
     /// Whether an intervention is read off the shared forward: one that changes nothing, or only neurons of the last layer that
     /// write to the residual stream themselves.
     fn is_shared(&self, intervention: &Intervention) -> bool {
-        intervention.neurons().is_empty()
-            || writes_directly(self.model).is_ok() && intervention.only_in(self.last_layer())
+        let direct = match self.source {
+            Source::Model(model) => writes_directly(model).is_ok(),
+            Source::Last(_) => true,
+        };
+        intervention.neurons().is_empty() || direct && intervention.only_in(self.layer)
     }
 
-    /// Each distinct text that is not the beginning of another, in batches of similar length.
-    fn batches(&self, requests: &[WordRequest]) -> Result<Vec<Batch>, TchError> {
-        let longest = usize::try_from(self.model.config().max_position_embeddings);
-        let at_most = BRANCHED_ROW.min(longest.unwrap_or(BRANCHED_ROW));
+    /// Each distinct text that is not the beginning of another, in batches of similar length; several share a row of at most `branched`
+    /// tokens.
+    fn batches(&self, requests: &[WordRequest], branched: usize) -> Result<Vec<Batch>, TchError> {
+        let at_most = match self.source {
+            Source::Model(model) => {
+                let longest = usize::try_from(model.config().max_position_embeddings);
+                branched.min(longest.unwrap_or(branched))
+            }
+            Source::Last(_) => 0,
+        };
         let rows = RowTexts::arrange(requests, self.boundaries, at_most);
         // Rows with branches need a mask, for which plain rows should not pay.
         let (plain, branched): (Vec<_>, Vec<_>) =
@@ -349,9 +504,9 @@ impl Scorer<'_> {
     fn residual(&self, batch: &Batch, hooks: &mut dyn Hooks) -> Result<Tensor, ScoreError> {
         let rows = Tensor::f_from_slice(&batch.rows)?;
         let branches = batch.branches.as_deref();
+        let model = self.model("an intervention on an earlier layer")?;
         Ok(tch::no_grad(|| {
-            self.model
-                .residual_rows(&batch.tokens, branches, &rows, hooks)
+            model.residual_rows(&batch.tokens, branches, &rows, hooks)
         })?)
     }
 
@@ -366,14 +521,16 @@ impl Scorer<'_> {
         if shared.is_empty() {
             return Ok(None);
         }
+        if let Source::Last(forward) = &self.source {
+            return Ok(Some(self.states_of(forward, batch)?));
+        }
         let wants = |site| {
             shared
                 .iter()
                 .any(|i| !i.neurons().is_empty() && i.site() == site)
         };
-        let layer = self.last_layer();
         let mut capture = Capture {
-            layer,
+            layer: self.layer,
             pre: wants(NeuronSite::Pre),
             post: !shared.iter().all(|i| i.neurons().is_empty()),
             kept: BTreeMap::new(),
@@ -386,85 +543,30 @@ impl Scorer<'_> {
         }))
     }
 
-    /// `[intervention]`
-    fn values(
-        &self,
-        batch: &Batch,
-        shared: &Option<States>,
-        interventions: &[Intervention],
-        neurons: &[NeuronVectors],
-    ) -> Result<Vec<RowValues>, ScoreError> {
-        let n_rows = batch.rows.len() as i64;
-        let mut values: Vec<RowValues> = interventions
-            .iter()
-            .map(|_| RowValues {
-                ln_probs: Vec::new(),
-                boundaries: Vec::new(),
-                entropies: Vec::new(),
-            })
-            .collect();
-        let mut own = Vec::with_capacity(interventions.len());
-        for intervention in interventions {
-            own.push(match self.is_shared(intervention) {
-                true => None,
-                false => {
-                    let mut hooks = InterventionHooks::new(intervention);
-                    Some(self.residual(batch, &mut hooks)?)
-                }
-            });
-        }
-        let mut projected: Option<Projected> = None;
-        for start in (0..n_rows).step_by(self.rows_at_once as usize) {
-            let len = self.rows_at_once.min(n_rows - start);
-            let within = start % self.rows_projected;
-            if let Some(states) = shared
-                && within == 0
-            {
-                let rows = self.rows_projected.min(n_rows - start);
-                drop(projected.take()); // before the next one takes its memory
-                projected = Some(self.project(&states.resid.f_narrow(0, start, rows)?)?);
-            }
-            let targets = batch.targets_within(start as usize..(start + len) as usize);
-            let index: Vec<i64> = targets
-                .iter()
-                .map(|&(row, token)| (row as i64 - start) * self.model.config().vocab_size + token)
-                .collect();
-            let index = Tensor::f_from_slice(&index)?.f_to_device(self.model.device())?;
-            let clean = match (shared, &projected) {
-                (Some(states), Some(block)) => Some((states, block.rows(within, len)?)),
-                _ => None,
-            };
-            for (i, intervention) in interventions.iter().enumerate() {
-                let logits = match (&own[i], &clean) {
-                    (Some(resid), _) => self
-                        .project(&resid.f_narrow(0, start, len)?)?
-                        .logits(None, &self.b)?,
-                    (None, Some((_, clean))) if intervention.neurons().is_empty() => {
-                        clean.logits(None, &self.b)?
-                    }
-                    (None, Some((states, clean))) => {
-                        let change = self.change(intervention, states, start, len)?;
-                        neurons[i]
-                            .changed(self, clean, &change)?
-                            .logits(Some((&change, &neurons[i])), &self.b)?
-                    }
-                    (None, None) => {
-                        return Err(TchError::Torch(
-                            "an intervention on the last layer came without a forward".into(),
-                        )
-                        .into());
-                    }
-                };
-                let entropy = intervention.neurons().is_empty();
-                self.read(logits, &index, entropy, &mut values[i])?;
-            }
-        }
-        Ok(values)
+    /// The same of a forward that is not our model's.
+    fn states_of(&self, forward: &Forward<'_>, batch: &Batch) -> Result<States, ScoreError> {
+        let (n_texts, longest) = batch.tokens.size2()?;
+        let tokens = Vec::<i64>::try_from(&batch.tokens.f_view(-1)?)?;
+        let texts: Vec<&[i64]> = tokens.chunks(longest as usize).collect();
+        let states = forward(&texts)?;
+        let wanted = Tensor::f_from_slice(&batch.rows)?;
+        let rows = |of: fn(&LastLayerStates) -> &Tensor| {
+            let each: Vec<&Tensor> = states.iter().map(of).collect();
+            Tensor::f_stack(&each, 0)?
+                .f_view([n_texts * longest, -1])?
+                .f_index_select(0, &wanted)?
+                .f_to_device(self.classes.device())
+        };
+        Ok(States {
+            resid: rows(|states| &states.resid)?,
+            pre: None,
+            post: Some(rows(|states| &states.activations)?),
+        })
     }
 
     /// Whether a set is as wide as the residual stream: it gains nothing from images in the vocabulary.
     fn is_wide(&self, intervention: &Intervention) -> bool {
-        intervention.neurons().len() * 2 > self.model.config().hidden_size as usize
+        intervention.neurons().len() as i64 * 2 > self.w_out.size()[1]
     }
 
     /// The neurons of all interventions that are read off the shared forward.
@@ -485,25 +587,18 @@ impl Scorer<'_> {
             .chain(wide.difference(&narrow))
             .copied()
             .collect();
-        let index: Vec<i64> = all.iter().map(|&n| n as i64).collect();
-        let w_out = self.model.w_out(self.last_layer())?;
-        let w_out = w_out
-            .f_index_select(1, &Tensor::f_from_slice(&index)?)?
-            .f_tr()?;
+        let w_out = self.output_weights(all.iter().copied())?;
         Ok(kernel.neurons(&all, &w_out, narrow.len())?)
     }
 
     /// `[intervention]`
-    fn values_of_kernel(
+    fn values(
         &self,
         batch: &Batch,
         shared: &Option<States>,
         interventions: &[Intervention],
-        (kernel, neurons): (&WordSums, &Neurons),
+        prepared: &Prepared<'_>,
     ) -> Result<Vec<RowValues>, ScoreError> {
-        let n_rows = batch.rows.len() as i64;
-        let mut values: Vec<RowValues> =
-            interventions.iter().map(|_| RowValues::default()).collect();
         let mut own = Vec::with_capacity(interventions.len());
         for intervention in interventions {
             own.push(match self.is_shared(intervention) {
@@ -514,13 +609,39 @@ impl Scorer<'_> {
                 }
             });
         }
+        let forwards = Forwards {
+            batch,
+            shared,
+            interventions,
+            own: &own,
+        };
+        match prepared {
+            Prepared::Kernel(kernel, neurons) => self.values_of_kernel(&forwards, kernel, neurons),
+            Prepared::Tensors(tensors, of_each) => {
+                self.values_of_tensors(&forwards, tensors, of_each)
+            }
+        }
+    }
+
+    /// `[intervention]`
+    fn values_of_kernel(
+        &self,
+        forwards: &Forwards<'_>,
+        kernel: &WordSums,
+        neurons: &Neurons,
+    ) -> Result<Vec<RowValues>, ScoreError> {
+        let Forwards {
+            batch,
+            shared,
+            interventions,
+            own,
+        } = forwards;
+        let n_rows = batch.rows.len() as i64;
+        let mut values: Vec<RowValues> =
+            interventions.iter().map(|_| RowValues::default()).collect();
         for start in (0..n_rows).step_by(self.rows_projected as usize) {
             let len = self.rows_projected.min(n_rows - start);
-            let targets = batch.targets_within(start as usize..(start + len) as usize);
-            let targets: Vec<(usize, i64)> = targets
-                .iter()
-                .map(|&(row, token)| (row - start as usize, token))
-                .collect();
+            let targets = batch.targets_of(start as usize..(start + len) as usize);
             let read = |resid: &Tensor, changes: &[Changed]| {
                 let rows = resid.f_narrow(0, start, len)?;
                 kernel.read(&rows, changes, neurons, &targets, self.boundaries)
@@ -544,7 +665,7 @@ impl Scorer<'_> {
                         change: on_host(&self.change(intervention, states, start, len)?)?,
                     })
                 })
-                .collect::<Result<Vec<_>, TchError>>()?;
+                .collect::<Result<Vec<_>, ScoreError>>()?;
             let (clean, changed) = read(&states.resid, &changes)?;
             let mut changed = changed.into_iter();
             for (intervention, values) in interventions.iter().zip(&mut values) {
@@ -560,6 +681,115 @@ impl Scorer<'_> {
         Ok(values)
     }
 
+    /// `[intervention]`
+    fn values_of_tensors(
+        &self,
+        forwards: &Forwards<'_>,
+        tensors: &TensorSums,
+        neurons: &[NeuronVectors],
+    ) -> Result<Vec<RowValues>, ScoreError> {
+        let Forwards {
+            batch,
+            shared,
+            interventions,
+            own,
+        } = forwards;
+        let n_rows = batch.rows.len() as i64;
+        let mut values: Vec<RowValues> =
+            interventions.iter().map(|_| RowValues::default()).collect();
+        let mut projected: Option<Projected> = None;
+        for start in (0..n_rows).step_by(self.rows_at_once as usize) {
+            let len = self.rows_at_once.min(n_rows - start);
+            let within = start % self.rows_projected;
+            if let Some(states) = shared
+                && within == 0
+            {
+                let rows = self.rows_projected.min(n_rows - start);
+                drop(projected.take()); // before the next one takes its memory
+                projected = Some(tensors.project(&states.resid.f_narrow(0, start, rows)?)?);
+            }
+            let index = self.targets(batch, start, len)?;
+            let clean = match (shared, &projected) {
+                (Some(states), Some(block)) => Some((states, block.rows(within, len)?)),
+                _ => None,
+            };
+            for (i, intervention) in interventions.iter().enumerate() {
+                let logits = match (&own[i], &clean) {
+                    (Some(resid), _) => {
+                        let resid = resid.f_narrow(0, start, len)?;
+                        tensors.logits(&tensors.project(&resid)?, None)?
+                    }
+                    (None, Some((_, clean))) if intervention.neurons().is_empty() => {
+                        tensors.logits(clean, None)?
+                    }
+                    (None, Some((states, clean))) => {
+                        let change = self.change(intervention, states, start, len)?;
+                        let changed = tensors.changed(clean, &change, &neurons[i])?;
+                        tensors.logits(&changed, Some((&change, &neurons[i])))?
+                    }
+                    (None, None) => {
+                        return Err(TchError::Torch(
+                            "an intervention on the last layer came without a forward".into(),
+                        )
+                        .into());
+                    }
+                };
+                let entropy = intervention.neurons().is_empty();
+                self.read(logits, &index, entropy, &mut values[i])?;
+            }
+        }
+        Ok(values)
+    }
+
+    /// Values of a batch whose forward passes through hooks of one's own.
+    fn hooked_values(&self, batch: &Batch, hooks: &mut dyn Hooks) -> Result<RowValues, ScoreError> {
+        let model = self.model("a hook")?;
+        let wanted = Tensor::f_from_slice(&batch.rows)?.f_to_device(model.device())?;
+        let rows = |of_all: Tensor| {
+            let width = of_all.size()[2];
+            of_all.f_view([-1, width])?.f_index_select(0, &wanted)
+        };
+        // Who looks at the readout gets the model's own, logits of all positions.
+        let readout = hooks.wants(Site::LnFinalScale) || hooks.wants(Site::Logits);
+        let of_rows = match readout {
+            true => rows(model.forward(&batch.tokens, None, hooks)?)?,
+            false => rows(model.residual(&batch.tokens, None, hooks)?)?,
+        };
+        let mut values = RowValues::default();
+        let n_rows = batch.rows.len() as i64;
+        for start in (0..n_rows).step_by(self.rows_at_once as usize) {
+            let len = self.rows_at_once.min(n_rows - start);
+            let these = of_rows.f_narrow(0, start, len)?;
+            let logits = match (&self.sums, readout) {
+                (_, true) => these.f_to_kind(Kind::Float)?,
+                (Sums::Tensors(tensors), false) => {
+                    tensors.logits(&tensors.project(&these)?, None)?
+                }
+                (Sums::Kernel(kernel), false) => {
+                    let targets = batch.targets_of(start as usize..(start + len) as usize);
+                    let none = Neurons::default();
+                    let read = kernel.read(&these, &[], &none, &targets, self.boundaries)?;
+                    values.extend(read.0);
+                    continue;
+                }
+            };
+            let index = self.targets(batch, start, len)?;
+            self.read(logits, &index, false, &mut values)?;
+        }
+        Ok(values)
+    }
+
+    /// The targets of some rows, as places in their logits.
+    fn targets(&self, batch: &Batch, start: i64, len: i64) -> Result<Tensor, TchError> {
+        let d_vocab = self.d_vocab();
+        let targets = batch.targets_of(start as usize..(start + len) as usize);
+        let places = targets.iter();
+        let places: Vec<i64> = places
+            .map(|&(row, token)| row as i64 * d_vocab + token)
+            .collect();
+        Tensor::f_from_slice(&places)?.f_to_device(self.classes.device())
+    }
+
     /// `a' - a` of the intervention's neurons in f32, `[row, k]`.
     fn change(
         &self,
@@ -567,7 +797,7 @@ impl Scorer<'_> {
         states: &States,
         start: i64,
         len: i64,
-    ) -> Result<Tensor, TchError> {
+    ) -> Result<Tensor, ScoreError> {
         let missing = || {
             TchError::Torch(
                 "the model did not pass the activations of its last layer to the hook".into(),
@@ -580,7 +810,7 @@ impl Scorer<'_> {
             .f_narrow(0, start, len)?;
         let (part, new) = match intervention.site() {
             NeuronSite::Post => {
-                let part = intervention.in_layer(self.last_layer(), &post)?;
+                let part = intervention.in_layer(self.layer, &post)?;
                 let new = part.apply(&post)?;
                 (part, new)
             }
@@ -590,64 +820,36 @@ impl Scorer<'_> {
                     .as_ref()
                     .ok_or_else(missing)?
                     .f_narrow(0, start, len)?;
-                let part = intervention.in_layer(self.last_layer(), &pre)?;
-                let new = activate(self.model.config().hidden_act, &part.apply(&pre)?)?;
+                let part = intervention.in_layer(self.layer, &pre)?;
+                let model = self.model("an intervention before the activation function")?;
+                let new = activate(model.config().hidden_act, &part.apply(&pre)?)?;
                 (part, new)
             }
         };
         let old = post.f_index_select(-1, &part.index)?;
-        new.f_to_kind(Kind::Float)?
-            .f_sub(&old.f_to_kind(Kind::Float)?)
+        Ok(new
+            .f_to_kind(Kind::Float)?
+            .f_sub(&old.f_to_kind(Kind::Float)?)?)
     }
 
-    /// Rows of the residual stream, centred, and their image in the vocabulary.
-    fn project(&self, resid: &Tensor) -> Result<Projected, TchError> {
-        let x = resid.f_to_kind(Kind::Float)?;
-        let x_c = self.readout.seen(&x)?;
-        let g = x_c.f_mul(&self.gamma)?.f_matmul(&self.w_u.f_tr()?)?;
-        let inverse_scale = self.inverse_scale(&x_c)?;
-        Ok(Projected {
-            x_c,
-            g,
-            inverse_scale,
-        })
-    }
-
-    /// `1 / s`, `[row, 1]`.
-    fn inverse_scale(&self, x_c: &Tensor) -> Result<Tensor, TchError> {
-        x_c.f_square()?
-            .f_mean_dim(-1, true, Kind::Float)?
-            .f_add_scalar(self.model.ln_final().eps)?
-            .f_rsqrt()
-    }
-
-    /// Output weights of an intervention's last-layer neurons.
-    fn neuron_vectors(&self, intervention: &Intervention) -> Result<NeuronVectors, ScoreError> {
-        let index: Vec<i64> = intervention
-            .neurons()
-            .iter()
-            .map(|n| n.neuron as i64)
-            .collect();
-        if index.is_empty() || !self.is_shared(intervention) {
+    /// What an intervention's last-layer neurons write.
+    fn vectors(
+        &self,
+        tensors: &TensorSums,
+        intervention: &Intervention,
+    ) -> Result<NeuronVectors, ScoreError> {
+        if intervention.neurons().is_empty() || !self.is_shared(intervention) {
             return Ok(NeuronVectors::default());
         }
-        let index = Tensor::f_from_slice(&index)?.f_to_device(self.model.device())?;
-        let w = self
-            .model
-            .w_out(self.last_layer())?
-            .f_index_select(1, &index)?
-            .f_tr()?; // [k, d_model]
-        let projected = self.project(&w)?;
-        // A set as wide as the residual stream gains nothing from its image in the vocabulary.
-        let few = index.size()[0] * 2 <= self.model.config().hidden_size;
-        let u_and_b = match few {
-            true => Some(Tensor::f_cat(&[&projected.g, &self.b], 0)?),
-            false => None,
-        };
-        Ok(NeuronVectors {
-            w_c: Some(projected.x_c),
-            u_and_b,
-        })
+        let w_out = self.output_weights(intervention.neurons().iter().map(|n| n.neuron))?;
+        Ok(tensors.neurons(&w_out, !self.is_wide(intervention))?)
+    }
+
+    /// Output weights of neurons of the last layer, `[neuron, d_model]`.
+    fn output_weights(&self, neurons: impl Iterator<Item = usize>) -> Result<Tensor, TchError> {
+        let index: Vec<i64> = neurons.map(|n| n as i64).collect();
+        let index = Tensor::f_from_slice(&index)?.f_to_device(self.w_out.device())?;
+        self.w_out.f_index_select(0, &index)
     }
 
     /// Log-probabilities of the targets and masses of the boundary classes; overwrites `logits`.
@@ -667,7 +869,7 @@ impl Scorer<'_> {
             .f_view(-1)?
             .f_index_select(0, index)?
             .f_to_kind(Kind::Double)?;
-        let row = index.f_floor_divide_scalar(self.model.config().vocab_size)?;
+        let row = index.f_floor_divide_scalar(self.d_vocab())?;
         let ln_probs = |total: &Tensor| targets.f_sub(&total.f_index_select(0, &row)?);
         let eos = logits.f_select(1, self.eos)?.f_to_kind(Kind::Double)?;
         let shifted = match entropy {
@@ -706,6 +908,23 @@ impl Scorer<'_> {
     }
 }
 
+/// What was prepared for the interventions of a call.
+enum Prepared<'s> {
+    Kernel(&'s WordSums, Neurons),
+    /// `[intervention]`
+    Tensors(&'s TensorSums, Vec<NeuronVectors>),
+}
+
+/// The forwards of a batch.
+struct Forwards<'b> {
+    batch: &'b Batch,
+    /// The one that interventions are read off.
+    shared: &'b Option<States>,
+    interventions: &'b [Intervention],
+    /// The residual stream of interventions that have a forward of their own.
+    own: &'b [Option<Tensor>],
+}
+
 /// Keeps the wanted rows of the last MLP as they pass.
 struct Capture {
     layer: usize,
@@ -729,86 +948,6 @@ impl Hooks for Capture {
         // Of the last block the forward computes the wanted rows alone: `[1, row, d_mlp]`.
         self.kept.insert(name, value.f_squeeze_dim(0)?);
         Ok(value)
-    }
-}
-
-/// Centred rows and what of their logits does not depend on the scale.
-struct Projected {
-    /// `[row, d_model]`
-    x_c: Tensor,
-    /// `W_U (gamma * x_c)`, `[row, d_vocab]`.
-    g: Tensor,
-    /// `1 / s`, `[row, 1]`.
-    inverse_scale: Tensor,
-}
-
-impl Projected {
-    /// Some of the rows, in the same memory.
-    fn rows(&self, start: i64, len: i64) -> Result<Self, TchError> {
-        Ok(Self {
-            x_c: self.x_c.f_narrow(0, start, len)?,
-            g: self.g.f_narrow(0, start, len)?,
-            inverse_scale: self.inverse_scale.f_narrow(0, start, len)?,
-        })
-    }
-
-    /// `(g + change u) / s + b`, with `u` and `b` stacked so that one product adds both.
-    fn logits(
-        &self,
-        change: Option<(&Tensor, &NeuronVectors)>,
-        b: &Tensor,
-    ) -> Result<Tensor, TchError> {
-        let logits = self.g.f_mul(&self.inverse_scale)?;
-        match change {
-            Some((
-                change,
-                NeuronVectors {
-                    u_and_b: Some(u_and_b),
-                    ..
-                },
-            )) => {
-                let ones = self.inverse_scale.f_ones_like()?;
-                let factors = Tensor::f_cat(&[change.f_mul(&self.inverse_scale)?, ones], 1)?; // [row, k + 1]
-                logits.f_addmm(&factors, u_and_b)
-            }
-            _ => logits.f_add(b),
-        }
-    }
-}
-
-/// Output weights of the neurons of one intervention.
-#[derive(Debug, Default)]
-struct NeuronVectors {
-    /// Centred, `[k, d_model]`.
-    w_c: Option<Tensor>,
-    /// `u` of each neuron and `b`, `[k + 1, d_vocab]`; none where the set is wide.
-    u_and_b: Option<Tensor>,
-}
-
-impl NeuronVectors {
-    /// The rows with the residual stream changed; their image still the clean one where `u` adds
-    /// the change to it.
-    fn changed(
-        &self,
-        scorer: &Scorer<'_>,
-        clean: &Projected,
-        change: &Tensor,
-    ) -> Result<Projected, TchError> {
-        let Some(w_c) = &self.w_c else {
-            return Err(TchError::Torch(
-                "an intervention on the last layer came without output weights".into(),
-            ));
-        };
-        let x_c = clean.x_c.f_addmm(change, w_c)?;
-        if self.u_and_b.is_none() {
-            return scorer.project(&x_c);
-        }
-        let inverse_scale = scorer.inverse_scale(&x_c)?;
-        Ok(Projected {
-            x_c,
-            g: clean.g.shallow_clone(),
-            inverse_scale,
-        })
     }
 }
 
@@ -841,6 +980,8 @@ impl Place {
             }
         };
         WordScore {
+            text: Arc::clone(&request.text),
+            span: request.span.clone(),
             ln_probs: self
                 .pieces
                 .iter()
@@ -859,7 +1000,17 @@ fn below_zero(ln_prob: f64) -> f64 {
 }
 
 impl WordScore {
-    /// Whether every piece has a probability above 0 and no mass is NaN.
+    /// An error where a piece has no probability above 0 or a mass is NaN.
+    fn finite(self, request: usize, intervention: &str) -> Result<Self, ScoreError> {
+        match self.is_finite() {
+            true => Ok(self),
+            false => Err(ScoreError::NotFinite {
+                request,
+                intervention: intervention.to_owned(),
+            }),
+        }
+    }
+
     fn is_finite(&self) -> bool {
         let masses = [
             self.before.ln_begins,

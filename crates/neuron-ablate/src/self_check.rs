@@ -89,7 +89,7 @@ pub fn self_check(
     let definitions = Definitions::new(frequencies, bands, &plan.semantics)?;
     let sweep = Sweep::new(model, sample, frequencies, bands.to_vec(), plan)?;
     let mut check = SelfCheck::of(&sweep)?;
-    sweep.run(
+    sweep.run_with(
         &mut |block| Ok(check.compare(&sweep, &definitions, &means, block)?),
         &|_| (),
     )?;
@@ -116,7 +116,7 @@ pub fn self_check_neurons(
     let definitions = Definitions::new(frequencies, bands, &plan.semantics)?;
     let sweep = Sweep::new(model, sample, frequencies, bands.to_vec(), plan)?;
     let mut check = SelfCheck::of(&sweep)?;
-    sweep.run_neurons(
+    sweep.run_neurons_with(
         neurons,
         &means,
         &mut |block| Ok(check.compare(&sweep, &definitions, &means, block)?),
@@ -221,7 +221,7 @@ impl Forwards {
         clean: &mut BTreeMap<usize, Tensor>,
         replace: &mut Replace,
     ) -> Result<Self, AblateError> {
-        let model = sweep.model;
+        let model = sweep.model("the self-check")?;
         let tokens = Tensor::f_from_slice(&sweep.sample().sequences()[sequence])?.f_unsqueeze(0)?;
         let residual = |hooks: &mut dyn Hooks| -> Result<Tensor, AblateError> {
             let residual = tch::no_grad(|| model.residual(&tokens, None, hooks))?;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// `band` below is the long-tail band; without a band every direction is the all-token one.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Semantics {
     /// Which direction mediates frequency for the reported direct effect.
     pub direction: Direction,
@@ -121,6 +122,48 @@ impl Semantics {
             mean_activation: MeanOver::NotBos,
             band_token: BandToken::Target,
         }
+    }
+
+    /// With another [`direction`](Self::direction).
+    #[must_use]
+    pub fn with_direction(self, direction: Direction) -> Self {
+        Self { direction, ..self }
+    }
+
+    /// With another [`outside_band`](Self::outside_band).
+    #[must_use]
+    pub fn with_outside_band(self, outside_band: OutsideBand) -> Self {
+        Self {
+            outside_band,
+            ..self
+        }
+    }
+
+    /// With another [`kl`](Self::kl).
+    #[must_use]
+    pub fn with_kl(self, kl: KlDirection) -> Self {
+        Self { kl, ..self }
+    }
+
+    /// With another [`frozen_kl`](Self::frozen_kl).
+    #[must_use]
+    pub fn with_frozen_kl(self, frozen_kl: FrozenKl) -> Self {
+        Self { frozen_kl, ..self }
+    }
+
+    /// With another [`mean_activation`](Self::mean_activation).
+    #[must_use]
+    pub fn with_mean_activation(self, mean_activation: MeanOver) -> Self {
+        Self {
+            mean_activation,
+            ..self
+        }
+    }
+
+    /// With another [`band_token`](Self::band_token).
+    #[must_use]
+    pub fn with_band_token(self, band_token: BandToken) -> Self {
+        Self { band_token, ..self }
     }
 }
 

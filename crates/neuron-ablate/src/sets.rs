@@ -198,7 +198,7 @@ impl Sweep<'_> {
     /// # fn curve(sweep: &neuron_ablate::Sweep<'_>) -> Result<(), neuron_ablate::AblateError> {
     /// use neuron_ablate::{Dose, Measure, NestedSets, Variant};
     ///
-    /// let effects = sweep.run(&mut |_| Ok(()), &|_| ())?;
+    /// let effects = sweep.run()?;
     /// let lists = [NestedSets::doubling("selected", vec![193, 105, 19, 7, 40])?];
     /// let doses = [Dose::Mean, Dose::Scale(0.5)];
     /// for set in sweep.run_sets(&lists, &doses, &effects.mean_activations, &|_| ())? {
@@ -322,6 +322,7 @@ impl Sweep<'_> {
         progress: &(dyn Fn(Tick) + Sync),
     ) -> Result<Vec<SetEffects>, AblateError> {
         distinct("dose", doses)?;
+        let model = self.model("changing neurons of any layer")?;
         let mut results = self.without_rows(lists, doses);
         let mut replaced = Vec::with_capacity(results.len());
         for &SetEffects {
@@ -330,13 +331,7 @@ impl Sweep<'_> {
         {
             let list = &lists[list];
             let name = format!("the first {size} neurons of `{}`", list.name);
-            replaced.push(Replaced::neurons(
-                self.model,
-                name,
-                list.set(size),
-                dose,
-                means,
-            )?);
+            replaced.push(Replaced::neurons(model, name, list.set(size), dose, means)?);
         }
         self.run_on(&replaced, &[], progress, &mut |ran| {
             let of_batch = results[ran.range.clone()].iter_mut();

@@ -3,7 +3,7 @@
 mod behind_norm;
 mod forwards;
 
-use std::{cell::RefCell, collections::HashMap, ops::Range, time::Instant};
+use std::{cell::RefCell, collections::HashMap, fmt, ops::Range, time::Instant};
 
 use neox_core::Model;
 use rayon::prelude::*;
@@ -19,17 +19,25 @@ use crate::{
     engine::{Directions, Engine, Engines, FEWEST_DIRECTIONS, Measured, NotFinite, Prepared},
     error::distinct,
     keys::EffectKeys,
-    means::mean_activations,
+    last_layer::{self, LastLayer},
+    means::{mean_activations, mean_activations_of},
     mlp_write::MlpWrite,
     pairs::{Block, Dots, Pairs, RowLogits},
-    readout::Readout,
     series::Spread,
-    states::{last_layer, last_layer_states, same_length_batches},
+    states::same_length_batches,
     vectors::{dot, on_host},
 };
 
 /// What to ablate, where, and how to read it.
+///
+/// # Examples
+/// ```
+/// use neuron_ablate::{Dose, Plan};
+/// let plan = Plan::new(vec![3, 105], vec![0, 1]).with_dose(Dose::Scale(0.0)).with_ranks(true);
+/// assert_eq!(plan.batch, 8); // what is not said has its default
+/// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Plan {
     /// Neurons of the last MLP layer.
     pub neurons: Vec<usize>,
@@ -49,6 +57,69 @@ pub struct Plan {
     pub batch: usize,
     /// Bytes that the vectors over the vocabulary may take, beside the weights.
     pub memory_budget: usize,
+}
+
+impl Plan {
+    /// Mean ablation of `neurons` of the last layer at the rows of `sequences`: the recommended reading, all variants, no ranks, the
+    /// default engine, 8 sequences per forward, 1 GiB.
+    pub fn new(neurons: Vec<usize>, sequences: Vec<usize>) -> Self {
+        Self {
+            neurons,
+            sequences,
+            dose: Dose::default(),
+            semantics: Semantics::default(),
+            variants: Variants::default(),
+            ranks: false,
+            engine: EngineOptions::default(),
+            batch: 8,
+            memory_budget: 1 << 30,
+        }
+    }
+
+    /// With another [`dose`](Self::dose).
+    #[must_use]
+    pub fn with_dose(self, dose: Dose) -> Self {
+        Self { dose, ..self }
+    }
+
+    /// With another [`semantics`](Self::semantics).
+    #[must_use]
+    pub fn with_semantics(self, semantics: Semantics) -> Self {
+        Self { semantics, ..self }
+    }
+
+    /// With another [`variants`](Self::variants).
+    #[must_use]
+    pub fn with_variants(self, variants: Variants) -> Self {
+        Self { variants, ..self }
+    }
+
+    /// With another [`ranks`](Self::ranks).
+    #[must_use]
+    pub fn with_ranks(self, ranks: bool) -> Self {
+        Self { ranks, ..self }
+    }
+
+    /// With another [`engine`](Self::engine).
+    #[must_use]
+    pub fn with_engine(self, engine: EngineOptions) -> Self {
+        Self { engine, ..self }
+    }
+
+    /// With another [`batch`](Self::batch).
+    #[must_use]
+    pub fn with_batch(self, batch: usize) -> Self {
+        Self { batch, ..self }
+    }
+
+    /// With another [`memory_budget`](Self::memory_budget).
+    #[must_use]
+    pub fn with_memory_budget(self, memory_budget: usize) -> Self {
+        Self {
+            memory_budget,
+            ..self
+        }
+    }
 }
 
 /// Rows of effects, handed over while the sweep runs: every neuron of the block at every row of the block.
@@ -167,10 +238,24 @@ pub enum Tick {
     Pairs(usize),
 }
 
+/// The forward of a [`LastLayer`].
+struct Forward<'a>(Box<last_layer::Forward<'a>>);
+
+impl fmt::Debug for Forward<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Forward")
+    }
+}
+
 /// A sweep made ready: the model's last layer in closed form, the directions and the bands.
 #[derive(Debug)]
 pub struct Sweep<'a> {
-    pub(crate) model: &'a Model,
+    /// None where there is the last layer alone.
+    model: Option<&'a Model>,
+    /// The number of the last layer.
+    layer: usize,
+    /// The states of texts at the last layer.
+    forward: Forward<'a>,
     pub(crate) sample: &'a Sample,
     pub(crate) plan: Plan,
     pub(crate) unembedding: Unembedding,
@@ -230,8 +315,34 @@ impl<'a> Sweep<'a> {
         bands: Vec<TokenBand>,
         plan: Plan,
     ) -> Result<Self, AblateError> {
-        let d_vocab = model.config().vocab_size as usize;
-        let d_mlp = model.config().intermediate_size as usize;
+        let layer = LastLayer::of_model(model)?;
+        let sweep = Self::of_last_layer(layer, sample, frequencies, bands, plan)?;
+        Ok(Self {
+            model: Some(model),
+            ..sweep
+        })
+    }
+
+    /// The same of a model of which there is the last layer alone, such as one that is not ours. What runs a model on from an earlier
+    /// layer ([`Sweep::run_neurons`], [`Sweep::run_sets_on`], [`Sweep::run_heads`]) is an error then.
+    ///
+    /// # Errors
+    /// - as [`Sweep::new`]
+    pub fn of_last_layer(
+        last: LastLayer<'a>,
+        sample: &'a Sample,
+        frequencies: &TokenFrequencies,
+        bands: Vec<TokenBand>,
+        plan: Plan,
+    ) -> Result<Self, AblateError> {
+        let LastLayer {
+            readout,
+            write,
+            layer,
+            forward,
+        } = last;
+        let d_vocab = readout.w_u().size()[0] as usize;
+        let d_mlp = write.w_out().size()[0] as usize;
         if frequencies.q().len() != d_vocab {
             return Err(AblateError::Vocabulary {
                 frequencies: frequencies.q().len(),
@@ -266,10 +377,8 @@ impl<'a> Sweep<'a> {
             });
         }
         let pairs = Pairs::new(frequencies, bands, &plan.semantics, plan.variants)?;
-        let device = plan.engine.device(model.device());
-        let write = MlpWrite::of_last_layer(model)?;
-        let unembedding =
-            Unembedding::new(Readout::of_model(model)?, pairs.layout().order(), device)?;
+        let device = plan.engine.device(readout.w_u().device());
+        let unembedding = Unembedding::new(readout, pairs.layout().order(), device)?;
         let engines = Engines::new(
             &pairs,
             (unembedding.w_u(), unembedding.scale()),
@@ -285,7 +394,9 @@ impl<'a> Sweep<'a> {
             plan.memory_budget / 4,
         )?;
         let sweep = Self {
-            model,
+            model: None,
+            layer,
+            forward: Forward(forward),
             sample,
             plan,
             unembedding,
@@ -367,6 +478,14 @@ impl<'a> Sweep<'a> {
         Ok(self.sample.rows(&self.plan.sequences)?.1)
     }
 
+    /// Runs the sweep.
+    ///
+    /// # Errors
+    /// - as [`Sweep::run_with`]
+    pub fn run(&self) -> Result<Effects, AblateError> {
+        self.run_with(&mut |_| Ok(()), &|_| ())
+    }
+
     /// Runs the sweep; `sink` gets the rows as they come, `progress` hears how far it is.
     ///
     /// # Errors
@@ -374,7 +493,7 @@ impl<'a> Sweep<'a> {
     /// - [`AblateError::NotFinite`] at the first value that is not a number
     /// - [`AblateError::Sink`] if `sink` fails
     /// - [`AblateError::Torch`] if libtorch fails
-    pub fn run(
+    pub fn run_with(
         &self,
         sink: &mut Sink<'_>,
         progress: &(dyn Fn(Tick) + Sync),
@@ -386,29 +505,24 @@ impl<'a> Sweep<'a> {
             });
         }
         let (all_rows, counts) = self.sample.rows(&plan.sequences)?;
-        let mean = match self.means.neurons(last_layer(self.model)) {
-            Some(mean) if mean.len() as i64 != self.model.config().intermediate_size => {
+        let d_mlp = self.write.w_out().size()[0] as usize;
+        let mean = match self.means.neurons(self.layer) {
+            Some(mean) if mean.len() != d_mlp => {
                 return Err(AblateError::NoSuchComponent {
                     what: format!("layer of {} neurons, which there are means of", mean.len()),
-                    has: format!("{} a layer", self.model.config().intermediate_size),
+                    has: format!("{d_mlp} a layer"),
                 });
             }
             Some(mean) => mean.to_vec(),
-            None => mean_activations(
-                self.model,
-                self.sample,
-                plan.semantics.mean_activation,
-                plan.batch,
-                &|more, done| progress(Tick::Sequences { more, done }),
-            )?,
+            None => self.mean_activations(progress)?,
         };
         let w_out_norms = self.write.norms()?;
         let directions = on_host(self.write.directions())?; // [d_mlp][d_model]
-        let d_model = self.model.config().hidden_size as usize;
+        let d_model = directions.len() / d_mlp;
         let direction = |neuron: usize| &directions[neuron * d_model..(neuron + 1) * d_model];
         let clusters = self.sample.clusters(&plan.sequences);
         let empty = self.no_effects();
-        let layer = last_layer(self.model);
+        let layer = self.layer;
         let mut neurons: Vec<NeuronEffects> = plan
             .neurons
             .iter()
@@ -421,7 +535,6 @@ impl<'a> Sweep<'a> {
             })
             .collect();
 
-        let d_mlp = self.model.config().intermediate_size as usize;
         let (rows_at_once, neurons_at_once, keep) = self.blocks();
         let mut kept: Vec<Option<OfNeurons>> = Vec::new();
         for rows in chunk_by_sequence(&all_rows, rows_at_once) {
@@ -577,6 +690,21 @@ impl<'a> Sweep<'a> {
         })
     }
 
+    /// Mean activations of the last layer over the whole sample, `[d_mlp]`.
+    fn mean_activations(&self, progress: &(dyn Fn(Tick) + Sync)) -> Result<Vec<f64>, AblateError> {
+        let (over, batch) = (self.plan.semantics.mean_activation, self.plan.batch);
+        let hear = |more, done| progress(Tick::Sequences { more, done });
+        match self.model {
+            Some(model) => mean_activations(model, self.sample, over, batch, &hear),
+            None => mean_activations_of(&self.forward.0, self.sample, over, batch, &hear),
+        }
+    }
+
+    /// The whole model.
+    pub(crate) fn model(&self, what: &'static str) -> Result<&'a Model, AblateError> {
+        self.model.ok_or(AblateError::LastLayerOnly { what })
+    }
+
     /// Measures and ranks of a block.
     fn measure(
         &self,
@@ -643,8 +771,7 @@ impl Sweep<'_> {
                 .iter()
                 .map(|&i| self.sample.sequences()[i].as_slice())
                 .collect();
-            for (of_sequence, sequence) in last_layer_states(self.model, &tokens)?.iter().zip(group)
-            {
+            for (of_sequence, sequence) in (self.forward.0)(&tokens)?.iter().zip(group) {
                 let kept: Vec<i64> = rows
                     .iter()
                     .filter(|row| row.sequence == sequence)

@@ -113,6 +113,7 @@ impl TargetGroup {
 
 /// A named change of weights.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct NamedChange {
     /// The name in tables and errors.
     pub name: String,
@@ -120,21 +121,62 @@ pub struct NamedChange {
     pub change: WeightChange,
 }
 
+impl NamedChange {
+    /// Gives a change its name.
+    pub fn new(name: impl Into<String>, change: WeightChange) -> Self {
+        Self {
+            name: name.into(),
+            change,
+        }
+    }
+}
+
 /// On which text, and how strongly.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ScalingPlan {
     /// Sequences of the sample whose rows are measured.
     pub sequences: Vec<usize>,
     /// Factors `s`; 1 changes nothing.
     pub factors: Vec<f64>,
     /// Ids of the rare tokens.
-    pub rare: Vec<u32>,
+    pub rare: Vec<i64>,
     /// Ids of the common tokens.
-    pub common: Vec<u32>,
+    pub common: Vec<i64>,
     /// Sequences per forward.
     pub batch: usize,
     /// Bytes that the vectors over the vocabulary may take, beside the weights.
     pub memory_budget: usize,
+}
+
+impl ScalingPlan {
+    /// The rows of `sequences` at each of `factors`, with 8 sequences per forward and 1 GiB; rows are grouped by targets that are `rare`
+    /// or `common`.
+    pub fn new(sequences: Vec<usize>, factors: Vec<f64>, rare: Vec<i64>, common: Vec<i64>) -> Self {
+        Self {
+            sequences,
+            factors,
+            rare,
+            common,
+            batch: 8,
+            memory_budget: 1 << 30,
+        }
+    }
+
+    /// With another [`batch`](Self::batch).
+    #[must_use]
+    pub fn with_batch(self, batch: usize) -> Self {
+        Self { batch, ..self }
+    }
+
+    /// With another [`memory_budget`](Self::memory_budget).
+    #[must_use]
+    pub fn with_memory_budget(self, memory_budget: usize) -> Self {
+        Self {
+            memory_budget,
+            ..self
+        }
+    }
 }
 
 /// Changes that are measured at once, each at one row: over a tile of the kernel they fit the second-level cache.
@@ -369,9 +411,11 @@ impl Vocabulary {
         plan: &ScalingPlan,
     ) -> Result<Self, ScalingError> {
         let mut masks = [SCALED, RARE, COMMON].map(|_| vec![false; d_vocab]);
-        let mut mark = |band: usize, ids: &[u32]| {
+        let mut mark = |band: usize, ids: &[i64]| {
             for &id in ids {
-                let place = masks[band].get_mut(id as usize);
+                let place = usize::try_from(id)
+                    .ok()
+                    .and_then(|id| masks[band].get_mut(id));
                 *place.ok_or(ScalingError::Vocabulary {
                     frequencies: id as usize + 1,
                     d_vocab,

@@ -1,6 +1,6 @@
 //! From text to token positions: which pieces are a word's, and what stands before it.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use model_conventions::WordPieces;
 use neox_core::{Text, TextError};
@@ -40,6 +40,7 @@ impl WordStart {
 
 /// A word to score: the tokens up to its last piece, and which of them are its pieces.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct WordRequest {
     /// Token ids of context and word.
     pub tokens: Vec<i64>,
@@ -47,6 +48,10 @@ pub struct WordRequest {
     pub word: Range<usize>,
     /// What stands before the word.
     pub start: WordStart,
+    /// The word as the text has it, without white space around it; empty where the request was made of tokens alone.
+    pub text: Arc<str>,
+    /// The bytes of `text` in the sentence, or in context and word as they were joined; [`WordRequest::within`] leaves them as they are.
+    pub span: Range<usize>,
 }
 
 /// How context and word become one text.
@@ -108,6 +113,32 @@ pub enum RequestError {
 }
 
 impl WordRequest {
+    /// A word of which there are tokens alone.
+    pub fn new(tokens: Vec<i64>, word: Range<usize>, start: WordStart) -> Self {
+        Self {
+            tokens,
+            word,
+            start,
+            text: "".into(),
+            span: 0..0,
+        }
+    }
+
+    /// With the word's place in a text, white space around it left out.
+    fn in_text(self, text: &str, span: Range<usize>) -> Self {
+        let held = text.get(span.clone()).unwrap_or_default();
+        // White space is a word only where there is nothing else.
+        let (start, word) = match held.trim() {
+            "" => (span.start, held),
+            word => (span.start + held.len() - held.trim_start().len(), word),
+        };
+        Self {
+            text: word.into(),
+            span: start..start + word.len(),
+            ..self
+        }
+    }
+
     /// Tokenizes context and word **jointly**; the pieces of the word are those that reach past its
     /// first character, and the one before them where that is nothing but the space in front of the word: tokenizers that cut off digits
     /// have the space before a number as a piece of its own, and it is this piece that begins the word.
@@ -176,11 +207,8 @@ impl WordRequest {
                 word: word.to_owned(),
             });
         }
-        Ok(Self {
-            word: first..tokens.len(),
-            tokens,
-            start,
-        })
+        let pieces = first..tokens.len();
+        Ok(Self::new(tokens, pieces, start).in_text(&joined, begin..joined.len()))
     }
 
     /// The reading of Liu et al. (2025): context and word as they are, without a token in front of
@@ -196,12 +224,11 @@ impl WordRequest {
         word: &str,
         bos_only: bool,
     ) -> Result<Self, RequestError> {
+        let context = if bos_only { "" } else { context };
+        let joined = format!("{context}{word}");
         let (tokens, alone) = match bos_only {
             true => ([vec![bos], text.encode(word)?].concat(), 1),
-            false => (
-                text.encode(&format!("{context}{word}"))?,
-                text.encode(context)?.len(),
-            ),
+            false => (text.encode(&joined)?, text.encode(context)?.len()),
         };
         let scored = if alone >= tokens.len() {
             tokens.len().saturating_sub(1)
@@ -213,11 +240,8 @@ impl WordRequest {
                 word: word.to_owned(),
             });
         }
-        Ok(Self {
-            word: scored..scored + 1,
-            tokens,
-            start: WordStart::Inside,
-        })
+        let request = Self::new(tokens, scored..scored + 1, WordStart::Inside);
+        Ok(request.in_text(&joined, context.len()..joined.len()))
     }
 
     /// All words of a text. A word begins at the text's first piece and at every piece that begins
@@ -226,24 +250,25 @@ impl WordRequest {
     /// # Errors
     /// - [`RequestError::Text`] if the tokenizer fails
     pub fn words_of(text: &Text, bos: i64, sentence: &str) -> Result<Vec<Self>, RequestError> {
-        let tokens: Vec<i64> = std::iter::once(bos).chain(text.encode(sentence)?).collect();
+        let pieces = text.encode_with_offsets(sentence)?;
+        let ids = pieces.iter().map(|(id, _)| *id);
+        let tokens: Vec<i64> = std::iter::once(bos).chain(ids).collect();
         let words = text.words()?;
         // BOS is no text.
         let begins = |i: usize| begins_word(words, (i > 1).then(|| tokens[i - 1]), tokens[i]);
         let mut starts: Vec<usize> = (1..tokens.len()).filter(|&i| i == 1 || begins(i)).collect();
         starts.push(tokens.len());
-        Ok(starts
-            .windows(2)
-            .map(|pair| Self {
-                tokens: tokens[..pair[1]].to_vec(),
-                word: pair[0]..pair[1],
-                start: if begins(pair[0]) {
-                    WordStart::Space
-                } else {
-                    WordStart::Text
-                },
-            })
-            .collect())
+        let word = |pair: &[usize]| {
+            let start = match begins(pair[0]) {
+                true => WordStart::Space,
+                false => WordStart::Text,
+            };
+            // The first token is BOS, which is no piece.
+            let (first, last) = (&pieces[pair[0] - 1].1, &pieces[pair[1] - 2].1);
+            Self::new(tokens[..pair[1]].to_vec(), pair[0]..pair[1], start)
+                .in_text(sentence, first.start..last.end)
+        };
+        Ok(starts.windows(2).map(word).collect())
     }
 
     /// The tokens that the model has to read: those before the last piece, and that one too where the
@@ -274,7 +299,7 @@ impl WordRequest {
         (first < self.word.start).then(|| Self {
             tokens: [kept, &self.tokens[first..end]].concat(),
             word: moved(self.word.start)..moved(end),
-            start: self.start,
+            ..self.clone()
         })
     }
 }
@@ -359,6 +384,14 @@ impl WordVocabulary {
         Ok(self)
     }
 
+    /// Whether a token begins a word when one has ended before it, or ends one in another way ([`WordBoundary`]): whether its probability
+    /// is of the mass that the corrected forms take for the end of a word. Never for the token that ends a text, and ids outside the
+    /// vocabulary.
+    pub fn begins(&self, id: i64) -> bool {
+        let begins = usize::try_from(id).ok().and_then(|id| self.begins.get(id));
+        begins.is_some_and(|&begins| begins > 0.0)
+    }
+
     /// A vocabulary of which no token begins a word, for scores without boundaries
     /// ([`Scorer::without_boundaries`](crate::Scorer::without_boundaries)).
     #[must_use]
@@ -380,11 +413,8 @@ mod tests {
         let tokens: Vec<i64> = (0..100).collect();
         for (max, bos) in (4..40).flat_map(|max| [(max, true), (max, false)]) {
             for end in 2..=100usize {
-                let request = WordRequest {
-                    tokens: tokens[..end].to_vec(),
-                    word: end - 1..end,
-                    start: WordStart::Space,
-                };
+                let request =
+                    WordRequest::new(tokens[..end].to_vec(), end - 1..end, WordStart::Space);
                 let cut = request.within(max, bos).unwrap();
                 assert!(cut.tokens.len() <= max, "{max} {end}");
                 assert_eq!(cut.tokens[cut.word.clone()], tokens[end - 1..end]);
@@ -401,11 +431,7 @@ mod tests {
                 assert!(!bos || cut.tokens[0] == 0);
             }
         }
-        let long = WordRequest {
-            tokens: tokens.clone(),
-            word: 10..100,
-            start: WordStart::Space,
-        };
+        let long = WordRequest::new(tokens.clone(), 10..100, WordStart::Space);
         assert_eq!(long.within(64, true), None);
     }
 

@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .iter()
         .zip(scorer.score(&words, &[Intervention::base(), off])?)
     {
-        let spelling = text.decode(&word.tokens[word.word.clone()])?;
+        let spelling = &word.text;
         let [base, off] = [0, 1].map(|i| scores[i].surprisal_nats(WordForm::Corrected));
         println!(
             "{spelling:>12} {:8.4} nats, without neuron {neuron} {:8.4}",

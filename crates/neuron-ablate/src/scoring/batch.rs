@@ -207,8 +207,16 @@ impl Batch {
         })
     }
 
+    /// The targets of some rows, by the place of the row among them.
+    pub(super) fn targets_of(&self, rows: Range<usize>) -> Vec<(usize, i64)> {
+        let targets = self.targets_within(rows.clone()).iter();
+        targets
+            .map(|&(row, token)| (row - rows.start, token))
+            .collect()
+    }
+
     /// The targets of some rows; targets are sorted by row.
-    pub(super) fn targets_within(&self, rows: Range<usize>) -> &[(usize, i64)] {
+    fn targets_within(&self, rows: Range<usize>) -> &[(usize, i64)] {
         let at = |row: usize| self.targets.partition_point(|(r, _)| *r < row);
         &self.targets[at(rows.start)..at(rows.end)]
     }
@@ -220,11 +228,7 @@ mod tests {
     use crate::word_request::WordStart;
 
     fn request(tokens: &[i64], word: std::ops::Range<usize>) -> WordRequest {
-        WordRequest {
-            tokens: tokens.to_vec(),
-            word,
-            start: WordStart::Space,
-        }
+        WordRequest::new(tokens.to_vec(), word, WordStart::Space)
     }
 
     #[test]

@@ -95,6 +95,10 @@ impl WordSums {
         })
     }
 
+    pub(super) fn readout(&self) -> &Readout {
+        self.unembedding.readout()
+    }
+
     /// Takes neurons with their output weights, `[neuron, d_model]`; the first `with_images` are of sets that are not wide.
     pub(super) fn neurons(
         &self,

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use neox_core::Site;
+use neox_core::{Model, Site};
 use tch::Tensor;
 
 use super::{PairBlock, Ranks, Sink, Sweep, Tick, accumulate};
@@ -91,6 +91,18 @@ struct OfText<'r> {
 impl Sweep<'_> {
     /// Ablates neurons of any layers by running the model on, with the dose of the plan.
     ///
+    /// # Errors
+    /// - as [`Sweep::run_neurons_with`]
+    pub fn run_neurons(
+        &self,
+        neurons: &[NeuronId],
+        means: &LayerMeans,
+    ) -> Result<Vec<NeuronEffects>, AblateError> {
+        self.run_neurons_with(neurons, means, &mut |_| Ok(()), &|_| ())
+    }
+
+    /// The same; `sink` gets the rows as they come, `progress` hears how far it is.
+    ///
     /// Each neuron is replaced at every position of a text, the first one too; of the last layer the plan's own neurons, which
     /// [`Sweep::run`] ablates in closed form, have the same effects. The plan's neurons play no part here. `means` are those of the
     /// neurons' layers ([`layer_means`](crate::layer_means)).
@@ -102,7 +114,7 @@ impl Sweep<'_> {
     /// - [`AblateError::Empty`] if a layer's means are missing
     /// - [`AblateError::NotFiniteChange`] at the first value that is not a number
     /// - [`AblateError::Sink`] if `sink` fails, [`AblateError::Forward`] or [`AblateError::Torch`] if libtorch does
-    pub fn run_neurons(
+    pub fn run_neurons_with(
         &self,
         neurons: &[NeuronId],
         means: &LayerMeans,
@@ -110,12 +122,13 @@ impl Sweep<'_> {
         progress: &(dyn Fn(Tick) + Sync),
     ) -> Result<Vec<NeuronEffects>, AblateError> {
         distinct("neuron", neurons)?;
+        let model = self.model("ablating neurons of any layer")?;
         let replaced = |&neuron: &NeuronId| {
             let name = format!("neuron {neuron}");
-            Replaced::neurons(self.model, name, &[neuron], self.plan.dose, means)
+            Replaced::neurons(model, name, &[neuron], self.plan.dose, means)
         };
         let replaced: Vec<Replaced> = neurons.iter().map(replaced).collect::<Result<_, _>>()?;
-        let mut effects = self.neurons_without_rows(neurons, means)?;
+        let mut effects = self.neurons_without_rows(model, neurons, means)?;
         let mut sites: Vec<Site> = neurons.iter().map(|n| Site::MlpPost(n.layer)).collect();
         sites.dedup();
         self.run_on(&replaced, &sites, progress, &mut |ran| {
@@ -162,7 +175,8 @@ impl Sweep<'_> {
         if dose == Dose::ClipAtMean {
             return Err(AblateError::HeadDose);
         }
-        let replaced = |&head: &HeadId| Replaced::head(self.model, head, dose, means);
+        let model = self.model("ablating attention heads")?;
+        let replaced = |&head: &HeadId| Replaced::head(model, head, dose, means);
         let replaced: Vec<Replaced> = heads.iter().map(replaced).collect::<Result<_, _>>()?;
         let empty = self.no_effects();
         let head = |&head: &HeadId| HeadEffects {
@@ -185,10 +199,10 @@ impl Sweep<'_> {
     pub fn forward_cost(&self, layers: &[usize]) -> Result<ForwardCost, AblateError> {
         let (rows, _) = self.sample.rows(&self.plan.sequences)?;
         let texts = rows.chunk_by(|a, b| a.sequence == b.sequence).count();
-        let copies = self.copies();
+        let model = self.model("a forward from a layer")?;
+        let copies = self.copies(model);
         let batches = batches(layers, copies);
-        let blocks_from =
-            |layer: usize| self.model.config().num_hidden_layers.saturating_sub(layer);
+        let blocks_from = |layer: usize| model.config().num_hidden_layers.saturating_sub(layer);
         Ok(ForwardCost {
             forwards: texts * batches.len(),
             copies,
@@ -206,7 +220,8 @@ impl Sweep<'_> {
         each: &mut dyn FnMut(&Ran<'_>) -> Result<(), AblateError>,
     ) -> Result<(), AblateError> {
         let layers: Vec<usize> = replaced.iter().map(|replaced| replaced.layer).collect();
-        let batches = batches(&layers, self.copies());
+        let model = self.model("a replacement")?;
+        let batches = batches(&layers, self.copies(model));
         let mut sites = sites.to_vec();
         sites.extend(layers.chunk_by(|a, b| a == b).map(|l| Site::ResidPre(l[0])));
         let options = EngineOptions {
@@ -222,7 +237,7 @@ impl Sweep<'_> {
         for rows in all_rows.chunk_by(|a, b| a.sequence == b.sequence) {
             let sequence = rows[0].sequence;
             let tokens = self.sample.sequences()[sequence].as_slice();
-            let captured = captured(self.model, &[tokens], &sites)?;
+            let captured = captured(model, &[tokens], &sites)?;
             let kept: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
             let kept = Tensor::f_from_slice(&kept)?.f_to_device(captured.resid.device())?;
             let resid = captured.resid.f_get(0)?.f_index_select(0, &kept)?;
@@ -248,7 +263,7 @@ impl Sweep<'_> {
             let slot = self.plan.sequences.iter().position(|s| *s == sequence);
             for range in &batches {
                 let these = &replaced[range.clone()];
-                let changes = self.changes(these, &captured, &kept)?;
+                let changes = self.changes(model, these, &captured, &kept)?;
                 let (measured, ranks, norms) =
                     self.measure_changes(&engines, &of_text, these, &changes)?;
                 // All at once: most of the time goes into the forward, and rows alone would tell another rate.
@@ -275,6 +290,7 @@ impl Sweep<'_> {
     /// What the replacements of a batch change in the residual stream after the last block, `[row, replacement, d_model]`, f64.
     fn changes(
         &self,
+        model: &Model,
         replaced: &[Replaced],
         captured: &Captured,
         kept: &Tensor,
@@ -287,7 +303,7 @@ impl Sweep<'_> {
             .f_expand([replaced.len() as i64 + 1, pos, d_model], false)?
             .f_contiguous()?;
         let mut hooks = ReplaceEach(replaced);
-        let after = tch::no_grad(|| self.model.residual_from(layer, &copies, &mut hooks))?;
+        let after = tch::no_grad(|| model.residual_from(layer, &copies, &mut hooks))?;
         let after = host(&after.f_index_select(1, kept)?)?;
         let (changed, clean) = (
             after.f_narrow(0, 0, replaced.len() as i64)?,
@@ -379,8 +395,8 @@ impl Sweep<'_> {
     }
 
     /// How many copies of a text run on at once, within a quarter of the memory each for the blocks and for the vocabulary.
-    fn copies(&self) -> usize {
-        let config = self.model.config();
+    fn copies(&self, model: &Model) -> usize {
+        let config = model.config();
         let texts = self.plan.sequences.iter();
         let length = |&s: &usize| self.sample.sequences().get(s).map_or(0, Vec::len);
         let longest = texts.map(length).max().unwrap_or(0).max(1);
@@ -407,6 +423,7 @@ impl Sweep<'_> {
 
     fn neurons_without_rows(
         &self,
+        model: &Model,
         neurons: &[NeuronId],
         means: &LayerMeans,
     ) -> Result<Vec<NeuronEffects>, AblateError> {
@@ -414,7 +431,7 @@ impl Sweep<'_> {
         let mut effects = Vec::with_capacity(neurons.len());
         for of_layer in neurons.chunk_by(|a, b| a.layer == b.layer) {
             let layer = of_layer[0].layer;
-            let norms = output_norms(self.model, layer)?;
+            let norms = output_norms(model, layer)?;
             let means = means.neurons(layer).unwrap_or_default();
             effects.extend(of_layer.iter().map(|n| NeuronEffects {
                 layer,
