@@ -2,13 +2,14 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::architecture::{Architecture, Positions};
 use crate::branches::Layout;
-use crate::config::{Architecture, Positions};
 use crate::error::{ForwardError, LoadError};
 use crate::family::Part;
-use crate::hooks::{Hooks, Site, visit};
+use crate::hooks::{Hooks, visit};
 use crate::norm::Norm;
 use crate::rotary::Rotary;
+use crate::site::Site;
 use crate::weights::Loader;
 
 #[derive(Debug)]

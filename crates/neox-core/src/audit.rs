@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
-use crate::config::Architecture;
+use crate::architecture::Architecture;
 use crate::error::LoadError;
 use crate::family::Entry;
 use crate::weights::{Tensors, compare};
@@ -163,7 +163,7 @@ fn read_all(
     files: &WeightFiles,
     architecture: &Architecture,
 ) -> Result<(String, Vec<Finding>), AnyError> {
-    let mut tensors = Tensors::open(files, architecture.family)?;
+    let mut tensors = Tensors::open(files, architecture.family())?;
     let mismatch = compare(&tensors, architecture);
     if !mismatch.is_empty() {
         return Err(format!("weights do not fit the config: {mismatch}").into());

@@ -2,13 +2,14 @@
 
 use tch::Tensor;
 
+use crate::architecture::Residual;
 use crate::attention::{Attention, Context, chosen};
-use crate::config::Residual;
 use crate::error::{ForwardError, LoadError};
 use crate::family::Part;
-use crate::hooks::{Hooks, Site, visit};
+use crate::hooks::{Hooks, visit};
 use crate::mlp::Mlp;
 use crate::norm::Norm;
+use crate::site::Site;
 use crate::weights::Loader;
 
 #[derive(Debug)]

@@ -48,7 +48,13 @@ impl Layout {
             let mut before = 0;
             for &branch in branches {
                 if branch.start <= before || branch.start >= n || branch.shared > trunk {
-                    return Err(ForwardError::Branch { row, branch, len });
+                    let Branch { start, shared } = branch;
+                    return Err(ForwardError::Branch {
+                        row,
+                        start,
+                        shared,
+                        len,
+                    });
                 }
                 before = branch.start;
             }

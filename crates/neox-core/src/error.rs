@@ -8,7 +8,7 @@ use file_kind::FileKind;
 use model_conventions::WeightFilesError;
 use tch::{Kind, TchError};
 
-use crate::hooks::Site;
+use crate::site::Site;
 
 /// Why a `config.json` was not understood.
 #[derive(Debug, thiserror::Error)]
@@ -336,13 +336,16 @@ pub enum ForwardError {
     /// A branch that cannot be where it is said to be.
     #[error(
         "row {row} of {len} tokens has a branch at {} that shares {} tokens: branches come one behind the other after the whole first text, and share tokens of it",
-        branch.start, branch.shared
+        start,
+        shared
     )]
     Branch {
         /// The row.
         row: usize,
-        /// The branch.
-        branch: crate::Branch,
+        /// Where the branch begins.
+        start: usize,
+        /// Tokens of the first text that come before it.
+        shared: usize,
         /// Tokens of the row.
         len: i64,
     },

@@ -6,7 +6,7 @@ use std::fmt;
 
 use tch::{TchError, Tensor};
 
-use crate::config::{Architecture, NormKind, Positions};
+use crate::architecture::{Architecture, NormKind, Positions};
 use crate::error::ConfigError;
 use crate::keys::Keys;
 
@@ -173,6 +173,12 @@ impl Family {
 }
 
 impl Architecture {
+    /// Whose names its files use.
+    pub(crate) fn family(&self) -> &'static Family {
+        let named = |family: &&Family| family.model_type == self.family;
+        FAMILIES.into_iter().find(named).unwrap_or(FAMILIES[0])
+    }
+
     /// Every tensor that a checkpoint of this architecture holds, with embedding and unembedding, tied or not.
     pub(crate) fn tensors(&self) -> Vec<Entry> {
         let mut entries = Vec::new();
@@ -189,14 +195,14 @@ impl Architecture {
                 }
             }
         };
-        for &(part, name, stored) in self.family.whole {
+        for &(part, name, stored) in self.family().whole {
             add(part, name.to_owned(), stored);
         }
         for layer in 0..self.num_hidden_layers {
-            for &(part, name, stored) in self.family.per_block {
+            for &(part, name, stored) in self.family().per_block {
                 add(
                     part(layer),
-                    format!("{}{layer}.{name}", self.family.block),
+                    format!("{}{layer}.{name}", self.family().block),
                     stored,
                 );
             }

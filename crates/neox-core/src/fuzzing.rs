@@ -1,6 +1,6 @@
 //! Readers of untrusted bytes, for fuzz targets. Not part of the interface.
 
-use crate::config::Architecture;
+use crate::architecture::Architecture;
 use crate::pickle::read_tensors;
 use crate::shard::parse_safetensors;
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::config::Activation;
+use crate::activation::Activation;
 use crate::error::ConfigError;
 
 /// Sizes above this are taken for a damaged or hostile file.

@@ -25,9 +25,12 @@
 //! More than one GPU, and none of another maker than NVIDIA.
 
 // Checkpoints
-pub mod config;
+mod activation;
+pub mod architecture;
+mod config;
 mod family;
 mod keys;
+mod options;
 mod pickle;
 mod rope;
 mod shard;
@@ -42,6 +45,7 @@ mod mlp;
 pub mod model;
 mod norm;
 mod rotary;
+mod site;
 
 // Around it
 pub mod device;
@@ -55,21 +59,22 @@ pub mod save;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use activation::Activation;
+pub use architecture::{Architecture, NormKind, Positions, Residual, RopeScaling, ScoreScale};
 pub use audit::{AuditRow, Audited, Finding, audit};
 pub use branches::Branch;
-pub use config::{
-    Activation, Architecture, NormKind, Positions, Residual, RopeScaling, ScoreScale,
-};
 pub use device::{load_cuda, parse_device, parse_dtype};
 pub use error::{
     ConfigError, DeviceError, ForwardError, LoadError, PickleError, TensorMismatch, TextError,
 };
 pub use family::Part;
-pub use hooks::{Hooks, NoHooks, Recorder, Site};
-pub use model::{LoadOptions, Model, next_token_ln_probs};
+pub use hooks::{Hooks, NoHooks, Recorder};
+pub use model::{Model, next_token_ln_probs};
 pub use model_conventions::{FileHash, WeightFiles, WeightFilesError, WeightFormat};
 pub use norm::Norm;
+pub use options::LoadOptions;
 pub use save::{SAVED_FILES, SaveError, save_with, stored_tensor};
+pub use site::Site;
 pub use text::Text;
 /// The crates whose types are part of this one's interface: [`tch::Tensor`] of every forward, and [`Text::tokenizer`]'s.
 pub use {tch, tokenizers};

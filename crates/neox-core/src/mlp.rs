@@ -1,11 +1,12 @@
 //! The MLP whose hidden units are "the neurons".
 
-use tch::{TchError, Tensor};
+use tch::Tensor;
 
-use crate::config::Activation;
+use crate::activation::Activation;
 use crate::error::{ForwardError, LoadError};
 use crate::family::Part;
-use crate::hooks::{Hooks, Site, visit};
+use crate::hooks::{Hooks, visit};
+use crate::site::Site;
 use crate::weights::Loader;
 
 #[derive(Debug)]
@@ -60,22 +61,5 @@ impl Mlp {
         }
         let post = visit(hooks, Site::MlpPost(self.layer), post)?;
         Ok(post.f_linear(&self.w_out, self.b_out.as_ref())?)
-    }
-}
-
-impl Activation {
-    /// Applies the function, in the memory of `x` where `in_place` allows.
-    fn apply(self, mut x: Tensor, in_place: bool) -> Result<Tensor, TchError> {
-        match (self, in_place) {
-            (Self::Gelu, true) => x.f_gelu_("none"),
-            (Self::Gelu, false) => x.f_gelu("none"),
-            (Self::GeluTanh, true) => x.f_gelu_("tanh"),
-            (Self::GeluTanh, false) => x.f_gelu("tanh"),
-            (Self::Relu, true) => x.f_relu_(),
-            (Self::Relu, false) => x.f_relu(),
-            (Self::Silu, true) => x.f_silu_(),
-            (Self::Silu, false) => x.f_silu(),
-            (Self::QuickGelu, _) => x.f_mul(&x.f_mul_scalar(1.702)?.f_sigmoid()?),
-        }
     }
 }

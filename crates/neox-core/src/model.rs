@@ -5,49 +5,17 @@ use std::path::Path;
 use model_conventions::WeightFiles;
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::architecture::{Architecture, Positions};
 use crate::attention::Context;
 use crate::block::Block;
 use crate::branches::{Branch, Layout};
-use crate::config::{Architecture, Positions};
 use crate::error::{ForwardError, LoadError};
 use crate::family::Part;
-use crate::hooks::{Hooks, Site, visit};
+use crate::hooks::{Hooks, visit};
 use crate::norm::Norm;
+use crate::options::LoadOptions;
+use crate::site::Site;
 use crate::weights::{Loader, is_finite};
-
-/// Where the weights go and in which precision the model computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LoadOptions {
-    /// Device of weights, inputs and outputs.
-    pub device: Device,
-    /// `Kind::Float`, `Kind::Half` or `Kind::BFloat16`; stored weights are converted.
-    pub dtype: Kind,
-}
-
-impl LoadOptions {
-    /// With another [`device`](Self::device).
-    #[must_use]
-    pub fn with_device(self, device: Device) -> Self {
-        Self { device, ..self }
-    }
-
-    /// With another [`dtype`](Self::dtype).
-    #[must_use]
-    pub fn with_dtype(self, dtype: Kind) -> Self {
-        Self { dtype, ..self }
-    }
-}
-
-impl Default for LoadOptions {
-    /// f32 on the CPU.
-    fn default() -> Self {
-        Self {
-            device: Device::Cpu,
-            dtype: Kind::Float,
-        }
-    }
-}
 
 /// A decoder-only language model of one of the families in `family/`.
 ///

@@ -2,10 +2,11 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use crate::config::NormKind;
+use crate::architecture::NormKind;
 use crate::error::{ForwardError, LoadError};
 use crate::family::Part;
-use crate::hooks::{Hooks, Site, visit};
+use crate::hooks::{Hooks, visit};
+use crate::site::Site;
 use crate::weights::Loader;
 
 /// `(x - mean) / sqrt(var + eps) * weight + bias` over the last dimension, or

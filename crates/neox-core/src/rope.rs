@@ -1,6 +1,6 @@
 //! The keys with which a config describes rotary positions, in all styles.
 
-use crate::config::{Positions, RopeScaling};
+use crate::architecture::{Positions, RopeScaling};
 use crate::error::ConfigError;
 use crate::keys::Keys;
 

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::config::RopeScaling;
+use crate::architecture::RopeScaling;
 
 /// Cosines and sines of one forward pass, shared by all layers.
 ///

@@ -11,7 +11,7 @@ use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde_json::{Map, Value};
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::config::Architecture;
+use crate::architecture::Architecture;
 use crate::error::LoadError;
 use crate::family::Part;
 use crate::weights::Tensors;
@@ -104,7 +104,7 @@ pub enum SaveError {
 pub fn stored_tensor(dir: &Path, part: Part) -> Result<Tensor, LoadError> {
     let architecture = Architecture::read(&dir.join("config.json"))?;
     let files = WeightFiles::find(dir)?;
-    Tensors::open(&files, architecture.family)?.weight(&architecture, part)
+    Tensors::open(&files, architecture.family())?.weight(&architecture, part)
 }
 
 /// Writes the checkpoint in `from` to the folder `to`, with the weights in `replaced`, shaped as [`Part`] says, instead of its own: one
@@ -142,7 +142,7 @@ pub fn save_with(
     let config_path = from.join(CONFIG);
     let before = Architecture::read(&config_path)?;
     let files = WeightFiles::find(from).map_err(LoadError::from)?;
-    let mut tensors = Tensors::open(&files, before.family)?;
+    let mut tensors = Tensors::open(&files, before.family())?;
     let untied = before.tie_word_embeddings && replaced.contains_key(&Part::Unembedding);
     let entries = match untied {
         true => before.tensors(),

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use model_conventions::WeightFiles;
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::config::Architecture;
+use crate::architecture::Architecture;
 use crate::error::{LoadError, TensorMismatch};
 use crate::family::{Entry, Family, Part};
-use crate::model::LoadOptions;
+use crate::options::LoadOptions;
 use crate::shard::{Shard, TensorInfo};
 
 /// All tensors of a checkpoint, across its shards.
@@ -141,7 +141,7 @@ impl Tensors {
     pub(crate) fn implied(&self, architecture: &Architecture) -> Vec<Entry> {
         let mut entries = architecture.tensors();
         if architecture.tie_word_embeddings {
-            let family = architecture.family;
+            let family = architecture.family();
             let has = |part| self.infos.contains_key(&family.weight(part));
             let (from, to) = (has(Part::Embedding), has(Part::Unembedding));
             entries.retain(|entry| match entry.part {
@@ -198,7 +198,7 @@ impl<'a> Loader<'a> {
         architecture: &'a Architecture,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
-        let tensors = Tensors::open(files, architecture.family)?;
+        let tensors = Tensors::open(files, architecture.family())?;
         let mismatch = compare(&tensors, architecture);
         if !mismatch.is_empty() {
             return Err(LoadError::Tensors {
@@ -261,7 +261,7 @@ impl<'a> Loader<'a> {
                 Ok((from.shallow_clone(), from, None))
             }
             (Some(from), Some(to)) => {
-                let family = self.architecture.family;
+                let family = self.architecture.family();
                 let warning = tied.then(|| format!(
                     "`tie_word_embeddings` is true, but `{}` and `{}` are both stored and differ: both are used as they are, so set it to false in config.json",
                     family.weight(Part::Embedding),
@@ -271,7 +271,7 @@ impl<'a> Loader<'a> {
             }
             (Some(one), None) | (None, Some(one)) => Ok((one.shallow_clone(), one, None)),
             (None, None) => Err(LoadError::MissingTensor {
-                name: self.architecture.family.weight(Part::Embedding),
+                name: self.architecture.family().weight(Part::Embedding),
             }),
         }
     }
@@ -359,7 +359,7 @@ pub(crate) fn compare(tensors: &Tensors, architecture: &Architecture) -> TensorM
             }
         }
     }
-    let family = architecture.family;
+    let family = architecture.family();
     for name in tensors.names() {
         if !implied.contains_key(&name) && !family.is_buffer(&name) {
             mismatch.unexpected.push(name);

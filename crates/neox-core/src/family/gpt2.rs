@@ -6,7 +6,8 @@ use super::Part::{
 };
 use super::Stored::{AsIs, Transposed};
 use super::{Family, Keys};
-use crate::config::{Activation, Architecture, NormKind, Positions, Residual, ScoreScale};
+use crate::activation::Activation;
+use crate::architecture::{Architecture, NormKind, Positions, Residual, ScoreScale};
 use crate::error::ConfigError;
 
 pub(super) static FAMILY: Family = Family {
@@ -39,7 +40,7 @@ fn architecture(family: &'static Family, keys: &Keys<'_>) -> Result<Architecture
     let head_size = keys.head_size(("n_embd", hidden_size), ("n_head", heads))?;
     let vocab_size = keys.size("vocab_size")?;
     Ok(Architecture {
-        family,
+        family: family.model_type,
         hidden_size,
         intermediate_size: keys.optional_size("n_inner")?.unwrap_or(4 * hidden_size),
         num_hidden_layers: keys.layers("n_layer")?,

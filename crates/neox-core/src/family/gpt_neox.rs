@@ -5,7 +5,8 @@ use super::Part::{
 };
 use super::Stored::{AsIs, QkvPerHead};
 use super::{Family, Keys};
-use crate::config::{Activation, Architecture, NormKind, Residual, ScoreScale};
+use crate::activation::Activation;
+use crate::architecture::{Architecture, NormKind, Residual, ScoreScale};
 use crate::error::ConfigError;
 use crate::rope::rotary;
 
@@ -46,7 +47,7 @@ fn architecture(family: &'static Family, keys: &Keys<'_>) -> Result<Architecture
         Some(true) | None => Residual::Parallel,
     };
     Ok(Architecture {
-        family,
+        family: family.model_type,
         hidden_size,
         intermediate_size: keys.size("intermediate_size")?,
         num_hidden_layers: keys.layers("num_hidden_layers")?,

@@ -6,7 +6,8 @@ use super::Part::{
 };
 use super::Stored::AsIs;
 use super::{Family, Keys};
-use crate::config::{Activation, Architecture, NormKind, Residual, ScoreScale};
+use crate::activation::Activation;
+use crate::architecture::{Architecture, NormKind, Residual, ScoreScale};
 use crate::error::ConfigError;
 use crate::rope::rotary;
 
@@ -54,7 +55,7 @@ pub(super) fn architecture(
     }
     let vocab_size = keys.size("vocab_size")?;
     Ok(Architecture {
-        family,
+        family: family.model_type,
         hidden_size,
         intermediate_size: keys.size("intermediate_size")?,
         num_hidden_layers: keys.layers("num_hidden_layers")?,

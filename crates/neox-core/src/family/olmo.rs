@@ -3,7 +3,7 @@
 use super::Part::{AttentionOut, Embedding, Key, MlpIn, MlpOut, MlpUp, Query, Unembedding, Value};
 use super::Stored::AsIs;
 use super::{Family, Keys, llama};
-use crate::config::{Architecture, NormKind};
+use crate::architecture::{Architecture, NormKind};
 use crate::error::ConfigError;
 
 pub(super) static FAMILY: Family = Family {

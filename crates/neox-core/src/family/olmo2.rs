@@ -6,7 +6,7 @@ use super::Part::{
 };
 use super::Stored::AsIs;
 use super::{Family, Keys, llama};
-use crate::config::{Architecture, Residual};
+use crate::architecture::{Architecture, Residual};
 use crate::error::ConfigError;
 
 pub(super) static FAMILY: Family = Family {
