@@ -8,7 +8,7 @@ use file_kind::FileKind;
 use model_conventions::WeightFilesError;
 use tch::{Kind, TchError};
 
-use crate::hooks::Site;
+use crate::hooks::{HookError, Site};
 
 /// Why a `config.json` was not understood.
 #[derive(Debug, thiserror::Error)]
@@ -386,7 +386,15 @@ pub enum ForwardError {
         /// Shape and dtype it returned.
         found: (Vec<i64>, Kind),
     },
-    /// libtorch or a hook failed.
+    /// A hook reported an error.
+    #[error("the hook at `{site}` failed")]
+    HookFailed {
+        /// Where.
+        site: Site,
+        /// Its error.
+        source: HookError,
+    },
+    /// libtorch failed.
     #[error("libtorch failed during the forward pass")]
     Torch(#[from] TchError),
 }

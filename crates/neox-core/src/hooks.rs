@@ -1,8 +1,8 @@
 //! Named places in the forward pass where a value can be observed or replaced.
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, error::Error, fmt};
 
-use tch::{TchError, Tensor};
+use tch::Tensor;
 
 use crate::{config::Architecture, error::ForwardError};
 
@@ -79,6 +79,9 @@ impl Site {
     }
 }
 
+/// Any error that a hook stops a forward pass with; `?` makes it of libtorch's, of one's own, and of text.
+pub type HookError = Box<dyn Error + Send + Sync>;
+
 /// Sees the forward pass at the sites it asks for.
 ///
 /// A site that is not wanted costs one call of [`Hooks::wants`]; nothing is computed for it.
@@ -86,8 +89,8 @@ impl Site {
 /// # Examples
 /// Keep the neuron activations of block 3 and set neuron 7 to zero there:
 /// ```
-/// use neox_core::{Hooks, Site};
-/// use tch::{TchError, Tensor};
+/// use neox_core::{HookError, Hooks, Site};
+/// use tch::Tensor;
 ///
 /// #[derive(Default)]
 /// struct Silence { seen: Option<Tensor> }
@@ -96,7 +99,7 @@ impl Site {
 ///     fn wants(&self, site: Site) -> bool {
 ///         site == Site::MlpPost(3)
 ///     }
-///     fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
+///     fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, HookError> {
 ///         let changed = value.f_detach_copy()?; // what was seen stays as it was
 ///         self.seen = Some(value);
 ///         let _ = changed.f_select(-1, 7)?.f_zero_()?;
@@ -112,8 +115,8 @@ pub trait Hooks {
     /// observe, or a tensor of the same shape and dtype.
     ///
     /// # Errors
-    /// - whatever libtorch reports; the forward pass stops with it
-    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError>;
+    /// - whatever libtorch or the hook itself reports; the forward pass stops with it, as the source of [`ForwardError::HookFailed`]
+    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, HookError>;
 
     /// The sites, where they are known before: a pass through a model that lacks one of them is an error then, not a hook that is never called.
     fn sites(&self) -> Option<&[Site]> {
@@ -166,7 +169,7 @@ impl Hooks for Recorder {
         self.sites.contains(&site)
     }
 
-    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, HookError> {
         self.seen.insert(site, value.shallow_clone());
         Ok(value)
     }
@@ -185,7 +188,7 @@ impl Hooks for NoHooks {
         false
     }
 
-    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, HookError> {
         Ok(value)
     }
 }
@@ -200,7 +203,8 @@ pub(crate) fn visit(
         return Ok(value);
     }
     let (size, kind) = (value.size(), value.f_kind()?);
-    let changed = hooks.at(site, value)?;
+    let changed = hooks.at(site, value);
+    let changed = changed.map_err(|source| ForwardError::HookFailed { site, source })?;
     if changed.size() != size || changed.f_kind()? != kind {
         return Err(ForwardError::Hook {
             site,

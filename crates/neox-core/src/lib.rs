@@ -65,7 +65,7 @@ pub use error::{
     ConfigError, DeviceError, ForwardError, LoadError, PickleError, TensorMismatch, TextError,
 };
 pub use family::Part;
-pub use hooks::{Hooks, NoHooks, Recorder, Site};
+pub use hooks::{HookError, Hooks, NoHooks, Recorder, Site};
 pub use model::{LoadOptions, Model, next_token_ln_probs};
 pub use model_conventions::{FileHash, WeightFiles, WeightFilesError, WeightFormat};
 pub use norm::Norm;
