@@ -4,8 +4,8 @@
 
 use std::{error::Error, path::Path};
 
-use neox_core::tch::{TchError, Tensor};
-use neox_core::{Hooks, LoadOptions, Model, NoHooks, Site, Text};
+use neox_core::tch::Tensor;
+use neox_core::{HookError, Hooks, LoadOptions, Model, NoHooks, Site, Text};
 use neuron_ablate::{Scorer, WordRequest, WordVocabulary};
 use surprisal_metrics::{Bootstrap, WordForm, paired_comparison};
 
@@ -17,7 +17,7 @@ impl Hooks for Halve {
         site == Site::MlpPost(3)
     }
 
-    fn at(&mut self, _: Site, activations: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, _: Site, activations: Tensor) -> Result<Tensor, HookError> {
         let _ = activations.f_narrow(-1, 0, 64)?.f_mul_scalar_(0.5)?; // [batch, pos, d_mlp]
         Ok(activations)
     }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::path::PathBuf;
 
-use neox_core::{Architecture, Hooks, LoadOptions, Model, NoHooks, Site};
-use tch::{Kind, TchError, Tensor};
+use neox_core::{Architecture, HookError, Hooks, LoadOptions, Model, NoHooks, Site};
+use tch::{Kind, Tensor};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -44,7 +44,7 @@ impl Hooks for Keep {
         }
     }
 
-    fn at(&mut self, site: Site, value: Tensor) -> std::result::Result<Tensor, TchError> {
+    fn at(&mut self, site: Site, value: Tensor) -> std::result::Result<Tensor, HookError> {
         self.seen.insert(site, value.shallow_clone());
         Ok(value)
     }

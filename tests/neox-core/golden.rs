@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::path::PathBuf;
 
-use neox_core::{Hooks, LoadOptions, Model, NoHooks, Site};
-use tch::{Device, Kind, TchError, Tensor};
+use neox_core::{HookError, Hooks, LoadOptions, Model, NoHooks, Site};
+use tch::{Device, Kind, Tensor};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -77,7 +77,7 @@ impl Hooks for Everywhere {
         true
     }
 
-    fn at(&mut self, site: Site, value: Tensor) -> std::result::Result<Tensor, TchError> {
+    fn at(&mut self, site: Site, value: Tensor) -> std::result::Result<Tensor, HookError> {
         self.seen.push((site, value.shallow_clone()));
         Ok(value)
     }

@@ -3,7 +3,9 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use neox_core::{Branch, ForwardError, Hooks, LoadOptions, Model, NoHooks, Recorder, Site};
+use neox_core::{
+    Branch, ForwardError, HookError, Hooks, LoadOptions, Model, NoHooks, Recorder, Site,
+};
 use tch::{Kind, TchError, Tensor};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -33,9 +35,9 @@ impl<F: FnMut(Tensor) -> std::result::Result<Tensor, TchError>> Hooks for At<F> 
         site == self.site
     }
 
-    fn at(&mut self, _: Site, value: Tensor) -> std::result::Result<Tensor, TchError> {
+    fn at(&mut self, _: Site, value: Tensor) -> std::result::Result<Tensor, HookError> {
         self.calls += 1;
-        (self.change)(value)
+        Ok((self.change)(value)?)
     }
 }
 
@@ -344,5 +346,29 @@ fn some_rows_equal_the_same_rows_of_all() -> Result<()> {
         let some = model.residual_rows(&tokens(), Some(&branches), &rows, &mut NoHooks)?;
         assert!(max_abs_diff(&some, &all)? < 1e-5);
     }
+    Ok(())
+}
+
+/// What goes wrong in a hook comes out as it went in, with its place.
+#[test]
+fn a_hook_may_fail_in_its_own_words() -> Result<()> {
+    struct Refuses;
+
+    impl Hooks for Refuses {
+        fn wants(&self, site: Site) -> bool {
+            site == Site::MlpPre(1)
+        }
+
+        fn at(&mut self, _: Site, _: Tensor) -> std::result::Result<Tensor, HookError> {
+            Err("no neuron 7".into())
+        }
+    }
+
+    let error = variant("parallel")?
+        .forward(&tokens(), None, &mut Refuses)
+        .unwrap_err();
+    assert_eq!(error.to_string(), "the hook at `blocks.1.mlp.pre` failed");
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    assert_eq!(source.as_deref(), Some("no neuron 7"));
     Ok(())
 }

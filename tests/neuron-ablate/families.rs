@@ -6,14 +6,14 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use neox_core::{Hooks, LoadOptions, Model, NoHooks, Site, next_token_ln_probs};
+use neox_core::{HookError, Hooks, LoadOptions, Model, NoHooks, Site, next_token_ln_probs};
 use neuron_ablate::{
     AblateError, Dose, Engine, EngineOptions, ExactSums, HeadId, Intervention, InterventionHooks,
     KlDirection, Measure, NestedSets, NeuronId, NeuronSite, Operation, Over, PairBlock, Plan,
     Sample, Scorer, Semantics, Sweep, Tick, TokenBand, TokenFrequencies, Variant, WordRequest,
     WordStart, WordVocabulary, layer_means, self_check, self_check_neurons,
 };
-use tch::{Kind, TchError, Tensor};
+use tch::{Kind, Tensor};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -251,7 +251,7 @@ impl Hooks for SetHead {
         site == self.site
     }
 
-    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, HookError> {
         let value = value.f_detach_copy()?;
         let mut part = value.f_narrow(-1, self.first, self.values.numel() as i64)?;
         part.f_copy_(&self.values.f_expand_as(&part)?)?;

@@ -3,13 +3,13 @@
 
 use std::path::PathBuf;
 
-use neox_core::{Hooks, LoadOptions, Model, Site};
+use neox_core::{HookError, Hooks, LoadOptions, Model, Site};
 use neuron_ablate::{
     AblateError, Dose, Engine, EngineOptions, Mean, Measure, NestedSets, Over, Plan, Sample,
     SetEffects, Sweep, TokenBand, TokenFrequencies, Variant, activities, last_layer_states,
     output_directions,
 };
-use tch::{Kind, TchError, Tensor};
+use tch::{Kind, Tensor};
 
 const DOSES: [Dose; 4] = [
     Dose::Mean,
@@ -137,7 +137,7 @@ impl Hooks for Change<'_> {
         site == Site::MlpPost(3)
     }
 
-    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, HookError> {
         let mut parts = value.f_unbind(-1)?;
         for &n in self.neurons {
             parts[n] = match self.dose {
@@ -146,7 +146,7 @@ impl Hooks for Change<'_> {
                 Dose::ClipAtMean => parts[n].f_clamp_max(self.mean[n])?,
             };
         }
-        Tensor::f_stack(&parts, -1)
+        Ok(Tensor::f_stack(&parts, -1)?)
     }
 }
 

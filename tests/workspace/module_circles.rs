@@ -65,7 +65,7 @@ fn modules(src: &Path, inside: &Module, found: &mut BTreeMap<Module, File>) -> R
             .into_owned();
         let module = match name.as_str() {
             "lib" | "mod" => inside.clone(),
-            _ => [inside.as_slice(), &[name.clone()]].concat(),
+            _ => [inside.as_slice(), std::slice::from_ref(&name)].concat(),
         };
         if path.is_dir() {
             modules(&path, &module, found)?;

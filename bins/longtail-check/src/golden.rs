@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use neox_core::{Hooks, NoHooks, Site};
-use tch::{Device, Kind, TchError, Tensor};
+use neox_core::{HookError, Hooks, NoHooks, Site};
+use tch::{Device, Kind, Tensor};
 
 use crate::report::{Found, Report};
 use crate::{Setting, models};
@@ -91,7 +91,7 @@ impl Hooks for Keep {
         matches!(site, Site::ResidPost(_) | Site::MlpPost(_))
     }
 
-    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, HookError> {
         self.0.insert(site, value.shallow_clone());
         Ok(value)
     }

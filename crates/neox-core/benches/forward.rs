@@ -11,8 +11,8 @@
 use std::path::Path;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use neox_core::{Hooks, LoadOptions, Model, NoHooks, Site};
-use tch::{Device, Kind, TchError, Tensor};
+use neox_core::{HookError, Hooks, LoadOptions, Model, NoHooks, Site};
+use tch::{Device, Kind, Tensor};
 
 const CONFIG: &str = r#"{
     "model_type": "gpt_neox", "hidden_size": 512, "intermediate_size": 2048,
@@ -64,7 +64,7 @@ impl Hooks for LastLayer {
         matches!(site, Site::MlpPost(5) | Site::ResidPost(5))
     }
 
-    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, HookError> {
         Ok(value)
     }
 }

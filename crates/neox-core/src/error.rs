@@ -10,6 +10,9 @@ use tch::{Kind, TchError};
 
 use crate::site::Site;
 
+/// Any error that a hook stops a forward pass with; `?` makes it of libtorch's, of one's own, and of text.
+pub type HookError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a `config.json` was not understood.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -389,7 +392,15 @@ pub enum ForwardError {
         /// Shape and dtype it returned.
         found: (Vec<i64>, Kind),
     },
-    /// libtorch or a hook failed.
+    /// A hook reported an error.
+    #[error("the hook at `{site}` failed")]
+    HookFailed {
+        /// Where.
+        site: Site,
+        /// Its error.
+        source: HookError,
+    },
+    /// libtorch failed.
     #[error("libtorch failed during the forward pass")]
     Torch(#[from] TchError),
 }

@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 
-use tch::{TchError, Tensor};
+use tch::Tensor;
 
-use crate::{error::ForwardError, site::Site};
+use crate::{
+    error::{ForwardError, HookError},
+    site::Site,
+};
 
 /// Sees the forward pass at the sites it asks for.
 ///
@@ -13,8 +16,8 @@ use crate::{error::ForwardError, site::Site};
 /// # Examples
 /// Keep the neuron activations of block 3 and set neuron 7 to zero there:
 /// ```
-/// use neox_core::{Hooks, Site};
-/// use tch::{TchError, Tensor};
+/// use neox_core::{HookError, Hooks, Site};
+/// use tch::Tensor;
 ///
 /// #[derive(Default)]
 /// struct Silence { seen: Option<Tensor> }
@@ -23,7 +26,7 @@ use crate::{error::ForwardError, site::Site};
 ///     fn wants(&self, site: Site) -> bool {
 ///         site == Site::MlpPost(3)
 ///     }
-///     fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
+///     fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, HookError> {
 ///         let changed = value.f_detach_copy()?; // what was seen stays as it was
 ///         self.seen = Some(value);
 ///         let _ = changed.f_select(-1, 7)?.f_zero_()?;
@@ -39,8 +42,8 @@ pub trait Hooks {
     /// observe, or a tensor of the same shape and dtype.
     ///
     /// # Errors
-    /// - whatever libtorch reports; the forward pass stops with it
-    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError>;
+    /// - whatever libtorch or the hook itself reports; the forward pass stops with it, as the source of [`ForwardError::HookFailed`]
+    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, HookError>;
 
     /// The sites, where they are known before: a pass through a model that lacks one of them is an error then, not a hook that is never called.
     fn sites(&self) -> Option<&[Site]> {
@@ -93,7 +96,7 @@ impl Hooks for Recorder {
         self.sites.contains(&site)
     }
 
-    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, HookError> {
         self.seen.insert(site, value.shallow_clone());
         Ok(value)
     }
@@ -112,7 +115,7 @@ impl Hooks for NoHooks {
         false
     }
 
-    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, HookError> {
         Ok(value)
     }
 }
@@ -127,7 +130,8 @@ pub(crate) fn visit(
         return Ok(value);
     }
     let (size, kind) = (value.size(), value.f_kind()?);
-    let changed = hooks.at(site, value)?;
+    let changed = hooks.at(site, value);
+    let changed = changed.map_err(|source| ForwardError::HookFailed { site, source })?;
     if changed.size() != size || changed.f_kind()? != kind {
         return Err(ForwardError::Hook {
             site,

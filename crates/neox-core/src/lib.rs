@@ -65,7 +65,8 @@ pub use audit::{AuditRow, Audited, Finding, audit};
 pub use branches::Branch;
 pub use device::{load_cuda, parse_device, parse_dtype};
 pub use error::{
-    ConfigError, DeviceError, ForwardError, LoadError, PickleError, TensorMismatch, TextError,
+    ConfigError, DeviceError, ForwardError, HookError, LoadError, PickleError, TensorMismatch,
+    TextError,
 };
 pub use family::Part;
 pub use hooks::{Hooks, NoHooks, Recorder};

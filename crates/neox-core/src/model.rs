@@ -9,7 +9,7 @@ use crate::architecture::{Architecture, Positions};
 use crate::attention::Context;
 use crate::block::Block;
 use crate::branches::{Branch, Layout};
-use crate::error::{ForwardError, LoadError};
+use crate::error::{ForwardError, HookError, LoadError};
 use crate::family::Part;
 use crate::hooks::{Hooks, visit};
 use crate::norm::Norm;
@@ -160,7 +160,7 @@ impl Model {
     ///   [`ForwardError::MaskValue`], [`ForwardError::TooLong`]
     /// - [`ForwardError::Hook`] if a hook returns another shape or dtype
     /// - [`ForwardError::NotFinite`] if the model gives NaN or infinity by itself
-    /// - [`ForwardError::Torch`] for what libtorch or a hook reports
+    /// - [`ForwardError::HookFailed`] for what a hook reports, [`ForwardError::Torch`] for what libtorch does
     pub fn forward(
         &self,
         tokens: &Tensor,
@@ -295,15 +295,15 @@ impl Model {
     ///
     /// # Examples
     /// ```
-    /// use neox_core::{Hooks, LoadOptions, Model, NoHooks, Site};
-    /// use tch::{TchError, Tensor};
+    /// use neox_core::{HookError, Hooks, LoadOptions, Model, NoHooks, Site};
+    /// use tch::Tensor;
     ///
     /// struct Keep(Option<Tensor>);
     /// impl Hooks for Keep {
     ///     fn wants(&self, site: Site) -> bool {
     ///         site == Site::ResidPre(2)
     ///     }
-    ///     fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
+    ///     fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, HookError> {
     ///         self.0 = Some(value.shallow_clone());
     ///         Ok(value)
     ///     }
@@ -473,7 +473,7 @@ impl Hooks for FirstNotFinite {
         self.0.is_none() && !matches!(site, Site::Pattern(_))
     }
 
-    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, HookError> {
         if !is_finite(&value)? {
             self.0 = Some(site);
         }

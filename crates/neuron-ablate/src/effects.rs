@@ -167,6 +167,7 @@ pub struct Change {
 
 /// All effects of one neuron.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct NeuronEffects {
     /// Layer of the MLP.
     pub layer: usize,

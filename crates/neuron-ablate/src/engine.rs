@@ -21,6 +21,7 @@ use crate::{
 /// Which sums over the vocabulary stand behind a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Engine {
     /// Every exponential of every pair.
     Exact,
@@ -35,6 +36,7 @@ pub enum Engine {
 /// What computes the exact sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum ExactSums {
     /// The fused kernel of the model's device, on the CPU or on a GPU; tensor operations where a GPU's cannot be compiled.
     #[default]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use neox_core::{Activation, Hooks, Model, Site};
+use neox_core::{Activation, HookError, Hooks, Model, Site};
 use neuron_id::NeuronId;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
@@ -377,7 +377,7 @@ impl Hooks for InterventionHooks<'_> {
             .is_some_and(|layer| self.parts.contains_key(&layer))
     }
 
-    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, HookError> {
         let Some(layer) = self.layer_of(site) else {
             return Ok(value);
         };
@@ -388,7 +388,7 @@ impl Hooks for InterventionHooks<'_> {
             Some(part) => part,
             None => slot.insert(self.intervention.in_layer(layer, &value)?),
         };
-        value.f_index_copy(-1, &part.index, &part.apply(&value)?.f_contiguous()?)
+        Ok(value.f_index_copy(-1, &part.index, &part.apply(&value)?.f_contiguous()?)?)
     }
 }
 

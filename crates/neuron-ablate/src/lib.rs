@@ -24,6 +24,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Words are scored under [`Intervention`]s ([`Scorer::score`]) or hooks of one's own ([`Scorer::score_with`]). Of a model that `neox-core`
+//! does not know, the last layer is enough: its tensors and a function that runs it ([`LastLayer`]).
+//!
 //! Token ids are `i64` here and in `neox-core`, as tensors hold them; tokenizers and the crates of corpora have `u32`, which what takes
 //! a band ([`TokenBand::new`], [`RareTokens::of_band`]) takes too.
 //!

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use neox_core::{Hooks, Model, Site};
-use tch::{TchError, Tensor};
+use neox_core::{HookError, Hooks, Model, Site};
+use tch::Tensor;
 
 use crate::{AblateError, Dose, InterventionError, MeanOf, Means, NeuronId};
 
@@ -198,7 +198,7 @@ impl Hooks for ReplaceEach<'_> {
     }
 
     /// In the memory of `value`, `[batch, pos, width]`: it was made for this site, and nothing else knows of it.
-    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, HookError> {
         for (text, replaced) in self.0.iter().enumerate() {
             for Channels { places, mean, .. } in replaced.channels.iter().filter(|c| c.site == site)
             {

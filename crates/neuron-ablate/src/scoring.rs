@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
 };
 
-use neox_core::{ForwardError, Hooks, Model, Site};
+use neox_core::{ForwardError, HookError, Hooks, Model, Site};
 use surprisal_metrics::{Boundary, MetricError, WordForm, word_surprisal_nats};
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -104,6 +104,7 @@ pub enum ScoreError {
 
 /// What a model says about one word under one intervention.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct WordScore {
     /// The word, as [`WordRequest::text`].
     pub text: Arc<str>,
@@ -389,7 +390,7 @@ impl<'m> Scorer<'m> {
     /// # Examples
     /// ```
     /// # use neox_core::{LoadOptions, Model, Text};
-    /// use neox_core::{Hooks, Site, tch::{TchError, Tensor}};
+    /// use neox_core::{HookError, Hooks, Site, tch::Tensor};
     /// use neuron_ablate::{Scorer, WordRequest, WordVocabulary, surprisal_metrics::WordForm};
     ///
     /// /// Takes the MLP of a layer out of the residual stream.
@@ -399,8 +400,8 @@ impl<'m> Scorer<'m> {
     ///     fn wants(&self, site: Site) -> bool {
     ///         site == Site::MlpPost(self.0)
     ///     }
-    ///     fn at(&mut self, _: Site, activations: Tensor) -> Result<Tensor, TchError> {
-    ///         activations.f_zeros_like()
+    ///     fn at(&mut self, _: Site, activations: Tensor) -> Result<Tensor, HookError> {
+    ///         Ok(activations.f_zeros_like()?)
     ///     }
     /// }
     ///
@@ -939,7 +940,7 @@ impl Hooks for Capture {
             || (self.post && site == Site::MlpPost(self.layer))
     }
 
-    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, HookError> {
         let name = if site == Site::MlpPre(self.layer) {
             "pre"
         } else {

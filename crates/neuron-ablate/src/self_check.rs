@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use neox_core::{Hooks, Model, NoHooks, Site};
+use neox_core::{HookError, Hooks, Model, NoHooks, Site};
 use tch::{Kind, TchError, Tensor};
 
 use crate::{
@@ -61,12 +61,9 @@ impl Hooks for Replace {
         site == self.site
     }
 
-    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, TchError> {
-        value.f_index_fill(
-            -1,
-            &Tensor::f_from_slice(&[self.neuron])?.f_to_device(value.device())?,
-            self.value,
-        )
+    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, HookError> {
+        let neuron = Tensor::f_from_slice(&[self.neuron])?.f_to_device(value.device())?;
+        Ok(value.f_index_fill(-1, &neuron, self.value)?)
     }
 }
 

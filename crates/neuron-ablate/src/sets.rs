@@ -44,6 +44,7 @@ pub struct NestedSets<N = usize> {
 
 /// Effects of changing one set of neurons, all by the same dose.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct SetEffects {
     /// Index of the list that the set is the beginning of.
     pub list: usize,

@@ -1,6 +1,6 @@
 //! What one forward leaves: the residual stream after the last block, the activations of MLPs.
 
-use neox_core::{Hooks, Model, Residual, Site};
+use neox_core::{HookError, Hooks, Model, Residual, Site};
 use tch::{Kind, TchError, Tensor};
 
 use crate::{AblateError, Sample};
@@ -40,7 +40,7 @@ impl Hooks for Capture {
         self.0.iter().any(|(wanted, _)| *wanted == site)
     }
 
-    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, TchError> {
+    fn at(&mut self, site: Site, value: Tensor) -> Result<Tensor, HookError> {
         for (_, kept) in self.0.iter_mut().filter(|(wanted, _)| *wanted == site) {
             *kept = Some(value.shallow_clone());
         }

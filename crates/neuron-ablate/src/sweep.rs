@@ -209,6 +209,7 @@ pub struct Ranks<'a> {
 
 /// What a sweep found.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Effects {
     /// One entry a neuron, in the order of the plan.
     pub neurons: Vec<NeuronEffects>,

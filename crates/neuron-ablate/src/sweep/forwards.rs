@@ -32,6 +32,7 @@ const WIDE_VECTORS: usize = 6;
 
 /// Effects of setting one attention head's output at every position.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct HeadEffects {
     /// The head.
     pub head: HeadId,
