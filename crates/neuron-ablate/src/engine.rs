@@ -10,10 +10,11 @@ use vocabulary_sums::{self as kernel, Base, Direction, Kernel, RowVectors, Sums,
 use crate::{
     closed_form::Projected,
     cuda::{CudaRows, CudaSums, Started},
-    pairs::{Block, Pairs, RowLogits, Scratch},
+    pairs::{Block, Pairs, Scratch},
+    progress::Tick,
     readout::NormScale,
+    row_logits::RowLogits,
     series::{RowCell, Series, SeriesBlock, SeriesRows, Spread},
-    sweep::{Tick, blocks},
     tensor_sums::{self, PairList, TensorSums},
     vectors::Vectors,
 };
@@ -893,4 +894,11 @@ fn by_tensor(
         progress(Tick::Pairs(at_rows.len()));
     }
     Ok(())
+}
+
+/// `0..len` in ranges of at most `size`.
+pub(crate) fn blocks(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len)
+        .step_by(size)
+        .map(move |start| start..(start + size).min(len))
 }

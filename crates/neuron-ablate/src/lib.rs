@@ -51,8 +51,10 @@ mod null_space;
 mod outcome;
 mod pairs;
 mod product;
+mod progress;
 mod readout;
 mod replaced;
+mod row_logits;
 mod sample;
 mod scaling;
 mod scoring;
@@ -64,15 +66,14 @@ mod states;
 mod sweep;
 mod tensor_sums;
 mod trade_off;
+mod variant;
 mod vectors;
 mod weight_statistics;
 mod word_request;
 
 pub use activity::{Activity, activities};
 pub use dose::Dose;
-pub use effects::{
-    Change, EffectSums, Mean, NeuronEffects, Over, Variant, Variants, mediated_share,
-};
+pub use effects::{Change, EffectSums, Mean, NeuronEffects, Over, mediated_share};
 pub use engine::{Engine, EngineOptions, EngineReport, ExactSums};
 pub use error::AblateError;
 pub use frequency::{TokenBand, TokenFrequencies};
@@ -80,13 +81,16 @@ pub use interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronSite, Operation,
 };
 pub use last_layer::LastLayer;
-pub use means::{MeanOf, Means, SampleMeans, layer_means, mean_activations, sample_means};
+pub use means::{
+    LayerMeans, MeanOf, Means, SampleMeans, layer_means, mean_activations, sample_means,
+};
 pub use mlp_write::{output_directions, output_norms};
 pub use neuron_id::NeuronId;
 pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace};
 pub use outcome::Measure;
+pub use progress::Tick;
 pub use readout::{NormScale, Readout};
-pub use replaced::{HeadId, LayerMeans};
+pub use replaced::HeadId;
 pub use sample::{FIRST_POSITION, Row, RowCounts, Sample};
 pub use scaling::{RareTokens, ScalingError, ScalingLaw, Target, WeightChange};
 pub use scoring::{ScoreError, Scorer, WordScore};
@@ -96,10 +100,11 @@ pub use semantics::{
 };
 pub use sets::{NestedSets, SetEffects};
 pub use states::{LastLayerStates, last_layer_states};
-pub use sweep::{Effects, ForwardCost, HeadEffects, PairBlock, Plan, Ranks, Sink, Sweep, Tick};
+pub use sweep::{Effects, ForwardCost, HeadEffects, PairBlock, Plan, Ranks, Sink, Sweep};
 pub use trade_off::{
     NamedChange, ScalingEffects, ScalingMeasure, ScalingPlan, TargetGroup, measure_scaling,
 };
+pub use variant::{Variant, Variants};
 pub use vectors::Vectors;
 pub use weight_statistics::{NullDirections, UnembeddingMoments, WeightStatistics};
 pub use word_request::{Join, RequestError, WordBoundary, WordRequest, WordStart, WordVocabulary};

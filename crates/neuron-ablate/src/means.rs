@@ -1,12 +1,12 @@
 //! Means of activations and of heads' outputs over a sample, with their standard errors.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use neox_core::{Architecture, Model, Site};
 use tch::{Kind, TchError, Tensor};
 
 use crate::{
-    AblateError, LayerMeans, MeanOver, Sample,
+    AblateError, MeanOver, Sample,
     last_layer::Forward,
     states::{captured, in_f32, last_layer, same_length_batches},
 };
@@ -62,6 +62,45 @@ pub struct Means {
     /// Standard error of each, over documents (sequences, where the sample does not say of which documents they are); NaN where all
     /// positions are of one. `[width]`
     pub standard_error: Vec<f64>,
+}
+
+/// Means over the positions of a sample, by layer.
+#[derive(Debug, Clone, Default)]
+pub struct LayerMeans(BTreeMap<MeanOf, Means>);
+
+impl LayerMeans {
+    /// Adds means, or puts them in the place of those of the same thing.
+    pub fn insert(&mut self, of: MeanOf, means: Means) {
+        self.0.insert(of, means);
+    }
+
+    /// With the mean activations of a layer's neurons, `[d_mlp]`, such as [`Effects`](crate::Effects) has for the last layer; their errors
+    /// are not known.
+    #[must_use]
+    pub fn with_neurons(mut self, layer: usize, mean: Vec<f64>) -> Self {
+        let standard_error = vec![f64::NAN; mean.len()];
+        let means = Means {
+            mean,
+            standard_error,
+        };
+        self.insert(MeanOf::Neurons(layer), means);
+        self
+    }
+
+    /// Those of one thing, if they were taken.
+    pub fn of(&self, of: MeanOf) -> Option<&Means> {
+        self.0.get(&of)
+    }
+
+    /// Mean activations of a layer's neurons, `[d_mlp]`, if they were taken.
+    pub fn neurons(&self, layer: usize) -> Option<&[f64]> {
+        Some(&self.of(MeanOf::Neurons(layer))?.mean)
+    }
+
+    /// Mean outputs of a layer's heads, one beside the other, `[heads * d_head]`, if they were taken.
+    pub fn heads(&self, layer: usize) -> Option<&[f64]> {
+        Some(&self.of(MeanOf::Heads(layer))?.mean)
+    }
 }
 
 /// Means of one thing over each choice of positions; `None` where a choice leaves no position.

@@ -13,6 +13,7 @@ use crate::{
     keys::EffectKeys,
     outcome::{Linear, Measures},
     readout::NormScale,
+    row_logits::{Dots, RowLogits},
     series::{Errors, Move, RowCell, SeriesBlock, SeriesCell, Spread, moved},
     vectors::{Vectors, dot, on_host},
 };
@@ -37,14 +38,6 @@ pub(crate) struct Pairs {
     /// Where each tilt is wanted.
     sites: Vec<TiltSite>,
     vocab: Vocabulary,
-}
-
-/// Logits of rows over the vocabulary.
-#[derive(Debug)]
-pub(crate) struct RowLogits {
-    /// Clean logits, `l = g / s + b`.
-    pub(crate) l: Vectors,
-    pub(crate) g: Vectors,
 }
 
 /// The rows of a block, with what is measured of their clean logits.
@@ -100,29 +93,6 @@ struct Vocabulary {
     q: Vec<f64>,
     /// `sum q v` over each cell, for each direction.
     qv: Vec<Vec<f64>>,
-}
-
-/// Dot products of a vector over the vocabulary with `q` (per cell) and with the directions.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Dots {
-    pub(crate) q: Vec<f64>,
-    pub(crate) v: Vec<f64>,
-}
-
-impl Dots {
-    /// Those of `sum factor vector`.
-    pub(crate) fn sum<'d>(factors: &[f64], of_vectors: impl IntoIterator<Item = &'d Self>) -> Self {
-        let mut sum = Self::default();
-        for (factor, dots) in factors.iter().zip(of_vectors) {
-            sum.q.resize(dots.q.len(), 0.0);
-            sum.v.resize(dots.v.len(), 0.0);
-            let places = sum.q.iter_mut().chain(&mut sum.v);
-            places
-                .zip(dots.q.iter().chain(&dots.v))
-                .for_each(|(sum, dot)| *sum += factor * dot);
-        }
-        sum
-    }
 }
 
 /// Logits of one pair under one variant, as a change of the clean ones: `z = l + a g + c u + k v`.
@@ -636,32 +606,6 @@ fn total_shift(job: &Block<'_>, row: usize, n: usize) -> Shift {
 
 /// The empty range, as its least and greatest value.
 const SPREAD: (f64, f64) = (f64::INFINITY, f64::NEG_INFINITY);
-
-impl RowLogits {
-    /// Clean logits from `g` and the squared norms of the centred residuals, `[row]`; `b = W_U beta`.
-    pub(crate) fn new(
-        g: Vectors,
-        norm2: &[f64],
-        scale: NormScale,
-        b: &[f32],
-    ) -> Result<Self, TchError> {
-        let s: Vec<f64> = norm2.iter().map(|&norm2| scale.at(norm2)).collect();
-        let l = g.map(
-            |row, g, l| {
-                for ((l, g), b) in l.iter_mut().zip(g).zip(b) {
-                    *l = (f64::from(*g) / s[row]) as f32 + b;
-                }
-            },
-            |g| {
-                let column = Tensor::f_from_slice(&s)?.f_unsqueeze(1)?;
-                let l = g.f_div(&column.f_to_device(g.device())?)?;
-                let b = Tensor::f_from_slice(b)?.f_to_device(g.device())?;
-                l.f_to_kind(Kind::Float)?.f_add(&b)
-            },
-        )?;
-        Ok(Self { l, g })
-    }
-}
 
 impl Vocabulary {
     fn new(

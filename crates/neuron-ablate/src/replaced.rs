@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use neox_core::{HookError, Hooks, Model, Site};
 use tch::Tensor;
 
-use crate::{AblateError, Dose, InterventionError, MeanOf, Means, NeuronId};
+use crate::{AblateError, Dose, InterventionError, LayerMeans, NeuronId};
 
 /// One attention head, written `layer.head` as a neuron is: `5.10` is head 10 of layer 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,45 +35,6 @@ impl FromStr for HeadId {
             layer,
             head: neuron,
         })
-    }
-}
-
-/// Means over the positions of a sample, by layer.
-#[derive(Debug, Clone, Default)]
-pub struct LayerMeans(BTreeMap<MeanOf, Means>);
-
-impl LayerMeans {
-    /// Adds means, or puts them in the place of those of the same thing.
-    pub fn insert(&mut self, of: MeanOf, means: Means) {
-        self.0.insert(of, means);
-    }
-
-    /// With the mean activations of a layer's neurons, `[d_mlp]`, such as [`Effects`](crate::Effects) has for the last layer; their errors
-    /// are not known.
-    #[must_use]
-    pub fn with_neurons(mut self, layer: usize, mean: Vec<f64>) -> Self {
-        let standard_error = vec![f64::NAN; mean.len()];
-        let means = Means {
-            mean,
-            standard_error,
-        };
-        self.insert(MeanOf::Neurons(layer), means);
-        self
-    }
-
-    /// Those of one thing, if they were taken.
-    pub fn of(&self, of: MeanOf) -> Option<&Means> {
-        self.0.get(&of)
-    }
-
-    /// Mean activations of a layer's neurons, `[d_mlp]`, if they were taken.
-    pub fn neurons(&self, layer: usize) -> Option<&[f64]> {
-        Some(&self.of(MeanOf::Neurons(layer))?.mean)
-    }
-
-    /// Mean outputs of a layer's heads, one beside the other, `[heads * d_head]`, if they were taken.
-    pub fn heads(&self, layer: usize) -> Option<&[f64]> {
-        Some(&self.of(MeanOf::Heads(layer))?.mean)
     }
 }
 

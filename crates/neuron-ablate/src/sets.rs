@@ -8,11 +8,14 @@ use vocabulary_sums::Direction;
 use crate::{
     AblateError, Dose, LayerMeans, NeuronId, Row, Sweep,
     effects::EffectSums,
+    engine::blocks,
     engine::{Directions, Engine, EngineOptions, Engines, Prepared},
     error::distinct,
-    pairs::{Block, Dots, RowLogits, RowTerms},
+    pairs::{Block, RowTerms},
+    progress::Tick,
     replaced::Replaced,
-    sweep::{Tick, blocks, chunk_by_sequence},
+    row_logits::{Dots, RowLogits},
+    sweep::chunk_by_sequence,
     vectors::{Vectors, on_host},
 };
 

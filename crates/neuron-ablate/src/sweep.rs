@@ -16,13 +16,17 @@ use crate::{
     NeuronEffects, Row, RowCounts, Sample, Semantics, TokenBand, TokenFrequencies, Variant,
     Variants,
     closed_form::{Projected, Unembedding},
-    engine::{Directions, Engine, Engines, FEWEST_DIRECTIONS, Measured, NotFinite, Prepared},
+    engine::{
+        Directions, Engine, Engines, FEWEST_DIRECTIONS, Measured, NotFinite, Prepared, blocks,
+    },
     error::distinct,
     keys::EffectKeys,
     last_layer::{self, LastLayer},
     means::{mean_activations, mean_activations_of},
     mlp_write::MlpWrite,
-    pairs::{Block, Dots, Pairs, RowLogits},
+    pairs::{Block, Pairs},
+    progress::Tick,
+    row_logits::{Dots, RowLogits},
     series::Spread,
     states::same_length_batches,
     vectors::{dot, on_host},
@@ -224,20 +228,6 @@ pub struct Effects {
 /// The consumer of [`PairBlock`]s.
 pub type Sink<'a> =
     dyn FnMut(&PairBlock<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a;
-
-/// What the sweep tells while it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tick {
-    /// Sequences of the sample were read for the mean activations.
-    Sequences {
-        /// How many just now.
-        more: usize,
-        /// How many so far.
-        done: usize,
-    },
-    /// So many more (neuron, row) pairs were measured.
-    Pairs(usize),
-}
 
 /// The forward of a [`LastLayer`].
 struct Forward<'a>(Box<last_layer::Forward<'a>>);
@@ -845,11 +835,4 @@ pub(crate) fn chunk_by_sequence(rows: &[Row], limit: usize) -> Vec<&[Row]> {
         start = end;
     }
     chunks.into_iter().map(|chunk| &rows[chunk]).collect()
-}
-
-/// `0..len` in ranges of at most `size`.
-pub(crate) fn blocks(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..len)
-        .step_by(size)
-        .map(move |start| start..(start + size).min(len))
 }

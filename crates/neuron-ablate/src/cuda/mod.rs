@@ -34,8 +34,9 @@ use self::{
     tables::Cell,
 };
 use crate::{
-    pairs::{Block, Pairs, RowLogits},
+    pairs::{Block, Pairs},
     readout::NormScale,
+    row_logits::RowLogits,
     vectors::on_host,
 };
 

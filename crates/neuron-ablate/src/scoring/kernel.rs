@@ -10,8 +10,8 @@ use vocabulary_sums::{Base, Direction, Kernel, Pairs, RowVectors, Sums, Vector, 
 use crate::{
     AblateError,
     closed_form::Unembedding,
-    pairs::RowLogits,
     readout::{Readout, see},
+    row_logits::RowLogits,
     vectors::{Vectors, dot, on_host},
     word_request::WordVocabulary,
 };

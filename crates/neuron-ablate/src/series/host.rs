@@ -10,8 +10,8 @@ use vocabulary_sums::{
 
 use super::{BlockCell, Directions, RowCell, Series, SeriesCell, SeriesRows, TILE, Way, tiles};
 use crate::{
-    pairs::RowLogits,
     product::{Matrix, add_host_product},
+    row_logits::RowLogits,
     vectors::Vectors,
 };
 

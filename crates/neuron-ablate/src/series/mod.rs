@@ -35,7 +35,7 @@ use vocabulary_sums::{
 
 use crate::{
     closed_form::Projected,
-    pairs::{Dots, RowLogits},
+    row_logits::{Dots, RowLogits},
     vectors::Vectors,
 };
 

@@ -8,8 +8,8 @@ use vocabulary_sums::Sums;
 use super::{BlockCell, Directions, RowCell, Series, SeriesCell, SeriesRows, Way, tiles};
 use crate::{
     closed_form::Projected,
-    pairs::RowLogits,
     product::{add_product, product},
+    row_logits::RowLogits,
     vectors::on_host,
 };
 

@@ -2,13 +2,15 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Sweep, Tick, Wanted, products};
+use super::{Sweep, Wanted, products};
 use crate::{
     AblateError,
     closed_form::Projected,
     engine::{Measured, NotFinite},
     mlp_write::NormBehindMlp,
-    pairs::{Block, Dots},
+    pairs::Block,
+    progress::Tick,
+    row_logits::Dots,
     vectors::{Vectors, dot, on_host},
 };
 

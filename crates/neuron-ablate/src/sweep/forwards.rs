@@ -10,16 +10,18 @@ use std::ops::Range;
 use neox_core::{Model, Site};
 use tch::Tensor;
 
-use super::{PairBlock, Ranks, Sink, Sweep, Tick, accumulate};
+use super::{PairBlock, Ranks, Sink, Sweep, accumulate};
 use crate::{
     AblateError, Dose, HeadId, LayerMeans, NeuronEffects, NeuronId, Row,
     effects::EffectSums,
     engine::{Directions, Engine, EngineOptions, Engines, Measured, Prepared},
     error::distinct,
     output_norms,
-    pairs::{Block, RowLogits, RowTerms},
+    pairs::{Block, RowTerms},
+    progress::Tick,
     readout::host,
     replaced::{ReplaceEach, Replaced},
+    row_logits::RowLogits,
     states::{Captured, captured},
     vectors::on_host,
 };
@@ -487,7 +489,7 @@ fn batches(layers: &[usize], copies: usize) -> Vec<Range<usize>> {
     let mut batches: Vec<Range<usize>> = Vec::new();
     for of_layer in layers.chunk_by(|a, b| a == b) {
         let start = batches.last().map_or(0, |batch| batch.end);
-        let of_layer = super::blocks(of_layer.len(), copies);
+        let of_layer = crate::engine::blocks(of_layer.len(), copies);
         batches.extend(of_layer.map(|range| start + range.start..start + range.end));
     }
     batches
