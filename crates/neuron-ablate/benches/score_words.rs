@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Takes the arguments of `crates/xtask/src/compare/python/words.py` and scores the same tokens; `cargo xtask compare words`
-//! runs both. `--pairs N` takes the first ones, `--out FILE` writes the values, `--threads N`; `--conditions N` takes other interventions.
+//! runs both. `--pairs N` takes the first ones, `--out FILE` writes the values, `--threads N`; `--conditions N`
+//! takes so many other interventions; `--boundaries 1` adds the masses of word boundaries; `--tensors 1` sums up by tensor operations, as on a GPU.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -100,6 +101,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut scorer = Scorer::new(&model, &vocabulary, 4096)?;
     if !args.contains_key("--boundaries") {
         scorer = scorer.without_boundaries();
+    }
+    if args.contains_key("--tensors") {
+        scorer = scorer.with_tensors()?;
     }
     let scores = scorer.score(&requests, &interventions)?;
     let seconds = started.elapsed().as_secs_f64();
