@@ -13,9 +13,9 @@ import duckdb
 ablation, surprisal, step = sys.argv[1], sys.argv[2], int(sys.argv[3])
 joined = duckdb.sql(f"""
     WITH sets AS (      -- what the neurons of each set do to long-tail tokens, one by one
-        SELECT intervention, neurons AS kind, count(*) AS neurons, avg(band_total_effect) AS effect_of_one
-        FROM '{surprisal}/neurons.parquet' JOIN '{ablation}' USING (layer, neuron)
-        WHERE step = {step} GROUP BY ALL
+        SELECT s.intervention, s.neurons AS kind, count(*) AS neurons, avg(n.band_total_effect) AS effect_of_one
+        FROM '{surprisal}/neurons.parquet' s JOIN '{ablation}' n USING (layer, neuron)
+        WHERE s.step = {step} GROUP BY ALL
     ), words AS (       -- what each set does to words, every word once
         SELECT intervention, operation, avg(change) AS change FROM (
             SELECT intervention, operation, word, avg(change_nats) AS change

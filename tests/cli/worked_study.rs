@@ -72,7 +72,10 @@ fn the_study_works_as_printed() {
     let (blocks, of_python) = blocks(&page);
     assert!(blocks.len() >= 5 && of_python.len() == 2, "{page}");
     let said: String = blocks.iter().map(|block| run(dir.path(), block)).collect();
-    assert!(said.contains("surprisal  compute-surprisal  2 finished"), "{said}");
+    assert!(
+        said.contains("surprisal  compute-surprisal  2 finished"),
+        "{said}"
+    );
 
     // What the page says to look at is there: both bands, all steps, and a word counts once.
     let study = dir.path().join("my-study");
@@ -92,14 +95,20 @@ fn the_study_works_as_printed() {
     let summary = summary.read(&["step", "words", "contexts"]).unwrap();
     let steps = summary.i64("step").unwrap();
     assert!([0, 1000, 4000].iter().all(|step| steps.contains(step)));
-    let (words, contexts) = (summary.i64("words").unwrap(), summary.i64("contexts").unwrap());
+    let (words, contexts) = (
+        summary.i64("words").unwrap(),
+        summary.i64("contexts").unwrap(),
+    );
     assert!(words.iter().zip(&contexts).all(|(w, c)| c >= &(2 * w)));
     assert_eq!(
         fs::read(study.join("merged/surprisal.parquet")).unwrap(),
         fs::read(study.join("surprisal/0/surprisal.parquet")).unwrap()
     );
 
-    for (block, packages) in of_python.iter().zip(["pandas, pyarrow, statsmodels", "duckdb"]) {
+    for (block, packages) in of_python
+        .iter()
+        .zip(["pandas, pyarrow, statsmodels", "duckdb"])
+    {
         if !python_has(packages) {
             eprintln!("SKIPPED, as Python has not all of {packages}:\n{block}");
             continue;

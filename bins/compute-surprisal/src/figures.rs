@@ -93,7 +93,7 @@ pub(crate) fn write(
         let section = Section::new("Surprisal along word frequency")
             .text(
                 "The last step. Every word counts once, by the mean over its contexts; a group stands at the mean Zipf value (log10 of the occurrences per billion words) \
-                 of its words, rare ones to the left, with the number of words beside it. Lines of control sets are dashed.",
+                 of its words, rare ones to the left, with the number of words beside it.",
             )
             .saved_figure(
                 &frequency_figure(inputs, &last, &interventions, &shown, false),
@@ -177,7 +177,7 @@ fn over_training(
     let x = || Axis::steps(inputs.counted.label());
     let mut section = Section::new("Surprisal over training").text(
         "Every word counts once, by the mean over its contexts. Bands are 95 % bootstrap-t intervals from 1,000 resamples of the words. Step 0 stands left of \
-         the first step, out of scale. The draws of a control set are averaged, and their bands are over words and draws; their lines are dashed. \
+         the first step, out of scale. The draws of a control set are averaged, and their bands are over words and draws. \
          A uniform guess takes any token for each piece of a word, and is the mean over the words of a group.",
     );
     let first = &interventions[..interventions.len().min(1)];
@@ -265,9 +265,6 @@ fn frequency_figure(
         let mut mark = Mark::line(intervention, of.iter().map(|(x, y, _)| (*x, *y)))
             .color(COLORS[i % COLORS.len()])
             .with_dots();
-        if is_control(inputs, intervention) {
-            mark = mark.dashed();
-        }
         if !labelled {
             labelled = true;
             mark = mark.labels(words);
@@ -279,12 +276,6 @@ fn frequency_figure(
         figure = figure.mark(mark);
     }
     figure.size(860, 440)
-}
-
-/// Whether an intervention is of control sets, by its name.
-fn is_control(inputs: &Inputs<'_>, intervention: &str) -> bool {
-    let mut controls = inputs.list.iter().filter(|spec| spec.controls().is_some());
-    controls.any(|spec| spec.name() == intervention)
 }
 
 /// Distinct values in the order of their first line.
@@ -334,8 +325,8 @@ fn surprisal_figure(
             let points = of.iter().filter_map(|l| Some((l.step? as f64, l.mean)));
             let intervals = of.iter().map(|l| l.interval.map(|i| (i.lower, i.upper)));
             let (name, color, dashed) = match (by_group, groups.len()) {
-                (true, _) => (named[g].clone(), g, g % 2 == 1),
-                (false, 1) => (intervention.clone(), i, is_control(inputs, intervention)),
+                (true, _) => (named[g].clone(), g, g >= COLORS.len()),
+                (false, 1) => (intervention.clone(), i, false),
                 (false, _) => (format!("{intervention}, {}", named[g]), i, g > 0),
             };
             let mut mark = Mark::line(&name, points)
@@ -381,13 +372,10 @@ fn change_figure(
             .collect();
         if !of.is_empty() {
             any = true;
-            let mut mark = Mark::line(
+            let mark = Mark::line(
                 intervention,
                 of.iter().map(|(step, p)| (*step, p.difference)),
             );
-            if is_control(inputs, intervention) {
-                mark = mark.dashed();
-            }
             figure = figure.mark(
                 mark.intervals(
                     of.iter()
