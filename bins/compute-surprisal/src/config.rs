@@ -198,19 +198,14 @@ impl SurprisalConfig {
 
     /// How words are read, and the band where there is one, for the header of a figure.
     pub(crate) fn in_header(&self) -> String {
-        let text = |value: serde_json::Result<serde_json::Value>| match value {
-            Ok(serde_json::Value::String(text)) => text,
-            Ok(other) => other.to_string(),
-            Err(_) => String::new(),
+        let reading = match self.reading {
+            Reading::Corrected => "reading corrected",
+            Reading::Liu2025 => "reading liu2025",
         };
-        let reading = text(serde_json::to_value(self.reading));
-        match (&self.band, &self.frequency) {
-            (Some(band), Some(_)) => {
-                let bounds = [band.lower, band.upper];
-                let [lower, upper] = bounds.map(|bound| text(serde_json::to_value(bound)));
-                format!("reading {reading}, band {lower} to {upper}")
-            }
-            _ => format!("reading {reading}"),
+        let band = self.band.as_ref().and_then(BandConfig::bounds);
+        match (band, &self.frequency) {
+            (Some(band), Some(_)) => format!("{reading}, {}", band.in_words()),
+            _ => reading.to_owned(),
         }
     }
 

@@ -83,6 +83,7 @@ const STEPS: &[Step] = &[
         bin: "compute-surprisal",
         args: &[
             "words.path=outputs/demo/prepare-context/contexts.json",
+            "words.min_context=2",
             "words.max_context=1",
             "neurons.file=outputs/demo/analyze-unigram/selection.csv",
             "corpus.rows=0..20",

@@ -107,6 +107,7 @@ const STEPS: &[Step] = &[
             "model=smollm2-135m",
             "frequency.counts=outputs/real/select-longtail/counts.parquet",
             "words.path=outputs/real/prepare-context/contexts.json",
+            "words.min_context=2",
             "words.max_context=1",
             "controls.draws=8",
             "neurons.file=outputs/real/analyze-unigram/selection.csv",
