@@ -499,12 +499,19 @@ fn steps_scored_apart_are_put_together() {
 #[test]
 fn words_of_too_many_pieces_are_left_out() {
     let run = Run::new();
+    let longer = WORDS.replacen(
+        "whale",
+        "whalers\": [{\"context\": \"They met other\"}, {\"context\": \"The\"}], \"whale",
+        1,
+    );
+    fs::write(run.path("words.json"), longer).unwrap();
     let args = ["model.steps=4000", "interventions.list=[base]"];
     run.ok(&args);
     let all = job_kit::TableReader::open(run.out("surprisal.parquet")).unwrap();
     let all = all.read(&["word", "pieces"]).unwrap();
     let (words, pieces) = (all.text("word").unwrap(), all.i64("pieces").unwrap());
     let longest = *pieces.iter().max().unwrap();
+    assert!(longest > 1, "{pieces:?}");
     let of = |long: bool| -> Vec<String> {
         let found = words.iter().zip(&pieces);
         let mut found: Vec<String> = found
@@ -546,12 +553,12 @@ fn what_is_of_the_bundled_words_and_model_goes_with_them() {
         let output = command.current_dir(root()).args(args).arg("--print-config");
         String::from_utf8(output.output().unwrap().stdout).unwrap()
     };
-    let own = shown(&["words.path=mine.json", "model=pythia-70m"]);
+    let own = shown(&["words.path=mine.json", "model.path=mine"]);
     assert!(own.contains("min_context: 1 "), "{own}");
     assert!(own.contains("  list: null "), "{own}");
     let bundled = shown(&[]);
     assert!(bundled.contains("min_context: 2 "), "{bundled}");
-    assert!(bundled.contains("- '3.19'"), "{bundled}");
+    assert!(bundled.contains("  list: [\"3.19\","), "{bundled}");
 }
 
 #[test]
@@ -1555,6 +1562,7 @@ fn what_changed_at_the_same_path_is_not_finished() {
     let args = [
         format!("model.tokenizer={TOKENIZER}"),
         "interventions.list=[base, mean]".into(),
+        "neurons.list=['3.19', '3.245']".into(),
         format!("model.path={}", models.display()),
         format!("corpus.path={}", corpus.display()),
         "corpus.rows=null".into(),
