@@ -1023,6 +1023,16 @@ fn words_are_grouped_by_the_frequency_of_the_word() {
             "no frequency"
         ]
     );
+    // Three frequencies make three parts at most.
+    assert_eq!(
+        names(groups(&["groups.quantiles=5"])),
+        [
+            "part 1 of 3 (Zipf 4.20 to 4.20)",
+            "part 2 of 3 (Zipf 4.90 to 4.90)",
+            "part 3 of 3 (Zipf 5.50 to 5.50)",
+            "no frequency"
+        ]
+    );
     let table = run.path("norms.csv");
     fs::write(&table, "Word,SUBTLWF\ncongress,0.3162\nlonely,3.162\n").unwrap();
     let table = format!("norms.path={}", table.display());

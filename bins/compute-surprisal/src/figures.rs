@@ -174,7 +174,9 @@ fn over_training(
 ) -> anyhow::Result<Section> {
     let (out, by) = (inputs.out, inputs.words.by);
     let groups = &inputs.words.groups;
-    let x = || Axis::steps(inputs.counted.label());
+    // Names of groups fill the titles.
+    let steps = format!("{} ({})", inputs.counted.label(), inputs.config.in_header());
+    let x = || Axis::steps(&steps);
     let mut section = Section::new("Surprisal over training").text(
         "Every word counts once, by the mean over its contexts. Bands are 95 % bootstrap-t intervals from 1,000 resamples of the words. Step 0 stands left of \
          the first step, out of scale. The draws of a control set are averaged, and their bands are over words and draws. \
@@ -297,10 +299,8 @@ fn surprisal_figure(
     x: Axis,
     y: &str,
 ) -> Figure {
-    let header = inputs.config.in_header();
-    let title = format!("Surprisal over training ({header})");
     let chance = chance(inputs);
-    let mut figure = Figure::new(&title, x, Axis::linear(y));
+    let mut figure = Figure::new("Surprisal over training", x, Axis::linear(y));
     let groups = &inputs.words.groups;
     let named = counted(lines, groups);
     let by_group = groups.len() > 1 && interventions.len() == 1;
@@ -356,9 +356,8 @@ fn change_figure(
     let config = inputs.config;
     let words = lines.iter().filter(|line| line.group == group);
     let words = words.map(|line| line.words).max().unwrap_or(0);
-    let header = config.in_header();
     let mut figure = Figure::new(
-        &format!("Change against base: {group} (n = {words} words, {header})"),
+        &format!("Change against base: {group} (n = {words} words)"),
         x,
         Axis::linear(&format!("change of surprisal ({})", config.unit.name())),
     )

@@ -127,7 +127,11 @@ fn by_frequency(
             if !(2..=MOST_GROUPS).contains(&n) {
                 bail!("`groups.quantiles` is {n}, expected 2 to {MOST_GROUPS}");
             }
-            (1..n).map(|i| values[i * values.len() / n]).collect()
+            // Words of one frequency stay together, so that there may be fewer parts.
+            let mut bounds: Vec<f64> = (1..n).map(|i| values[i * values.len() / n]).collect();
+            bounds.dedup();
+            bounds.retain(|&bound| bound > lowest);
+            bounds
         }
         // Whole Zipf values, as far as there are words.
         (None, None) => {
@@ -149,7 +153,11 @@ fn by_frequency(
             continue; // no word
         };
         let name = match (config.quantiles, lower, upper) {
-            (Some(n), _, _) => format!("part {} of {n} (Zipf {from:.2} to {to:.2})", i + 1),
+            (Some(_), _, _) => format!(
+                "part {} of {} (Zipf {from:.2} to {to:.2})",
+                i + 1,
+                bounds.len() + 1
+            ),
             (None, None, Some(upper)) if config.zipf.is_none() => {
                 format!("Zipf {} to {upper}", upper - 1.0)
             }
