@@ -54,6 +54,9 @@ impl Run {
         command.current_dir(root());
         command.arg(format!("words.path={}", self.path("words.json").display()));
         command.arg(format!("output.dir={}", self.path("out").display()));
+        if !args.contains(&"words.bos_only=true") {
+            command.arg("words.min_context=2");
+        }
         command.args(["corpus.rows=0..4"]).args(args);
         command.output().unwrap()
     }
@@ -167,6 +170,7 @@ fn a_run_writes_every_table_and_counts_what_it_leaves_out() {
         "model.steps=all",
         "controls.draws=2",
         "controls.caliper=100",
+        "output.wide=true",
     ]);
     assert!(
         stdout.contains("Step 4000: mean surprisal in nats"),
@@ -286,29 +290,25 @@ fn selected_neurons_are_held_against_controls() {
         warned.contains("no neuron alike") && warned.contains("3.19"),
         "{warned}"
     );
-    let sets = job_kit::TableReader::open(run.out("controls.parquet")).unwrap();
-    let sets = sets.read(&["intervention", "neurons"]).unwrap();
-    let named = sets
-        .text("intervention")
-        .unwrap()
-        .into_iter()
-        .zip(sets.text("neurons").unwrap());
-    let named: Vec<_> = named.collect();
+    let sets = job_kit::TableReader::open(run.out("neurons.parquet")).unwrap();
+    let columns = ["intervention", "neurons", "component_name"];
+    let sets = sets.read(&columns).unwrap();
+    let [names, kinds, ids] = columns.map(|column| sets.text(column).unwrap());
+    // What is changed, by intervention: the selected neurons themselves too.
+    let mut named: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for ((name, kind), id) in names.iter().zip(&kinds).zip(&ids) {
+        named.entry((name, kind)).or_default().push(id);
+    }
+    let of_selected = named.remove(&("mean", "selected")).unwrap();
+    assert_eq!(of_selected.len(), 3);
+    assert!(of_selected.contains(&"3.19"));
     assert_eq!(named.len(), 8 + 8 + 8 + 1);
-    let matched = named
-        .iter()
-        .find(|(name, _)| name == "matched-selection-mean");
-    let matched = matched.unwrap().1.split(' ').count();
+    let matched = named[&("matched-selection-mean", "matched-selection")].len();
     assert!((1..3).contains(&matched), "{named:?}");
-    for (name, neurons) in &named {
-        let has_it = neurons.split(' ').any(|id| id == "3.19");
-        assert!(!has_it, "{name}: {neurons}");
-        let size = if name.starts_with("random") {
-            3
-        } else {
-            matched
-        };
-        assert_eq!(neurons.split(' ').count(), size, "{name}: {neurons}");
+    for ((name, kind), neurons) in &named {
+        assert!(!neurons.contains(&"3.19"), "{name}: {neurons:?}");
+        let size = if *kind == "random" { 3 } else { matched };
+        assert_eq!(neurons.len(), size, "{name}: {neurons:?}");
     }
     run.ok(&few);
     assert_eq!(
@@ -435,6 +435,135 @@ fn a_rerun_computes_only_what_is_missing() {
         error.contains("holds results of a run with other settings (seed)"),
         "{error}"
     );
+}
+
+/// Steps that several processes have scored give the tables of one that scored them all, byte for byte.
+#[test]
+fn steps_scored_apart_are_put_together() {
+    let run = Run::new();
+    let steps = "model.steps=[0, 512, 1000, 2000, 4000]";
+    let few = [
+        "interventions.list=[base, zero, {random: {like: zero}}, {matched: {like: mean}}]",
+        "controls.draws=8",
+        "output.wide=true",
+    ];
+    run.ok(&[&few[..], &[steps]].concat());
+    let below = run.path("apart");
+    let swept = format!("sweep.dir={}", below.display());
+    let merged = format!("output.dir={}", run.path("merged").display());
+    let merge = format!("merge={}", below.display());
+    let together = [&few[..], &[steps, &merge, &merged]].concat();
+    // A run of the first steps does not hold the others.
+    let parts = |steps| [&few[..], &["-m", steps, &swept]].concat();
+    run.ok(&parts("model.steps=0,512"));
+    let error = run.error(&together);
+    assert!(
+        error.contains("has step 1000, step 2000, step 4000"),
+        "{error}"
+    );
+    run.ok(&parts("model.steps=[1000,2000],4000"));
+    // Of other settings: none of these.
+    run.ok(&[&parts("model.steps=512")[..], &["seed=1"]].concat());
+    run.ok(&together);
+    let mut compared = 0;
+    for (folder, entries) in [
+        ("", fs::read_dir(run.path("out")).unwrap()),
+        ("wide", fs::read_dir(run.out("wide")).unwrap()),
+    ] {
+        for entry in entries {
+            let name = entry.unwrap().file_name();
+            let one = run.path("out").join(folder).join(&name);
+            let other = run.path("merged").join(folder).join(&name);
+            if one.is_dir() || name == "run.json" || name.to_string_lossy().starts_with('.') {
+                continue;
+            }
+            assert!(
+                fs::read(&one).unwrap() == fs::read(&other).unwrap(),
+                "{name:?} differs"
+            );
+            compared += 1;
+        }
+    }
+    assert!(compared > 20, "{compared} files");
+    let record = fs::read(run.path("merged/run.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    let counts = &record["counts"];
+    assert_eq!(counts["runs_put_together"], 4);
+    assert_eq!(
+        counts["scores_computed_by_an_earlier_run"],
+        counts["scores"]
+    );
+    // Words that the runs did not score are not made up.
+    let more = fs::read_to_string(run.path("words.json")).unwrap();
+    fs::write(run.path("words.json"), more.replace("whale", "whales")).unwrap();
+    let error = run.error(&together);
+    assert!(error.contains("lack scores of step 0, of base"), "{error}");
+}
+
+/// Words of many pieces are left out, counted and named.
+#[test]
+fn words_of_too_many_pieces_are_left_out() {
+    let run = Run::new();
+    let longer = WORDS.replacen(
+        "whale",
+        "whalers\": [{\"context\": \"They met other\"}, {\"context\": \"The\"}], \"whale",
+        1,
+    );
+    fs::write(run.path("words.json"), longer).unwrap();
+    let args = ["model.steps=4000", "interventions.list=[base]"];
+    run.ok(&args);
+    let all = job_kit::TableReader::open(run.out("surprisal.parquet")).unwrap();
+    let all = all.read(&["word", "pieces"]).unwrap();
+    let (words, pieces) = (all.text("word").unwrap(), all.i64("pieces").unwrap());
+    let longest = *pieces.iter().max().unwrap();
+    assert!(longest > 1, "{pieces:?}");
+    let of = |long: bool| -> Vec<String> {
+        let found = words.iter().zip(&pieces);
+        let mut found: Vec<String> = found
+            .filter(|(_, n)| (**n == longest) == long)
+            .map(|(word, _)| word.clone())
+            .collect();
+        found.dedup();
+        found
+    };
+    let most = format!("words.max_pieces={}", longest - 1);
+    run.ok(&[&args[..], &[&most]].concat());
+    let left: Vec<String> = rows(&run.out("surprisal.parquet"))
+        .into_iter()
+        .map(|row| row.2)
+        .collect();
+    assert!(of(true).iter().all(|word| !left.contains(word)), "{left:?}");
+    assert!(of(false).iter().all(|word| left.contains(word)), "{left:?}");
+    let record = run.record();
+    assert_eq!(
+        record["notes"]["words_of_too_many_pieces"],
+        serde_json::json!(of(true))
+    );
+    assert_eq!(
+        record["counts"]["words_left_out_for_too_many_pieces"],
+        of(true).len()
+    );
+    let error = run.error(&[&args[..], &["words.max_pieces=0"]].concat());
+    assert!(
+        error.contains("every word has more than 0 pieces"),
+        "{error}"
+    );
+}
+
+/// What was chosen for the bundled words and model is not kept for one's own.
+#[test]
+fn what_is_of_the_bundled_words_and_model_goes_with_them() {
+    let shown = |args: &[&str]| {
+        let mut command = Command::cargo_bin("compute-surprisal").unwrap();
+        let output = command.current_dir(root()).args(args).arg("--print-config");
+        String::from_utf8(output.output().unwrap().stdout).unwrap()
+    };
+    let own = shown(&["words.path=mine.json", "model.path=mine"]);
+    assert!(own.contains("min_context: 1 "), "{own}");
+    assert!(own.contains("  list: null "), "{own}");
+    let bundled = shown(&[]);
+    assert!(bundled.contains("min_context: 2 "), "{bundled}");
+    assert!(bundled.contains("  list: [\"3.19\","), "{bundled}");
 }
 
 #[test]
@@ -576,6 +705,7 @@ fn liu2025_scores_the_first_piece_alone() {
         "words.bos_only=true",
         "unit=bits",
         "output.acquisition=false",
+        "output.wide=true",
     ]);
     let rows = rows(&run.out("surprisal.parquet"));
     assert_eq!(rows.len(), 5 * 4); // words without contexts too
@@ -902,11 +1032,27 @@ fn words_are_grouped_by_the_frequency_of_the_word() {
             "no frequency"
         ]
     );
-    let table = run.path("norms.csv");
-    fs::write(&table, "word,SUBTLEX\ncongress,2.5\nlonely,3.5\n").unwrap();
-    let table = format!("groups.table={}", table.display());
+    // Three frequencies make three parts at most.
     assert_eq!(
-        names(groups(&[&table, "groups.column=SUBTLEX"])),
+        names(groups(&["groups.quantiles=5"])),
+        [
+            "part 1 of 3 (Zipf 4.20 to 4.20)",
+            "part 2 of 3 (Zipf 4.90 to 4.90)",
+            "part 3 of 3 (Zipf 5.50 to 5.50)",
+            "no frequency"
+        ]
+    );
+    let table = run.path("norms.csv");
+    fs::write(&table, "Word,SUBTLWF\ncongress,0.3162\nlonely,3.162\n").unwrap();
+    let table = format!("norms.path={}", table.display());
+    let columns = ["norms.word=Word", "norms.column=SUBTLWF"];
+    assert_eq!(
+        names(groups(&[
+            &table,
+            columns[0],
+            columns[1],
+            "norms.scale=per-million"
+        ])),
         ["Zipf 2 to 3", "Zipf 3 to 4", "no frequency"]
     );
     assert_eq!(
@@ -1032,7 +1178,11 @@ fn the_table_has_the_covariates_of_a_mixed_model() {
 #[test]
 fn what_a_run_does_not_write_again_goes_and_wide_tables_name_their_unit() {
     let run = Run::new();
-    let small = ["model.steps=[512, 4000]", "words.min_context=1"];
+    let small = [
+        "model.steps=[512, 4000]",
+        "words.min_context=1",
+        "output.wide=true",
+    ];
     run.ok(&[
         &small[..],
         &[
@@ -1435,6 +1585,7 @@ fn what_changed_at_the_same_path_is_not_finished() {
     let args = [
         format!("model.tokenizer={TOKENIZER}"),
         "interventions.list=[base, mean]".into(),
+        "neurons.list=['3.19', '3.245']".into(),
         format!("model.path={}", models.display()),
         format!("corpus.path={}", corpus.display()),
         "corpus.rows=null".into(),

@@ -225,6 +225,23 @@ fn frequencies_of_words_are_carried_through() {
         read_json(out.join("run.json"))["counts"]["words_with_a_frequency"],
         1
     );
+
+    // Norms of one's own, in their own columns and on their own scale.
+    let norms = folder.path().join("norms.tsv");
+    fs::write(&norms, "Word\tPerMillion\nharpoon\t1\nWhale\t10\n").unwrap();
+    let norms = format!("norms.path={}", norms.display());
+    let columns = [
+        "norms.word=Word",
+        "norms.column=PerMillion",
+        "norms.scale=per-million",
+    ];
+    let args = [&path, &norms, columns[0], columns[1], columns[2]];
+    prepare(&out, &args).assert().success();
+    let by_word = read_json(out.join("contexts.json"));
+    assert_eq!(by_word["harpoon"][0]["zipf"], 3.0);
+    assert!(by_word["whale"][0].get("zipf").is_none());
+    let inputs = read_json(out.join("run.json"))["inputs"].to_string();
+    assert!(inputs.contains("norms.tsv"), "{inputs}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 /// Values of every type that a key may have, of most two that differ.
-const VALUES: [&str; 17] = [
+const VALUES: [&str; 19] = [
     "log",
     "5",
     "6",
@@ -27,6 +27,8 @@ const VALUES: [&str; 17] = [
     "another",
     "skip",
     "line",
+    "share",
+    "count",
     "1/2",
     "2/2",
 ];

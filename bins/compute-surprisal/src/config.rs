@@ -10,6 +10,7 @@ use neuron_ablate::{Join, MeanOver, NeuronSite, WordBoundary};
 use neuron_select::ControlOptions;
 use serde::{Deserialize, Serialize};
 use surprisal_metrics::{Unit, WordForm};
+use text_inputs::NormsConfig;
 
 use crate::interventions::InterventionSpec;
 
@@ -25,6 +26,9 @@ pub(crate) struct SurprisalConfig {
     #[serde(default)]
     pub(crate) audit: Option<PathBuf>,
     pub(crate) words: WordsConfig,
+    /// Frequencies of words, instead of those that come with the contexts.
+    #[serde(default)]
+    pub(crate) norms: Option<NormsConfig>,
     #[serde(default)]
     pub(crate) reading: Reading,
     /// Which surprisal the figure, the summary and the wide tables show.
@@ -53,6 +57,9 @@ pub(crate) struct SurprisalConfig {
     pub(crate) band: Option<BandConfig>,
     #[serde(default = "default_seed")]
     pub(crate) seed: u64,
+    /// A folder in whose folders runs of other steps are (a sweep over `model.steps`): their scores are put together, and nothing is computed.
+    #[serde(default)]
+    pub(crate) merge: Option<PathBuf>,
     /// Positions of one forward.
     #[serde(default = "default_batch_tokens")]
     pub(crate) batch_tokens: usize,
@@ -70,6 +77,8 @@ impl Rules for SurprisalConfig {
             ),
             Rule::one_of(&["neurons.file", "neurons.list"]),
             Rule::belongs("neurons.missing_step", &["neurons.file"]),
+            Rule::made_for("neurons.list", &["model.path", "model.repo"]),
+            Rule::made_for("words.min_context", &["words.path"]),
             Rule::unused(
                 "neurons.top",
                 |config, _| {
@@ -104,7 +113,6 @@ impl Rules for SurprisalConfig {
             "controls of the same mean activation and output norm are the nearest ones, however far away",
         ));
         rules.push(Rule::one_of(&["groups.zipf", "groups.quantiles"]));
-        rules.push(Rule::belongs("groups.column", &["groups.table"]));
         rules.extend(["groups.zipf", "groups.quantiles"].map(|key| {
             let why = "`groups.by` says that words are not grouped by their frequency";
             let when: job_kit::config::When =
@@ -149,6 +157,7 @@ impl Rules for SurprisalConfig {
         model.retain(|rule| rule.keys()[0] != "revision");
         rules.extend(Rule::under("model", model));
         rules.extend(Rule::under("corpus", CorpusConfig::rules_for_models()));
+        rules.extend(Rule::under("norms", NormsConfig::rules()));
         let corrected: job_kit::config::When = |_, band| band["reading"] == "corrected";
         rules.extend(Rule::under(
             "band",
@@ -187,6 +196,19 @@ impl SurprisalConfig {
             .collect()
     }
 
+    /// How words are read, and the band where there is one, for the header of a figure.
+    pub(crate) fn in_header(&self) -> String {
+        let reading = match self.reading {
+            Reading::Corrected => "reading corrected",
+            Reading::Liu2025 => "reading liu2025",
+        };
+        let band = self.band.as_ref().and_then(BandConfig::bounds);
+        match (band, &self.frequency) {
+            (Some(band), Some(_)) => format!("{reading}, {}", band.in_words()),
+            _ => reading.to_owned(),
+        }
+    }
+
     /// The form that the figure, the summary and the wide tables show.
     pub(crate) fn form(&self) -> WordForm {
         self.form.unwrap_or(match self.reading {
@@ -204,6 +226,9 @@ pub(crate) struct WordsConfig {
     /// Words with fewer contexts are left out and counted.
     #[serde(default = "default_min_context")]
     pub(crate) min_context: usize,
+    /// Words with more pieces in one of their contexts are left out and counted.
+    #[serde(default)]
+    pub(crate) max_pieces: Option<usize>,
     /// Contexts beyond this number are not used.
     #[serde(default)]
     pub(crate) max_context: Option<usize>,
@@ -258,35 +283,17 @@ pub(crate) struct InterventionsConfig {
 }
 
 /// Groups of words that are reported apart.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GroupsConfig {
     #[serde(default)]
     pub(crate) by: GroupBy,
-    /// Frequencies of words on the Zipf scale: a table with the columns `word` and `zipf`, instead of those that come with the contexts.
-    #[serde(default)]
-    pub(crate) table: Option<PathBuf>,
-    /// Another name of the second column.
-    #[serde(default = "default_zipf")]
-    pub(crate) column: String,
     /// Bounds of the groups; whole Zipf values if none are set.
     #[serde(default)]
     pub(crate) zipf: Option<Vec<f64>>,
     /// Or so many groups of about as many words.
     #[serde(default)]
     pub(crate) quantiles: Option<usize>,
-}
-
-impl Default for GroupsConfig {
-    fn default() -> Self {
-        Self {
-            by: GroupBy::default(),
-            table: None,
-            column: default_zipf(),
-            zipf: None,
-            quantiles: None,
-        }
-    }
 }
 
 /// What groups of words go by.
@@ -333,8 +340,8 @@ impl BandConfig {
 #[serde(deny_unknown_fields)]
 pub(crate) struct OutputConfig {
     pub(crate) dir: PathBuf,
-    /// Whether to write the wide tables, a CSV file per intervention.
-    #[serde(default = "default_true")]
+    /// Whether to write the shown values once more as the Python package does, a CSV file per intervention.
+    #[serde(default)]
     pub(crate) wide: bool,
     /// Whether to fit learning curves.
     #[serde(default = "default_true")]
@@ -344,9 +351,6 @@ pub(crate) struct OutputConfig {
     pub(crate) chunk: usize,
 }
 
-fn default_zipf() -> String {
-    "zipf".into()
-}
 fn default_seed() -> u64 {
     42
 }

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{
+    ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array,
+    UInt64Array,
+};
 use job_kit::report::{Grid, Section};
+use neuron_ablate::NeuronId;
 use neuron_select::{Balance, ControlKind, q_values, rank_p};
 use surprisal_metrics::{Bootstrap, Group, Interval, Unit};
 
-use crate::interventions::{Drawn, InterventionSpec};
-use crate::summary::Step;
+use crate::interventions::{Drawn, Facts, InterventionSpec};
+use crate::summary::{Step, includes_0};
 
 /// What an intervention on the selected neurons changes more than the same on one kind of controls, in a group of words. Every word counts
 /// once.
@@ -21,6 +25,8 @@ pub(crate) struct Contrast {
     pub(crate) control: ControlKind,
     pub(crate) group: String,
     pub(crate) words: usize,
+    pub(crate) contexts: usize,
+    pub(crate) documents: Option<usize>,
     pub(crate) draws: usize,
     /// Of the selected neurons, or beside matched controls of those that have some, against the unchanged model; none without that.
     pub(crate) change: Option<f64>,
@@ -34,6 +40,18 @@ pub(crate) struct Contrast {
     pub(crate) p: Option<f64>,
     /// Over all contrasts with this kind of controls.
     pub(crate) q: Option<f64>,
+}
+
+impl Contrast {
+    /// Whether its rank is among the smallest 5 % while its interval includes 0: then the size of the excess is not known well enough to have a sign.
+    fn is_undecided(&self) -> bool {
+        self.p.is_some_and(|p| p <= 0.05) && includes_0(self.interval)
+    }
+}
+
+/// How many are, as [`Contrast::is_undecided`] tells.
+pub(crate) fn undecided(contrasts: &[Contrast]) -> usize {
+    contrasts.iter().filter(|c| c.is_undecided()).count()
 }
 
 /// Control sets of a step and an entry of the list.
@@ -108,6 +126,8 @@ impl Step<'_> {
             control: kind,
             group: name.to_owned(),
             words: own.len(),
+            contexts: pairs.len(),
+            documents: self.documents(&pairs),
             draws: controls.len(),
             change: base.map(|_| change),
             of_controls: base.map(|_| of_controls),
@@ -139,6 +159,20 @@ fn count<T>(rows: &[T], of: impl Fn(&T) -> Option<u64>) -> ArrayRef {
     Arc::new(rows.iter().map(of).collect::<UInt64Array>())
 }
 
+/// Of the type that `step` has in the tables of all jobs, so that they join.
+pub(crate) fn steps<T>(rows: &[T], of: impl Fn(&T) -> Option<u64>) -> anyhow::Result<ArrayRef> {
+    let steps = rows
+        .iter()
+        .map(|row| of(row).map(i64::try_from).transpose());
+    Ok(Arc::new(steps.collect::<Result<Int64Array, _>>()?))
+}
+
+/// Of the type that `layer` and `neuron` have in the tables of all jobs.
+fn places<T>(rows: &[T], of: impl Fn(&T) -> usize) -> anyhow::Result<ArrayRef> {
+    let places = rows.iter().map(|row| i32::try_from(of(row)).map(Some));
+    Ok(Arc::new(places.collect::<Result<Int32Array, _>>()?))
+}
+
 fn text<T>(rows: &[T], of: impl Fn(&T) -> String) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(rows.iter().map(of)))
 }
@@ -148,12 +182,12 @@ fn batch(columns: Vec<(String, ArrayRef)>) -> anyhow::Result<RecordBatch> {
     Ok(RecordBatch::try_from_iter_with_nullable(columns)?)
 }
 
-/// `contrasts.csv`
+/// `contrasts.csv`, `contrasts.parquet`
 pub(crate) fn table(rows: &[Contrast], unit: Unit) -> anyhow::Result<RecordBatch> {
     let unit = unit.name();
     let number = |of: fn(&Contrast) -> Option<f64>| number(rows, of);
     batch(vec![
-        ("step".into(), count(rows, |c| c.step)),
+        ("step".into(), steps(rows, |c| c.step)?),
         (
             "intervention".into(),
             text(rows, |c| c.intervention.clone()),
@@ -164,6 +198,11 @@ pub(crate) fn table(rows: &[Contrast], unit: Unit) -> anyhow::Result<RecordBatch
         ),
         ("group".into(), text(rows, |c| c.group.clone())),
         ("words".into(), count(rows, |c| Some(c.words as u64))),
+        ("contexts".into(), count(rows, |c| Some(c.contexts as u64))),
+        (
+            "documents".into(),
+            count(rows, |c| c.documents.map(|n| n as u64)),
+        ),
         ("draws".into(), count(rows, |c| Some(c.draws as u64))),
         (format!("change_{unit}"), number(|c| c.change)),
         (
@@ -192,7 +231,7 @@ pub(crate) fn balance(drawn: &[DrawnAt]) -> anyhow::Result<RecordBatch> {
         .collect();
     let value = |of: fn(Balance) -> f64| number(&rows, |(_, row)| row.balance.map(of));
     batch(vec![
-        ("step".into(), count(&rows, |(at, _)| at.step)),
+        ("step".into(), steps(&rows, |(at, _)| at.step)?),
         (
             "intervention".into(),
             text(&rows, |(at, _)| at.intervention.clone()),
@@ -216,21 +255,67 @@ pub(crate) fn balance(drawn: &[DrawnAt]) -> anyhow::Result<RecordBatch> {
     ])
 }
 
-/// `controls.parquet`
-pub(crate) fn sets(drawn: &[DrawnAt]) -> anyhow::Result<RecordBatch> {
-    let rows: Vec<_> = drawn
-        .iter()
-        .flat_map(|at| at.drawn.sets.iter().map(move |set| (at.step, set)))
-        .collect();
+/// `neurons.parquet`: a row for each neuron that an intervention changes at a step; `selected` are the selected neurons of each.
+pub(crate) fn neurons(
+    list: &[InterventionSpec],
+    selected: &[(Option<u64>, &str)],
+    drawn: &[DrawnAt],
+) -> anyhow::Result<RecordBatch> {
+    struct Row {
+        step: Option<u64>,
+        intervention: String,
+        facts: Facts,
+        neuron: NeuronId,
+    }
+    let mut rows = Vec::new();
+    for (step, neurons) in selected {
+        let sets: BTreeMap<&str, &[String]> = drawn
+            .iter()
+            .filter(|at| at.step == *step)
+            .flat_map(|at| &at.drawn.sets)
+            .map(|(name, neurons)| (name.as_str(), neurons.as_slice()))
+            .collect();
+        let neurons: Vec<String> = neurons.split_whitespace().map(str::to_owned).collect();
+        for (name, facts) in list.iter().flat_map(InterventionSpec::facts) {
+            let of = match facts.neurons {
+                "none" => &[],
+                "selected" => neurons.as_slice(),
+                _ => sets.get(name.as_str()).copied().unwrap_or_default(),
+            };
+            for neuron in of {
+                rows.push(Row {
+                    step: *step,
+                    intervention: name.clone(),
+                    facts: facts.clone(),
+                    neuron: neuron.parse()?,
+                });
+            }
+        }
+    }
     batch(vec![
-        ("step".into(), count(&rows, |(step, _)| *step)),
+        ("step".into(), steps(&rows, |row| row.step)?),
         (
             "intervention".into(),
-            text(&rows, |(_, (name, _))| name.clone()),
+            text(&rows, |row| row.intervention.clone()),
+        ),
+        (
+            "operation".into(),
+            text(&rows, |row| row.facts.operation.clone()),
         ),
         (
             "neurons".into(),
-            text(&rows, |(_, (_, neurons))| neurons.join(" ")),
+            text(&rows, |row| row.facts.neurons.to_owned()),
+        ),
+        ("dose".into(), number(&rows, |row| row.facts.dose)),
+        (
+            "draw".into(),
+            Arc::new(rows.iter().map(|r| r.facts.draw).collect::<UInt32Array>()),
+        ),
+        ("layer".into(), places(&rows, |row| row.neuron.layer)?),
+        ("neuron".into(), places(&rows, |row| row.neuron.neuron)?),
+        (
+            "component_name".into(),
+            text(&rows, |row| row.neuron.to_string()),
         ),
     ])
 }
@@ -251,9 +336,13 @@ pub(crate) fn text_of_last(contrasts: &[Contrast]) -> String {
             format!("{:+.3} to {:+.3}", i.lower, i.upper)
         });
         let p = c.p.map_or(String::new(), |p| format!("  p {p:.3}"));
+        let doubt = match c.is_undecided() {
+            true => ", but the interval includes 0",
+            false => "",
+        };
         let _ = writeln!(
             shown,
-            "  {:<wide$} {} minus {:<7}  {:+.3} ({ends}){p}",
+            "  {:<wide$} {} minus {:<7}  {:+.3} ({ends}){p}{doubt}",
             c.group,
             c.intervention,
             c.control.name(),
@@ -261,6 +350,16 @@ pub(crate) fn text_of_last(contrasts: &[Contrast]) -> String {
         );
     }
     shown
+}
+
+/// The ends of an interval of a change, and whether it includes 0.
+pub(crate) fn ends(interval: Interval) -> String {
+    let Interval { lower, upper, .. } = interval;
+    let doubt = match includes_0(Some(interval)) {
+        true => ", includes 0",
+        false => "",
+    };
+    format!("{lower:+.4} to {upper:+.4}{doubt}")
 }
 
 /// The part of the report.
@@ -283,9 +382,7 @@ pub(crate) fn section(contrasts: &[Contrast], drawn: &[DrawnAt], unit: Unit) -> 
     let signed = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:+.4}"));
     let chance = |value: Option<f64>| value.map_or(String::new(), |p| format!("{p:.3}"));
     for c in contrasts {
-        let ends = c.interval.map_or("none: too few".to_owned(), |i| {
-            format!("{:+.4} to {:+.4}", i.lower, i.upper)
-        });
+        let ends = c.interval.map_or("none: too few".to_owned(), ends);
         grid.row([
             step(c.step).into(),
             c.group.as_str().into(),

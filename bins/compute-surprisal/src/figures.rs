@@ -1,5 +1,7 @@
 //! The picture and the report.
 
+use std::collections::BTreeMap;
+
 use job_kit::RunRecord;
 use job_kit::plot::{Axis, Color, Figure, Mark};
 use job_kit::report::{Grid, Report, Section};
@@ -91,16 +93,22 @@ pub(crate) fn write(
         let section = Section::new("Surprisal along word frequency")
             .text(
                 "The last step. Every word counts once, by the mean over its contexts; a group stands at the mean Zipf value (log10 of the occurrences per billion words) \
-                 of its words, rare ones to the left.",
+                 of its words, rare ones to the left, with the number of words beside it.",
             )
             .saved_figure(
-                &frequency_figure(&last, &interventions, &shown, false),
-                "Mean surprisal of the groups of words.",
+                &frequency_figure(inputs, &last, &interventions, &shown, false),
+                "Mean surprisal of the groups of words; a uniform guess takes any token for each piece of a word.",
                 (out, BY_FREQUENCY),
                 record,
             )?
             .saved_figure(
-                &frequency_figure(&last, &interventions, &format!("change of {shown}"), true),
+                &frequency_figure(
+                    inputs,
+                    &last,
+                    &interventions,
+                    &format!("change of {shown}"),
+                    true,
+                ),
                 "Change against the unchanged model on the same words and contexts.",
                 (out, CHANGE_BY_FREQUENCY),
                 record,
@@ -128,6 +136,34 @@ pub(crate) fn write(
     Ok(out.write(REPORT, report.to_html())?)
 }
 
+/// The surprisal of a uniform guess for each piece that counts, every word once: of each group.
+fn chance(inputs: &Inputs<'_>) -> Vec<f64> {
+    let mut words: BTreeMap<(usize, &str), (f64, u32)> = BTreeMap::new();
+    let pairs = inputs.words.pairs.iter().zip(&inputs.words.group);
+    for ((pair, &group), request) in pairs.zip(inputs.requests) {
+        let (sum, n) = words.entry((group, &pair.word)).or_default();
+        *sum += inputs.chance(request.word.len());
+        *n += 1;
+    }
+    let mut of_groups = vec![(0.0, 0u32); inputs.words.groups.len()];
+    for ((group, _), (sum, n)) in words {
+        of_groups[group].0 += sum / f64::from(n);
+        of_groups[group].1 += 1;
+    }
+    let mean = |(sum, n): (f64, u32)| sum / f64::from(n.max(1));
+    of_groups.into_iter().map(mean).collect()
+}
+
+/// Names of groups with how many words each has.
+fn counted(lines: &[Line], groups: &[String]) -> Vec<String> {
+    let n = |group: &String| {
+        let of = lines.iter().filter(|line| &line.group == group);
+        of.map(|line| line.words).max().unwrap_or(0)
+    };
+    let name = |group: &String| format!("{group} (n = {})", n(group));
+    groups.iter().map(name).collect()
+}
+
 /// The figures over training steps.
 fn over_training(
     inputs: &Inputs<'_>,
@@ -136,27 +172,30 @@ fn over_training(
     shown: &str,
     record: &mut RunRecord,
 ) -> anyhow::Result<Section> {
-    let (config, out, by) = (inputs.config, inputs.out, inputs.words.by);
+    let (out, by) = (inputs.out, inputs.words.by);
     let groups = &inputs.words.groups;
-    let x = || Axis::steps(inputs.counted.label());
+    // Names of groups fill the titles.
+    let steps = format!("{} ({})", inputs.counted.label(), inputs.config.in_header());
+    let x = || Axis::steps(&steps);
     let mut section = Section::new("Surprisal over training").text(
         "Every word counts once, by the mean over its contexts. Bands are 95 % bootstrap-t intervals from 1,000 resamples of the words. Step 0 stands left of \
-         the first step, out of scale. The draws of a control set are averaged, and their bands are over words and draws.",
+         the first step, out of scale. The draws of a control set are averaged, and their bands are over words and draws. \
+         A uniform guess takes any token for each piece of a word, and is the mean over the words of a group.",
     );
     let first = &interventions[..interventions.len().min(1)];
     let (all, caption) = match by {
         GroupBy::WordFrequency => (
-            surprisal_figure(lines, groups, first, x(), shown),
+            surprisal_figure(inputs, lines, first, x(), shown),
             "Mean surprisal of each group of words in the unchanged model, or under the first intervention of the list.",
         ),
         _ => (
-            surprisal_figure(lines, groups, interventions, x(), shown),
+            surprisal_figure(inputs, lines, interventions, x(), shown),
             "Mean surprisal; full lines are the first group of words, dashed ones the second.",
         ),
     };
     section = section.saved_figure(&all, caption, (out, STEM), record)?;
     for (index, group) in groups.iter().enumerate() {
-        if let Some(figure) = change_figure(lines, group, interventions, x(), config) {
+        if let Some(figure) = change_figure(inputs, lines, group, interventions, x()) {
             section = section.saved_figure(
                 &figure,
                 "Change against the unchanged model on the same words and contexts; below 0 the intervention makes the words more probable.",
@@ -177,21 +216,41 @@ fn groups_in_words(by: GroupBy) -> &'static str {
 }
 
 /// Means, or changes, of the groups at their mean Zipf values.
-fn frequency_figure(lines: &[&Line], interventions: &[String], y: &str, changes: bool) -> Figure {
-    let title = if changes {
-        "Change against base along word frequency"
-    } else {
-        "Surprisal along word frequency"
+fn frequency_figure(
+    inputs: &Inputs<'_>,
+    lines: &[&Line],
+    interventions: &[String],
+    y: &str,
+    changes: bool,
+) -> Figure {
+    let title = match changes {
+        true => "Change against base along word frequency",
+        false => "Surprisal along word frequency",
     };
+    let step = lines.first().and_then(|line| line.step);
+    let step = step.map_or(String::new(), |step| format!("step {step}, "));
+    let header = inputs.config.in_header();
     let mut figure = Figure::new(
-        title,
+        &format!("{title} ({step}{header})"),
         Axis::linear("frequency of the words (Zipf value)"),
         Axis::linear(y),
     );
     if changes {
         figure = figure.mark(Mark::horizontal("", 0.0));
+    } else {
+        let chance = chance(inputs);
+        let zipf = |group: &String| lines.iter().find(|l| &l.group == group)?.zipf;
+        let groups = inputs.words.groups.iter().zip(chance);
+        let points = groups.filter_map(|(group, chance)| Some((zipf(group)?, chance)));
+        let mark = Mark::line("uniform guess", points).dashed();
+        figure = figure.mark(mark.color(Color::Grey));
     }
+    let mut labelled = false;
     for (i, intervention) in interventions.iter().enumerate() {
+        let words = lines
+            .iter()
+            .filter(|l| &l.intervention == intervention && l.zipf.is_some());
+        let words = words.map(|l| format!("n = {}", l.words));
         let of: Vec<(f64, f64, Option<Interval>)> = lines
             .iter()
             .filter(|l| &l.intervention == intervention)
@@ -208,6 +267,10 @@ fn frequency_figure(lines: &[&Line], interventions: &[String], y: &str, changes:
         let mut mark = Mark::line(intervention, of.iter().map(|(x, y, _)| (*x, *y)))
             .color(COLORS[i % COLORS.len()])
             .with_dots();
+        if !labelled {
+            labelled = true;
+            mark = mark.labels(words);
+        }
         // Interventions share the words, so the bands of their means would lie on one another.
         if changes || i == 0 {
             mark = mark.intervals(of.iter().map(|(_, _, i)| i.map(|i| (i.lower, i.upper))));
@@ -230,15 +293,30 @@ fn in_order(lines: &[Line], value: impl Fn(&Line) -> &String) -> Vec<String> {
 
 /// A line for each group of words and intervention: of one intervention, groups have colours of their own; of several, those do.
 fn surprisal_figure(
+    inputs: &Inputs<'_>,
     lines: &[Line],
-    groups: &[String],
     interventions: &[String],
     x: Axis,
     y: &str,
 ) -> Figure {
+    let chance = chance(inputs);
     let mut figure = Figure::new("Surprisal over training", x, Axis::linear(y));
+    let groups = &inputs.words.groups;
+    let named = counted(lines, groups);
     let by_group = groups.len() > 1 && interventions.len() == 1;
     for (g, group) in groups.iter().enumerate() {
+        // Many would hide the lines; the figure along frequency has them all.
+        if groups.len() <= 3 {
+            let label = match groups.len() {
+                1 => "uniform guess".to_owned(),
+                _ => format!("uniform guess, {group}"),
+            };
+            let rule = Mark::horizontal(&label, chance[g]);
+            figure = figure.mark(match by_group {
+                true => rule.color(COLORS[g % COLORS.len()]),
+                false => rule,
+            });
+        }
         for (i, intervention) in interventions.iter().enumerate() {
             let of: Vec<&Line> = lines
                 .iter()
@@ -247,9 +325,9 @@ fn surprisal_figure(
             let points = of.iter().filter_map(|l| Some((l.step? as f64, l.mean)));
             let intervals = of.iter().map(|l| l.interval.map(|i| (i.lower, i.upper)));
             let (name, color, dashed) = match (by_group, groups.len()) {
-                (true, _) => (group.clone(), g, g >= COLORS.len()),
+                (true, _) => (named[g].clone(), g, g >= COLORS.len()),
                 (false, 1) => (intervention.clone(), i, false),
-                (false, _) => (format!("{intervention}, {group}"), i, g > 0),
+                (false, _) => (format!("{intervention}, {}", named[g]), i, g > 0),
             };
             let mut mark = Mark::line(&name, points)
                 .color(COLORS[color % COLORS.len()])
@@ -269,14 +347,17 @@ fn surprisal_figure(
 
 /// None if nothing is compared with `base`.
 fn change_figure(
+    inputs: &Inputs<'_>,
     lines: &[Line],
     group: &str,
     interventions: &[String],
     x: Axis,
-    config: &SurprisalConfig,
 ) -> Option<Figure> {
+    let config = inputs.config;
+    let words = lines.iter().filter(|line| line.group == group);
+    let words = words.map(|line| line.words).max().unwrap_or(0);
     let mut figure = Figure::new(
-        &format!("Change against base: {group}"),
+        &format!("Change against base: {group} (n = {words} words)"),
         x,
         Axis::linear(&format!("change of surprisal ({})", config.unit.name())),
     )
@@ -340,8 +421,7 @@ fn means_grid(lines: &[Line], config: &SurprisalConfig) -> Grid {
                 .into(),
             paired
                 .map_or(String::new(), |p| {
-                    p.interval
-                        .map_or_else(none, |i| format!("{:+.4} to {:+.4}", i.lower, i.upper))
+                    p.interval.map_or_else(none, contrasts::ends)
                 })
                 .into(),
             paired

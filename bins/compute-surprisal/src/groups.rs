@@ -1,14 +1,13 @@
 //! Groups of words: along the frequency of the word, or by the band of its tokens.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 
-use anyhow::{Context, bail};
-use input_files::TableReader;
+use anyhow::bail;
 use job_inputs::Vocabulary;
 use job_kit::RunRecord;
 use neox_core::Text;
 use neuron_ablate::WordRequest;
+use text_inputs::Norms;
 
 use crate::config::{GroupBy, GroupsConfig, SurprisalConfig};
 use crate::words::{Pair, Words};
@@ -34,11 +33,11 @@ pub(crate) fn group(
     record: &mut RunRecord,
 ) -> anyhow::Result<Words> {
     let groups = &config.groups;
-    if let Some(path) = &groups.table {
-        let table = Frequencies::read(path, &groups.column)?;
-        record.input(path)?;
+    if let Some(norms) = &config.norms {
+        let found = Norms::read(norms)?;
+        record.input(&norms.path)?;
         for pair in &mut pairs {
-            pair.zipf = table.get(&pair.word);
+            pair.zipf = found.zipf(&pair.word);
         }
     }
     let long_tail = long_tail(&pairs, requests, config, text, d_vocab, record)?;
@@ -46,7 +45,7 @@ pub(crate) fn group(
     let by = match groups.by {
         GroupBy::Auto
             if known
-                || groups.table.is_some()
+                || config.norms.is_some()
                 || groups.zipf.is_some()
                 || groups.quantiles.is_some() =>
         {
@@ -58,7 +57,7 @@ pub(crate) fn group(
     };
     let (group, names) = match (by, &long_tail) {
         (GroupBy::WordFrequency, _) if !known => bail!(
-            "`groups.by` is word-frequency, but no word has a frequency: `{}` has no column `zipf` (prepare-context takes it over from the words of select-longtail), and `groups.table` names no table of frequencies that has one of them",
+            "`groups.by` is word-frequency, but no word has a frequency: `{}` has no column `zipf` (prepare-context takes it over from the words of select-longtail), and `norms.path` names no table of frequencies that has one of them",
             config.words.path.display()
         ),
         (GroupBy::WordFrequency, _) => by_frequency(&pairs, groups)?,
@@ -99,40 +98,6 @@ pub(crate) fn group(
     })
 }
 
-/// Zipf values of words, out of a table.
-struct Frequencies(HashMap<String, f64>);
-
-impl Frequencies {
-    fn read(path: &Path, column: &str) -> anyhow::Result<Self> {
-        let failed = || format!("failed to read word frequencies from `{}`", path.display());
-        let columns = TableReader::open(path)
-            .and_then(|table| table.read(&["word", column]))
-            .with_context(failed)?;
-        let words = columns.text("word").with_context(failed)?;
-        let values = columns.opt_f64(column).with_context(failed)?;
-        let mut by_word = HashMap::with_capacity(words.len());
-        for (word, zipf) in words.into_iter().zip(values) {
-            let Some(zipf) = zipf else { continue };
-            if !zipf.is_finite() {
-                bail!(
-                    "`{}` gives word `{word}` the frequency {zipf}, expected a finite Zipf value",
-                    path.display()
-                );
-            }
-            by_word.insert(word.trim().to_owned(), zipf);
-        }
-        Ok(Self(by_word))
-    }
-
-    /// As spelled, or in lower case, as most tables have their words.
-    fn get(&self, word: &str) -> Option<f64> {
-        self.0
-            .get(word)
-            .or_else(|| self.0.get(&word.to_lowercase()))
-            .copied()
-    }
-}
-
 /// Bands of the Zipf scale, or quantiles of the words; words of one frequency stay together.
 fn by_frequency(
     pairs: &[Pair],
@@ -162,7 +127,11 @@ fn by_frequency(
             if !(2..=MOST_GROUPS).contains(&n) {
                 bail!("`groups.quantiles` is {n}, expected 2 to {MOST_GROUPS}");
             }
-            (1..n).map(|i| values[i * values.len() / n]).collect()
+            // Words of one frequency stay together, so that there may be fewer parts.
+            let mut bounds: Vec<f64> = (1..n).map(|i| values[i * values.len() / n]).collect();
+            bounds.dedup();
+            bounds.retain(|&bound| bound > lowest);
+            bounds
         }
         // Whole Zipf values, as far as there are words.
         (None, None) => {
@@ -184,7 +153,11 @@ fn by_frequency(
             continue; // no word
         };
         let name = match (config.quantiles, lower, upper) {
-            (Some(n), _, _) => format!("part {} of {n} (Zipf {from:.2} to {to:.2})", i + 1),
+            (Some(_), _, _) => format!(
+                "part {} of {} (Zipf {from:.2} to {to:.2})",
+                i + 1,
+                bounds.len() + 1
+            ),
             (None, None, Some(upper)) if config.zipf.is_none() => {
                 format!("Zipf {} to {upper}", upper - 1.0)
             }

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use job_inputs::{
     Ends, MeasuredOn, Tokens, corpus_of_contexts, note_overlap, read_sample, step_in_words,
 };
-use job_kit::{OutputDir, Progress, RunRecord, sha256_file};
+use job_kit::{OutputDir, Progress, RunRecord, WithHint, sha256_file};
 use neox_core::{Architecture, WeightFiles};
 use neuron_ablate::{
     Sample, Scorer, WordRequest, WordScore, WordVocabulary, activities, layer_means,
@@ -20,7 +20,7 @@ use crate::groups;
 use crate::interventions::{InterventionSpec, Sources, layers_of, needs_activities};
 use crate::neurons::{self, NeuronSets};
 use crate::results;
-use crate::store::{Keys, Row, Store};
+use crate::store::{CHECKPOINTS, Keys, Row, Store};
 use crate::words;
 
 const JOB: &str = "compute-surprisal";
@@ -72,6 +72,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     let pairs = words::read(&config.words, &mut record)?;
     let max = usize::try_from(model.max_position_embeddings)?;
     let requests = words::requests(&pairs, config, text, ends.bos, max, &mut record)?;
+    let (pairs, requests) = words::within_pieces(pairs, requests, &config.words, &mut record)?;
     let words = groups::group(pairs, &requests, config, text, d_vocab, &mut record)?;
 
     let sets = neurons::read(&config.neurons, &mut record)?;
@@ -97,27 +98,43 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
         false => (None, None),
     };
 
-    let store = Store::open(
-        &out,
-        &identity(config, &tokens, ends, corpus.as_deref())?,
-        Keys {
-            pairs: words
-                .pairs
-                .iter()
-                .map(|pair| (pair.word.clone(), pair.before()))
-                .collect(),
-            neurons,
-        },
-    )?;
+    let identity = identity(config, &tokens, ends, corpus.as_deref())?;
+    let keys = Keys {
+        pairs: words
+            .pairs
+            .iter()
+            .map(|pair| (pair.word.clone(), pair.before()))
+            .collect(),
+        neurons,
+    };
+    let store = match &config.merge {
+        Some(below) => Store::merged(below, &identity, keys, &steps, &mut record)?,
+        None => Store::open(&out, &identity, keys)?,
+    };
     let mut missing: BTreeMap<Option<u64>, Missing> = BTreeMap::new();
     for &step in &steps {
-        if store.has_part(step)? {
+        if config.merge.is_none() && store.has_part(step)? {
             store.know(step, &checkpoints.address(step)?);
         }
-        let by_step = what_is_missing(&store, step, &names, words.pairs.len())?;
+        let by_step = what_is_missing(&store, step, &list, words.pairs.len())?;
         if !by_step.is_empty() {
             missing.insert(step, by_step);
         }
+    }
+    if let (Some(below), Some((&step, lacks))) = (&config.merge, missing.first_key_value()) {
+        let some: Vec<&str> = lacks
+            .keys()
+            .flatten()
+            .take(3)
+            .map(|&i| names[i].as_str())
+            .collect();
+        return Err(anyhow::anyhow!(
+            "the runs in the folders of `{}` lack scores of {}, of {} and others",
+            below.display(),
+            step_in_words(step),
+            some.join(", ")
+        ))
+        .hint("they have the same words, neurons and interventions as the merge: run them again with those");
     }
     let total: usize = missing
         .values()
@@ -165,6 +182,8 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     record.timing("scoring", progress.finish());
     record.timing("mean_activations", times.mean);
     record.count("corrected_surprisals_undefined", times.undefined);
+
+    record.note(CHECKPOINTS, store.addresses(&steps));
 
     let text = results::write(
         &results::Inputs {
@@ -261,15 +280,25 @@ fn identity(
 fn what_is_missing(
     store: &Store,
     step: Option<u64>,
-    names: &[String],
+    list: &[InterventionSpec],
     pairs: usize,
 ) -> anyhow::Result<Missing> {
     let done = store.done(step)?;
-    let done: Vec<_> = names.iter().map(|name| done.get(name)).collect();
+    let drawn = store.drawn(step)?;
+    // Of each name what is done; nothing is to be done where no selected neuron has one alike.
+    let mut of_names = Vec::new();
+    for spec in list {
+        let none_alike = drawn.get(&spec.name()).is_some_and(|d| d.sets.is_empty());
+        let of_spec = spec.facts().into_iter();
+        of_names.extend(of_spec.map(|(name, _)| (none_alike, done.get(&name))));
+    }
     let mut missing = Missing::new();
     for pair in 0..u32::try_from(pairs)? {
-        let lacks: Vec<usize> = (0..names.len())
-            .filter(|&i| !done[i].is_some_and(|pairs| pairs.contains(&pair)))
+        let lacks: Vec<usize> = (0..of_names.len())
+            .filter(|&i| {
+                let (none_alike, done) = of_names[i];
+                !none_alike && !done.is_some_and(|pairs| pairs.contains(&pair))
+            })
             .collect();
         if !lacks.is_empty() {
             missing.entry(lacks).or_default().push(pair);

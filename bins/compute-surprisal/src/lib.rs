@@ -30,6 +30,11 @@ Examples (from the root of the repository):
       bundled words and model: base, zero, mean, scaled and control sets at every bundled step
   compute-surprisal 'model.steps=[512, 4000]' output.dir=outputs/two-steps
       two checkpoints; run it again with more steps and only those are computed
+  compute-surprisal -m model.steps=512,4000 sweep.dir=outputs/by-step
+      each step a job of its own, at once or on a cluster (--jobs 2, --launcher slurm)
+  compute-surprisal 'model.steps=[512, 4000]' merge=outputs/by-step \\
+    output.dir=outputs/merged
+      then the tables and curves over all steps, as of one run
   compute-surprisal interventions=liu2025 reading=liu2025 \\
     output.dir=outputs/liu2025
       as the Python package of Liu et al. 2025: first piece, set before the activation function
@@ -42,9 +47,9 @@ Examples (from the root of the repository):
 
 /// Surprisal of words under interventions on neurons, across checkpoints
 ///
-/// Writes surprisal.parquet (a row per step, intervention, word and context), wide/INTERVENTION.csv (a column per
-/// step, and one for the unit), summary.csv (means with intervals, differences to base), contrasts.csv (the selected neurons against control
-/// sets), balance.parquet and controls.parquet (how alike controls are, and which), acquisition.csv (when words were learned), a figure,
+/// Writes surprisal.parquet (a row per step, intervention, word and context), neurons.parquet (which neurons each intervention changes at
+/// each step), summary.csv (means with intervals, differences to base), contrasts.csv (the selected neurons against control
+/// sets), balance.parquet (how alike controls are), acquisition.csv (when words were learned), figures,
 /// report.html and run.json to `output.dir`. A run that was stopped goes on where it was; one with more steps or
 /// interventions computes what is missing.
 #[derive(Debug, Parser)]
@@ -90,6 +95,12 @@ mod tests {
                 "interventions.list=[base, {scaled: 1e-7}, {random: {like: {scaled: 0.5}, draws: 2}}]",
             ],
             &["reading=liu2025"],
+            &["merge=outputs/by-step", "words.max_pieces=3"],
+            &[
+                "norms.path=SUBTLEXus.csv",
+                "norms.column=SUBTLWF",
+                "norms.scale=per-million"
+            ],
             &["words.bos_only=true"],
             &["band=null"],
             &["band=none"],

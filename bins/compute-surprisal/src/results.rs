@@ -24,11 +24,12 @@ use crate::summary::{self, Acquired, Line, Step};
 use crate::words::Words;
 
 const SURPRISAL: &str = "surprisal.parquet";
-const SUMMARY: &str = "summary.csv";
-const ACQUISITION: &str = "acquisition.csv";
-const CONTRASTS: &str = "contrasts.csv";
+/// Tables that are written as CSV and as Parquet.
+const SUMMARY: &str = "summary";
+const ACQUISITION: &str = "acquisition";
+const CONTRASTS: &str = "contrasts";
 const BALANCE: &str = "balance.parquet";
-const CONTROLS: &str = "controls.parquet";
+const NEURONS: &str = "neurons.parquet";
 
 /// What the tables are made of.
 pub(crate) struct Inputs<'r> {
@@ -68,48 +69,76 @@ impl Inputs<'_> {
         row.nats[form].map(|nats| self.config.unit.from_nats(nats))
     }
 
-    /// Surprisal of the pieces that [`Inputs::shown`] counts, if each were guessed at random.
-    fn chance(&self, row: &Row) -> f64 {
+    /// Surprisal of a word of so many pieces, of those that [`Inputs::shown`] counts, if each were guessed at random.
+    pub(crate) fn chance(&self, pieces: usize) -> f64 {
         let pieces = match self.config.form() {
             WordForm::FirstPiece => 1,
-            WordForm::Corrected | WordForm::CorrectedWithoutEos | WordForm::Uncorrected => {
-                row.pieces
-            }
+            WordForm::Corrected | WordForm::CorrectedWithoutEos | WordForm::Uncorrected => pieces,
         };
         self.config
             .unit
-            .from_nats(f64::from(pieces) * self.chance_nats_per_piece)
+            .from_nats(pieces as f64 * self.chance_nats_per_piece)
     }
 }
 
 /// All files that a run may write.
 pub(crate) fn outputs(config: &SurprisalConfig, list: &[InterventionSpec]) -> Vec<String> {
-    let mut outputs = vec![SURPRISAL.to_owned(), SUMMARY.to_owned()];
+    let mut outputs = vec![SURPRISAL.to_owned()];
+    outputs.extend(both(SUMMARY));
     if list.iter().any(|spec| spec.controls().is_some()) {
-        outputs.extend([CONTRASTS, BALANCE, CONTROLS].map(String::from));
+        outputs.extend(both(CONTRASTS));
+        outputs.push(BALANCE.to_owned());
+    }
+    if list.iter().any(InterventionSpec::needs_neurons) {
+        outputs.push(NEURONS.to_owned());
     }
     if config.output.wide {
         let names = list.iter().flat_map(InterventionSpec::names);
         outputs.extend(names.map(|name| wide_file(&name)));
     }
     if config.output.acquisition {
-        outputs.push(ACQUISITION.to_owned());
+        outputs.extend(both(ACQUISITION));
     }
     outputs.extend(figures::outputs());
     outputs
+}
+
+/// Names of a table in both of its formats.
+fn both(table: &str) -> [String; 2] {
+    [Format::Csv, Format::Parquet].map(|format| format!("{table}.{}", format.extension()))
+}
+
+/// Writes a table in both of its formats.
+fn write_both(inputs: &Inputs<'_>, name: &str, table: &RecordBatch) -> anyhow::Result<()> {
+    for file in both(name) {
+        inputs.out.table(&file, table)?;
+    }
+    Ok(())
 }
 
 /// Writes all tables and figures; gives the text for the terminal.
 pub(crate) fn write(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<String> {
     let (lines, contrasts) = tidy(inputs, record)?;
     let table = summary::table(&lines, inputs.config.unit)?;
-    inputs.out.table(SUMMARY, &table)?;
+    write_both(inputs, SUMMARY, &table)?;
     let drawn = drawn(inputs, record)?;
+    let unsure = (summary::undecided(&lines), contrasts::undecided(&contrasts));
+    if unsure != (0, 0) {
+        record.warn(format!(
+            "p is at most 0.05 while the interval of the same change includes 0 in {} rows of {SUMMARY}.csv and {} of {CONTRASTS}.csv: a rank or a sign test says that something differs, not which way the mean goes",
+            unsure.0, unsure.1
+        ));
+    }
     if !drawn.is_empty() {
         let table = contrasts::table(&contrasts, inputs.config.unit)?;
-        inputs.out.table(CONTRASTS, &table)?;
+        write_both(inputs, CONTRASTS, &table)?;
         inputs.out.table(BALANCE, &contrasts::balance(&drawn)?)?;
-        inputs.out.table(CONTROLS, &contrasts::sets(&drawn)?)?;
+    }
+    if inputs.list.iter().any(InterventionSpec::needs_neurons) {
+        let selected = inputs.steps.iter();
+        let selected: Vec<_> = selected.map(|&s| (s, inputs.store.selected(s))).collect();
+        let table = contrasts::neurons(inputs.list, &selected, &drawn)?;
+        inputs.out.table(NEURONS, &table)?;
     }
     if inputs.config.output.wide {
         wide(inputs)?;
@@ -383,7 +412,7 @@ fn acquisition(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Ve
         let rows = inputs.store.read(inputs.steps[0], &spec.names())?;
         let of_rows = rows
             .iter()
-            .map(|row| (row.pair as usize, Some(inputs.chance(row))));
+            .map(|row| (row.pair as usize, Some(inputs.chance(row.pieces as usize))));
         let chance = summary::mean_by_pair(inputs.words.pairs.len(), of_rows);
         learned.extend(summary::acquired(
             &spec.name(),
@@ -394,6 +423,6 @@ fn acquisition(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Ve
         )?);
     }
     let table = summary::acquisition_table(&learned, inputs.config.unit)?;
-    inputs.out.table(ACQUISITION, &table)?;
+    write_both(inputs, ACQUISITION, &table)?;
     Ok(learned)
 }

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, bail};
 use arrow::array::{Float64Array, Int32Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use job_kit::{Format, OutputDir, TableReader, TableWriter, write_file};
+use job_inputs::step_in_words;
+use job_kit::output::RUN_RECORD;
+use job_kit::{Format, OutputDir, RunRecord, TableReader, TableWriter, WithHint, write_file};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -35,6 +37,12 @@ pub(crate) const FORMS: [&str; 4] = [
     "first_piece",
 ];
 
+/// Where the parts are in an output folder.
+const PARTS: &str = "parts";
+
+/// The key of what checkpoints are, in the notes of `run.json`.
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
+
 /// Its column.
 const ENTROPY: &str = "entropy";
 
@@ -59,6 +67,8 @@ struct KeptSets {
 #[derive(Debug)]
 pub(crate) struct Store {
     folder: PathBuf,
+    /// The folders of steps that other runs have scored.
+    elsewhere: BTreeMap<Option<u64>, PathBuf>,
     keys: Keys,
     /// The pairs of each word and context: one, unless the file of words repeats itself.
     places: HashMap<String, HashMap<String, Vec<u32>>>,
@@ -70,7 +80,7 @@ impl Store {
     /// Opens the parts of an output folder. `identity` is all that values depend on, other than what `keys` holds, step and
     /// intervention; parts made under another are refused. Null in it fits anything.
     pub(crate) fn open(out: &OutputDir, identity: &Value, keys: Keys) -> anyhow::Result<Self> {
-        let folder = out.store("parts");
+        let folder = out.store(PARTS);
         let path = folder.join("identity.json");
         let write = |identity: &Value| -> anyhow::Result<()> {
             Ok(write_file(
@@ -111,17 +121,104 @@ impl Store {
                 std::fs::remove_file(entry.path())?;
             }
         }
+        Ok(Self::new(folder, keys))
+    }
+
+    fn new(folder: PathBuf, keys: Keys) -> Self {
         let mut places: HashMap<String, HashMap<String, Vec<u32>>> = HashMap::new();
         for (pair, (word, context)) in (0u32..).zip(&keys.pairs) {
             let contexts = places.entry(word.clone()).or_default();
             contexts.entry(context.clone()).or_default().push(pair);
         }
-        Ok(Self {
+        Self {
             folder,
+            elsewhere: BTreeMap::new(),
             keys,
             places,
             checkpoints: Mutex::default(),
-        })
+        }
+    }
+
+    /// The parts of finished runs in the folders of `below`, each of some of the steps.
+    ///
+    /// # Errors
+    /// If none of them has a step, or two have scored it on other weights.
+    pub(crate) fn merged(
+        below: &Path,
+        identity: &Value,
+        keys: Keys,
+        steps: &[Option<u64>],
+        record: &mut RunRecord,
+    ) -> anyhow::Result<Self> {
+        let mut store = Self::new(below.to_owned(), keys);
+        let mut known: BTreeMap<Option<u64>, String> = BTreeMap::new();
+        let mut other = Vec::new();
+        let mut runs = 0u64;
+        for folder in folders(below)? {
+            let Some((earlier, checkpoints)) = finished(&folder)? else {
+                continue;
+            };
+            let (_, differs) = merge(&earlier, identity);
+            if !differs.is_empty() {
+                other.push(format!("`{}` ({})", folder.display(), differs.join(", ")));
+                continue;
+            }
+            runs += 1;
+            record.input(folder.join(RUN_RECORD))?;
+            for &step in steps {
+                let Some(address) = checkpoints.get(&step_key(step)) else {
+                    continue;
+                };
+                let first = known.entry(step).or_insert_with(|| address.clone());
+                if first != address {
+                    bail!(
+                        "`{}` and `{}` have scored other weights as {}: remove one of them",
+                        store.folder(step).display(),
+                        folder.display(),
+                        step_in_words(step)
+                    );
+                }
+                let parts = folder.join(PARTS);
+                store.elsewhere.entry(step).or_insert(parts);
+            }
+        }
+        let lacks: Vec<String> = steps
+            .iter()
+            .filter(|step| !store.elsewhere.contains_key(step))
+            .map(|&step| step_in_words(step))
+            .collect();
+        if !lacks.is_empty() {
+            let others = match other.is_empty() {
+                true => String::new(),
+                false => format!("; of other settings are {}", other.join(", ")),
+            };
+            return Err(anyhow::anyhow!(
+                "no finished run in the folders of `{}` has {}{others}",
+                below.display(),
+                lacks.join(", ")
+            ))
+            .hint("`merge` is the folder of a sweep over `model.steps`");
+        }
+        for (step, address) in known {
+            store.know(step, &address);
+        }
+        record.count("runs_put_together", runs);
+        Ok(store)
+    }
+
+    /// What the checkpoints are, for `run.json`.
+    pub(crate) fn addresses(&self, steps: &[Option<u64>]) -> Value {
+        let of = |&step: &Option<u64>| (step_key(step), Value::from(self.checkpoint(step)));
+        steps
+            .iter()
+            .map(of)
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    }
+
+    /// The folder of a step's parts.
+    fn folder(&self, step: Option<u64>) -> &Path {
+        self.elsewhere.get(&step).unwrap_or(&self.folder)
     }
 
     /// Says what the checkpoint of a step is. Before that, no value of the step counts.
@@ -181,7 +278,13 @@ impl Store {
     }
 
     fn drawn_path(&self, step: Option<u64>) -> PathBuf {
-        self.folder.join(format!("{}controls.json", prefix(step)))
+        let name = format!("{}controls.json", prefix(step));
+        self.folder(step).join(name)
+    }
+
+    /// The selected neurons of a step, as text.
+    pub(crate) fn selected(&self, step: Option<u64>) -> &str {
+        self.neurons(step, "")
     }
 
     /// The neurons that an intervention's values belong to.
@@ -205,7 +308,7 @@ impl Store {
     fn parts(&self, step: Option<u64>) -> anyhow::Result<Vec<PathBuf>> {
         let prefix = prefix(step);
         let mut parts = Vec::new();
-        for entry in std::fs::read_dir(&self.folder)? {
+        for entry in std::fs::read_dir(self.folder(step))? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -350,6 +453,54 @@ impl Store {
         }
         Ok(rows.into_values().collect())
     }
+}
+
+/// The folders in a folder, by name.
+fn folders(below: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let failed = || {
+        format!(
+            "failed to read the folder of runs `{}` (`merge`)",
+            below.display()
+        )
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(below).with_context(failed)? {
+        let path = entry.with_context(failed)?.path();
+        if path.is_dir() {
+            found.push(path);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The identity of the parts in the folder of a finished run, and what its checkpoints are by step; nothing in any other folder.
+fn finished(folder: &Path) -> anyhow::Result<Option<(Value, BTreeMap<String, String>)>> {
+    let read = |name: &Path| -> anyhow::Result<Option<Value>> {
+        let path = folder.join(name);
+        match std::fs::read(&path) {
+            Ok(json) => {
+                Ok(Some(serde_json::from_slice(&json).with_context(|| {
+                    format!("`{}` is damaged", path.display())
+                })?))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                Err(error).with_context(|| format!("failed to read `{}`", path.display()))
+            }
+        }
+    };
+    let identity = read(&Path::new(PARTS).join("identity.json"))?;
+    let Some((identity, run)) = identity.zip(read(Path::new(RUN_RECORD))?) else {
+        return Ok(None);
+    };
+    let checkpoints = serde_json::from_value(run["notes"][CHECKPOINTS].clone());
+    Ok(checkpoints.ok().map(|checkpoints| (identity, checkpoints)))
+}
+
+/// A step as the key of an object.
+fn step_key(step: Option<u64>) -> String {
+    step.map_or("none".to_owned(), |step| step.to_string())
 }
 
 /// What the names of a step's parts begin with.

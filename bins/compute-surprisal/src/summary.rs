@@ -1,6 +1,6 @@
 //! Means with intervals, differences to the unchanged model, learning curves.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use surprisal_metrics::{
     paired_comparison,
 };
 
+use crate::contrasts::steps;
 use crate::interventions::InterventionSpec;
 use crate::words::Words;
 
@@ -25,6 +26,9 @@ pub(crate) struct Line {
     /// Mean Zipf value of those words of the group that have one.
     pub(crate) zipf: Option<f64>,
     pub(crate) words: usize,
+    /// Their contexts, and the documents of these where they are known.
+    pub(crate) contexts: usize,
+    pub(crate) documents: Option<usize>,
     /// Pairs without a value, left out.
     pub(crate) undefined: usize,
     pub(crate) mean: f64,
@@ -153,6 +157,8 @@ impl<'s> Step<'s> {
                     group: name.clone(),
                     zipf: self.zipf(&members),
                     words: means.len(),
+                    contexts: defined.len(),
+                    documents: self.documents(&defined),
                     undefined: members.len() - defined.len(),
                     mean: Group::total(&means)
                         .mean()
@@ -205,6 +211,13 @@ impl<'s> Step<'s> {
         by_word
     }
 
+    /// How many documents some pairs are from; nothing where one of them does not say it.
+    pub(crate) fn documents(&self, pairs: &[usize]) -> Option<usize> {
+        let of = |&pair: &usize| self.words.pairs[pair].document.as_deref();
+        let documents: Option<BTreeSet<&str>> = pairs.iter().map(of).collect();
+        documents.map(|documents| documents.len())
+    }
+
     /// Mean Zipf value of the words of some pairs, every word once.
     fn zipf(&self, pairs: &[usize]) -> Option<f64> {
         let values = pairs
@@ -239,7 +252,7 @@ impl<'s> Step<'s> {
     }
 }
 
-/// `summary.csv`
+/// `summary.csv`, `summary.parquet`
 pub(crate) fn table(lines: &[Line], unit: Unit) -> anyhow::Result<RecordBatch> {
     let number = |f: &dyn Fn(&Line) -> Option<f64>| {
         Arc::new(lines.iter().map(f).collect::<Float64Array>()) as ArrayRef
@@ -252,7 +265,7 @@ pub(crate) fn table(lines: &[Line], unit: Unit) -> anyhow::Result<RecordBatch> {
     };
     let unit = unit.name();
     Ok(RecordBatch::try_from_iter_with_nullable([
-        ("step".to_owned(), count(&|l| l.step), true),
+        ("step".to_owned(), steps(lines, |l| l.step)?, true),
         (
             "intervention".to_owned(),
             text(&|l| l.intervention.clone()),
@@ -261,6 +274,16 @@ pub(crate) fn table(lines: &[Line], unit: Unit) -> anyhow::Result<RecordBatch> {
         ("group".to_owned(), text(&|l| l.group.clone()), false),
         ("zipf_mean".to_owned(), number(&|l| l.zipf), true),
         ("words".to_owned(), count(&|l| Some(l.words as u64)), false),
+        (
+            "contexts".to_owned(),
+            count(&|l| Some(l.contexts as u64)),
+            false,
+        ),
+        (
+            "documents".to_owned(),
+            count(&|l| l.documents.map(|n| n as u64)),
+            true,
+        ),
         (
             "pairs_undefined".to_owned(),
             count(&|l| Some(l.undefined as u64)),
@@ -319,7 +342,7 @@ pub(crate) fn text(lines: &[Line], unit: Unit) -> String {
     };
     let _ = writeln!(
         text,
-        "{}mean surprisal in {}, every word once (95 % interval); change against base",
+        "{}mean surprisal in {}, every word once (95 % interval); change against base; n words",
         last.map_or(String::new(), |step| format!("Step {step}: ")),
         unit.name()
     );
@@ -346,9 +369,23 @@ pub(crate) fn text(lines: &[Line], unit: Unit) -> String {
                 let _ = write!(text, " ({:+.3} to {:+.3})", i.lower, i.upper);
             }
         }
-        text.push('\n');
+        let _ = writeln!(text, "  n {}", line.words);
     }
     text
+}
+
+/// Lines whose sign test is below 0.05 while the interval of their mean change includes 0.
+pub(crate) fn undecided(lines: &[Line]) -> usize {
+    let of = |line: &&Line| {
+        let paired = line.paired.filter(|paired| paired.sign_p <= 0.05);
+        includes_0(paired.and_then(|paired| paired.interval))
+    };
+    lines.iter().filter(of).count()
+}
+
+/// Whether an interval includes 0; not where there is none.
+pub(crate) fn includes_0(interval: Option<Interval>) -> bool {
+    interval.is_some_and(|interval| interval.lower <= 0.0 && interval.upper >= 0.0)
 }
 
 /// The learning curve of a word.
@@ -357,6 +394,8 @@ pub(crate) struct Acquired {
     intervention: String,
     word: String,
     group: String,
+    /// How many contexts it has.
+    contexts: u32,
     curve: LearningCurve,
     chance: f64,
 }
@@ -421,6 +460,7 @@ pub(crate) fn acquired(
                 intervention: intervention.to_owned(),
                 word: word.to_owned(),
                 group: words.groups[group].clone(),
+                contexts: of_word.get(word).map_or(0, |(_, n)| *n),
                 curve,
                 // The mean over its contexts, as that of its surprisal.
                 chance: of_word
@@ -436,7 +476,7 @@ pub(crate) fn acquired(
     Ok(acquired)
 }
 
-/// `acquisition.csv`
+/// `acquisition.csv`, `acquisition.parquet`
 pub(crate) fn acquisition_table(learned: &[Acquired], unit: Unit) -> anyhow::Result<RecordBatch> {
     let number = |f: &dyn Fn(&Acquired) -> Option<f64>| {
         Arc::new(learned.iter().map(f).collect::<Float64Array>()) as ArrayRef
@@ -453,6 +493,13 @@ pub(crate) fn acquisition_table(learned: &[Acquired], unit: Unit) -> anyhow::Res
         ("intervention".to_owned(), text(&|a| &a.intervention), false),
         ("group".to_owned(), text(&|a| &a.group), false),
         ("word".to_owned(), text(&|a| &a.word), false),
+        (
+            "contexts".to_owned(),
+            Arc::new(UInt64Array::from_iter_values(
+                learned.iter().map(|a| u64::from(a.contexts)),
+            )),
+            false,
+        ),
         (
             "acquired_log10_step".to_owned(),
             number(&|a| a.age().map(|age| age.log10_step)),

@@ -255,6 +255,45 @@ fn words_by_key(path: &Path) -> anyhow::Result<Option<Pairs<Vec<FileContext>>>> 
     Ok(Some(words))
 }
 
+/// The pairs of words that have no more pieces than `words.max_pieces` in any of their contexts, with what is asked for them; counts the others.
+pub(crate) fn within_pieces(
+    pairs: Vec<Pair>,
+    requests: Vec<WordRequest>,
+    config: &WordsConfig,
+    record: &mut RunRecord,
+) -> anyhow::Result<(Vec<Pair>, Vec<WordRequest>)> {
+    let Some(most) = config.max_pieces else {
+        return Ok((pairs, requests));
+    };
+    let longer = pairs
+        .iter()
+        .zip(&requests)
+        .filter(|(_, request)| request.word.len() > most)
+        .map(|(pair, _)| pair.word.clone());
+    let longer: BTreeSet<String> = longer.collect();
+    record.count("words_left_out_for_too_many_pieces", longer.len() as u64);
+    let kept: (Vec<Pair>, Vec<WordRequest>) = pairs
+        .into_iter()
+        .zip(requests)
+        .filter(|(pair, _)| !longer.contains(&pair.word))
+        .unzip();
+    record.count("pairs", kept.0.len() as u64);
+    if kept.0.is_empty() {
+        bail!("every word has more than {most} pieces (`words.max_pieces`)");
+    }
+    if !longer.is_empty() {
+        tracing::info!(
+            "{} words have more than {most} pieces and are left out",
+            longer.len()
+        );
+        record.note(
+            "words_of_too_many_pieces",
+            longer.into_iter().collect::<Vec<_>>(),
+        );
+    }
+    Ok(kept)
+}
+
 /// What the model is asked for each pair.
 pub(crate) fn requests(
     pairs: &[Pair],

@@ -6,13 +6,16 @@ use anyhow::bail;
 use job_kit::{Rule, Rules};
 use longtail_corpus::{Choice, ContextOptions, ContextReading, SentenceRule, Split};
 use serde::{Deserialize, Serialize};
-use text_inputs::CorpusConfig;
+use text_inputs::{CorpusConfig, NormsConfig};
 
 /// The whole configuration of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PrepareConfig {
     pub(crate) words: WordsConfig,
+    /// Frequencies of words, instead of those that come with the words.
+    #[serde(default)]
+    pub(crate) norms: Option<NormsConfig>,
     pub(crate) corpus: CorpusConfig,
     /// A corpus whose texts give no contexts.
     #[serde(default)]
@@ -40,6 +43,7 @@ impl Rules for PrepareConfig {
                 "there is no split: `split.held_out` is null",
             ),
         ];
+        rules.extend(Rule::under("norms", NormsConfig::rules()));
         for corpus in ["corpus", "exclude"] {
             rules.extend(Rule::under(corpus, CorpusConfig::rules_for_text()));
         }

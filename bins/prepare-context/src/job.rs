@@ -13,7 +13,7 @@ use job_kit::{OutputDir, Progress, RunRecord};
 use longtail_corpus::{
     CorpusReader, FoundContexts, KnownTexts, ReadOptions, TextUnit, find_contexts,
 };
-use text_inputs::{CorpusConfig, Reading};
+use text_inputs::{CorpusConfig, Norms, Reading};
 
 use crate::{
     config::{PrepareConfig, WordsConfig},
@@ -36,9 +36,20 @@ pub(crate) fn run(config: &PrepareConfig, resolved: &serde_json::Value) -> anyho
         None => None,
     };
     let mut found = search(config, &words, known.as_ref(), &mut record)?;
-    let zipf = zipf_values(&config.words)?;
-    for word in &mut found.words {
-        word.zipf = zipf.get(&word.word).copied();
+    match &config.norms {
+        Some(norms) => {
+            let table = Norms::read(norms)?;
+            record.input(&norms.path)?;
+            for word in &mut found.words {
+                word.zipf = table.zipf(&word.word);
+            }
+        }
+        None => {
+            let zipf = zipf_values(&config.words)?;
+            for word in &mut found.words {
+                word.zipf = zipf.get(&word.word).copied();
+            }
+        }
     }
     record.count(
         "words_with_a_frequency",

@@ -75,6 +75,11 @@ mod tests {
             &["words.column=0x10", "output.dir= x "],
             &["corpus.path=['a', 'b: c']", "corpus.column=- a"],
             &["contexts.choice=topk"],
+            &[
+                "norms.path=SUBTLEXus.csv",
+                "norms.word=Word",
+                "norms.scale=count"
+            ],
             &["split.held_out=0.25", "split.seed=7"],
         ],
     );

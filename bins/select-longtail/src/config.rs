@@ -120,6 +120,15 @@ impl SelectConfig {
         self.frequency.as_ref()?.counts.as_deref()
     }
 
+    /// The band and how it is read, for the header of a figure.
+    pub(crate) fn band_in_words(&self) -> String {
+        let reading = match self.band_reading {
+            BandReading::Corrected => "corrected",
+            BandReading::Liu2025 => "liu2025",
+        };
+        format!("{} (reading {reading})", self.band.in_words())
+    }
+
     pub(crate) fn word_options(&self) -> WordOptions {
         WordOptions::default()
             .with_min_length(self.words.min_length)

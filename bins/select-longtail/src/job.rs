@@ -95,7 +95,7 @@ pub(crate) fn run(config: &SelectConfig, resolved: &serde_json::Value) -> anyhow
     )?;
     out.table("tokens.parquet", &tokens)?;
     if config.output.plot {
-        plot::rank_frequency(&out, &curve, &band, &mut record)?;
+        plot::rank_frequency(&out, &curve, (&band, &config.band_in_words()), &mut record)?;
     }
     record.write(&out)?;
     let summary = summary(&band, &words);

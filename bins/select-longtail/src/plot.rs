@@ -12,18 +12,18 @@ const POINTS: usize = 1500;
 /// The name of the figure's files.
 pub(crate) const STEM: &str = "rank-frequency";
 
-/// Draws `rank-frequency.svg` and `.png`.
+/// Draws `rank-frequency.svg` and `.png`; `header` says which band it is.
 pub(crate) fn rank_frequency(
     out: &OutputDir,
     curve: &RankCurve,
-    band: &Band,
+    (band, header): (&Band, &str),
     record: &mut RunRecord,
 ) -> anyhow::Result<()> {
-    figure(curve, band).write(out, STEM, record)?;
+    figure(curve, band, header).write(out, STEM, record)?;
     Ok(())
 }
 
-fn figure(curve: &RankCurve, band: &Band) -> Figure {
+fn figure(curve: &RankCurve, band: &Band, header: &str) -> Figure {
     let ranks = curve.len();
     let mut shown: Vec<usize> = (0..=POINTS)
         .map(|k| (ranks as f64).powf(k as f64 / POINTS as f64).round() as usize)
@@ -65,14 +65,14 @@ fn figure(curve: &RankCurve, band: &Band) -> Figure {
         );
     }
     let title = format!(
-        "Token frequency by rank; the band holds {} tokens, {:.1} % of text",
+        "Token frequency by rank; the {header} holds {} of {ranks} tokens, {:.1} % of text",
         band.tokens,
         band.mass * 100.0
     );
     Figure::new(
         &title,
         Axis::log("rank").range(1.0, ranks as f64),
-        Axis::log("frequency").range(floor / 2.0, top * 2.0),
+        Axis::log("share of all tokens").range(floor / 2.0, top * 2.0),
     )
     .marks(marks)
 }

@@ -56,7 +56,10 @@ fn pick(mut rows: NeuronRows, step: Option<u64>) -> anyhow::Result<Vec<NeuronId>
     let steps = steps.join(", ");
     let at = match step {
         None if rows.len() == 1 => 0,
-        None => bail!("it has {} rows, of {steps}: set `neurons.step`", rows.len()),
+        None => bail!(
+            "it has {} rows, of {steps}: set the key `step` beside `file` to one of them",
+            rows.len()
+        ),
         Some(step) => rows
             .iter()
             .position(|(s, _)| *s == Some(step))

@@ -34,6 +34,12 @@ impl BandConfig {
         ]
     }
 
+    /// Its bounds in words, such as `band elbow to 20`, for the header of a figure.
+    pub fn in_words(&self) -> String {
+        let bound = |bound: Option<Bound>| bound.map_or("open".to_owned(), |b| b.to_string());
+        format!("band {} to {}", bound(self.lower), bound(self.upper))
+    }
+
     /// The band as `longtail-corpus` looks for it.
     pub fn spec(&self, reading: BandReading) -> BandSpec {
         BandSpec::default()
