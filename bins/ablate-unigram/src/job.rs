@@ -5,8 +5,11 @@ mod merge;
 use std::{cell::LazyCell, collections::BTreeSet, error::Error, path::Path, time::Instant};
 
 use anyhow::{Context, bail};
-use job_inputs::{Loaded, MeansSample, MeasuredOn, corpus_sha256, mebibytes, revisions, source};
-use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter, plot::Figure};
+use arrow::record_batch::RecordBatch;
+use job_inputs::{
+    Loaded, MeansSample, MeasuredOn, ModelConfig, corpus_sha256, mebibytes, revisions, source,
+};
+use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter, estimate, plot::Figure};
 use neox_core::Model;
 use neuron_ablate::{
     AblateError, EngineReport, ForwardCost, MeanOf, NeuronEffects, NeuronId, PairBlock, Plan,
@@ -19,10 +22,13 @@ use surprisal_metrics::{Bootstrap, MIN_GROUPS};
 use crate::{
     checks,
     config::{AblateConfig, Components, PositionFormat, UnseenTokens},
+    estimate as takes,
     sets::Selected,
     summary,
+    sums::DocumentSums,
     tables::{
-        EffectColumns, NeuronTable, PositionTable, SetTable, balance, head_table, set_contrasts,
+        EffectColumns, NeuronTable, PositionTable, RunColumns, SetTable, balance, head_table,
+        set_contrasts,
     },
 };
 
@@ -30,6 +36,7 @@ pub(crate) const JOB: &str = "ablate-unigram";
 
 /// Tables of neurons, heads and sets, and the figures of sets.
 const NEURONS: &str = "neurons.parquet";
+const SUMS: &str = "sums.parquet";
 const HEADS: &str = "heads.parquet";
 const SETS: &str = "sets.parquet";
 const SET_CONTRASTS: &str = "set_contrasts.parquet";
@@ -42,33 +49,57 @@ const MOST_BANDS: usize = 6;
 
 /// Runs all the checkpoints that the configuration asks for.
 pub(crate) fn run(config: &AblateConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
-    let Some(steps) = &config.model.steps else {
+    let Some(pending) = pending(config, resolved)? else {
         if let Some(revision) = &config.model.revision {
             checks::refuse_bad(config, revision)?;
         }
-        return ablate(
-            config,
-            resolved,
-            config.model.revision.as_deref(),
-            &config.output.dir,
-        );
+        let revision = config.model.revision.as_deref();
+        return ablate(config, resolved, (revision, 1), &config.output.dir);
+    };
+    for (i, revision) in pending.iter().enumerate() {
+        checks::refuse_bad(config, revision)?;
+        let dir = config.output.dir.join(revision);
+        let left = pending.len() - i;
+        let begin = Instant::now();
+        ablate(config, resolved, (Some(revision), left), &dir)
+            .with_context(|| format!("failed at {revision}"))?;
+        if left > 1 {
+            tracing::info!(
+                "{revision} took {}: {} more take about {}",
+                estimate::in_words(begin.elapsed()),
+                left - 1,
+                estimate::in_words(begin.elapsed() * (left as u32 - 1))
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The checkpoints of a series that are not finished yet; none without a series.
+pub(crate) fn pending(
+    config: &AblateConfig,
+    resolved: &serde_json::Value,
+) -> anyhow::Result<Option<Vec<String>>> {
+    let Some(steps) = &config.model.steps else {
+        return Ok(None);
     };
     // Read where a finished step is to be held against it, and once.
     let corpus = LazyCell::new(|| corpus_sha256(&config.corpus));
+    let mut pending = Vec::new();
     for revision in revisions(steps, &source(&config.model)?)? {
         let dir = config.output.dir.join(&revision);
-        checks::refuse_bad(config, &revision)?;
         match finished(&dir, resolved, &|| corpus.as_ref()) {
             Ok(()) => {
+                checks::refuse_bad(config, &revision)?;
                 tracing::info!("{revision}: already finished in `{}`, kept", dir.display());
-                continue;
             }
-            Err(why) => tracing::debug!("{revision} is computed: {why}"),
+            Err(why) => {
+                tracing::debug!("{revision} is computed: {why}");
+                pending.push(revision);
+            }
         }
-        ablate(config, resolved, Some(&revision), &dir)
-            .with_context(|| format!("failed at {revision}"))?;
     }
-    Ok(())
+    Ok(Some(pending))
 }
 
 /// The table of positions and its format.
@@ -84,7 +115,7 @@ fn positions_file(config: &AblateConfig) -> (String, Format) {
 fn outputs(config: &AblateConfig) -> Vec<String> {
     let mut names = Vec::new();
     if config.ablation.has_neurons() {
-        names.push(NEURONS.to_owned());
+        names.extend([NEURONS, SUMS].map(String::from));
         if config.output.positions {
             names.push(positions_file(config).0);
         }
@@ -185,7 +216,7 @@ pub(crate) fn frequencies(
 fn ablate(
     config: &AblateConfig,
     resolved: &serde_json::Value,
-    revision: Option<&str>,
+    (revision, left): (Option<&str>, usize),
     dir: &Path,
 ) -> anyhow::Result<()> {
     let out = OutputDir::create(dir, JOB, resolved, outputs(config))?;
@@ -231,6 +262,8 @@ fn ablate(
     let band_names: Vec<String> = bands.iter().map(|band| band.name().to_owned()).collect();
     let in_closed_form = !plan.neurons.is_empty();
     let sweep = Sweep::new(model, sample, &frequencies, bands, plan)?;
+    let of_one = takes::of_shapes(config, &sweep, &sequences, neurons.len())?;
+    takes::tell(config, of_one, left, &mut record)?;
 
     let mut layers: Vec<usize> = neurons.iter().map(|n| n.layer).collect();
     layers.extend(selected.iter().flat_map(|(_, selected)| selected.layers()));
@@ -248,12 +281,15 @@ fn ablate(
     )?;
     let sweep = sweep.with_means(means.clone());
 
-    let positions = PositionTable::new(
+    let semantics = config.semantics.to_options();
+    let mut sums = DocumentSums::new(
         &sweep,
-        &config.semantics.to_options(),
-        config.ablation.ranks,
-        rarer,
+        &semantics,
+        config.ablation.dose,
+        &means,
+        rarer.clone(),
     );
+    let positions = PositionTable::new(&sweep, &semantics, config.ablation.ranks, rarer);
     let (name, format) = positions_file(config);
     let mut writer = match config.output.positions && !neurons.is_empty() {
         true => Some(TableWriter::to(
@@ -264,6 +300,7 @@ fn ablate(
         false => None,
     };
     let mut write = |block: &PairBlock<'_>| -> Result<(), Box<dyn Error + Send + Sync>> {
+        sums.add(block)?;
         if let Some(writer) = &mut writer {
             writer.write(&positions.batch(block)?)?;
         }
@@ -337,29 +374,38 @@ fn ablate(
         floor: config.ablation.effect_floor,
         bootstrap: (bootstrap.resamples > 0).then_some(bootstrap),
     };
+    let run = RunColumns {
+        model: model_name(&config.model),
+        step: loaded.step,
+        semantics: config.semantics.name(),
+    };
+    let table = |name: &str, batch: RecordBatch| -> anyhow::Result<()> {
+        Ok(out.table(name, &run.before(&batch)?)?)
+    };
     if let Some(writer) = writer {
         writer.finish()?;
     }
     if !effects.is_empty() {
-        let table = NeuronTable {
+        let neurons = NeuronTable {
             effects: columns,
             weights: &weights,
             bands: &band_names,
             means: &means,
         };
-        out.table(NEURONS, &table.batch(&sweep, &effects)?)?;
+        table(NEURONS, neurons.batch(&sweep, &effects)?)?;
+        sums.write(&out, SUMS)?;
     }
     if !head_effects.is_empty() {
-        out.table(HEADS, &head_table(columns, &sweep, &head_effects)?)?;
+        table(HEADS, head_table(columns, &sweep, &head_effects)?)?;
     }
     let mut contrasts = Vec::new();
     if let Some(sets) = &sets {
         contrasts = sets.contrasts(&bootstrap)?;
         if !contrasts.is_empty() {
-            out.table(SET_CONTRASTS, &set_contrasts(&contrasts)?)?;
-            out.table(BALANCE, &balance(&sets.balance)?)?;
+            table(SET_CONTRASTS, set_contrasts(&contrasts)?)?;
+            table(BALANCE, balance(&sets.balance)?)?;
         }
-        out.table(SETS, &SetTable { effects: columns }.batch(&sweep, sets)?)?;
+        table(SETS, SetTable { effects: columns }.batch(&sweep, sets)?)?;
         sets.doses_figure(&bootstrap)?
             .write(&out, SETS_FIGURE, &mut record)?;
         if let Some(figure) = sets.controls_figure(&bootstrap)? {
@@ -382,6 +428,14 @@ fn ablate(
         "{text}Files: {}\n",
         out.path().display()
     ))?)
+}
+
+/// The model as tables name it.
+fn model_name(model: &ModelConfig) -> String {
+    match &model.path {
+        Some(path) => path.display().to_string(),
+        None => model.repo.clone().unwrap_or_default(),
+    }
 }
 
 /// What the weights of the neurons say, in their order; how the null space was found goes into `record`.

@@ -494,6 +494,10 @@ fn coactivation(
     record: &mut RunRecord,
 ) -> anyhow::Result<Vec<SetCoactivation>> {
     let size = sets[0].2.len();
+    if !input.has_positions() {
+        record.warn(format!("step {}: no co-activation, which needs activations side by side: they are in the table of positions (`output.positions=on` of ablate-unigram)", input.step));
+        return Ok(Vec::new());
+    }
     if !(2..=MAX_COACTIVATION).contains(&size) {
         record.warn(format!("step {}: co-activation is looked at in sets of 2 to {MAX_COACTIVATION} neurons, this one has {size}", input.step));
         return Ok(Vec::new());

@@ -11,6 +11,7 @@ mod page;
 mod stability;
 mod strata;
 mod summary;
+mod sums;
 mod tables;
 
 use std::{path::PathBuf, process::ExitCode};

@@ -6,6 +6,7 @@
 pub mod completion;
 pub mod config;
 mod dispatch;
+pub mod estimate;
 pub mod exit;
 pub mod logging;
 mod nearest;
@@ -23,6 +24,7 @@ pub use input_files::{Columns, InputError, TableReader};
 pub use self::{
     config::{ConfigArgs, ConfigError, Paths, Resolved, Rule, Rules, Span, compose, switch},
     dispatch::{NamedJob, dispatch, dispatched},
+    estimate::Estimate,
     exit::{WithHint, exit, main},
     logging::Verbosity,
     output::{AtomicFile, OutputDir, OutputError, sha256_file, write_file},
