@@ -474,6 +474,7 @@ fn sums_are_those_of_the_positions() {
         let change = minus("loss_post_ablation", &loss);
         let frozen = minus("loss_post_ablation_with_frozen_unigram", &loss);
         let frozen_ln = minus("loss_post_ablation_with_frozen_ln", &loss);
+        let frozen_all = minus("loss_post_ablation_with_frozen_all_tokens", &loss);
         let kl = minus("kl_divergence_after", &rows.floats("kl_divergence_before"));
         let activation = rows.floats("activation");
         let pushed = |i: usize| {
@@ -485,13 +486,14 @@ fn sums_are_those_of_the_positions() {
             }
         };
         type Value<'a> = &'a dyn Fn(usize) -> f64;
-        let columns: [(&str, Value<'_>); 13] = [
+        let columns: [(&str, Value<'_>); 14] = [
             ("rows", &|_| 1.0),
             ("loss_change", &|i| change[i]),
             ("loss_abs_change", &|i| change[i].abs()),
             ("frozen_loss_change", &|i| frozen[i]),
             ("frozen_loss_abs_change", &|i| frozen[i].abs()),
             ("frozen_ln_loss_abs_change", &|i| frozen_ln[i].abs()),
+            ("frozen_all_loss_abs_change", &|i| frozen_all[i].abs()),
             ("kl_change", &|i| kl[i]),
             ("kl_abs_change", &|i| kl[i].abs()),
             ("activation", &|i| activation[i]),
@@ -1080,8 +1082,14 @@ fn a_sweep_keeps_finished_checkpoints_and_refuses_audited_bad_ones() {
     let now = || fs::metadata(&record).unwrap().modified().unwrap();
     assert_eq!(now(), finished);
     let another = [&sweep[..], &["model.allow_bad=true", "seed=7"]].concat();
-    ablate(out.path(), &another).assert().success();
+    let replaced = ablate(out.path(), &another).assert().success();
     assert!(now() > finished);
+    // And what does is not replaced silently.
+    let said = String::from_utf8_lossy(&replaced.get_output().stderr).into_owned();
+    assert!(
+        said.contains("results of other settings") && said.contains("`seed` was 42"),
+        "{said}"
+    );
 }
 
 /// One more step computes that step; other weights, text or counts at the same path, or an output that is gone, are computed again.
@@ -1842,6 +1850,36 @@ fn means_have_standard_errors() {
     };
     let (of_all, of_few) = (errors("all"), errors("8"));
     assert!(of_all > 0.0 && of_few > 1.5 * of_all, "{of_all} {of_few}");
+}
+
+/// An estimate is told, and nothing is written; a run says at its start what it takes, and what it wrote is near to that.
+#[test]
+fn an_estimate_is_near_what_is_written() {
+    let out = TempDir::new().unwrap();
+    let folder = out.path().join("run");
+    let small = [
+        "corpus.rows=0..20",
+        "ablation.neurons=0..64",
+        "ablation.sequences=2",
+    ];
+    let told = ablate(&folder, &[&small[..], &["--estimate"]].concat())
+        .assert()
+        .success();
+    let text = String::from_utf8_lossy(&told.get_output().stdout).into_owned();
+    for part in ["1 checkpoint of", "second", "of disk", "of memory"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!folder.exists());
+    ablate(&folder, &small).assert().success();
+    let run: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.join("run.json")).unwrap()).unwrap();
+    let estimate = run["notes"]["estimate"]["disk_bytes"].as_f64().unwrap();
+    let outputs = run["outputs"].as_object().unwrap().values();
+    let written: f64 = outputs.map(|file| file["bytes"].as_f64().unwrap()).sum();
+    assert!(
+        estimate > 0.7 * written && estimate < 2.0 * written,
+        "{estimate} {written}"
+    );
 }
 
 /// Tables of an earlier run do not stand beside those of a new one, whatever the new one leaves out.

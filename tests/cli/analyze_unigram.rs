@@ -1059,6 +1059,7 @@ fn sums_beside(folder: &Path) -> Outcome {
             loss_change: after[i] - loss[i],
             frozen_loss_change: frozen[i] - loss[i],
             frozen_ln_loss_change: None,
+            frozen_all_loss_change: None,
             kl_change: kl_after[i] - kl[i],
             activation: activation[i],
             activation_change: Some(mean(neurons[i]) - activation[i]),
@@ -1143,6 +1144,21 @@ fn sums_give_the_numbers_of_positions() -> Outcome {
     let intervals = intervals.read(&["loss_change_low"])?;
     assert_eq!(intervals.f64("loss_change_low")?.len(), 4, "none is null");
 
+    let certain = TableReader::open(to(&sums).join("selection.parquet"))?.read(&[
+        "loss_change_low",
+        "loss_change_high",
+        "sign_is_certain",
+    ])?;
+    let (low, high) = (
+        certain.f64("loss_change_low")?,
+        certain.f64("loss_change_high")?,
+    );
+    let leaves_out_0 = low.iter().zip(&high).map(|(low, high)| low * high > 0.0);
+    assert_eq!(
+        certain.bool("sign_is_certain")?,
+        leaves_out_0.collect::<Vec<_>>()
+    );
+
     let record = json(&to(&sums).join("run.json"))?;
     assert_eq!(record["counts"]["steps_without_positions"], 1);
     let warnings = record["warnings"].to_string();
@@ -1164,6 +1180,85 @@ fn sums_give_the_numbers_of_positions() -> Outcome {
         1,
         &["cannot be filed anew", "output.positions=on"],
     )
+}
+
+/// Where the sign of a change is not certain it is said, everywhere; and shares at random weights stand beside those of later steps.
+#[test]
+fn doubtful_signs_and_shares_at_random_weights_are_told() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    for step in ["step0", "step512"] {
+        let folder = dir.path().join("runs").join(step);
+        ablation_of(&folder, 12)?;
+        sums_beside(&folder)?;
+    }
+    let runs = format!("input.path={}", dir.path().join("runs").display());
+    let results = dir.path().join("out");
+    // Of the divergence the signs are hardly certain.
+    let args = [
+        &runs[..],
+        "input.steps=all",
+        "selection.heuristic=kl",
+        "selection.top_n=12",
+        "bootstrap.resamples=60",
+        "bootstrap.curve_resamples=5",
+        "controls.draws=2",
+        &out(&results),
+    ];
+    let run = check_success(&args)?;
+    let table = TableReader::open(results.join("selection.parquet"))?;
+    let table = table.read(&["step", "component_name", "sign_is_certain"])?;
+    let certain = table.bool("sign_is_certain")?;
+    let rows = table
+        .i64("step")?
+        .into_iter()
+        .zip(table.text("component_name")?);
+    let doubtful: Vec<String> = rows
+        .zip(&certain)
+        .filter(|((step, _), certain)| *step == 512 && !**certain)
+        .map(|((_, name), _)| name)
+        .collect();
+    assert!(!doubtful.is_empty() && certain.contains(&true));
+    let said = format!(
+        "includes 0 for {} of 12 selected neurons, which may have the other sign on other text: {}",
+        doubtful.len(),
+        doubtful.join(", ")
+    );
+    let record = json(&results.join("run.json"))?;
+    assert_eq!(
+        record["counts"]["step_512_selected_of_uncertain_sign"],
+        doubtful.len()
+    );
+    assert!(record["warnings"].to_string().contains(&said), "{said}");
+    assert!(fs::read_to_string(results.join("report.html"))?.contains(&said));
+    let summary = format!("* {} of 12: the interval includes 0", doubtful.len());
+    assert!(run.stdout.contains(&summary), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("at step 0, random weights"),
+        "{}",
+        run.stdout
+    );
+
+    let table = TableReader::open(results.join("ranking.parquet"))?;
+    let table = table.read(&[
+        "step",
+        "component_name",
+        "mediated_share",
+        "mediated_share_at_step_0",
+    ])?;
+    let (steps, names) = (table.i64("step")?, table.text("component_name")?);
+    let shares = table.opt_f64("mediated_share")?;
+    let at_step_0 = table.opt_f64("mediated_share_at_step_0")?;
+    for i in 0..steps.len() {
+        let same = (0..steps.len()).find(|&j| steps[j] == 0 && names[j] == names[i]);
+        assert_eq!(at_step_0[i], same.and_then(|j| shares[j]), "{}", names[i]);
+    }
+    // Headers say what values are of; step 0 has a place of its own.
+    let figure = |name: &str| fs::read_to_string(results.join("plots").join(name));
+    let shares = figure("shares.svg")?;
+    assert!(shares.contains(">0</text>") && shares.contains(">512</text>"));
+    let about = "n = 36 of 12 sequences, 24 neurons; band 2.0×10⁻⁶ to 0.00020, by target token";
+    assert!(figure("step512-effects.svg")?.contains(about));
+    Ok(())
 }
 
 /// Rows that are rarer than the band are in neither stratum.

@@ -9,7 +9,9 @@ use arrow::record_batch::RecordBatch;
 use job_inputs::{
     Loaded, MeansSample, MeasuredOn, ModelConfig, corpus_sha256, mebibytes, revisions, source,
 };
-use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter, estimate, plot::Figure};
+use job_kit::{
+    Format, OutputDir, Progress, RunRecord, TableWriter, estimate, plot::Figure, report::number,
+};
 use neox_core::Model;
 use neuron_ablate::{
     AblateError, EngineReport, ForwardCost, MeanOf, NeuronEffects, NeuronId, PairBlock, Plan,
@@ -406,9 +408,10 @@ fn ablate(
             table(BALANCE, balance(&sets.balance)?)?;
         }
         table(SETS, SetTable { effects: columns }.batch(&sweep, sets)?)?;
-        sets.doses_figure(&bootstrap)?
+        let about = about(&run, &record);
+        sets.doses_figure(&about, &bootstrap)?
             .write(&out, SETS_FIGURE, &mut record)?;
-        if let Some(figure) = sets.controls_figure(&bootstrap)? {
+        if let Some(figure) = sets.controls_figure(&about, &bootstrap)? {
             figure.write(&out, CONTROLS_FIGURE, &mut record)?;
         }
     }
@@ -428,6 +431,19 @@ fn ablate(
         "{text}Files: {}\n",
         out.path().display()
     ))?)
+}
+
+/// The step, the band and the reading, for the headers of figures.
+fn about(run: &RunColumns, record: &RunRecord) -> String {
+    let bound = |name: &str| record.noted("band")?.get(name)?.as_f64();
+    let band = match bound("min_frequency").zip(bound("max_frequency")) {
+        Some((min, max)) => format!("band {} to {}", number(min, 2), number(max, 2)),
+        None => "no band".to_owned(),
+    };
+    let step = run
+        .step
+        .map_or(String::new(), |step| format!("step {step}, "));
+    format!("{step}{band}, reading {}", run.semantics)
 }
 
 /// The model as tables name it.

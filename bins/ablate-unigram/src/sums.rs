@@ -19,13 +19,14 @@ const BATCH: usize = 1 << 16;
 /// A value that is summed, the name of its column first.
 type Column = (&'static str, fn(&RowSums) -> f64);
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     ("loss_change", |s| s.loss_change),
     ("loss_abs_change", |s| s.loss_abs_change),
     ("frozen_loss_change", |s| s.frozen_loss_change),
     ("frozen_loss_abs_change", |s| s.frozen_loss_abs_change),
-    // Where it is measured.
+    // Where they are measured.
     FROZEN_LN,
+    FROZEN_ALL,
     ("kl_change", |s| s.kl_change),
     ("kl_abs_change", |s| s.kl_abs_change),
     ("activation", |s| s.activation),
@@ -34,6 +35,9 @@ const COLUMNS: [Column; 11] = [
     ("active_loss", |s| s.active_loss),
 ];
 const FROZEN_LN: Column = ("frozen_ln_loss_abs_change", |s| s.frozen_ln_loss_abs_change);
+const FROZEN_ALL: Column = ("frozen_all_loss_abs_change", |s| {
+    s.frozen_all_loss_abs_change
+});
 
 /// Sums in the making.
 pub(crate) struct DocumentSums<'a> {
@@ -49,6 +53,7 @@ pub(crate) struct DocumentSums<'a> {
     kl: Measure,
     direct: Variant,
     frozen_ln: bool,
+    frozen_all: bool,
 }
 
 impl<'a> DocumentSums<'a> {
@@ -74,6 +79,7 @@ impl<'a> DocumentSums<'a> {
             kl: Measure::Kl(semantics.kl),
             direct: sweep.direct(),
             frozen_ln: sweep.variants().contains(&Variant::FrozenLn),
+            frozen_all: sweep.variants().contains(&Variant::FrozenAll),
         }
     }
 
@@ -88,10 +94,14 @@ impl<'a> DocumentSums<'a> {
         let mut after = block.ablated(Variant::Total, Measure::Loss)?.map(stored);
         let mut frozen = block.ablated(self.direct, Measure::Loss)?.map(stored);
         let mut kl_after = block.ablated(Variant::Total, self.kl)?.map(stored);
-        let mut frozen_ln = match self.frozen_ln {
-            true => Some(block.ablated(Variant::FrozenLn, Measure::Loss)?.map(stored)),
-            false => None,
+        let loss_under = |wanted: bool, variant| -> anyhow::Result<_> {
+            Ok(match wanted {
+                true => Some(block.ablated(variant, Measure::Loss)?.map(stored)),
+                false => None,
+            })
         };
+        let mut frozen_ln = loss_under(self.frozen_ln, Variant::FrozenLn)?;
+        let mut frozen_all = loss_under(self.frozen_all, Variant::FrozenAll)?;
         let strata: Vec<Stratum> = (0..n_rows).map(|r| self.stratum(block, r)).collect();
         let mean = self.means.neurons(block.layer);
         for (n, &neuron) in block.neurons.iter().enumerate() {
@@ -109,6 +119,7 @@ impl<'a> DocumentSums<'a> {
                 };
                 let activation = stored(block.activations[n * n_rows + r]);
                 let frozen_ln = frozen_ln.as_mut().and_then(Iterator::next);
+                let frozen_all = frozen_all.as_mut().and_then(Iterator::next);
                 self.tally.add(&Row {
                     neuron: id,
                     sequence: self
@@ -119,6 +130,7 @@ impl<'a> DocumentSums<'a> {
                     loss_change: after - loss[r],
                     frozen_loss_change: frozen - loss[r],
                     frozen_ln_loss_change: frozen_ln.map(|after| after - loss[r]),
+                    frozen_all_loss_change: frozen_all.map(|after| after - loss[r]),
                     kl_change: kl_after - kl[r],
                     activation,
                     activation_change: mean.map(|mean| self.dose.change(activation, mean)),
@@ -159,8 +171,12 @@ impl<'a> DocumentSums<'a> {
     }
 
     fn columns(&self) -> impl Iterator<Item = Column> {
-        let frozen_ln = self.frozen_ln;
-        let kept = move |column: &Column| frozen_ln || column.0 != FROZEN_LN.0;
+        let (frozen_ln, frozen_all) = (self.frozen_ln, self.frozen_all);
+        let kept = move |column: &Column| match column.0 {
+            name if name == FROZEN_LN.0 => frozen_ln,
+            name if name == FROZEN_ALL.0 => frozen_all,
+            _ => true,
+        };
         COLUMNS.into_iter().filter(kept)
     }
 

@@ -119,6 +119,12 @@ impl PositionTable {
                 ),
             ]);
         }
+        if sweep.variants().contains(&Variant::FrozenAll) {
+            floats.push((
+                "loss_post_ablation_with_frozen_all_tokens",
+                ablated(Variant::FrozenAll, loss),
+            ));
+        }
         if ranks {
             floats.extend([
                 ("rank_of_target", Column::Rank { ablated: false }),

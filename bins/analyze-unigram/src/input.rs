@@ -7,9 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use job_kit::{Columns, Progress, RunRecord, TableReader, WithHint};
+use job_kit::{Columns, Progress, RunRecord, TableReader, WithHint, report::number};
 use model_conventions::{Counted, StepName, StepNames};
-use neuron_select::{Candidate, NeuronEffects, NeuronId, Row, RowFilter, Stratum, Tally, Weights};
+use neuron_select::{
+    Candidate, Grouped, NeuronEffects, NeuronId, Row, RowFilter, Stratum, Tally, Weights,
+};
 use serde_json::Value;
 
 use crate::{
@@ -243,6 +245,83 @@ impl StepInput {
         tables.map(TableReader::path).chain(beside)
     }
 
+    /// Which rows count, and how many rows, clusters and neurons there are, in words.
+    pub(crate) fn about(
+        &self,
+        rows: RowFilter,
+        (each, clusters, neurons): (usize, usize, usize),
+    ) -> anyhow::Result<String> {
+        let rows = match rows {
+            RowFilter::None => "all".to_owned(),
+            rows => rows.to_string(),
+        };
+        Ok(format!(
+            "{rows} rows: n = {} of {} {}, {} neurons; {}",
+            thousands(each),
+            thousands(clusters),
+            self.cluster(),
+            thousands(neurons),
+            self.about_band()?
+        ))
+    }
+
+    /// How many documents or sequences have rows, in words.
+    pub(crate) fn clusters(&self, grouped: &Grouped) -> String {
+        let clusters = grouped.n_sequences_with_rows();
+        format!("{} {}", thousands(clusters), self.cluster())
+    }
+
+    fn cluster(&self) -> &'static str {
+        let mut tables = self.positions.iter().chain(&self.sums);
+        match tables.any(|table| table.has("document")) {
+            true => "documents",
+            false => "sequences",
+        }
+    }
+
+    /// The band that files rows, by which token, and the reading of the ablation, in words.
+    pub(crate) fn about_band(&self) -> anyhow::Result<String> {
+        let noted = |at: &str| self.run.as_ref()?.pointer(at);
+        let bound = |name: &str| noted(&format!("/notes/band/{name}"))?.as_f64();
+        let (band, token) = match self.strata.band() {
+            Some((band, token)) => (Some((band.min_frequency, band.max_frequency)), Some(token)),
+            None => (
+                bound("min_frequency").zip(bound("max_frequency")),
+                noted("/config/semantics/band_token").and_then(Value::as_str),
+            ),
+        };
+        let mut parts = Vec::new();
+        parts.push(match band {
+            Some((min, max)) => format!("band {} to {}", number(min, 2), number(max, 2)),
+            None => "band unknown".to_owned(),
+        });
+        parts.extend(token.map(|token| format!("by {token} token")));
+        parts.extend(self.reading()?.map(|reading| format!("reading {reading}")));
+        Ok(parts.join(", "))
+    }
+
+    /// The reading of the ablation, as `neurons.parquet` names it.
+    fn reading(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.neurons else {
+            return Ok(None);
+        };
+        let table = TableReader::open(path)?;
+        if !table.has("semantics") {
+            return Ok(None);
+        }
+        Ok(table
+            .read(&["semantics"])?
+            .text("semantics")?
+            .into_iter()
+            .next())
+    }
+
+    /// The share of random output weights in the null space, as the ablation notes it.
+    pub(crate) fn chance_null_share(&self) -> Option<f64> {
+        let notes = self.run.as_ref()?.pointer("/notes/null_directions")?;
+        notes.get("chance_share")?.as_f64()
+    }
+
     /// Whether activations are known side by side.
     pub(crate) fn has_positions(&self) -> bool {
         self.positions.is_some()
@@ -281,12 +360,15 @@ impl StepInput {
         ];
         // Where the ablation measured it.
         let frozen_ln = Some("loss_post_ablation_with_frozen_ln").filter(|c| table.has(c));
-        let columns: Vec<&str> = values.into_iter().chain(frozen_ln).collect();
+        let frozen_all = Some("loss_post_ablation_with_frozen_all_tokens").filter(|c| table.has(c));
+        let columns = values.into_iter().chain(frozen_ln).chain(frozen_all);
+        let columns: Vec<&str> = columns.collect();
         let mut tally = Tally::default();
         let change = ActivationChange::new(self)?;
         let progress = Progress::new(&format!("step {}", self.step), table.rows()? as u64, "rows");
         self.each_batch(&columns, |neurons, strata, rows| {
             let frozen_ln = frozen_ln.map(|column| rows.f64(column)).transpose()?;
+            let frozen_all = frozen_all.map(|column| rows.f64(column)).transpose()?;
             let sequence = rows.i64(cluster)?;
             let [activation, loss, after, frozen, kl, kl_after] =
                 [1, 2, 3, 4, 5, 6].map(|i| rows.f64(values[i]));
@@ -300,6 +382,7 @@ impl StepInput {
                     loss_change: after[i] - loss[i],
                     frozen_loss_change: frozen[i] - loss[i],
                     frozen_ln_loss_change: frozen_ln.as_ref().map(|after| after[i] - loss[i]),
+                    frozen_all_loss_change: frozen_all.as_ref().map(|after| after[i] - loss[i]),
                     kl_change: kl_after[i] - kl[i],
                     activation: activation[i],
                     activation_change: change.of(neurons[i], activation[i]),
@@ -495,6 +578,19 @@ impl ActivationChange {
             Self::Unknown => None,
         }
     }
+}
+
+/// A count with commas at the thousands.
+pub(crate) fn thousands(count: usize) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 pub(crate) fn numbered(layers: &[i64], neurons: &[i64]) -> anyhow::Result<Vec<NeuronId>> {

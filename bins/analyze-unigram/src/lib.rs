@@ -1,6 +1,7 @@
 //! Selects neurons from ablation tables and says how sure the selection is.
 
 mod analysis;
+mod baseline;
 mod changes;
 mod compare;
 mod config;

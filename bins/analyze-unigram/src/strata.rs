@@ -118,6 +118,20 @@ impl Strata {
         Ok(Self::InBand { rarer: true })
     }
 
+    /// The band that rows are filed anew by, and by which token.
+    pub(crate) fn band(&self) -> Option<(BandConfig, &'static str)> {
+        match self {
+            Self::Frequency { column, band, .. } => Some((
+                *band,
+                match *column {
+                    "token_id" => "input",
+                    _ => "target",
+                },
+            )),
+            Self::InBand { .. } | Self::Unknown => None,
+        }
+    }
+
     /// Whether rows are filed as the ablation did.
     pub(crate) fn of_the_ablation(&self) -> bool {
         matches!(self, Self::InBand { .. })

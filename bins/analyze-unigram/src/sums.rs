@@ -10,7 +10,8 @@ use crate::input::numbered;
 pub(crate) const FILE: &str = "sums.parquet";
 
 const STRATUM: &str = "stratum";
-const FROZEN_LN: &str = "frozen_ln_loss_abs_change";
+/// Columns that are there where they were measured.
+const FROZEN: [&str; 2] = ["frozen_ln_loss_abs_change", "frozen_all_loss_abs_change"];
 
 /// Whether a table is one of sums.
 pub(crate) fn are_in(table: &TableReader) -> bool {
@@ -36,12 +37,12 @@ pub(crate) fn read(table: &TableReader) -> anyhow::Result<Tally> {
         "active_rows",
         "active_loss",
     ];
-    let frozen_ln = table.has(FROZEN_LN);
+    let frozen = FROZEN.map(|column| table.has(column));
     let mut columns = [&["layer", "neuron", cluster, STRATUM], &floats[..]].concat();
-    columns.extend(frozen_ln.then_some(FROZEN_LN));
+    columns.extend(FROZEN.into_iter().filter(|column| table.has(column)));
     let mut tally = Tally::default();
     for batch in table.batches(&columns)? {
-        add(&mut tally, &batch?, cluster, frozen_ln)
+        add(&mut tally, &batch?, cluster, frozen)
             .with_context(|| format!("failed to read `{}`", table.path().display()))?;
     }
     if tally.rows() == 0 {
@@ -50,7 +51,12 @@ pub(crate) fn read(table: &TableReader) -> anyhow::Result<Tally> {
     Ok(tally)
 }
 
-fn add(tally: &mut Tally, batch: &Columns, cluster: &str, frozen_ln: bool) -> anyhow::Result<()> {
+fn add(
+    tally: &mut Tally,
+    batch: &Columns,
+    cluster: &str,
+    measured: [bool; 2],
+) -> anyhow::Result<()> {
     let neurons = numbered(&batch.i64("layer")?, &batch.i64("neuron")?)?;
     let (clusters, strata) = (batch.i64(cluster)?, batch.text(STRATUM)?);
     let of = |column: &str| batch.f64(column);
@@ -60,7 +66,8 @@ fn add(tally: &mut Tally, batch: &Columns, cluster: &str, frozen_ln: bool) -> an
     let (kl, kl_abs) = (of("kl_change")?, of("kl_abs_change")?);
     let (activation, change) = (of("activation")?, of("activation_change_squared")?);
     let (active_rows, active_loss) = (of("active_rows")?, of("active_loss")?);
-    let frozen_ln = frozen_ln.then(|| of(FROZEN_LN)).transpose()?;
+    let under = |place: usize| measured[place].then(|| of(FROZEN[place])).transpose();
+    let (frozen_ln, frozen_all) = (under(0)?, under(1)?);
     for i in 0..neurons.len() {
         let stratum = Stratum::ALL.into_iter().find(|s| s.name() == strata[i]);
         let stratum = stratum.with_context(|| {
@@ -78,6 +85,8 @@ fn add(tally: &mut Tally, batch: &Columns, cluster: &str, frozen_ln: bool) -> an
             frozen_loss_abs_change: frozen_abs[i],
             frozen_ln_loss_abs_change: frozen_ln.as_ref().map_or(0.0, |sums| sums[i]),
             frozen_ln_rows: frozen_ln.as_ref().map_or(0.0, |_| rows[i]),
+            frozen_all_loss_abs_change: frozen_all.as_ref().map_or(0.0, |sums| sums[i]),
+            frozen_all_rows: frozen_all.as_ref().map_or(0.0, |_| rows[i]),
             kl_change: kl[i],
             kl_abs_change: kl_abs[i],
             activation: activation[i],

@@ -91,6 +91,8 @@ pub struct Row {
     pub frozen_loss_change: f64,
     /// Change of the loss with the scale of the final norm frozen, where it was measured.
     pub frozen_ln_loss_change: Option<f64>,
+    /// Change of the loss with the frequency direction of all tokens frozen, where it was measured.
+    pub frozen_all_loss_change: Option<f64>,
     /// Change of the divergence from the token frequencies.
     pub kl_change: f64,
     /// Activation of the neuron.
@@ -125,6 +127,8 @@ pub enum Measure {
     DirectEffect,
     /// [`NeuronEffects::frozen_ln_effect`]
     FrozenLnEffect,
+    /// [`NeuronEffects::frozen_all_effect`]
+    FrozenAllEffect,
     /// [`NeuronEffects::kl_change`]
     KlChange,
     /// [`NeuronEffects::kl_abs_change`]
@@ -148,6 +152,10 @@ pub struct RowSums {
     pub frozen_ln_loss_abs_change: f64,
     /// Rows that say the loss with the final norm frozen.
     pub frozen_ln_rows: f64,
+    /// Absolute changes of the loss with the frequency direction of all tokens frozen.
+    pub frozen_all_loss_abs_change: f64,
+    /// Rows that say the loss with that direction frozen.
+    pub frozen_all_rows: f64,
     /// Changes of the divergence from the token frequencies.
     pub kl_change: f64,
     /// Their absolute values.
@@ -176,6 +184,8 @@ impl RowSums {
             frozen_loss_abs_change: row.frozen_loss_change.abs(),
             frozen_ln_loss_abs_change: row.frozen_ln_loss_change.map_or(0.0, f64::abs),
             frozen_ln_rows: truth(row.frozen_ln_loss_change.is_some()),
+            frozen_all_loss_abs_change: row.frozen_all_loss_change.map_or(0.0, f64::abs),
+            frozen_all_rows: truth(row.frozen_all_loss_change.is_some()),
             kl_change: row.kl_change,
             kl_abs_change: row.kl_change.abs(),
             activation: row.activation,
@@ -194,6 +204,8 @@ impl RowSums {
         self.frozen_loss_abs_change += other.frozen_loss_abs_change;
         self.frozen_ln_loss_abs_change += other.frozen_ln_loss_abs_change;
         self.frozen_ln_rows += other.frozen_ln_rows;
+        self.frozen_all_loss_abs_change += other.frozen_all_loss_abs_change;
+        self.frozen_all_rows += other.frozen_all_rows;
         self.kl_change += other.kl_change;
         self.kl_abs_change += other.kl_abs_change;
         self.activation += other.activation;
@@ -221,6 +233,10 @@ impl RowSums {
                 "the loss change with frozen final norm",
                 self.frozen_ln_loss_abs_change,
             ),
+            (
+                "the loss change with frozen frequency of all tokens",
+                self.frozen_all_loss_abs_change,
+            ),
             ("the divergence change", self.kl_change),
             ("the divergence change", self.kl_abs_change),
             ("the activation", self.activation),
@@ -241,6 +257,7 @@ impl RowSums {
             Measure::FrozenLossChange => self.frozen_loss_change,
             Measure::DirectEffect => self.frozen_loss_abs_change,
             Measure::FrozenLnEffect => self.frozen_ln_loss_abs_change,
+            Measure::FrozenAllEffect => self.frozen_all_loss_abs_change,
             Measure::KlChange => self.kl_change,
             Measure::KlAbsChange => self.kl_abs_change,
         }
@@ -256,6 +273,8 @@ impl RowSums {
             direct_effect: self.frozen_loss_abs_change / self.rows,
             frozen_ln_effect: (self.frozen_ln_rows == self.rows)
                 .then(|| self.frozen_ln_loss_abs_change / self.rows),
+            frozen_all_effect: (self.frozen_all_rows == self.rows)
+                .then(|| self.frozen_all_loss_abs_change / self.rows),
             kl_change: self.kl_change / self.rows,
             kl_abs_change: self.kl_abs_change / self.rows,
             activation: self.activation / self.rows,
@@ -285,6 +304,8 @@ pub struct NeuronEffects {
     pub direct_effect: f64,
     /// Mean absolute change of the loss with the scale of the final norm frozen; `None` where not every row says it.
     pub frozen_ln_effect: Option<f64>,
+    /// Mean absolute change of the loss with the frequency direction of all tokens frozen; `None` where not every row says it.
+    pub frozen_all_effect: Option<f64>,
     /// Mean change of the divergence from the token frequencies.
     pub kl_change: f64,
     /// Mean absolute change of the divergence from the token frequencies, as in figure 3b of Stolfo et al. 2024.
@@ -311,6 +332,12 @@ impl NeuronEffects {
     /// the total effect is below `floor` or zero, or the frozen effect was not measured.
     pub fn ln_mediated_share(&self, floor: f64) -> Option<f64> {
         self.share(self.frozen_ln_effect?, floor)
+    }
+
+    /// Share of the total effect that the frequency of all tokens mediates, `1 - direct / total` with that direction frozen; `None` where
+    /// the total effect is below `floor` or zero, or the frozen effect was not measured.
+    pub fn all_token_mediated_share(&self, floor: f64) -> Option<f64> {
+        self.share(self.frozen_all_effect?, floor)
     }
 
     /// What the intervention does to the residual stream; `None` where the change of the activation or the norm of the output weights is
@@ -343,6 +370,7 @@ impl NeuronEffects {
 ///         loss_change: change,
 ///         frozen_loss_change: 0.0,
 ///         frozen_ln_loss_change: None,
+///         frozen_all_loss_change: None,
 ///         kl_change: 0.0,
 ///         activation: 1.0,
 ///         activation_change: None,
@@ -381,6 +409,10 @@ impl Tally {
             (
                 "the loss change with frozen final norm",
                 row.frozen_ln_loss_change.unwrap_or(0.0),
+            ),
+            (
+                "the loss change with frozen frequency of all tokens",
+                row.frozen_all_loss_change.unwrap_or(0.0),
             ),
             ("the divergence change", row.kl_change),
             ("the activation", row.activation),
