@@ -468,7 +468,7 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
         }
     }
     let page = fs::read_to_string(file("report.html"))?;
-    assert_eq!(page.matches("<svg").count(), 2 * 5 + 1);
+    assert_eq!(page.matches("<svg").count(), 2 * 5 + 2);
     assert!(page.contains("Step 1000") && page.contains("Overlap of selections"));
     assert!(
         !page.contains("src=") && !page.contains("href=\"http"),
@@ -1015,7 +1015,8 @@ fn sums_beside(folder: &Path) -> Outcome {
         let batch = RecordBatch::try_from_iter(columns)?;
         let mut table = TableWriter::create(folder.join(file), batch.schema(), Format::Parquet)?;
         table.write(&batch)?;
-        Ok(table.finish()?)
+        table.finish()?;
+        Ok(())
     };
     let mean = |neuron: i64| 0.1 * (neuron as f64).cos();
     write(
@@ -1193,12 +1194,13 @@ fn doubtful_signs_and_shares_at_random_weights_are_told() -> Outcome {
     }
     let runs = format!("input.path={}", dir.path().join("runs").display());
     let results = dir.path().join("out");
-    // Of the divergence the signs are hardly certain.
+    // The change of the divergence crosses 0 at neuron 12, and is next to nothing there.
     let args = [
         &runs[..],
         "input.steps=all",
         "selection.heuristic=kl",
-        "selection.top_n=12",
+        "selection.effect=suppress",
+        "selection.top_n=13",
         "bootstrap.resamples=60",
         "bootstrap.curve_resamples=5",
         "controls.draws=2",
@@ -1217,9 +1219,12 @@ fn doubtful_signs_and_shares_at_random_weights_are_told() -> Outcome {
         .filter(|((step, _), certain)| *step == 512 && !**certain)
         .map(|((_, name), _)| name)
         .collect();
-    assert!(!doubtful.is_empty() && certain.contains(&true));
+    assert!(
+        !doubtful.is_empty() && certain.contains(&true),
+        "{certain:?}"
+    );
     let said = format!(
-        "includes 0 for {} of 12 selected neurons, which may have the other sign on other text: {}",
+        "includes 0 for {} of 13 selected neurons, which may have the other sign on other text: {}",
         doubtful.len(),
         doubtful.join(", ")
     );
@@ -1230,7 +1235,7 @@ fn doubtful_signs_and_shares_at_random_weights_are_told() -> Outcome {
     );
     assert!(record["warnings"].to_string().contains(&said), "{said}");
     assert!(fs::read_to_string(results.join("report.html"))?.contains(&said));
-    let summary = format!("* {} of 12: the interval includes 0", doubtful.len());
+    let summary = format!("* {} of 13: the interval includes 0", doubtful.len());
     assert!(run.stdout.contains(&summary), "{}", run.stdout);
     assert!(
         run.stdout.contains("at step 0, random weights"),
@@ -1255,7 +1260,7 @@ fn doubtful_signs_and_shares_at_random_weights_are_told() -> Outcome {
     // Headers say what values are of; step 0 has a place of its own.
     let figure = |name: &str| fs::read_to_string(results.join("plots").join(name));
     let shares = figure("shares.svg")?;
-    assert!(shares.contains(">0</text>") && shares.contains(">512</text>"));
+    assert!(shares.contains(">0</text>") && shares.contains("frequency, selected"));
     let about = "n = 36 of 12 sequences, 24 neurons; band 2.0×10⁻⁶ to 0.00020, by target token";
     assert!(figure("step512-effects.svg")?.contains(about));
     Ok(())

@@ -424,12 +424,13 @@ fn step_0_is_shown_on_an_axis_of_steps() {
 /// Without colours too, lines differ in their dashes and points in their shapes.
 #[test]
 fn marks_are_told_apart_without_colour() {
+    const LONG: &str = "n = 2, and a second line of words that do not fit into the first one, because there are far too many of them for the width of a figure";
     let line = |i: usize| {
         let points = [1.0, 2.0].map(|x| (x, x + i as f64));
         Mark::line(&format!("line {i}"), points).color(Color::Blue)
     };
     let figure = Figure::new("dashes", Axis::linear("x"), Axis::linear("y"))
-        .subtitle("n = 2, and a second line of words that do not fit into the first one, because there are too many of them for a figure")
+        .subtitle(LONG)
         .marks((0..4).map(line));
     let svg = figure.to_svg().unwrap();
     for dashes in ["9 3", "2 2.5", "9 3 2 3"] {
@@ -438,13 +439,8 @@ fn marks_are_told_apart_without_colour() {
         assert_eq!(svg.matches(&own).count(), 2, "{dashes}");
     }
     let said = |text: &str| svg.lines().filter(|line| line.contains(text)).count();
-    assert_eq!((said("n = 2"), said("too many")), (1, 1));
-    assert_eq!(
-        said(
-            "n = 2, and a second line of words that do not fit into the first one, because there are too many of them for a figure"
-        ),
-        0
-    );
+    assert_eq!((said("n = 2"), said("of a figure")), (1, 1));
+    assert_eq!(said(LONG), 0);
 }
 
 /// A far value does not swallow the rest: it is marked at the edge, and counted.
