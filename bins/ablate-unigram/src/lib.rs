@@ -51,8 +51,8 @@ Examples (from the root of the repository):
   ablate-unigram --audit model.path=examples/data/tiny-neox \\
     output.dir=outputs/sweep
       are the checkpoints there, finite, and all different?
-  ablate-unigram --estimate model.path=examples/data/tiny-neox model.steps=all \
-    output.dir=outputs/sweep
+  ablate-unigram --estimate model.path=examples/data/tiny-neox \\
+    model.steps=all output.dir=outputs/sweep
       how long, how much memory, how much disk?
   ablate-unigram --self-check corpus.rows=0..50
       does the closed form agree with the model itself?

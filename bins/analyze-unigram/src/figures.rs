@@ -598,7 +598,7 @@ pub(crate) fn shares(steps: &[StepAnalysis]) -> Option<Named> {
     let figure = Figure::new(
         "Shares of the total effect over checkpoints, medians over neurons",
         Axis::steps(last.counted.label()),
-        Axis::linear("share of the total effect").bulk(),
+        Axis::linear("share of the total effect"),
     )
     .subtitle(&format!(
         "{} at each step; at step {} {}",
