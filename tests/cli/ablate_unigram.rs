@@ -417,6 +417,101 @@ fn rarer_rows_are_told_from_common_ones() {
     assert!(band.iter().max() < common.iter().min());
 }
 
+/// The sums of the rows of each neuron, document and stratum, to the last bit: rows of both layers, filed by either token.
+#[test]
+fn sums_are_those_of_the_positions() {
+    for (token, dose) in [("input", "mean"), ("target", "clip-at-mean")] {
+        let out = TempDir::new().unwrap();
+        let args = [
+            "ablation.neurons=['2.5', '3.7', '3.105']",
+            "ablation.sequences=3",
+            "corpus.rows=0..12",
+            "corpus.context_length=64",
+            "band={lower: 20, upper: 60}",
+            &format!("semantics.band_token={token}"),
+            &format!("ablation.dose={dose}"),
+        ];
+        ablate(out.path(), &args).assert().success();
+        let table = |name: &str| Table::read(out.path().join(name));
+        let (rows, sums) = (table("positions.parquet"), table("sums.parquet"));
+        let (ids, means) = (table("neurons.parquet"), "mean_activation");
+        let mean: HashMap<(i64, i64), f64> = ids
+            .ints("layer")
+            .into_iter()
+            .zip(ids.ints("neuron"))
+            .zip(ids.floats(means))
+            .collect();
+        let key = |table: &Table| -> Vec<(i64, i64, i64)> {
+            let ids = table.ints("layer").into_iter().zip(table.ints("neuron"));
+            let keys = ids.zip(table.ints("document"));
+            keys.map(|((layer, neuron), document)| (layer, neuron, document))
+                .collect()
+        };
+        let strata = sums.texts("stratum");
+        let of_rows = key(&rows);
+        let (inside, rarer) = (rows.ints("in_band"), rows.ints("rarer_than_band"));
+        let loss = rows.floats("loss");
+        let minus = |name: &str, clean: &[f64]| -> Vec<f64> {
+            let after = rows.floats(name).into_iter();
+            after.zip(clean).map(|(after, loss)| after - loss).collect()
+        };
+        let change = minus("loss_post_ablation", &loss);
+        let frozen = minus("loss_post_ablation_with_frozen_unigram", &loss);
+        let frozen_ln = minus("loss_post_ablation_with_frozen_ln", &loss);
+        let frozen_all = minus("loss_post_ablation_with_frozen_all_tokens", &loss);
+        let kl = minus("kl_divergence_after", &rows.floats("kl_divergence_before"));
+        let activation = rows.floats("activation");
+        let pushed = |i: usize| {
+            let (layer, neuron, _) = of_rows[i];
+            let mean = mean[&(layer, neuron)];
+            match dose {
+                "mean" => mean - activation[i],
+                _ => activation[i].min(mean) - activation[i],
+            }
+        };
+        type Value<'a> = &'a dyn Fn(usize) -> f64;
+        let columns: [(&str, Value<'_>); 14] = [
+            ("rows", &|_| 1.0),
+            ("loss_change", &|i| change[i]),
+            ("loss_abs_change", &|i| change[i].abs()),
+            ("frozen_loss_change", &|i| frozen[i]),
+            ("frozen_loss_abs_change", &|i| frozen[i].abs()),
+            ("frozen_ln_loss_abs_change", &|i| frozen_ln[i].abs()),
+            ("frozen_all_loss_abs_change", &|i| frozen_all[i].abs()),
+            ("kl_change", &|i| kl[i]),
+            ("kl_abs_change", &|i| kl[i].abs()),
+            ("activation", &|i| activation[i]),
+            ("activation_change_squared", &|i| pushed(i) * pushed(i)),
+            ("active_rows", &|i| f64::from(activation[i] > 0.0)),
+            ("active_loss", &|i| f64::from(activation[i] > 0.0) * loss[i]),
+            ("rows", &|_| 1.0),
+        ];
+        let of_sums = key(&sums);
+        let mut counted = 0.0;
+        for (name, value) in columns {
+            let found = sums.floats(name);
+            for (s, found) in found.iter().enumerate() {
+                let in_sum = |i: &usize| {
+                    let stratum = match (inside[*i], rarer[*i]) {
+                        (1, _) => "long-tail",
+                        (_, 1) => "rarer",
+                        _ => "common",
+                    };
+                    of_rows[*i] == of_sums[s] && strata[s].as_deref() == Some(stratum)
+                };
+                let expected = (0..of_rows.len()).filter(in_sum).map(value);
+                let expected = expected.fold(0.0, |sum, value| sum + value);
+                assert!(*found == expected, "{name} {s}: {found} {expected}");
+            }
+            counted = found.iter().sum();
+        }
+        assert_eq!(counted as usize, of_rows.len(), "every row, once");
+        for stratum in ["long-tail", "common", "rarer"] {
+            assert!(strata.contains(&Some(stratum.to_owned())), "{stratum}");
+        }
+    }
+}
+
 #[test]
 fn settings_of_the_engine_are_checked() {
     let out = TempDir::new().unwrap();
@@ -971,8 +1066,14 @@ fn a_sweep_keeps_finished_checkpoints_and_refuses_audited_bad_ones() {
     let now = || fs::metadata(&record).unwrap().modified().unwrap();
     assert_eq!(now(), finished);
     let another = [&sweep[..], &["model.allow_bad=true", "seed=7"]].concat();
-    ablate(out.path(), &another).assert().success();
+    let replaced = ablate(out.path(), &another).assert().success();
     assert!(now() > finished);
+    // And what does is not replaced silently.
+    let said = String::from_utf8_lossy(&replaced.get_output().stderr).into_owned();
+    assert!(
+        said.contains("results of other settings") && said.contains("`seed` was 42"),
+        "{said}"
+    );
 }
 
 /// One more step computes that step; other weights, text or counts at the same path, or an output that is gone, are computed again.
@@ -1735,6 +1836,36 @@ fn means_have_standard_errors() {
     assert!(of_all > 0.0 && of_few > 1.5 * of_all, "{of_all} {of_few}");
 }
 
+/// An estimate is told, and nothing is written; a run says at its start what it takes, and what it wrote is near to that.
+#[test]
+fn an_estimate_is_near_what_is_written() {
+    let out = TempDir::new().unwrap();
+    let folder = out.path().join("run");
+    let small = [
+        "corpus.rows=0..20",
+        "ablation.neurons=0..64",
+        "ablation.sequences=2",
+    ];
+    let told = ablate(&folder, &[&small[..], &["--estimate"]].concat())
+        .assert()
+        .success();
+    let text = String::from_utf8_lossy(&told.get_output().stdout).into_owned();
+    for part in ["1 checkpoint of", "second", "of disk", "of memory"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!folder.exists());
+    ablate(&folder, &small).assert().success();
+    let run: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.join("run.json")).unwrap()).unwrap();
+    let estimate = run["notes"]["estimate"]["disk_bytes"].as_f64().unwrap();
+    let outputs = run["outputs"].as_object().unwrap().values();
+    let written: f64 = outputs.map(|file| file["bytes"].as_f64().unwrap()).sum();
+    assert!(
+        estimate > 0.7 * written && estimate < 2.0 * written,
+        "{estimate} {written}"
+    );
+}
+
 /// Tables of an earlier run do not stand beside those of a new one, whatever the new one leaves out.
 #[test]
 fn a_run_without_positions_leaves_none_of_an_earlier_one() {
@@ -1926,6 +2057,7 @@ fn every_column_is_documented() {
     ablate(out.path(), &args).assert().success();
     for table in [
         "neurons",
+        "sums",
         "heads",
         "sets",
         "set_contrasts",
@@ -1969,6 +2101,11 @@ fn merged_shards_are_the_run_itself() {
     for step in ["step512", "step4000"] {
         let read = |run: &str| fs::read(path(run).join(step).join("neurons.parquet")).unwrap();
         assert!(read("whole") == read("merged"), "{step}");
+        let sums = |run: &str| {
+            let table = Table::read(path(run).join(step).join("sums.parquet"));
+            (table.ints("neuron"), table.floats("loss_abs_change"))
+        };
+        assert!(sums("whole") == sums("merged"), "{step}");
         // The same rows of positions, though in another order.
         let table = |run: &str| Table::read(path(run).join(step).join("positions.parquet"));
         let (whole, merged) = (table("whole"), table("merged"));

@@ -12,8 +12,11 @@ use std::{
     sync::Arc,
 };
 
-use arrow::array::{ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, RecordBatch};
+use arrow::array::{
+    ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, RecordBatch, StringArray,
+};
 use job_kit::{Format, TableReader, TableWriter};
+use neuron_select::{NeuronId, Row, RowSums, Stratum, Tally};
 use serde_json::Value;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -108,8 +111,13 @@ fn one_row(path: &Path) -> Result<HashMap<String, String>, Box<dyn Error>> {
 
 /// What ablate-unigram writes of 24 neurons, three sequences of six positions: the columns that an analysis reads.
 fn ablation(dir: &Path) -> Result<(), Box<dyn Error>> {
+    ablation_of(dir, 3)
+}
+
+/// The same of so many sequences.
+fn ablation_of(dir: &Path, sequences: i32) -> Result<(), Box<dyn Error>> {
     let places: Vec<(i32, i32, i32)> = (0..24)
-        .flat_map(|neuron| (0..18).map(move |row| (neuron, row / 6, row % 6)))
+        .flat_map(|neuron| (0..6 * sequences).map(move |row| (neuron, row / 6, row % 6)))
         .collect();
     let ints = |value: &dyn Fn(i32, i32, i32) -> i32| -> ArrayRef {
         let values = places
@@ -460,7 +468,7 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
         }
     }
     let page = fs::read_to_string(file("report.html"))?;
-    assert_eq!(page.matches("<svg").count(), 2 * 5 + 1);
+    assert_eq!(page.matches("<svg").count(), 2 * 5 + 2);
     assert!(page.contains("Step 1000") && page.contains("Overlap of selections"));
     assert!(
         !page.contains("src=") && !page.contains("href=\"http"),
@@ -787,8 +795,8 @@ fn wrong_inputs_are_named() -> Outcome {
         &["input.path=tests", &to],
         1,
         &[
-            "neither positions.parquet nor positions.feather",
-            "output.positions",
+            "neither sums.parquet nor positions.parquet or positions.feather",
+            "run ablate-unigram",
         ],
     )?;
     check_failure(
@@ -995,6 +1003,266 @@ fn the_folder_of_the_ablation_is_not_written_to() -> Outcome {
         &["belongs to ablate-unigram"],
     )?;
     assert_eq!(fs::read(dir.path().join("run.json"))?, before);
+    Ok(())
+}
+
+/// `sums.parquet` of the positions in a folder, as ablate-unigram writes it (whose own test holds it against its positions), and a
+/// `neurons.parquet` with what controls are matched on.
+fn sums_beside(folder: &Path) -> Outcome {
+    let floats = |values: Vec<f64>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
+    let ints = |values: Vec<i32>| -> ArrayRef { Arc::new(Int32Array::from(values)) };
+    let write = |file: &str, columns: Vec<(&str, ArrayRef)>| -> Outcome {
+        let batch = RecordBatch::try_from_iter(columns)?;
+        let mut table = TableWriter::create(folder.join(file), batch.schema(), Format::Parquet)?;
+        table.write(&batch)?;
+        table.finish()?;
+        Ok(())
+    };
+    let mean = |neuron: i64| 0.1 * (neuron as f64).cos();
+    write(
+        "neurons.parquet",
+        vec![
+            ("layer", ints(vec![3; 24])),
+            ("neuron", ints((0..24).collect())),
+            ("mean_activation", floats((0..24).map(mean).collect())),
+            ("w_out_norm", floats(vec![1.0; 24])),
+            ("w_out_norm_centred", floats(vec![1.0; 24])),
+        ],
+    )?;
+    let mut columns = vec!["neuron", "batch", "in_band", "activation", "loss"];
+    columns.extend(["loss_post_ablation", "kl_divergence_before"]);
+    columns.extend([
+        "loss_post_ablation_with_frozen_unigram",
+        "kl_divergence_after",
+    ]);
+    let table = TableReader::open(folder.join("positions.parquet"))?.read(&columns)?;
+    let float = |name: &str| table.f64(name);
+    let (neurons, sequences) = (table.i64("neuron")?, table.i64("batch")?);
+    let (in_band, activation) = (table.bool("in_band")?, float("activation")?);
+    let (loss, after) = (float("loss")?, float("loss_post_ablation")?);
+    let frozen = float("loss_post_ablation_with_frozen_unigram")?;
+    let (kl, kl_after) = (
+        float("kl_divergence_before")?,
+        float("kl_divergence_after")?,
+    );
+    let mut tally = Tally::default();
+    for i in 0..neurons.len() {
+        tally.add(&Row {
+            neuron: NeuronId {
+                layer: 3,
+                neuron: neurons[i] as usize,
+            },
+            sequence: sequences[i],
+            stratum: match in_band[i] {
+                true => Stratum::LongTail,
+                false => Stratum::Common,
+            },
+            loss_change: after[i] - loss[i],
+            frozen_loss_change: frozen[i] - loss[i],
+            frozen_ln_loss_change: None,
+            frozen_all_loss_change: None,
+            kl_change: kl_after[i] - kl[i],
+            activation: activation[i],
+            activation_change: Some(mean(neurons[i]) - activation[i]),
+            clean_loss: loss[i],
+        })?;
+    }
+    let sums: Vec<_> = tally.sums().collect();
+    let of = |value: fn(&RowSums) -> f64| floats(sums.iter().map(|s| value(s.3)).collect());
+    write(
+        "sums.parquet",
+        vec![
+            ("layer", ints(vec![3; sums.len()])),
+            (
+                "neuron",
+                ints(sums.iter().map(|s| s.0.neuron as i32).collect()),
+            ),
+            ("batch", ints(sums.iter().map(|s| s.1 as i32).collect())),
+            (
+                "stratum",
+                Arc::new(StringArray::from_iter_values(
+                    sums.iter().map(|s| s.2.name()),
+                )),
+            ),
+            ("rows", of(|s| s.rows)),
+            ("loss_change", of(|s| s.loss_change)),
+            ("loss_abs_change", of(|s| s.loss_abs_change)),
+            ("frozen_loss_change", of(|s| s.frozen_loss_change)),
+            ("frozen_loss_abs_change", of(|s| s.frozen_loss_abs_change)),
+            ("kl_change", of(|s| s.kl_change)),
+            ("kl_abs_change", of(|s| s.kl_abs_change)),
+            ("activation", of(|s| s.activation)),
+            (
+                "activation_change_squared",
+                of(|s| s.activation_change_squared),
+            ),
+            ("active_rows", of(|s| s.active_rows)),
+            ("active_loss", of(|s| s.active_loss)),
+        ],
+    )
+}
+
+/// Sums of rows per document give the numbers of the rows themselves, to the last bit; what needs rows is left out, and said.
+#[test]
+fn sums_give_the_numbers_of_positions() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let [rows, both, sums] = ["rows", "both", "sums"].map(|name| dir.path().join(name));
+    for folder in [&rows, &both, &sums] {
+        ablation_of(folder, 12)?;
+        sums_beside(folder)?;
+    }
+    fs::remove_file(rows.join("sums.parquet"))?;
+    fs::remove_file(sums.join("positions.parquet"))?;
+    let to = |folder: &Path| folder.with_extension("out");
+    for folder in [&rows, &both, &sums] {
+        let (input, to) = (format!("input.path={}", folder.display()), out(&to(folder)));
+        let few = ["bootstrap.resamples=60", "bootstrap.curve_resamples=5"];
+        let args = [&input[..], "selection.top_n=4", "controls.draws=9", &to];
+        check_success(&[&args[..], &few].concat())?;
+    }
+    let tables = |folder: &Path| {
+        let mut found: Vec<(String, Vec<u8>)> = Vec::new();
+        for entry in fs::read_dir(to(folder))? {
+            let path = entry?.path();
+            let name = path.file_name().ok_or("no name")?.to_string_lossy();
+            if name.ends_with(".parquet") || name.ends_with(".csv") {
+                found.push((name.into_owned(), fs::read(&path)?));
+            }
+        }
+        found.sort();
+        Ok::<_, Box<dyn Error>>(found)
+    };
+    let (of_rows, of_both, of_sums) = (tables(&rows)?, tables(&both)?, tables(&sums)?);
+    assert!(of_rows.len() >= 13, "{} tables", of_rows.len());
+    for (a, b) in of_rows.iter().zip(&of_both) {
+        assert!(a == b, "{} differs beside sums", a.0);
+    }
+    for (a, b) in of_rows.iter().zip(&of_sums) {
+        assert_eq!(a.0, b.0);
+        assert_eq!(a.1 == b.1, a.0 != "coactivation.parquet", "{}", a.0);
+    }
+    let intervals = TableReader::open(to(&sums).join("selection.parquet"))?;
+    let intervals = intervals.read(&["loss_change_low"])?;
+    assert_eq!(intervals.f64("loss_change_low")?.len(), 4, "none is null");
+
+    let certain = TableReader::open(to(&sums).join("selection.parquet"))?.read(&[
+        "loss_change_low",
+        "loss_change_high",
+        "sign_is_certain",
+    ])?;
+    let (low, high) = (
+        certain.f64("loss_change_low")?,
+        certain.f64("loss_change_high")?,
+    );
+    let leaves_out_0 = low.iter().zip(&high).map(|(low, high)| low * high > 0.0);
+    assert_eq!(
+        certain.bool("sign_is_certain")?,
+        leaves_out_0.collect::<Vec<_>>()
+    );
+
+    let record = json(&to(&sums).join("run.json"))?;
+    assert_eq!(record["counts"]["steps_without_positions"], 1);
+    let warnings = record["warnings"].to_string();
+    assert!(warnings.contains("no co-activation"), "{warnings}");
+    let record = json(&to(&both).join("run.json"))?;
+    assert_eq!(record["counts"]["steps_without_positions"], 0);
+
+    let (input, to) = (
+        format!("input.path={}", sums.display()),
+        out(&dir.path().join("refused")),
+    );
+    check_failure(
+        &[&input, "selection.filed_by=input", &to],
+        1,
+        &["sums.parquet", "files rows by the target token"],
+    )?;
+    check_failure(
+        &[&input, "frequency=tiny-neox", &to],
+        1,
+        &["cannot be filed anew", "output.positions=on"],
+    )
+}
+
+/// Where the sign of a change is not certain it is said, everywhere; and shares at random weights stand beside those of later steps.
+#[test]
+fn doubtful_signs_and_shares_at_random_weights_are_told() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    for step in ["step0", "step512"] {
+        let folder = dir.path().join("runs").join(step);
+        ablation_of(&folder, 12)?;
+        sums_beside(&folder)?;
+    }
+    let runs = format!("input.path={}", dir.path().join("runs").display());
+    let results = dir.path().join("out");
+    // The change of the divergence crosses 0 at neuron 12, and is next to nothing there.
+    let args = [
+        &runs[..],
+        "input.steps=all",
+        "selection.heuristic=kl",
+        "selection.effect=suppress",
+        "selection.top_n=13",
+        "bootstrap.resamples=60",
+        "bootstrap.curve_resamples=5",
+        "controls.draws=2",
+        &out(&results),
+    ];
+    let run = check_success(&args)?;
+    let table = TableReader::open(results.join("selection.parquet"))?;
+    let table = table.read(&["step", "component_name", "sign_is_certain"])?;
+    let certain = table.bool("sign_is_certain")?;
+    let rows = table
+        .i64("step")?
+        .into_iter()
+        .zip(table.text("component_name")?);
+    let doubtful: Vec<String> = rows
+        .zip(&certain)
+        .filter(|((step, _), certain)| *step == 512 && !**certain)
+        .map(|((_, name), _)| name)
+        .collect();
+    assert!(
+        !doubtful.is_empty() && certain.contains(&true),
+        "{certain:?}"
+    );
+    let said = format!(
+        "includes 0 for {} of 13 selected neurons, which may have the other sign on other text: {}",
+        doubtful.len(),
+        doubtful.join(", ")
+    );
+    let record = json(&results.join("run.json"))?;
+    assert_eq!(
+        record["counts"]["step_512_selected_of_uncertain_sign"],
+        doubtful.len()
+    );
+    assert!(record["warnings"].to_string().contains(&said), "{said}");
+    assert!(fs::read_to_string(results.join("report.html"))?.contains(&said));
+    let summary = format!("* {} of 13: the interval includes 0", doubtful.len());
+    assert!(run.stdout.contains(&summary), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("at step 0, random weights"),
+        "{}",
+        run.stdout
+    );
+
+    let table = TableReader::open(results.join("ranking.parquet"))?;
+    let table = table.read(&[
+        "step",
+        "component_name",
+        "mediated_share",
+        "mediated_share_at_step_0",
+    ])?;
+    let (steps, names) = (table.i64("step")?, table.text("component_name")?);
+    let shares = table.opt_f64("mediated_share")?;
+    let at_step_0 = table.opt_f64("mediated_share_at_step_0")?;
+    for i in 0..steps.len() {
+        let same = (0..steps.len()).find(|&j| steps[j] == 0 && names[j] == names[i]);
+        assert_eq!(at_step_0[i], same.and_then(|j| shares[j]), "{}", names[i]);
+    }
+    // Headers say what values are of; step 0 has a place of its own.
+    let figure = |name: &str| fs::read_to_string(results.join("plots").join(name));
+    let shares = figure("shares.svg")?;
+    assert!(shares.contains(">0</text>") && shares.contains("frequency, selected"));
+    let about = "n = 36 of 12 sequences, 24 neurons; band 2.0×10⁻⁶ to 0.00020, by target token";
+    assert!(figure("step512-effects.svg")?.contains(about));
     Ok(())
 }
 

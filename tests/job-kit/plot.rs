@@ -2,7 +2,7 @@
 
 use job_kit::{
     OutputDir, RunRecord,
-    plot::{Axis, Figure, Mark, PlotError},
+    plot::{Axis, Color, Figure, Mark, PlotError},
     report::{Cell, Grid, Report, Section},
 };
 
@@ -419,4 +419,44 @@ fn step_0_is_shown_on_an_axis_of_steps() {
         assert!(svg.contains(">0</text>"), "{steps:?}: no label 0");
         assert!(!svg.contains("have no place") && !svg.contains("NaN"));
     }
+}
+
+/// Without colours too, lines differ in their dashes and points in their shapes.
+#[test]
+fn marks_are_told_apart_without_colour() {
+    const LONG: &str = "n = 2, and a second line of words that do not fit into the first one, because there are far too many of them for the width of a figure";
+    let line = |i: usize| {
+        let points = [1.0, 2.0].map(|x| (x, x + i as f64));
+        Mark::line(&format!("line {i}"), points).color(Color::Blue)
+    };
+    let figure = Figure::new("dashes", Axis::linear("x"), Axis::linear("y"))
+        .subtitle(LONG)
+        .marks((0..4).map(line));
+    let svg = figure.to_svg().unwrap();
+    for dashes in ["9 3", "2 2.5", "9 3 2 3"] {
+        let own = format!("stroke-dasharray=\"{dashes}\"");
+        // In the figure and in its legend.
+        assert_eq!(svg.matches(&own).count(), 2, "{dashes}");
+    }
+    let said = |text: &str| svg.lines().filter(|line| line.contains(text)).count();
+    assert_eq!((said("n = 2"), said("of a figure")), (1, 1));
+    assert_eq!(said(LONG), 0);
+}
+
+/// A far value does not swallow the rest: it is marked at the edge, and counted.
+#[test]
+fn far_points_are_marked_at_the_edge() {
+    let points = (0..50)
+        .map(|i| (f64::from(i), f64::from(i % 5)))
+        .chain([(25.0, 1e6)]);
+    let figure = |y: Axis| {
+        let mark = Mark::points("", points.clone());
+        let figure = Figure::new("far", Axis::linear("x"), y).mark(mark);
+        figure.to_svg().unwrap()
+    };
+    let all = figure(Axis::linear("y"));
+    assert!(!all.contains("marked at the edge") && all.contains(">1,000,000</text>"));
+    let bulk = figure(Axis::linear("y").bulk());
+    assert!(bulk.contains("1 point lies beyond the ends of the axes and is marked at the edge"));
+    assert!(!bulk.contains(">1,000,000</text>"));
 }

@@ -234,6 +234,7 @@ fn table(
                     loss_change: value + 0.1 * normal(rng),
                     frozen_loss_change: 0.0,
                     frozen_ln_loss_change: None,
+                    frozen_all_loss_change: None,
                     kl_change: 0.0,
                     activation: 0.0,
                     activation_change: None,

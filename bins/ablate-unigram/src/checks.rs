@@ -1,20 +1,15 @@
 //! `--audit` and `--self-check`: what to run before a sweep is relied on.
 
-use std::path::Path;
-
-use anyhow::{Context, bail};
+use anyhow::bail;
 use job_inputs::{Loaded, revisions, source};
 use job_kit::{OutputDir, Progress, write_file};
-use neox_core::{AuditRow, Audited, audit as audit_checkpoints};
+use neox_core::{Audited, audit as audit_checkpoints};
 use neuron_ablate::{NeuronId, SelfCheck, self_check as check, self_check_neurons};
 
 use crate::{
     config::{AblateConfig, Components},
-    job,
+    start::{self, AUDIT, read_audit},
 };
-
-/// Name of the audit's result in the output folder, which a sweep over the same folder obeys.
-const AUDIT: &str = "audit.json";
 
 /// Differences above this are reported as a failure; float32 rounding at a large vocabulary is a tenth of it.
 const TOLERANCE_NATS: f64 = 1e-3;
@@ -25,7 +20,7 @@ pub(crate) fn audit(config: &AblateConfig, resolved: &serde_json::Value) -> anyh
     let steps = config.model.steps.clone().unwrap_or_default();
     let revisions = revisions(&steps, &source)?;
     // No result of a run: it stands beside those of a sweep, and is replaced by the next audit alone.
-    let out = OutputDir::create(&config.output.dir, job::JOB, resolved, [""; 0])?;
+    let out = OutputDir::create(&config.output.dir, start::JOB, resolved, [""; 0])?;
     read_audit(&out.join(AUDIT))?;
     let progress = Progress::new("audit", revisions.len() as u64, "checkpoints");
     let known = source.revisions()?;
@@ -69,42 +64,22 @@ pub(crate) fn audit(config: &AblateConfig, resolved: &serde_json::Value) -> anyh
     }
 }
 
-/// Refuses a revision that an audit in the output folder found bad.
-pub(crate) fn refuse_bad(config: &AblateConfig, revision: &str) -> anyhow::Result<()> {
-    let path = config.output.dir.join(AUDIT);
-    let rows = read_audit(&path)?;
-    job_inputs::refuse_bad(&path, &rows, revision, &config.model, "take another")
-}
-
-/// The rows of an audit; none where there is no file.
-fn read_audit(path: &Path) -> anyhow::Result<Vec<AuditRow>> {
-    let Ok(json) = std::fs::read(path) else {
-        return Ok(vec![]);
-    };
-    serde_json::from_slice(&json).with_context(|| {
-        format!(
-            "`{}` is no audit: move it away and audit again",
-            path.display()
-        )
-    })
-}
-
 /// Compares the closed form with forwards of the ablated model on a few neurons and one sequence; fails if they differ.
 pub(crate) fn self_check(
     config: &AblateConfig,
     resolved: &serde_json::Value,
 ) -> anyhow::Result<()> {
-    let mut record = job::begin(config, resolved);
+    let mut record = start::begin(config, resolved);
     let loaded = Loaded::read(
         &config.model,
         config.model.revision.as_deref(),
         &config.corpus,
         &mut record,
     )?;
-    let (frequencies, bands) = job::frequencies(config, &loaded, &mut record)?;
+    let (frequencies, bands) = start::frequencies(config, &loaded, &mut record)?;
     let Components { last, earlier, .. } = config.ablation.components(loaded.model.config())?;
     let few = |number: usize| number.div_ceil(8).max(1);
-    let mut plan = job::plan(config, &loaded.sample, last)?.with_dose(neuron_ablate::Dose::Mean);
+    let mut plan = start::plan(config, &loaded.sample, last)?.with_dose(neuron_ablate::Dose::Mean);
     let step = few(plan.neurons.len());
     plan.neurons = plan.neurons.into_iter().step_by(step).collect();
     plan.sequences.truncate(1);

@@ -182,6 +182,23 @@ impl SemanticsConfig {
             .with_mean_activation(self.mean_activation)
             .with_band_token(self.band_token)
     }
+
+    /// The reading that these choices are, by its name in `configs/semantics`; `own` for any other.
+    pub(crate) fn name(&self) -> &'static str {
+        let readings = [
+            ("corrected", Semantics::corrected(), BandReading::Corrected),
+            ("liu2025", Semantics::liu2025(), BandReading::Liu2025),
+            ("stolfo2024", Semantics::stolfo2024(), BandReading::Liu2025),
+        ];
+        let own = (self.to_options(), self.band_reading);
+        let published = readings
+            .into_iter()
+            .find(|(_, options, band)| own.0 == *options && own.1 == *band);
+        match (published, self.unseen_tokens) {
+            (Some((name, ..)), UnseenTokens::Kept) => name,
+            _ => "own",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -651,6 +668,18 @@ fn existing<T: Ord>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn readings_have_the_names_of_their_files() {
+        for name in ["corrected", "liu2025", "stolfo2024"] {
+            let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/semantics");
+            let file = std::fs::read_to_string(format!("{root}/{name}.yaml")).unwrap();
+            let mut semantics: SemanticsConfig = serde_yaml::from_str(&file).unwrap();
+            assert_eq!(semantics.name(), name);
+            semantics.unseen_tokens = UnseenTokens::LeftOut;
+            assert_eq!(semantics.name(), "own");
+        }
+    }
 
     #[test]
     fn shards_are_all_of_a_list_once() {

@@ -2,34 +2,38 @@
 
 mod merge;
 
-use std::{cell::LazyCell, collections::BTreeSet, error::Error, path::Path, time::Instant};
+use std::{collections::BTreeSet, error::Error, path::Path, time::Instant};
 
-use anyhow::{Context, bail};
-use job_inputs::{Loaded, MeansSample, MeasuredOn, corpus_sha256, mebibytes, revisions, source};
-use job_kit::{Format, OutputDir, Progress, RunRecord, TableWriter, plot::Figure};
+use anyhow::Context;
+use arrow::record_batch::RecordBatch;
+use job_inputs::{Loaded, MeansSample, MeasuredOn, ModelConfig};
+use job_kit::{
+    Format, OutputDir, Progress, RunRecord, TableWriter, estimate, plot::Figure, report::number,
+};
 use neox_core::Model;
 use neuron_ablate::{
-    AblateError, EngineReport, ForwardCost, MeanOf, NeuronEffects, NeuronId, PairBlock, Plan,
-    Sample, Sweep, Tick, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics,
-    output_directions,
+    AblateError, EngineReport, ForwardCost, MeanOf, NeuronEffects, NeuronId, PairBlock, Sweep,
+    Tick, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics, output_directions,
 };
 
 use surprisal_metrics::{Bootstrap, MIN_GROUPS};
 
 use crate::{
-    checks,
-    config::{AblateConfig, Components, PositionFormat, UnseenTokens},
+    config::{AblateConfig, Components, PositionFormat},
+    estimate as takes,
     sets::Selected,
+    start::{JOB, begin, frequencies, pending, plan, refuse_bad},
     summary,
+    sums::DocumentSums,
     tables::{
-        EffectColumns, NeuronTable, PositionTable, SetTable, balance, head_table, set_contrasts,
+        EffectColumns, NeuronTable, PositionTable, RunColumns, SetTable, balance, head_table,
+        set_contrasts,
     },
 };
 
-pub(crate) const JOB: &str = "ablate-unigram";
-
 /// Tables of neurons, heads and sets, and the figures of sets.
 const NEURONS: &str = "neurons.parquet";
+const SUMS: &str = "sums.parquet";
 const HEADS: &str = "heads.parquet";
 const SETS: &str = "sets.parquet";
 const SET_CONTRASTS: &str = "set_contrasts.parquet";
@@ -37,36 +41,30 @@ const BALANCE: &str = "balance.parquet";
 const SETS_FIGURE: &str = "sets";
 const CONTROLS_FIGURE: &str = "sets-controls";
 
-/// Bands of one run, the long-tail band included.
-const MOST_BANDS: usize = 6;
-
 /// Runs all the checkpoints that the configuration asks for.
 pub(crate) fn run(config: &AblateConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
-    let Some(steps) = &config.model.steps else {
+    let Some(pending) = pending(config, resolved)? else {
         if let Some(revision) = &config.model.revision {
-            checks::refuse_bad(config, revision)?;
+            refuse_bad(config, revision)?;
         }
-        return ablate(
-            config,
-            resolved,
-            config.model.revision.as_deref(),
-            &config.output.dir,
-        );
+        let revision = config.model.revision.as_deref();
+        return ablate(config, resolved, (revision, 1), &config.output.dir);
     };
-    // Read where a finished step is to be held against it, and once.
-    let corpus = LazyCell::new(|| corpus_sha256(&config.corpus));
-    for revision in revisions(steps, &source(&config.model)?)? {
-        let dir = config.output.dir.join(&revision);
-        checks::refuse_bad(config, &revision)?;
-        match finished(&dir, resolved, &|| corpus.as_ref()) {
-            Ok(()) => {
-                tracing::info!("{revision}: already finished in `{}`, kept", dir.display());
-                continue;
-            }
-            Err(why) => tracing::debug!("{revision} is computed: {why}"),
-        }
-        ablate(config, resolved, Some(&revision), &dir)
+    for (i, revision) in pending.iter().enumerate() {
+        refuse_bad(config, revision)?;
+        let dir = config.output.dir.join(revision);
+        let left = pending.len() - i;
+        let begin = Instant::now();
+        ablate(config, resolved, (Some(revision), left), &dir)
             .with_context(|| format!("failed at {revision}"))?;
+        if left > 1 {
+            tracing::info!(
+                "{revision} took {}: {} more take about {}",
+                estimate::in_words(begin.elapsed()),
+                left - 1,
+                estimate::in_words(begin.elapsed() * (left as u32 - 1))
+            );
+        }
     }
     Ok(())
 }
@@ -84,7 +82,7 @@ fn positions_file(config: &AblateConfig) -> (String, Format) {
 fn outputs(config: &AblateConfig) -> Vec<String> {
     let mut names = Vec::new();
     if config.ablation.has_neurons() {
-        names.push(NEURONS.to_owned());
+        names.extend([NEURONS, SUMS].map(String::from));
         if config.output.positions {
             names.push(positions_file(config).0);
         }
@@ -103,89 +101,10 @@ fn outputs(config: &AblateConfig) -> Vec<String> {
     names
 }
 
-/// Whether a folder holds what this run would write there: why not, otherwise.
-fn finished<'c>(
-    dir: &Path,
-    resolved: &serde_json::Value,
-    corpus: &dyn Fn() -> Result<&'c Option<String>, &'c anyhow::Error>,
-) -> Result<(), String> {
-    let beside = [
-        "model.steps",
-        "model.allow_bad",
-        "model.token_file",
-        "means.keep",
-    ];
-    let record = job_kit::finished_run(dir, JOB, env!("CARGO_PKG_VERSION"), resolved, &beside)?;
-    let corpus = corpus().map_err(|err| format!("{err:#}"))?;
-    match record["notes"]["corpus_sha256"].as_str() == corpus.as_deref() {
-        true => Ok(()),
-        false => Err("the corpus has changed since".into()),
-    }
-}
-
-/// The record of a run, with what is known at its start.
-pub(crate) fn begin(config: &AblateConfig, resolved: &serde_json::Value) -> RunRecord {
-    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
-    record.seed = Some(config.seed);
-    record.version("libtorch", env!("LIBTORCH_VERSION"));
-    record
-}
-
-/// Token frequencies, and the long-tail band if one is asked for.
-pub(crate) fn frequencies(
-    config: &AblateConfig,
-    loaded: &Loaded,
-    record: &mut RunRecord,
-) -> anyhow::Result<(TokenFrequencies, Vec<TokenBand>)> {
-    let vocabulary = loaded.vocabulary(
-        &config.frequency,
-        config.band.as_ref(),
-        config.semantics.band_reading,
-        record,
-    )?;
-    let q = vocabulary.frequencies.q().to_vec();
-    let mut bands = match &vocabulary.band {
-        Some(band) => vec![TokenBand::new("band", &band.ids, q.len())?],
-        None => vec![],
-    };
-    for (name, band) in &config.bands {
-        let reserved = ["band", "all", "ln"].contains(&name.as_str());
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        if reserved || name.is_empty() || !name.chars().all(plain) {
-            bail!(
-                "`bands.{name}`: a band's name becomes part of column names: use lower-case letters, digits and `_`, but not `band`, `all` or `ln`"
-            );
-        }
-        let reading = config.semantics.band_reading;
-        let found = vocabulary.another_band(name, band, reading, record)?;
-        bands.push(TokenBand::new(name, &found.ids, q.len())?);
-    }
-    if bands.len() > MOST_BANDS {
-        bail!(
-            "{} bands are asked for, expected {MOST_BANDS} at most: the vocabulary is cut into the sets of tokens that share their bands",
-            bands.len()
-        );
-    }
-    let counts = vocabulary.frequencies.counts();
-    let seen: Vec<bool> = counts.iter().map(|count| *count > 0).collect();
-    let frequencies = TokenFrequencies::new(q)?;
-    let frequencies = match config.semantics.unseen_tokens {
-        UnseenTokens::Kept => frequencies,
-        UnseenTokens::LeftOut => {
-            record.count(
-                "unseen_tokens_left_out",
-                seen.iter().filter(|seen| !**seen).count() as u64,
-            );
-            frequencies.over(seen)?
-        }
-    };
-    Ok((frequencies, bands))
-}
-
 fn ablate(
     config: &AblateConfig,
     resolved: &serde_json::Value,
-    revision: Option<&str>,
+    (revision, left): (Option<&str>, usize),
     dir: &Path,
 ) -> anyhow::Result<()> {
     let out = OutputDir::create(dir, JOB, resolved, outputs(config))?;
@@ -231,6 +150,8 @@ fn ablate(
     let band_names: Vec<String> = bands.iter().map(|band| band.name().to_owned()).collect();
     let in_closed_form = !plan.neurons.is_empty();
     let sweep = Sweep::new(model, sample, &frequencies, bands, plan)?;
+    let of_one = takes::of_shapes(config, &sweep, &sequences, neurons.len())?;
+    takes::tell(config, of_one, left, &mut record)?;
 
     let mut layers: Vec<usize> = neurons.iter().map(|n| n.layer).collect();
     layers.extend(selected.iter().flat_map(|(_, selected)| selected.layers()));
@@ -248,12 +169,15 @@ fn ablate(
     )?;
     let sweep = sweep.with_means(means.clone());
 
-    let positions = PositionTable::new(
+    let semantics = config.semantics.to_options();
+    let mut sums = DocumentSums::new(
         &sweep,
-        &config.semantics.to_options(),
-        config.ablation.ranks,
-        rarer,
+        &semantics,
+        config.ablation.dose,
+        &means,
+        rarer.clone(),
     );
+    let positions = PositionTable::new(&sweep, &semantics, config.ablation.ranks, rarer);
     let (name, format) = positions_file(config);
     let mut writer = match config.output.positions && !neurons.is_empty() {
         true => Some(TableWriter::to(
@@ -264,6 +188,7 @@ fn ablate(
         false => None,
     };
     let mut write = |block: &PairBlock<'_>| -> Result<(), Box<dyn Error + Send + Sync>> {
+        sums.add(block)?;
         if let Some(writer) = &mut writer {
             writer.write(&positions.batch(block)?)?;
         }
@@ -337,32 +262,42 @@ fn ablate(
         floor: config.ablation.effect_floor,
         bootstrap: (bootstrap.resamples > 0).then_some(bootstrap),
     };
+    let run = RunColumns {
+        model: model_name(&config.model),
+        step: loaded.step,
+        semantics: config.semantics.name(),
+    };
+    let table = |name: &str, batch: RecordBatch| -> anyhow::Result<()> {
+        Ok(out.table(name, &run.before(&batch)?)?)
+    };
     if let Some(writer) = writer {
         writer.finish()?;
     }
     if !effects.is_empty() {
-        let table = NeuronTable {
+        let neurons = NeuronTable {
             effects: columns,
             weights: &weights,
             bands: &band_names,
             means: &means,
         };
-        out.table(NEURONS, &table.batch(&sweep, &effects)?)?;
+        table(NEURONS, neurons.batch(&sweep, &effects)?)?;
+        sums.write(&out, SUMS)?;
     }
     if !head_effects.is_empty() {
-        out.table(HEADS, &head_table(columns, &sweep, &head_effects)?)?;
+        table(HEADS, head_table(columns, &sweep, &head_effects)?)?;
     }
     let mut contrasts = Vec::new();
     if let Some(sets) = &sets {
         contrasts = sets.contrasts(&bootstrap)?;
         if !contrasts.is_empty() {
-            out.table(SET_CONTRASTS, &set_contrasts(&contrasts)?)?;
-            out.table(BALANCE, &balance(&sets.balance)?)?;
+            table(SET_CONTRASTS, set_contrasts(&contrasts)?)?;
+            table(BALANCE, balance(&sets.balance)?)?;
         }
-        out.table(SETS, &SetTable { effects: columns }.batch(&sweep, sets)?)?;
-        sets.doses_figure(&bootstrap)?
+        table(SETS, SetTable { effects: columns }.batch(&sweep, sets)?)?;
+        let about = about(&run, &record);
+        sets.doses_figure(&about, &bootstrap)?
             .write(&out, SETS_FIGURE, &mut record)?;
-        if let Some(figure) = sets.controls_figure(&bootstrap)? {
+        if let Some(figure) = sets.controls_figure(&about, &bootstrap)? {
             figure.write(&out, CONTROLS_FIGURE, &mut record)?;
         }
     }
@@ -382,6 +317,27 @@ fn ablate(
         "{text}Files: {}\n",
         out.path().display()
     ))?)
+}
+
+/// The step, the band and the reading, for the headers of figures.
+fn about(run: &RunColumns, record: &RunRecord) -> String {
+    let bound = |name: &str| record.noted("band")?.get(name)?.as_f64();
+    let band = match bound("min_frequency").zip(bound("max_frequency")) {
+        Some((min, max)) => format!("band {} to {}", number(min, 2), number(max, 2)),
+        None => "no band".to_owned(),
+    };
+    let step = run
+        .step
+        .map_or(String::new(), |step| format!("step {step}, "));
+    format!("{step}{band}, reading {}", run.semantics)
+}
+
+/// The model as tables name it.
+fn model_name(model: &ModelConfig) -> String {
+    match &model.path {
+        Some(path) => path.display().to_string(),
+        None => model.repo.clone().unwrap_or_default(),
+    }
 }
 
 /// What the weights of the neurons say, in their order; how the null space was found goes into `record`.
@@ -465,22 +421,4 @@ impl RunningOn {
         record.timing(name, self.progress.finish());
         self.pairs
     }
-}
-
-pub(crate) fn plan(
-    config: &AblateConfig,
-    sample: &Sample,
-    neurons: Vec<usize>,
-) -> anyhow::Result<Plan> {
-    let ablation = &config.ablation;
-    let sequences = ablation.sequences.resolve(sample, config.seed);
-    let memory = mebibytes("ablation.memory_mib", ablation.memory_mib)?;
-    Ok(Plan::new(neurons, sequences)
-        .with_dose(ablation.dose)
-        .with_semantics(config.semantics.to_options())
-        .with_variants(ablation.variants())
-        .with_ranks(ablation.ranks)
-        .with_engine(ablation.engine()?)
-        .with_batch(ablation.batch)
-        .with_memory_budget(memory))
 }

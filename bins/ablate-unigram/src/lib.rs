@@ -2,10 +2,13 @@
 
 mod checks;
 mod config;
+mod estimate;
 mod job;
 mod original;
 mod sets;
+mod start;
 mod summary;
+mod sums;
 mod tables;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -49,6 +52,9 @@ Examples (from the root of the repository):
   ablate-unigram --audit model.path=examples/data/tiny-neox \\
     output.dir=outputs/sweep
       are the checkpoints there, finite, and all different?
+  ablate-unigram --estimate model.path=examples/data/tiny-neox \\
+    model.steps=all output.dir=outputs/sweep
+      how long, how much memory, how much disk?
   ablate-unigram --self-check corpus.rows=0..50
       does the closed form agree with the model itself?
   ablate-unigram model=pythia-70m frequency=pythia \\
@@ -57,7 +63,7 @@ Examples (from the root of the repository):
 
 /// Mean-ablate neurons and attention heads of a language model, by default all neurons of its last MLP layer
 ///
-/// Writes neurons.parquet (a row per neuron), positions.parquet or .feather (a row per neuron and position), with
+/// Writes neurons.parquet (a row per neuron), sums.parquet (a row per neuron, document and stratum of rows), positions.parquet or .feather (a row per neuron and position, with `output.positions`), with
 /// `ablation.heads` heads.parquet (a row per attention head), with `sets` sets.parquet (a row per set of neurons and dose), set_contrasts.parquet and balance.parquet (sets against their controls) and figures, and run.json (configuration, versions, hashes, counts)
 /// to `output.dir`. Losses, entropies and divergences are in nats.
 #[derive(Debug, Parser)]
@@ -71,6 +77,9 @@ struct Cli {
     /// Compare the closed form with forwards of the ablated model on a few neurons, and stop
     #[arg(long, conflicts_with = "multirun")]
     self_check: bool,
+    /// Measure a small piece, say how long the run takes, how much memory and disk, and stop
+    #[arg(long, conflicts_with_all = ["audit", "self_check", "multirun"])]
+    estimate: bool,
     /// Take a configuration of the Python packages of Liu et al. 2025 or Stolfo et al. 2024 as it is, and say what of it is not used
     #[arg(long, value_name = "YAML")]
     original: Option<PathBuf>,
@@ -92,9 +101,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         config.overrides.splice(0..0, taken);
     }
     batch_runs::run::<AblateConfig>(JOB, VERSION, &batch, cli.verbosity, |resolved| {
-        match (cli.audit, cli.self_check) {
-            (true, _) => checks::audit(&resolved.config, resolved.value()),
-            (_, true) => checks::self_check(&resolved.config, resolved.value()),
+        match (cli.audit, cli.self_check, cli.estimate) {
+            (true, ..) => checks::audit(&resolved.config, resolved.value()),
+            (_, true, _) => checks::self_check(&resolved.config, resolved.value()),
+            (.., true) => estimate::estimate(&resolved.config, resolved.value()),
             _ => job::run(&resolved.config, resolved.value()),
         }
     })

@@ -521,17 +521,28 @@ impl SetRun {
                 intervals.push(interval.map(|i| (i.lower, i.upper)));
             }
         }
-        let line = Mark::line(name, points.clone()).color(color);
+        // The dots of a line have a shape of its own; the points carry the error bars.
         Ok([
-            if kind.is_some() { line.dashed() } else { line },
-            Mark::points("", points)
+            Mark::points("", points.clone())
                 .intervals(intervals)
                 .color(color)
-                .radius(3.5),
+                .radius(1.0),
+            Mark::line(name, points).color(color).with_dots(),
         ])
     }
 
-    fn figure(&self, title: &str) -> Figure {
+    fn figure(&self, title: &str, about: &str) -> Figure {
+        let first = self.effects.first().map(|set| &set.effects);
+        let n = first.map_or(String::new(), |effects| {
+            let (over, rows) = (self.over(), effects.rows());
+            let rows = if over == Over::Band {
+                effects.band_rows()
+            } else {
+                rows
+            };
+            let clusters = effects.n_clusters_with_rows(over);
+            format!("n = {rows} rows of {clusters} documents or sequences; ")
+        });
         Figure::new(
             title,
             Axis::categories(
@@ -541,16 +552,22 @@ impl SetRun {
             Axis::linear(&format!(
                 "mean change of the loss on {} (nats)",
                 self.targets()
-            )),
+            ))
+            .bulk(),
         )
+        .subtitle(&format!("{n}{about}; error bars: 95 % intervals"))
         .mark(Mark::horizontal("", 0.0))
     }
 
     /// The curve of effect against group size, a line per dose.
-    pub(crate) fn doses_figure(&self, bootstrap: &Bootstrap) -> Result<Figure, AblateError> {
+    pub(crate) fn doses_figure(
+        &self,
+        about: &str,
+        bootstrap: &Bootstrap,
+    ) -> Result<Figure, AblateError> {
         let doses = self.doses();
         let middle = (doses.len() as f64 - 1.0) / 2.0;
-        let mut figure = self.figure("Selected neurons changed together, by dose");
+        let mut figure = self.figure("Selected neurons changed together, by dose", about);
         for (i, dose) in doses.into_iter().enumerate() {
             let look = (COLORS[i % COLORS.len()], (i as f64 - middle) * DODGE);
             figure = figure.marks(self.line(&dose_name(dose), None, dose, bootstrap, look)?);
@@ -561,6 +578,7 @@ impl SetRun {
     /// The first dose against its controls, each the mean of its draws.
     pub(crate) fn controls_figure(
         &self,
+        about: &str,
         bootstrap: &Bootstrap,
     ) -> Result<Option<Figure>, AblateError> {
         let (kinds, doses) = (self.kinds(), self.doses());
@@ -568,12 +586,16 @@ impl SetRun {
             return Ok(None);
         };
         let title = format!("Selected neurons and controls, dose: {}", dose_name(dose));
-        let mut figure = self.figure(&title);
+        let mut figure = self.figure(&title, about);
         for kind in kinds {
             let (name, look) = match kind {
                 ControlKind::Random => ("random controls", (Color::Grey, -DODGE)),
                 ControlKind::Matched => ("matched controls", (Color::Orange, DODGE)),
             };
+            let of_kind =
+                |role: &&Role| matches!(role, Role::Control { kind: k, .. } if *k == kind);
+            let draws = self.roles.iter().filter(of_kind).count();
+            let name = &format!("{name}, mean of {draws}");
             figure = figure.marks(self.line(name, Some(kind), dose, bootstrap, look)?);
         }
         let selected = self.line("selected", None, dose, bootstrap, (Color::Blue, 0.0))?;

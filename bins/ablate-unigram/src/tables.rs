@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, StringArray},
+    array::{
+        ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, StringArray,
+    },
     datatypes::{DataType, Field, Schema, SchemaRef},
     record_batch::RecordBatch,
 };
@@ -117,6 +119,12 @@ impl PositionTable {
                 ),
             ]);
         }
+        if sweep.variants().contains(&Variant::FrozenAll) {
+            floats.push((
+                "loss_post_ablation_with_frozen_all_tokens",
+                ablated(Variant::FrozenAll, loss),
+            ));
+        }
         if ranks {
             floats.extend([
                 ("rank_of_target", Column::Rank { ablated: false }),
@@ -156,6 +164,12 @@ impl PositionTable {
 
     pub(crate) fn schema(&self) -> SchemaRef {
         self.schema.clone()
+    }
+
+    /// Bytes of the numbers of a row that are measured.
+    pub(crate) fn value_bytes(&self) -> u64 {
+        // With the activation.
+        size_of::<f32>() as u64 * (self.columns.len() as u64 + 1)
     }
 
     /// One batch of `neurons x rows` rows.
@@ -261,6 +275,37 @@ pub(crate) struct SetTable {
 }
 
 type Columns = Vec<(String, ArrayRef)>;
+
+/// What tells the tables of runs apart, so that they can be put below each other.
+#[derive(Debug, Clone)]
+pub(crate) struct RunColumns {
+    /// Path or repository, as in the tables of other jobs.
+    pub(crate) model: String,
+    pub(crate) step: Option<u64>,
+    /// The reading.
+    pub(crate) semantics: &'static str,
+}
+
+impl RunColumns {
+    /// A table with these columns in front.
+    pub(crate) fn before(&self, table: &RecordBatch) -> anyhow::Result<RecordBatch> {
+        let rows = table.num_rows();
+        let text = |value: &str| texts(std::iter::repeat_n(Some(value.to_owned()), rows));
+        let step = self.step.map(|step| step as i64);
+        let mut columns: Columns = vec![
+            ("model".into(), text(&self.model)),
+            (
+                "step".into(),
+                Arc::new(Int64Array::from_iter(std::iter::repeat_n(step, rows))),
+            ),
+            ("semantics".into(), text(self.semantics)),
+        ];
+        let schema = table.schema();
+        let names = schema.fields().iter().map(|field| field.name().clone());
+        columns.extend(names.zip(table.columns().iter().cloned()));
+        record_batch(columns)
+    }
+}
 
 impl NeuronTable<'_> {
     /// The table: a column per variant, measure and kind of mean.

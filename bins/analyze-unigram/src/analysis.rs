@@ -1,19 +1,27 @@
 //! Everything that is computed from the table of one step.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use anyhow::Context;
 use job_kit::{RunRecord, WithHint};
 use model_conventions::Counted;
 use neuron_select::{
     Candidate, Coactivation, ControlKind, ControlOptions, Controls, CrossFit, Curve,
-    CurveIntervals, Grouped, Laws, MatchOn, Measure, NeuronId, Pool, RankInterval, Ranked, Ranking,
-    RowFilter, SelectError, Standing, Tally, Verdict, bootstrap_curve, bootstrap_ranks, cross_fit,
-    exchange_p, max_t, rank_p,
+    CurveIntervals, Effect, Grouped, Laws, MatchOn, Measure, NeuronId, Pool, RankInterval, Ranked,
+    Ranking, RowFilter, SelectError, Standing, Tally, Verdict, bootstrap_curve, bootstrap_ranks,
+    cross_fit, exchange_p, max_t, rank_p,
 };
 use surprisal_metrics::{Group, Interval, MIN_GROUPS};
 
-use crate::{changes::Followed, config::AnalyzeConfig, input::StepInput};
+use crate::{
+    baseline::Baseline,
+    changes::Followed,
+    config::AnalyzeConfig,
+    input::{StepInput, thousands},
+};
 
 /// Largest set whose co-activation is looked at: the principal components of more take too long.
 const MAX_COACTIVATION: usize = 512;
@@ -27,6 +35,16 @@ pub(crate) struct StepAnalysis {
     /// What it counts.
     pub(crate) counted: Counted,
     pub(crate) rows: usize,
+    /// Clusters with rows that count.
+    pub(crate) clusters: usize,
+    /// Which rows count, by which band and reading, and how many there are.
+    pub(crate) about: String,
+    /// The same of what tells rare and common rows apart.
+    pub(crate) about_both: String,
+    /// The share of the output weights in the null space that random ones have.
+    pub(crate) chance_null_share: Option<f64>,
+    /// Shares at random weights, where step 0 is among the steps.
+    pub(crate) baseline: Option<Arc<Baseline>>,
     /// Whether direct effects and mediated shares are of the band that files the rows; they are left out otherwise.
     pub(crate) direct: bool,
     pub(crate) ranking: Ranking,
@@ -59,6 +77,17 @@ pub(crate) struct Selected {
     pub(crate) total_effect: Option<Interval>,
     pub(crate) mediated_share: Option<Interval>,
     pub(crate) ln_mediated_share: Option<Interval>,
+    pub(crate) all_token_mediated_share: Option<Interval>,
+    /// Of the change whose sign selects: that of the loss, or of the divergence.
+    pub(crate) change: Option<Interval>,
+}
+
+impl Selected {
+    /// Whether the interval of the change whose sign selects leaves out 0; none without an interval.
+    pub(crate) fn sign_is_certain(&self) -> Option<bool> {
+        let interval = self.change?;
+        Some(interval.lower > 0.0 || interval.upper < 0.0)
+    }
 }
 
 /// An effect of the selection on the clusters that made it and on others, nats.
@@ -101,6 +130,8 @@ impl StratumCurve {
 #[derive(Debug)]
 pub(crate) struct SetContrast {
     pub(crate) set: SetName,
+    /// Neurons, each as often as it was drawn.
+    pub(crate) neurons: usize,
     pub(crate) mean: f64,
     pub(crate) clusters: usize,
     pub(crate) interval: Option<Interval>,
@@ -143,6 +174,9 @@ pub(crate) struct SetCoactivation {
 pub(crate) struct SetEffect {
     pub(crate) set: SetName,
     pub(crate) rows: RowFilter,
+    /// Neurons, each as often as it was drawn, and draws of a control.
+    pub(crate) neurons: usize,
+    pub(crate) draws: Option<usize>,
     pub(crate) mean: f64,
     /// Of the selection among the draws of this control; with matched controls of its neurons exchanged for those that are alike.
     pub(crate) rank_p: Option<f64>,
@@ -236,11 +270,12 @@ pub(crate) fn analyze(
                 .collect()
         }
     };
-    let selected = ranking
+    let selected: Vec<Selected> = ranking
         .top(top)
         .iter()
         .map(|ranked| with_intervals(config, &grouped, ranked))
         .collect::<anyhow::Result<_>>()?;
+    warn_of_signs(config, step, &selected, record);
     let max_t = adjusted(config, &grouped)?;
     let cross_fits = cross_fits(config, &grouped, ids.len())?;
     if cross_fits.is_empty() && config.cross_fit.folds > 0 && !ids.is_empty() {
@@ -298,10 +333,23 @@ pub(crate) fn analyze(
     let names = set_names(&sets, strata[0].1.neurons());
     let band_effects = band_effects(config, &names, (&controls, &sets), &strata)?;
     let band_contrasts = band_contrasts(config, &names, &sets, &strata)?;
+    let rows_each = effects.first().map_or(0, |effects| effects.rows);
+    let about = input.about(config.selection.rows, (rows_each, clusters, effects.len()))?;
+    let counted = strata.iter().map(|(rows, grouped)| {
+        let each = grouped.effects().first().map_or(0, |effects| effects.rows);
+        format!("{} {rows} of {}", thousands(each), input.clusters(grouped))
+    });
+    let counted: Vec<String> = counted.collect();
+    let about_both = format!("{}; rows: {}", input.about_band()?, counted.join(", "));
     Ok(StepAnalysis {
         counted: input.counted,
         step,
         rows: tally.rows(),
+        clusters,
+        about,
+        about_both,
+        chance_null_share: input.chance_null_share(),
+        baseline: None,
         direct: otherwise.is_none(),
         ranking,
         selected,
@@ -327,19 +375,54 @@ fn with_intervals(
     let resamples = config.bootstrap().resample(grouped.n_sequences())?;
     let (total, direct) = (groups(Measure::TotalEffect), groups(Measure::DirectEffect));
     let share = resamples.ratio(&direct, &total, floor)?;
-    let ln_share = match ranked.effects.frozen_ln_effect {
-        Some(_) => resamples.ratio(&groups(Measure::FrozenLnEffect), &total, floor)?,
-        None => None,
+    let share_under = |effect: Option<f64>, measure| match effect {
+        Some(_) => resamples.ratio(&groups(measure), &total, floor),
+        None => Ok(None),
     };
+    let ln_share = share_under(ranked.effects.frozen_ln_effect, Measure::FrozenLnEffect)?;
+    let all_share = share_under(ranked.effects.frozen_all_effect, Measure::FrozenAllEffect)?;
+    let loss_change = resamples.mean(&groups(Measure::LossChange))?;
+    let kl_change = resamples.mean(&groups(Measure::KlChange))?;
     Ok(Selected {
         ranked: *ranked,
         clusters: Group::with_values(&total),
-        loss_change: resamples.mean(&groups(Measure::LossChange))?,
-        kl_change: resamples.mean(&groups(Measure::KlChange))?,
+        change: match config.selection.heuristic.measure() {
+            Measure::KlChange => kl_change,
+            _ => loss_change,
+        },
+        loss_change,
+        kl_change,
         total_effect: resamples.mean(&total)?,
         mediated_share: share.map(Interval::complement),
         ln_mediated_share: ln_share.map(Interval::complement),
+        all_token_mediated_share: all_share.map(Interval::complement),
     })
+}
+
+/// Says how many of the selected neurons may have the other sign.
+fn warn_of_signs(config: &AnalyzeConfig, step: i64, selected: &[Selected], record: &mut RunRecord) {
+    let uncertain = selected
+        .iter()
+        .filter(|n| n.sign_is_certain() == Some(false));
+    let names: Vec<String> = uncertain
+        .map(|n| n.ranked.effects.neuron.to_string())
+        .collect();
+    record.count(
+        &format!("step_{step}_selected_of_uncertain_sign"),
+        names.len() as u64,
+    );
+    if !names.is_empty() && config.selection.effect != Effect::Any {
+        let change = match config.selection.heuristic.measure() {
+            Measure::KlChange => "the KL divergence",
+            _ => "the loss",
+        };
+        record.warn(format!(
+            "step {step}: the interval of the change of {change}, whose sign selects (`selection.effect`), includes 0 for {} of {} selected neurons, which may have the other sign on other text: {}",
+            names.len(),
+            selected.len(),
+            names.join(", ")
+        ));
+    }
 }
 
 /// P values over all neurons at once.
@@ -494,6 +577,10 @@ fn coactivation(
     record: &mut RunRecord,
 ) -> anyhow::Result<Vec<SetCoactivation>> {
     let size = sets[0].2.len();
+    if !input.has_positions() {
+        record.warn(format!("step {}: no co-activation, which needs activations side by side: they are in the table of positions (`output.positions=on` of ablate-unigram)", input.step));
+        return Ok(Vec::new());
+    }
     if !(2..=MAX_COACTIVATION).contains(&size) {
         record.warn(format!("step {}: co-activation is looked at in sets of 2 to {MAX_COACTIVATION} neurons, this one has {size}", input.step));
         return Ok(Vec::new());
@@ -590,6 +677,9 @@ fn band_effects(
             effects.push(SetEffect {
                 set: *set,
                 rows: *rows,
+                neurons: neurons.len(),
+                draws: matches!(set, SetName::Control(_))
+                    .then(|| sets.iter().filter(|(name, ..)| name == set).count()),
                 rank_p,
                 mean: Group::total(&groups).mean().context("a set without rows")?,
                 clusters: Group::with_values(&groups),
@@ -638,6 +728,7 @@ fn band_contrasts(
             };
             contrasts.push(SetContrast {
                 set: *set,
+                neurons: neurons.len(),
                 mean,
                 clusters: of_all.len(),
                 interval,

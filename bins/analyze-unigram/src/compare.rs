@@ -195,6 +195,7 @@ fn read(path: &Path) -> anyhow::Result<Analysis> {
                 activation: numbers[5][i],
                 kl_abs_change: at(&kl_abs, i).unwrap_or(f64::NAN),
                 // No ranking is by these.
+                frozen_all_effect: None,
                 rms_change: None,
                 active_share: f64::NAN,
                 active_loss: None,

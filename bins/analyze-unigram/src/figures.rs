@@ -7,17 +7,21 @@ use neuron_select::{NeuronId, Ranked, RowFilter};
 
 use crate::{
     analysis::{SetName, StepAnalysis, StratumCurve},
+    baseline::Share,
+    input::thousands,
     stability::Overlap,
 };
 
-/// Mediated shares below this are cut off: a ratio may fall without bound where the direct effect is the larger one.
-const LOWEST_SHARE: f64 = -0.5;
+/// Why shares may lie at the edge of a figure.
+const FAR_SHARES: &str = " A share falls without bound where the direct effect is much larger than the total one: triangles at an edge are neurons beyond it.";
 
 /// A figure, the name of its files and what it shows.
 pub(crate) struct Named {
     pub(crate) stem: String,
     pub(crate) figure: Figure,
     pub(crate) caption: String,
+    /// What the values are of, and how many.
+    about: String,
 }
 
 /// The figures of one step.
@@ -35,8 +39,16 @@ pub(crate) fn of_step(step: &StepAnalysis) -> Vec<Named> {
     figures.extend(ranks(step));
     for named in &mut figures {
         named.stem = stem_at(step.step, &named.stem);
+        // Those of both kinds of rows have said it themselves.
+        if named.about.is_empty() {
+            named.about.clone_from(&step.about);
+        }
     }
-    figures
+    let with_about = |named: Named| Named {
+        figure: named.figure.subtitle(&named.about),
+        ..named
+    };
+    figures.into_iter().map(with_about).collect()
 }
 
 /// Stems of the figures of one step, and of the one of all steps.
@@ -59,6 +71,7 @@ const BANDS: &str = "bands";
 const INFLUENCE: &str = "influence";
 const RANKS: &str = "ranks";
 const STABILITY: &str = "stability";
+const SHARES: &str = "shares";
 
 fn stem_at(step: i64, stem: &str) -> String {
     if step < 0 {
@@ -73,7 +86,7 @@ pub(crate) fn stems(steps: impl IntoIterator<Item = i64>) -> Vec<String> {
     steps
         .into_iter()
         .flat_map(|step| OF_STEP.map(|stem| stem_at(step, stem)))
-        .chain([STABILITY.to_owned()])
+        .chain([STABILITY, SHARES].map(String::from))
         .collect()
 }
 
@@ -82,6 +95,7 @@ fn named(stem: &str, figure: Figure, caption: impl Into<String>) -> Named {
         stem: stem.to_owned(),
         figure,
         caption: caption.into(),
+        about: String::new(),
     }
 }
 
@@ -146,36 +160,28 @@ fn named_points(step: &StepAnalysis, place: impl Fn(&Ranked) -> Option<(f64, f64
 /// After figure 3b of Stolfo et al. 2024.
 fn mediation(step: &StepAnalysis) -> Named {
     let place = |n: &Ranked| Some((n.effects.kl_abs_change, n.mediated_share?));
-    let undefined = step
-        .ranking
-        .all()
-        .iter()
-        .filter(|n| n.mediated_share.is_none())
-        .count();
-    let below = step
-        .ranking
-        .all()
-        .iter()
-        .filter(|n| n.mediated_share.is_some_and(|share| share < LOWEST_SHARE))
-        .count();
+    let all = || step.ranking.all().iter();
+    let undefined = all().filter(|n| n.mediated_share.is_none()).count();
     let mut caption = "Share of the total effect that goes through token frequency, against the mean absolute change of KL from the token frequencies.".to_owned();
     if undefined > 0 {
         caption +=
             &format!(" {undefined} neurons have a total effect below the floor and no share.");
     }
-    let mut share = Axis::linear("mediated share");
-    if below > 0 {
-        share = share.range(LOWEST_SHARE, 1.02);
-        caption += &format!(
-            " {below} neurons lie below the figure: their direct effect is much larger than the total one."
-        );
-    }
+    caption += FAR_SHARES;
     let figure = Figure::new(
         &title("Mediated share and KL change", step),
         Axis::log("mean |change of KL| (nats)"),
-        share,
+        Axis::linear("mediated share").bulk(),
     );
+    let figure = figure.marks(at_step_0(step, Share::Frequency));
     named(MEDIATION, figure.marks(named_points(step, place)), caption)
+}
+
+/// The median share at random weights, as a line across.
+fn at_step_0(step: &StepAnalysis, share: Share) -> Option<Mark> {
+    let median = step.baseline.as_ref()?.median(share)?;
+    let label = format!("median at step 0, random weights: {median:.3}");
+    Some(Mark::horizontal(&label, median))
 }
 
 fn effects(step: &StepAnalysis) -> Named {
@@ -233,7 +239,7 @@ fn norm_effects(step: &StepAnalysis) -> Option<Named> {
     let (selected, others) = split(step);
     let groups = [
         ("selected", Color::Vermilion, selected),
-        ("other neurons", Color::Grey, others),
+        ("others", Color::Grey, others),
     ];
     let mut marks = Vec::new();
     let mut names = Vec::new();
@@ -246,10 +252,11 @@ fn norm_effects(step: &StepAnalysis) -> Option<Named> {
             ("total", effects.iter().map(|e| e.0).collect()),
             ("direct", effects.iter().map(|e| e.1).collect()),
         ];
+        let n = effects.len();
         for (effect, values) in both {
             let [low, lower, median, upper, high] = five_numbers(values)?;
             let x = names.len() as f64;
-            names.push(format!("{name}, {effect}"));
+            names.push(format!("{name} ({n}), {effect}"));
             marks.push(
                 Mark::points("", [(x, median)])
                     .intervals([(low, high)])
@@ -292,24 +299,18 @@ fn five_numbers(mut values: Vec<f64>) -> Option<[f64; 5]> {
 /// How the null space and the final norm go together, as in Stolfo et al. 2024.
 fn rho(step: &StepAnalysis) -> Option<Named> {
     let place = |n: &Ranked| Some((n.effects.weights.null_share?.sqrt(), n.ln_mediated_share?));
-    let all = || step.ranking.all().iter();
-    all().find_map(place)?;
-    let below = all()
-        .filter_map(place)
-        .filter(|p| p.1 < LOWEST_SHARE)
-        .count();
-    let mut share = Axis::linear("share mediated by the final norm");
-    let mut caption = "Each point is a neuron. rho: the norm of the output weights within the null space of the unembedding, over their whole norm. Entropy neurons lie to the upper right.".to_owned();
-    if below > 0 {
-        share = share.range(LOWEST_SHARE, 1.02);
-        caption += &format!(
-            " {below} neurons lie below the figure: their direct effect is much larger than the total one."
-        );
-    }
-    let figure = Figure::new(
+    step.ranking.all().iter().find_map(place)?;
+    let mut figure = Figure::new(
         &title("Null space and the effect through the final norm", step),
         Axis::linear("rho"),
-        share,
+        Axis::linear("share mediated by the final norm").bulk(),
+    )
+    .marks(at_step_0(step, Share::FinalNorm));
+    if let Some(chance) = step.chance_null_share {
+        figure = figure.mark(Mark::vertical("by chance", chance.sqrt()));
+    }
+    let caption = format!(
+        "Each point is a neuron. rho: the norm of the output weights within the null space of the unembedding, over their whole norm. Entropy neurons lie to the upper right.{FAR_SHARES}"
     );
     Some(named(RHO, figure.marks(named_points(step, place)), caption))
 }
@@ -347,6 +348,11 @@ fn bands(step: &StepAnalysis) -> Option<Named> {
                 )
             })
             .unzip();
+        let sizes = step.band_effects.iter().find(|e| e.set == set);
+        let n = sizes.map_or(String::new(), |e| match e.draws {
+            Some(draws) if draws > 0 => format!(" ({draws} sets of {})", e.neurons / draws),
+            _ => format!(" ({})", thousands(e.neurons)),
+        });
         let name = match set {
             SetName::Selection => "selected",
             SetName::MatchedSelection => "selected, with matched controls",
@@ -361,7 +367,9 @@ fn bands(step: &StepAnalysis) -> Option<Named> {
             SetName::Control(neuron_select::ControlKind::Matched) => Color::Green,
             SetName::All => Color::Grey,
         };
-        Mark::bars(name, points).intervals(intervals).color(color)
+        Mark::bars(&format!("{name}{n}"), points)
+            .intervals(intervals)
+            .color(color)
     };
     let names = rows.iter().map(|rows| match rows {
         RowFilter::LongTail => "long-tail rows",
@@ -374,11 +382,14 @@ fn bands(step: &StepAnalysis) -> Option<Named> {
         Axis::linear("mean total effect (nats)"),
     );
     let figure = figure.marks(sets.into_iter().map(mark));
-    Some(named(
-        BANDS,
-        figure,
-        "Mean over the neurons of a set, all draws of a control together; error bars are bootstrap-t intervals over documents (or sequences).",
-    ))
+    Some(Named {
+        about: step.about_both.clone(),
+        ..named(
+            BANDS,
+            figure,
+            "Mean over the neurons of a set, all draws of a control together; error bars are bootstrap-t intervals over documents (or sequences).",
+        )
+    })
 }
 
 /// The influence curves of rare and common rows, with their fits.
@@ -392,7 +403,12 @@ fn curves(step: &StepAnalysis) -> Option<Named> {
         Axis::log("influence: mean |change of loss| (nats)"),
     );
     let mut plateaus = Vec::new();
-    for (curve, color) in step.curves.iter().zip([Color::Vermilion, Color::Blue]) {
+    for (i, (curve, color)) in step
+        .curves
+        .iter()
+        .zip([Color::Vermilion, Color::Blue])
+        .enumerate()
+    {
         let fit = curve.curve.best_fit();
         let points = curve
             .influence
@@ -412,9 +428,11 @@ fn curves(step: &StepAnalysis) -> Option<Named> {
                     .color(color)
                     .radius(2.0),
             )
-            .mark(
-                Mark::line("", ranks.iter().map(|&rank| (rank, fit.at(rank)))).color(Color::Black),
-            )
+            .mark({
+                let line = Mark::line("", ranks.iter().map(|&rank| (rank, fit.at(rank))));
+                let line = line.color(Color::Black);
+                if i > 0 { line.dashed() } else { line }
+            })
             .mark(
                 Mark::points(
                     "",
@@ -422,19 +440,22 @@ fn curves(step: &StepAnalysis) -> Option<Named> {
                         .into_iter()
                         .map(|rank| (rank, fit.at(rank))),
                 )
-                .color(Color::Black)
+                .color(color)
                 .radius(5.0),
             );
         plateaus.push(format!("{name}: {}", crate::summary::curve_in_words(curve)));
     }
-    Some(named(
-        INFLUENCE,
-        figure,
-        format!(
-            "Dots: neurons. Lines: the broken line that the Bayesian information criterion prefers, with its breaks; independent values of one law bend as well, so the verdict is that of a likelihood comparison. {}.",
-            plateaus.join(". ")
-        ),
-    ))
+    Some(Named {
+        about: step.about_both.clone(),
+        ..named(
+            INFLUENCE,
+            figure,
+            format!(
+                "Small: neurons. Lines: the broken line that the Bayesian information criterion prefers (dashed of common rows), with its breaks; independent values of one law bend as well, so the verdict is that of a likelihood comparison. {}.",
+                plateaus.join(". ")
+            ),
+        )
+    })
 }
 
 fn rows_label(curve: &StratumCurve) -> &'static str {
@@ -488,24 +509,32 @@ fn ranks(step: &StepAnalysis) -> Option<Named> {
 /// Overlap of each selection with the one before and with the last.
 pub(crate) fn stability(steps: &[StepAnalysis], overlaps: &[Overlap]) -> Option<Named> {
     let last = steps.last().filter(|_| steps.len() > 1)?;
-    let (last, counted) = (last.step, last.counted);
-    let place = |step: i64| steps.iter().position(|s| s.step == step).unwrap_or(0);
+    let (last, counted, about) = (last.step, last.counted, &last.about);
     let with_last = |value: fn(&Overlap) -> Option<f64>| {
         overlaps
             .iter()
             .filter(move |o| o.other == last)
-            .filter_map(move |o| Some((place(o.step) as f64, value(o)?)))
+            .filter_map(move |o| Some((o.step as f64, value(o)?)))
+    };
+    let next = |step: i64| {
+        let place = steps.iter().position(|s| s.step == step)?;
+        Some(steps.get(place + 1)?.step)
     };
     let with_next: Vec<(f64, f64)> = overlaps
         .iter()
-        .filter(|o| place(o.other) == place(o.step) + 1)
-        .filter_map(|o| Some((place(o.step) as f64, o.jaccard?)))
+        .filter(|o| next(o.step) == Some(o.other))
+        .filter_map(|o| Some((o.step as f64, o.jaccard?)))
         .collect();
     let figure = Figure::new(
         "Overlap of selections between checkpoints",
-        Axis::categories(counted.label(), steps.iter().map(|s| s.step.to_string())),
+        Axis::steps(counted.label()),
         Axis::linear("overlap").range(0.0, 1.02),
     )
+    .subtitle(&format!(
+        "{} at each step; at step {last} {about}",
+        selected_each(steps)
+    ))
+    .mark(Mark::vertical("last step", last as f64))
     .mark(Mark::line("Jaccard with the last step", with_last(|o| o.jaccard)).with_dots())
     .mark(
         Mark::line(
@@ -514,14 +543,75 @@ pub(crate) fn stability(steps: &[StepAnalysis], overlaps: &[Overlap]) -> Option<
         )
         .with_dots(),
     )
-    .mark(
-        Mark::line("Jaccard with the next step", with_next)
-            .dashed()
-            .with_dots(),
-    );
+    .mark(Mark::line("Jaccard with the next step", with_next).with_dots())
+    .mark(Mark::line("Jaccard by chance", with_last(|o| o.chance)).color(Color::Grey));
     Some(named(
         STABILITY,
         figure,
-        "1: the same neurons; 0: none in common.",
+        "1: the same neurons; 0: none in common. By chance: as many neurons drawn at random from the table.",
     ))
+}
+
+/// How many neurons the steps select.
+fn selected_each(steps: &[StepAnalysis]) -> String {
+    let sizes = || steps.iter().map(|step| step.selected.len());
+    match (sizes().min(), sizes().max()) {
+        (Some(least), Some(most)) if least != most => format!("{least} to {most} selected"),
+        (Some(each), _) => format!("{each} selected"),
+        _ => String::new(),
+    }
+}
+
+/// What goes through token frequency and through the final norm, over checkpoints: at random weights there are shares already.
+pub(crate) fn shares(steps: &[StepAnalysis]) -> Option<Named> {
+    let last = steps.last().filter(|_| steps.len() > 1)?;
+    let mut marks = Vec::new();
+    let looks = [
+        (Share::Frequency, "token frequency", Color::Vermilion),
+        (Share::AllTokens, "frequency of all tokens", Color::Purple),
+        (Share::FinalNorm, "final norm", Color::Blue),
+    ];
+    for (share, name, color) in looks {
+        for (whose, of_selected) in [("selected", true), ("all neurons", false)] {
+            let points: Vec<(f64, f64)> = steps
+                .iter()
+                .filter_map(|step| {
+                    let selected = step.selected.iter().map(|n| &n.ranked);
+                    let median = match of_selected {
+                        true => share.median(step, selected),
+                        false => share.median(step, step.ranking.all().iter()),
+                    };
+                    Some((step.step as f64, median?))
+                })
+                .collect();
+            if !points.is_empty() {
+                let line = Mark::line(&format!("{name}, {whose}"), points);
+                let line = line.color(color);
+                marks.push(if of_selected {
+                    line.with_dots()
+                } else {
+                    line.with_dots().dashed()
+                });
+            }
+        }
+    }
+    let figure = Figure::new(
+        "Shares of the total effect over checkpoints, medians over neurons",
+        Axis::steps(last.counted.label()),
+        Axis::linear("share of the total effect"),
+    )
+    .subtitle(&format!(
+        "{} at each step; at step {} {}",
+        selected_each(steps),
+        last.step,
+        last.about
+    ))
+    .mark(Mark::horizontal("", 0.0));
+    (!marks.is_empty()).then(|| {
+        named(
+            SHARES,
+            figure.marks(marks),
+            "What of the total effect goes through token frequency, as the reading freezes it and of all tokens, and through the scale of the final norm. The value at step 0 is that of random weights: a share says something about training as far as it differs from it.",
+        )
+    })
 }

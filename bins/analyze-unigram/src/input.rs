@@ -7,14 +7,17 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use job_kit::{Columns, Progress, RunRecord, TableReader, WithHint};
+use job_kit::{Columns, Progress, RunRecord, TableReader, WithHint, report::number};
 use model_conventions::{Counted, StepName, StepNames};
-use neuron_select::{Candidate, NeuronEffects, NeuronId, Row, RowFilter, Stratum, Tally, Weights};
+use neuron_select::{
+    Candidate, Grouped, NeuronEffects, NeuronId, Row, RowFilter, Stratum, Tally, Weights,
+};
 use serde_json::Value;
 
 use crate::{
     config::{AnalyzeConfig, InputConfig},
     strata::Strata,
+    sums,
 };
 
 /// The table of one checkpoint.
@@ -24,7 +27,10 @@ pub(crate) struct StepInput {
     pub(crate) step: i64,
     /// What it counts.
     pub(crate) counted: Counted,
-    pub(crate) table: TableReader,
+    /// The table of positions, if there is one.
+    positions: Option<TableReader>,
+    /// Sums per neuron and document, if there are any and they are filed as this analysis files rows.
+    sums: Option<TableReader>,
     /// `neurons.parquet` beside it, if there is one.
     pub(crate) neurons: Option<PathBuf>,
     /// `run.json` beside it, if there is one.
@@ -70,9 +76,12 @@ fn open_step(
     path: &Path,
     record: &mut RunRecord,
 ) -> anyhow::Result<StepInput> {
-    let file = table_file(&config.input, path)?;
-    let table = TableReader::open(&file)?;
-    if let (Some(layer), Some(column)) = (config.input.layer, layer_column(&table)) {
+    let (positions, sums) = tables(&config.input, path)?;
+    let Some(table) = positions.as_ref().or(sums.as_ref()) else {
+        bail!("`{}` holds no table", path.display());
+    };
+    let file = table.path().to_owned();
+    if let (Some(layer), Some(column)) = (config.input.layer, layer_column(table)) {
         bail!(
             "`input.layer` is {layer}, but `{}` says the layer of each neuron in its column `{column}`: leave `input.layer` out",
             file.display()
@@ -113,11 +122,16 @@ fn open_step(
         ));
     }
     let (step, counted) = step.unwrap_or((-1, Counted::default()));
-    let strata = Strata::new(config, &table, run.as_ref())?;
+    let strata = match &positions {
+        Some(table) => Strata::new(config, table, run.as_ref())?,
+        None => Strata::of_sums(config, table, run.as_ref())?,
+    };
+    let sums = sums.filter(|_| strata.of_the_ablation());
     Ok(StepInput {
         step,
         counted,
-        table,
+        positions,
+        sums,
         neurons: beside("neurons.parquet"),
         run,
         strata,
@@ -134,42 +148,54 @@ fn layer_column(table: &TableReader) -> Option<&'static str> {
     }
 }
 
-/// The table itself, or the one in a folder.
-fn table_file(input: &InputConfig, path: &Path) -> anyhow::Result<PathBuf> {
-    if !path.is_dir() {
-        if let Some(name) = &input.table {
-            bail!(
-                "`input.table` is `{}`, a table in a folder, but `input.path` is no folder: `{}`",
-                name.display(),
-                path.display()
-            );
-        }
-        return Ok(path.to_owned());
-    }
-    if let Some(name) = &input.table {
-        return Ok(path.join(name));
-    }
-    let names = ["positions.parquet", "positions.feather"];
-    let found: Vec<PathBuf> = names
-        .iter()
-        .map(|name| path.join(name))
-        .filter(|path| path.is_file())
-        .collect();
-    match &found[..] {
-        [one] => Ok(one.clone()),
-        [] => Err(anyhow::anyhow!(
-            "`{}` holds neither positions.parquet nor positions.feather",
+/// The table of positions and the one of sums: the table itself, or those in a folder.
+fn tables(
+    input: &InputConfig,
+    path: &Path,
+) -> anyhow::Result<(Option<TableReader>, Option<TableReader>)> {
+    let named = match &input.table {
+        Some(name) if !path.is_dir() => bail!(
+            "`input.table` is `{}`, a table in a folder, but `input.path` is no folder: `{}`",
+            name.display(),
             path.display()
-        ))
-        .hint(
-            "run ablate-unigram with output.positions=on, or name another table with input.table",
         ),
-        _ => Err(anyhow::anyhow!(
-            "`{}` holds positions.parquet and positions.feather",
-            path.display()
-        ))
-        .hint("say which with input.table"),
+        Some(name) => Some(path.join(name)),
+        None => (!path.is_dir()).then(|| path.to_owned()),
+    };
+    if let Some(path) = named {
+        let table = TableReader::open(&path)?;
+        return Ok(match sums::are_in(&table) {
+            true => (None, Some(table)),
+            false => (Some(table), None),
+        });
     }
+    let open = |name: &str| {
+        let path = path.join(name);
+        path.is_file()
+            .then(|| TableReader::open(&path))
+            .transpose()
+            .map_err(anyhow::Error::from)
+    };
+    let positions = match (open("positions.parquet")?, open("positions.feather")?) {
+        (Some(_), Some(_)) => {
+            return Err(anyhow::anyhow!(
+                "`{}` holds positions.parquet and positions.feather",
+                path.display()
+            ))
+            .hint("say which with input.table");
+        }
+        (parquet, feather) => parquet.or(feather),
+    };
+    let sums = open(sums::FILE)?;
+    if positions.is_none() && sums.is_none() {
+        return Err(anyhow::anyhow!(
+            "`{}` holds neither {} nor positions.parquet or positions.feather",
+            path.display(),
+            sums::FILE
+        ))
+        .hint("run ablate-unigram, or name another table with input.table");
+    }
+    Ok((positions, sums))
 }
 
 /// Folders that are named by their step; the others are counted.
@@ -212,10 +238,114 @@ fn step_of(file: &Path, run: Option<&Value>) -> Option<(u64, Counted)> {
 }
 
 impl StepInput {
+    /// The tables that it reads.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        let tables = self.positions.iter().chain(&self.sums);
+        let beside = self.neurons.as_deref();
+        tables.map(TableReader::path).chain(beside)
+    }
+
+    /// Which rows count, and how many rows, clusters and neurons there are, in words.
+    pub(crate) fn about(
+        &self,
+        rows: RowFilter,
+        (each, clusters, neurons): (usize, usize, usize),
+    ) -> anyhow::Result<String> {
+        let rows = match rows {
+            RowFilter::None => "all".to_owned(),
+            rows => rows.to_string(),
+        };
+        Ok(format!(
+            "{rows} rows: n = {} of {} {}, {} neurons; {}",
+            thousands(each),
+            thousands(clusters),
+            self.cluster(),
+            thousands(neurons),
+            self.about_band()?
+        ))
+    }
+
+    /// How many documents or sequences have rows, in words.
+    pub(crate) fn clusters(&self, grouped: &Grouped) -> String {
+        let clusters = grouped.n_sequences_with_rows();
+        format!("{} {}", thousands(clusters), self.cluster())
+    }
+
+    fn cluster(&self) -> &'static str {
+        let mut tables = self.positions.iter().chain(&self.sums);
+        match tables.any(|table| table.has("document")) {
+            true => "documents",
+            false => "sequences",
+        }
+    }
+
+    /// The band that files rows, by which token, and the reading of the ablation, in words.
+    pub(crate) fn about_band(&self) -> anyhow::Result<String> {
+        let noted = |at: &str| self.run.as_ref()?.pointer(at);
+        let bound = |name: &str| noted(&format!("/notes/band/{name}"))?.as_f64();
+        let (band, token) = match self.strata.band() {
+            Some((band, token)) => (Some((band.min_frequency, band.max_frequency)), Some(token)),
+            None => (
+                bound("min_frequency").zip(bound("max_frequency")),
+                noted("/config/semantics/band_token").and_then(Value::as_str),
+            ),
+        };
+        let mut parts = Vec::new();
+        parts.push(match band {
+            Some((min, max)) => format!("band {} to {}", number(min, 2), number(max, 2)),
+            None => "band unknown".to_owned(),
+        });
+        parts.extend(token.map(|token| format!("by {token} token")));
+        parts.extend(self.reading()?.map(|reading| format!("reading {reading}")));
+        Ok(parts.join(", "))
+    }
+
+    /// The reading of the ablation, as `neurons.parquet` names it.
+    fn reading(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.neurons else {
+            return Ok(None);
+        };
+        let table = TableReader::open(path)?;
+        if !table.has("semantics") {
+            return Ok(None);
+        }
+        Ok(table
+            .read(&["semantics"])?
+            .text("semantics")?
+            .into_iter()
+            .next())
+    }
+
+    /// The share of random output weights in the null space, as the ablation notes it.
+    pub(crate) fn chance_null_share(&self) -> Option<f64> {
+        let notes = self.run.as_ref()?.pointer("/notes/null_directions")?;
+        notes.get("chance_share")?.as_f64()
+    }
+
+    /// Whether activations are known side by side.
+    pub(crate) fn has_positions(&self) -> bool {
+        self.positions.is_some()
+    }
+
+    fn positions(&self) -> anyhow::Result<&TableReader> {
+        self.positions
+            .as_ref()
+            .with_context(|| format!("there is no table of positions of step {}", self.step))
+    }
+
     /// Sums over all rows.
     pub(crate) fn tally(&self) -> anyhow::Result<Tally> {
+        let mut tally = match &self.sums {
+            Some(table) => sums::read(table)?,
+            None => self.tally_of_positions(self.positions()?)?,
+        };
+        tally.set_weights(self.weights()?);
+        Ok(tally)
+    }
+
+    fn tally_of_positions(&self, table: &TableReader) -> anyhow::Result<Tally> {
         // Sequences of one document are one cluster.
-        let cluster = match self.table.has("document") {
+        let cluster = match table.has("document") {
             true => "document",
             false => "batch",
         };
@@ -229,18 +359,16 @@ impl StepInput {
             "kl_divergence_after",
         ];
         // Where the ablation measured it.
-        let frozen_ln = Some("loss_post_ablation_with_frozen_ln").filter(|c| self.table.has(c));
-        let columns: Vec<&str> = values.into_iter().chain(frozen_ln).collect();
+        let frozen_ln = Some("loss_post_ablation_with_frozen_ln").filter(|c| table.has(c));
+        let frozen_all = Some("loss_post_ablation_with_frozen_all_tokens").filter(|c| table.has(c));
+        let columns = values.into_iter().chain(frozen_ln).chain(frozen_all);
+        let columns: Vec<&str> = columns.collect();
         let mut tally = Tally::default();
-        tally.set_weights(self.weights()?);
         let change = ActivationChange::new(self)?;
-        let progress = Progress::new(
-            &format!("step {}", self.step),
-            self.table.rows()? as u64,
-            "rows",
-        );
+        let progress = Progress::new(&format!("step {}", self.step), table.rows()? as u64, "rows");
         self.each_batch(&columns, |neurons, strata, rows| {
             let frozen_ln = frozen_ln.map(|column| rows.f64(column)).transpose()?;
+            let frozen_all = frozen_all.map(|column| rows.f64(column)).transpose()?;
             let sequence = rows.i64(cluster)?;
             let [activation, loss, after, frozen, kl, kl_after] =
                 [1, 2, 3, 4, 5, 6].map(|i| rows.f64(values[i]));
@@ -254,6 +382,7 @@ impl StepInput {
                     loss_change: after[i] - loss[i],
                     frozen_loss_change: frozen[i] - loss[i],
                     frozen_ln_loss_change: frozen_ln.as_ref().map(|after| after[i] - loss[i]),
+                    frozen_all_loss_change: frozen_all.as_ref().map(|after| after[i] - loss[i]),
                     kl_change: kl_after[i] - kl[i],
                     activation: activation[i],
                     activation_change: change.of(neurons[i], activation[i]),
@@ -265,7 +394,7 @@ impl StepInput {
         })?;
         progress.finish();
         if tally.rows() == 0 {
-            bail!("the table `{}` has no rows", self.table.path().display());
+            bail!("the table `{}` has no rows", table.path().display());
         }
         Ok(tally)
     }
@@ -338,9 +467,8 @@ impl StepInput {
         let candidate = |e: &NeuronEffects| {
             let traits = *known.get(&e.neuron).with_context(|| {
                 format!(
-                    "neuron {} is in `{}` but not in `{}`",
+                    "neuron {} of the table beside `{}` is not in it",
                     e.neuron,
-                    self.table.path().display(),
                     path.display()
                 )
             })?;
@@ -381,7 +509,8 @@ impl StepInput {
         columns: &[&str],
         mut take: impl FnMut(&[NeuronId], &[Stratum], &Columns) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let names: &[&str] = match (layer_column(&self.table), self.layer) {
+        let table = self.positions()?;
+        let names: &[&str] = match (layer_column(table), self.layer) {
             (Some("layer"), _) => &["layer", "neuron"],
             (None, Some(_)) => &["neuron"],
             _ => &["component_name"],
@@ -392,7 +521,7 @@ impl StepInput {
             .copied()
             .chain(self.strata.columns())
             .collect();
-        for batch in self.table.batches(&needed)? {
+        for batch in table.batches(&needed)? {
             let batch = batch?;
             let neurons = match (names, self.layer) {
                 (["layer", ..], _) => numbered(&batch.i64("layer")?, &batch.i64("neuron")?)?,
@@ -400,7 +529,7 @@ impl StepInput {
                     let neurons = batch.i64("neuron")?;
                     numbered(&vec![i64::from(layer); neurons.len()], &neurons)?
                 }
-                _ => named(&batch, &self.table)?,
+                _ => named(&batch, table)?,
             };
             take(&neurons, &self.strata.of(&batch)?, &batch)?;
         }
@@ -451,7 +580,20 @@ impl ActivationChange {
     }
 }
 
-fn numbered(layers: &[i64], neurons: &[i64]) -> anyhow::Result<Vec<NeuronId>> {
+/// A count with commas at the thousands.
+pub(crate) fn thousands(count: usize) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+pub(crate) fn numbered(layers: &[i64], neurons: &[i64]) -> anyhow::Result<Vec<NeuronId>> {
     let id = |(&layer, &neuron)| {
         let id = usize::try_from(layer)
             .ok()

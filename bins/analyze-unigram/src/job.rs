@@ -6,7 +6,10 @@ use job_kit::{OutputDir, RunRecord};
 use neuron_select::NeuronId;
 use serde_json::Value;
 
-use crate::{analysis, changes, config::AnalyzeConfig, input, page, stability, summary, tables};
+use crate::{
+    analysis, baseline::Baseline, changes, config::AnalyzeConfig, input, page, stability, summary,
+    tables,
+};
 
 const JOB: &str = "analyze-unigram";
 
@@ -27,9 +30,8 @@ pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()
     // The last checkpoint first: the neurons that it selects are followed through all others.
     let mut followed: Option<Vec<NeuronId>> = None;
     for input in inputs.iter().rev() {
-        record.input(input.table.path())?;
-        if let Some(neurons) = &input.neurons {
-            record.input(neurons)?;
+        for path in input.paths() {
+            record.input(path)?;
         }
         let clock = Instant::now();
         let step = analysis::analyze(config, input, followed.as_deref(), &mut record)?;
@@ -46,6 +48,12 @@ pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()
         steps.push(step);
     }
     steps.reverse();
+    let baseline = Baseline::of(&steps);
+    for step in &mut steps {
+        step.baseline.clone_from(&baseline);
+    }
+    let without = inputs.iter().filter(|input| !input.has_positions());
+    record.count("steps_without_positions", without.count() as u64);
     // Checkpoints of one sweep share these settings, but for the model.
     if let Some(ablation) = inputs
         .iter()

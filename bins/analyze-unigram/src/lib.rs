@@ -1,6 +1,7 @@
 //! Selects neurons from ablation tables and says how sure the selection is.
 
 mod analysis;
+mod baseline;
 mod changes;
 mod compare;
 mod config;
@@ -11,6 +12,7 @@ mod page;
 mod stability;
 mod strata;
 mod summary;
+mod sums;
 mod tables;
 
 use std::{path::PathBuf, process::ExitCode};

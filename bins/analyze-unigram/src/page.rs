@@ -11,6 +11,7 @@ use surprisal_metrics::{Group, Interval};
 
 use crate::{
     analysis::{SetName, StepAnalysis, StratumCurve, rows_name},
+    baseline::Share,
     changes::{StepChange, Subject},
     config::AnalyzeConfig,
     figures,
@@ -72,12 +73,13 @@ pub(crate) fn write(
             false => section.grid(change_grid(changes)),
         };
         let stem = format!("{PLOTS}/{}", named.stem);
-        report = report.section(section.saved_figure(
-            &named.figure,
-            &named.caption,
-            (out, &stem),
-            record,
-        )?);
+        let mut section =
+            section.saved_figure(&named.figure, &named.caption, (out, &stem), record)?;
+        if let Some(named) = figures::shares(steps) {
+            let stem = format!("{PLOTS}/{}", named.stem);
+            section = section.saved_figure(&named.figure, &named.caption, (out, &stem), record)?;
+        }
+        report = report.section(section);
     }
     for (i, step) in steps.iter().enumerate() {
         let title = if step.step < 0 {
@@ -138,6 +140,25 @@ pub(crate) fn write(
     Ok(out.write(REPORT, report.to_html())?)
 }
 
+/// Median shares at random weights, to read shares beside.
+pub(crate) fn share_baselines(step: &StepAnalysis) -> String {
+    let Some(baseline) = &step.baseline else {
+        return String::new();
+    };
+    let medians = Share::ALL.into_iter().filter_map(|share| {
+        let median = baseline.median(share)?;
+        Some(format!("{} {:.1} %", share.name(), 100.0 * median))
+    });
+    let medians: Vec<String> = medians.collect();
+    match medians.is_empty() {
+        true => String::new(),
+        false => format!(
+            "median shares of all neurons at step 0, random weights: {}; ",
+            medians.join(", ")
+        ),
+    }
+}
+
 fn selection_grid(step: &StepAnalysis) -> Grid {
     let columns = [
         "rank",
@@ -145,33 +166,47 @@ fn selection_grid(step: &StepAnalysis) -> Grid {
         "total effect",
         "interval",
         "mediated",
+        "mediated, all tokens",
+        "by the final norm",
         "Δ loss",
+        "interval",
         "Δ KL",
+        "interval",
         "ranks",
         "selected in",
         "p, Δ loss",
         "p, Δ KL",
     ];
     let caption = format!(
-        "{} of {} neurons; effects and changes in nats; `ranks` are those over resampled sequences, `selected in` is the share of resamples that select the neuron; p values are over all neurons at once (max-t by sign flips of documents)",
+        "{} of {} neurons, {}; {}effects and changes in nats; `ranks` are those over resampled sequences, `selected in` is the share of resamples that select the neuron; p values are over all neurons at once (max-t by sign flips of documents)",
         step.selected.len(),
-        step.ranking.all().len()
+        step.ranking.all().len(),
+        step.about,
+        share_baselines(step),
     );
     let mut grid = Grid::new(columns).caption(&caption);
     for (i, neuron) in step.selected.iter().enumerate() {
         let effects = &neuron.ranked.effects;
         let ranks = step.rank_intervals.get(&effects.neuron);
         let adjusted = step.max_t.get(&effects.neuron);
+        let share = |share: Share| {
+            share
+                .of(step, &neuron.ranked)
+                .map_or(Cell::Missing, Cell::Percent)
+        };
         let p = |place: usize| adjusted.map_or(Cell::Missing, |p| Cell::Fixed(p[place], 3));
         grid.row([
             (i + 1).into(),
             effects.neuron.to_string().into(),
             effects.total_effect.into(),
             neuron.total_effect.map(ends).into(),
-            step.direct(neuron.ranked.mediated_share)
-                .map_or(Cell::Missing, Cell::Percent),
+            share(Share::Frequency),
+            share(Share::AllTokens),
+            share(Share::FinalNorm),
             effects.loss_change.into(),
+            neuron.loss_change.map(ends).into(),
             effects.kl_change.into(),
+            neuron.kl_change.map(ends).into(),
             ranks
                 .map(|r| format!("[{},\u{a0}{}]", r.low, r.high))
                 .into(),
@@ -286,7 +321,15 @@ fn cross_fit_grid(step: &StepAnalysis) -> Grid {
 
 /// The selection among the draws of its controls.
 fn control_grid(step: &StepAnalysis) -> Grid {
-    let mut grid = Grid::new(["rows", "control", "selection", "mean of controls", "rank p"])
+    let mut grid = Grid::new([
+        "rows",
+        "control",
+        "draws",
+        "documents",
+        "selection",
+        "mean of controls",
+        "rank p",
+    ])
         .caption("Mean total effect, in nats; the rank p value is (1 + draws at least as extreme) / (1 + draws); beside matched controls a draw puts in the place of each neuron one of those alike, or the neuron itself");
     for effect in step.band_effects.iter().filter(|e| e.rank_p.is_some()) {
         let of = |set: SetName| {
@@ -301,6 +344,8 @@ fn control_grid(step: &StepAnalysis) -> Grid {
         grid.row([
             rows_name(effect.rows).into(),
             effect.set.name().into(),
+            effect.draws.into(),
+            effect.clusters.into(),
             of_selection.map(|e| e.mean).into(),
             effect.mean.into(),
             effect.rank_p.map_or(Cell::Missing, |p| Cell::Fixed(p, 3)),
@@ -331,11 +376,18 @@ fn balance_grid(step: &StepAnalysis) -> Grid {
 }
 
 fn contrast_grid(step: &StepAnalysis) -> Grid {
-    let mut grid = Grid::new(["set", "rare minus common", "interval", "documents"])
+    let mut grid = Grid::new([
+        "set",
+        "neurons",
+        "rare minus common",
+        "interval",
+        "documents",
+    ])
         .caption("Total effect on rare rows minus that on common rows, in nats, within each document (or sequence) that has both");
     for contrast in &step.band_contrasts {
         grid.row([
             contrast.set.name().into(),
+            contrast.neurons.into(),
             contrast.mean.into(),
             contrast.interval.map(ends).into(),
             contrast.clusters.into(),
@@ -418,12 +470,21 @@ fn change_grid(changes: &[StepChange]) -> Grid {
 }
 
 fn overlap_grid(overlaps: &[Overlap]) -> Grid {
-    let mut grid = Grid::new(["step", "other step", "Jaccard", "rank-biased overlap"]);
+    let mut grid = Grid::new([
+        "step",
+        "other step",
+        "selected",
+        "Jaccard",
+        "by chance",
+        "rank-biased overlap",
+    ]);
     for overlap in overlaps {
         grid.row([
             overlap.step.to_string().into(),
             overlap.other.to_string().into(),
+            format!("{}, {}", overlap.selected[0], overlap.selected[1]).into(),
             overlap.jaccard.map_or(Cell::Missing, |j| Cell::Fixed(j, 2)),
+            overlap.chance.map_or(Cell::Missing, |j| Cell::Fixed(j, 2)),
             overlap
                 .rank_biased_overlap
                 .map_or(Cell::Missing, |r| Cell::Fixed(r, 2)),

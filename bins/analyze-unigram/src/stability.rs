@@ -1,6 +1,6 @@
 //! Overlap of the selections of different steps.
 
-use neuron_select::{NeuronId, SelectError, jaccard, rank_biased_overlap};
+use neuron_select::{NeuronId, SelectError, chance_jaccard, jaccard, rank_biased_overlap};
 
 use crate::analysis::StepAnalysis;
 
@@ -9,7 +9,11 @@ use crate::analysis::StepAnalysis;
 pub(crate) struct Overlap {
     pub(crate) step: i64,
     pub(crate) other: i64,
+    /// Neurons that each selects.
+    pub(crate) selected: [usize; 2],
     pub(crate) jaccard: Option<f64>,
+    /// Of as many neurons drawn at random.
+    pub(crate) chance: Option<f64>,
     pub(crate) rank_biased_overlap: Option<f64>,
 }
 
@@ -31,6 +35,8 @@ pub(crate) fn overlaps(
             overlaps.push(Overlap {
                 step: step.step,
                 other: other.step,
+                selected: [a.len(), b.len()],
+                chance: chance_jaccard(a.len(), b.len(), step.ranking.all().len()),
                 jaccard: jaccard(&a, &b),
                 rank_biased_overlap: rank_biased_overlap(&a, &b, persistence)?,
             });

@@ -40,9 +40,7 @@ impl Strata {
         table: &TableReader,
         run: Option<&Value>,
     ) -> anyhow::Result<Self> {
-        let run_token = run
-            .and_then(|run| run.pointer("/config/semantics/band_token"))
-            .and_then(Value::as_str);
+        let run_token = run.and_then(band_token);
         if let Some(frequency) = &config.frequency {
             let noted = |name: &str| {
                 run.and_then(|run| run.pointer("/notes/band"))
@@ -88,15 +86,10 @@ impl Strata {
             });
         }
         if table.has("in_band") {
-            return match (config.selection.filed_by, run_token) {
-                (Some(wanted), Some(found)) if wanted.name() != found => {
-                    Err(anyhow::anyhow!("the table `{}` files rows by the {found} token, but selection.filed_by is `{}`", table.path().display(), wanted.name()))
-                        .hint("set frequency.counts to file them anew, or leave selection.filed_by out")
-                }
-                _ => Ok(Self::InBand {
-                    rarer: table.has(RARER),
-                }),
-            };
+            filed_as_asked(config, table, run_token)?;
+            return Ok(Self::InBand {
+                rarer: table.has(RARER),
+            });
         }
         match config.selection.rows {
             RowFilter::None => Ok(Self::Unknown),
@@ -106,6 +99,42 @@ impl Strata {
                 )
             }
         }
+    }
+
+    /// Of a table of sums, whose rows are filed for good.
+    pub(crate) fn of_sums(
+        config: &AnalyzeConfig,
+        table: &TableReader,
+        run: Option<&Value>,
+    ) -> anyhow::Result<Self> {
+        if config.frequency.is_some() {
+            return Err(anyhow::anyhow!(
+                "`{}` holds sums of rows, which cannot be filed anew by `frequency` and `band`",
+                table.path().display()
+            ))
+            .hint("ablate with `output.positions=on`, or with that band, or leave `frequency` and `band` out");
+        }
+        filed_as_asked(config, table, run.and_then(band_token))?;
+        Ok(Self::InBand { rarer: true })
+    }
+
+    /// The band that rows are filed anew by, and by which token.
+    pub(crate) fn band(&self) -> Option<(BandConfig, &'static str)> {
+        match self {
+            Self::Frequency { column, band, .. } => Some((
+                *band,
+                match *column {
+                    "token_id" => "input",
+                    _ => "target",
+                },
+            )),
+            Self::InBand { .. } | Self::Unknown => None,
+        }
+    }
+
+    /// Whether rows are filed as the ablation did.
+    pub(crate) fn of_the_ablation(&self) -> bool {
+        matches!(self, Self::InBand { .. })
     }
 
     /// The columns needed.
@@ -163,6 +192,26 @@ impl Strata {
             }
             Self::Unknown => Ok(vec![Stratum::Rarer; rows.rows()]),
         }
+    }
+}
+
+/// The token that an ablation files rows by, `input` or `target`.
+fn band_token(run: &Value) -> Option<&str> {
+    run.pointer("/config/semantics/band_token")?.as_str()
+}
+
+/// Refuses a table whose rows are filed by the other token.
+fn filed_as_asked(
+    config: &AnalyzeConfig,
+    table: &TableReader,
+    found: Option<&str>,
+) -> anyhow::Result<()> {
+    match (config.selection.filed_by, found) {
+        (Some(wanted), Some(found)) if wanted.name() != found => {
+            Err(anyhow::anyhow!("the table `{}` files rows by the {found} token, but selection.filed_by is `{}`", table.path().display(), wanted.name()))
+                .hint("set frequency.counts to file the rows of a table of positions anew, or leave selection.filed_by out")
+        }
+        _ => Ok(()),
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use neuron_select::{ControlKind, Verdict};
+use neuron_select::{ControlKind, Measure, Verdict};
 
 use crate::{
     analysis::{SetName, StepAnalysis, StratumCurve},
     config::AnalyzeConfig,
+    page::share_baselines,
     stability::Overlap,
 };
 
@@ -21,14 +22,19 @@ pub(crate) fn text(
     for step in steps {
         writeln!(
             text,
-            "\n{}: {} of {} neurons",
+            "\n{}: {} of {} neurons; {}",
             step.counted.name(step.step),
             step.selected.len(),
-            step.ranking.all().len()
+            step.ranking.all().len(),
+            step.about
         )?;
+        let change = match config.selection.heuristic.measure() {
+            Measure::KlChange => "interval, KL",
+            _ => "interval, loss",
+        };
         writeln!(
             text,
-            "  rank  neuron     total effect  direct effect  mediated  loss change    KL change  ranks when resampled"
+            "  rank  neuron     total effect  direct effect  mediated  loss change    KL change  {change:>20}  ranks when resampled"
         )?;
         for (i, neuron) in step.selected.iter().enumerate() {
             let effects = &neuron.ranked.effects;
@@ -41,9 +47,16 @@ pub(crate) fn text(
                 .rank_intervals
                 .get(&effects.neuron)
                 .map_or(String::new(), |r| format!("{}-{}", r.low, r.high));
+            let interval = neuron.change.map_or(String::new(), |i| {
+                format!("[{:+.5}, {:+.5}]", i.lower, i.upper)
+            });
+            let doubt = match neuron.sign_is_certain() {
+                Some(false) => '*',
+                _ => ' ',
+            };
             writeln!(
                 text,
-                "  {:>4}  {:<9} {:>13.5} {:>14} {:>9} {:>+12.5} {:>+12.5}  {ranks}",
+                "  {:>4}  {:<9} {:>13.5} {:>14} {:>9} {:>+12.5} {:>+12.5}  {interval:>20}{doubt} {ranks}",
                 i + 1,
                 effects.neuron.to_string(),
                 effects.total_effect,
@@ -53,6 +66,20 @@ pub(crate) fn text(
                 effects.loss_change,
                 effects.kl_change,
             )?;
+        }
+        let doubtful = step.selected.iter();
+        let doubtful = doubtful.filter(|n| n.sign_is_certain() == Some(false));
+        match doubtful.count() {
+            0 => {}
+            n => writeln!(
+                text,
+                "  * {n} of {}: the interval includes 0, so that on other text the sign may be the other one",
+                step.selected.len()
+            )?,
+        }
+        let baselines = share_baselines(step);
+        if !baselines.is_empty() {
+            writeln!(text, "  {}", baselines.trim_end_matches("; "))?;
         }
         for fitted in &step.cross_fits {
             let interval = fitted.interval.map_or(String::new(), |i| {
@@ -104,12 +131,15 @@ pub(crate) fn text(
         {
             writeln!(
                 text,
-                "  {} and {}: {}",
+                "  {} and {}: {}{}",
                 overlap.step,
                 overlap.other,
                 overlap
                     .jaccard
-                    .map_or("undefined".to_owned(), |j| format!("{j:.2}"))
+                    .map_or("undefined".to_owned(), |j| format!("{j:.2}")),
+                overlap
+                    .chance
+                    .map_or(String::new(), |j| format!(" ({j:.2} by chance)"))
             )?;
         }
     }

@@ -15,6 +15,7 @@ use surprisal_metrics::{Group, Interval};
 
 use crate::{
     analysis::{Selected, StepAnalysis, StratumCurve, rows_name},
+    baseline::Share,
     changes::{StepChange, Subject},
     stability::Overlap,
 };
@@ -77,11 +78,9 @@ impl Table {
         self
     }
 
-    fn truth(mut self, name: &'static str, values: impl IntoIterator<Item = bool>) -> Self {
-        self.0.push((
-            name,
-            Arc::new(BooleanArray::from_iter(values.into_iter().map(Some))),
-        ));
+    fn truth(mut self, name: &'static str, values: impl IntoIterator<Item = Option<bool>>) -> Self {
+        self.0
+            .push((name, Arc::new(BooleanArray::from_iter(values))));
         self
     }
 
@@ -186,7 +185,15 @@ fn selection(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let bound = |value: OfSelected, end: fn(Interval) -> f64| {
         rows.iter().map(move |(step, n)| value(step, n).map(end))
     };
-    let columns: [([&str; 3], OfSelected); 5] = [
+    let columns: [([&str; 3], OfSelected); 6] = [
+        (
+            [
+                "all_token_mediated_share_low",
+                "all_token_mediated_share_high",
+                "all_token_mediated_share_undefined",
+            ],
+            |_, n| n.all_token_mediated_share,
+        ),
         (
             [
                 "mediated_share_low",
@@ -236,7 +243,8 @@ fn selection(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
                         .map(|(step, n)| value(step, n).map(|i| i.undefined as i64)),
                 )
         });
-    let table = table.int(
+    let certain = rows.iter().map(|(_, n)| n.sign_is_certain());
+    let table = table.truth("sign_is_certain", certain).int(
         "clusters",
         rows.iter().map(|(_, n)| Some(n.clusters as i64)),
     );
@@ -261,7 +269,11 @@ fn ranking(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
             .is_some_and(|rank| rank <= step.selected.len())
     });
     let table = effect_columns(rows.clone())
-        .truth("selected", selected)
+        .int(
+            "clusters",
+            rows.iter().map(|(step, _)| Some(step.clusters as i64)),
+        )
+        .truth("selected", selected.map(Some))
         .text("left_out", left_out);
     table.write(out, RANKING_PARQUET)
 }
@@ -273,6 +285,12 @@ fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
     let max_t = |place: usize| {
         rows.iter()
             .map(move |(step, n)| Some(step.max_t.get(&n.effects.neuron)?[place]))
+    };
+    let at_step_0 = |share: Share| {
+        rows.iter().map(move |(step, n)| {
+            let baseline = step.baseline.as_ref()?;
+            baseline.share(share, n.effects.neuron)
+        })
     };
     let interval =
         |(step, n): &(&StepAnalysis, &Ranked)| step.rank_intervals.get(&n.effects.neuron).copied();
@@ -290,6 +308,16 @@ fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
         )
         .float("mediated_share", direct(|n| n.mediated_share))
         .float("ln_mediated_share", value(|n| n.ln_mediated_share))
+        .float(
+            "all_token_mediated_share",
+            value(|n| n.all_token_mediated_share),
+        )
+        .float("mediated_share_at_step_0", at_step_0(Share::Frequency))
+        .float("ln_mediated_share_at_step_0", at_step_0(Share::FinalNorm))
+        .float(
+            "all_token_mediated_share_at_step_0",
+            at_step_0(Share::AllTokens),
+        )
         .float("kl_change", value(|n| Some(n.effects.kl_change)))
         .float("kl_abs_change", value(|n| Some(n.effects.kl_abs_change)))
         .float("loss_change", value(|n| Some(n.effects.loss_change)))
@@ -300,6 +328,7 @@ fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
         .float("total_effect", value(|n| Some(n.effects.total_effect)))
         .float("direct_effect", direct(|n| Some(n.effects.direct_effect)))
         .float("frozen_ln_effect", value(|n| n.effects.frozen_ln_effect))
+        .float("frozen_all_effect", value(|n| n.effects.frozen_all_effect))
         .float("activation", value(|n| Some(n.effects.activation)))
         .float("w_out_norm_centred", value(|n| n.effects.weights.norm))
         .float("logit_var", value(|n| n.effects.weights.logit_var))
@@ -450,7 +479,8 @@ fn influence(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         )
         .truth(
             "plateau",
-            rows.iter().map(|row| row.2 <= row.1.plateau_neurons()),
+            rows.iter()
+                .map(|row| Some(row.2 <= row.1.plateau_neurons())),
         )
         .write(out, INFLUENCE_PARQUET)
 }
@@ -501,7 +531,11 @@ fn curves(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         .int("pieces", rows.iter().map(|row| Some(row.2 as i64 + 1)))
         .float("bic", rows.iter().map(|row| Some(row.3.bic)))
         .float("r_squared", rows.iter().map(|row| Some(row.3.r_squared)))
-        .truth("best", rows.iter().map(best))
+        .int(
+            "neurons",
+            rows.iter().map(|row| Some(row.1.curve.neurons as i64)),
+        )
+        .truth("best", rows.iter().map(|row| Some(best(row))))
         .text(
             "shape",
             rows.iter()
@@ -651,6 +685,11 @@ fn band_effects(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
             "set",
             rows.iter().map(|row| Some(row.1.set.name().to_owned())),
         )
+        .int("neurons", rows.iter().map(|row| Some(row.1.neurons as i64)))
+        .int(
+            "draws",
+            rows.iter().map(|row| row.1.draws.map(|n| n as i64)),
+        )
         .float("total_effect", rows.iter().map(|row| Some(row.1.mean)))
         .float(
             "total_effect_low",
@@ -686,6 +725,7 @@ fn band_contrasts(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()>
             "set",
             rows.iter().map(|row| Some(row.1.set.name().to_owned())),
         )
+        .int("neurons", rows.iter().map(|row| Some(row.1.neurons as i64)))
         .float(
             "longtail_minus_common",
             rows.iter().map(|row| Some(row.1.mean)),
@@ -786,7 +826,16 @@ fn stability(out: &OutputDir, overlaps: &[Overlap]) -> anyhow::Result<()> {
     Table::default()
         .int("step", overlaps.iter().map(|o| Some(o.step)))
         .int("other_step", overlaps.iter().map(|o| Some(o.other)))
+        .int(
+            "selected",
+            overlaps.iter().map(|o| Some(o.selected[0] as i64)),
+        )
+        .int(
+            "other_selected",
+            overlaps.iter().map(|o| Some(o.selected[1] as i64)),
+        )
         .float("jaccard", overlaps.iter().map(|o| o.jaccard))
+        .float("jaccard_by_chance", overlaps.iter().map(|o| o.chance))
         .float(
             "rank_biased_overlap",
             overlaps.iter().map(|o| o.rank_biased_overlap),

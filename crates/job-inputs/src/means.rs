@@ -46,6 +46,18 @@ pub enum MeanSequences {
     All,
 }
 
+impl MeanSequences {
+    /// So many at most.
+    #[must_use]
+    pub fn at_most(self, most: usize) -> Self {
+        let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
+        match self {
+            Self::Draw(count) => Self::Draw(count.min(most)),
+            Self::All => Self::Draw(most),
+        }
+    }
+}
+
 mod all {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -105,6 +117,11 @@ impl<'a> MeansSample<'a> {
             keep,
             sequences,
         }
+    }
+
+    /// The sequences that means are taken over.
+    pub fn sequences(&self) -> &[usize] {
+        &self.sequences
     }
 
     /// The means of `of` over some positions: what was kept, and the rest in one pass over the text, `batch` sequences at a time.

@@ -44,6 +44,8 @@ pub struct Loaded {
     pub sample: Sample,
     /// Hashes of its configuration and weights.
     pub content: String,
+    /// Its training step, where a name says it.
+    pub step: Option<u64>,
     tokens: Option<Tokens>,
 }
 
@@ -97,7 +99,8 @@ impl Loaded {
         for warning in loaded.warnings() {
             record.warn(format!("`{}`: {warning}", checkpoint.display()));
         }
-        if let Some(step) = step_of_checkpoint(model, revision) {
+        let step = step_of_checkpoint(model, revision);
+        if let Some(step) = step {
             record.note("step", step);
         }
         let tokens = Tokens::read(model, &checkpoint, loaded.config(), record)?;
@@ -107,6 +110,7 @@ impl Loaded {
             model: loaded,
             sample,
             content: content.join(" "),
+            step,
             tokens,
             checkpoint,
         })

@@ -6,6 +6,7 @@
 pub mod completion;
 pub mod config;
 mod dispatch;
+pub mod estimate;
 pub mod exit;
 pub mod hint;
 pub mod logging;
@@ -24,6 +25,7 @@ pub use input_files::{Columns, InputError, TableReader};
 pub use self::{
     config::{ConfigArgs, ConfigError, Paths, Resolved, Rule, Rules, Span, compose, switch},
     dispatch::{NamedJob, dispatch, dispatched},
+    estimate::Estimate,
     exit::{exit, main},
     hint::WithHint,
     logging::Verbosity,

@@ -1,7 +1,8 @@
 //! Figures, drawn once and written as SVG and PNG.
 //!
 //! A [`Figure`] has two [`Axis`] and any number of [`Mark`]s; colours are those of Okabe and Ito, which people with
-//! any common kind of colour vision tell apart.
+//! any common kind of colour vision tell apart. Lines also differ in their dashes, and points in their shape, so that they are told apart
+//! without any colour. What lies beyond the ends of an axis is marked at its edge, and counted.
 
 mod canvas;
 mod draw;
@@ -230,7 +231,8 @@ impl Mark {
 /// A figure: marks over two axes.
 ///
 /// Points that have no place on an axis (not finite, or not positive on a logarithmic one) are left out, and the figure
-/// says at its foot how many. [`Axis::steps`] has a place for 0.
+/// says at its foot how many. Points beyond the ends of an axis ([`Axis::range`], [`Axis::bulk`]) are triangles at its edge, counted too.
+/// [`Axis::steps`] has a place for 0.
 ///
 /// # Examples
 /// ```
@@ -247,6 +249,7 @@ impl Mark {
 #[derive(Debug, Clone)]
 pub struct Figure {
     title: String,
+    subtitle: String,
     x: Axis,
     y: Axis,
     marks: Vec<Mark>,
@@ -258,11 +261,18 @@ impl Figure {
     pub fn new(title: &str, x: Axis, y: Axis) -> Self {
         Self {
             title: title.to_owned(),
+            subtitle: String::new(),
             x,
             y,
             marks: vec![],
             size: (720, 440),
         }
+    }
+
+    /// A line below the title: what the values are of, and how many there are.
+    pub fn subtitle(mut self, subtitle: &str) -> Self {
+        subtitle.clone_into(&mut self.subtitle);
+        self
     }
 
     /// Adds a mark, drawn over those before it.

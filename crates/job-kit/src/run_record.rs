@@ -133,6 +133,11 @@ impl RunRecord {
             .insert(name.to_owned(), without_secrets(value.into()));
     }
 
+    /// What was noted under a name.
+    pub fn noted(&self, name: &str) -> Option<&Value> {
+        self.notes.get(name)
+    }
+
     /// The warnings so far.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -232,7 +237,7 @@ fn round(took: Duration) -> f64 {
 }
 
 /// Replaces values that are credentials, by the name of their key or by their form.
-fn without_secrets(value: Value) -> Value {
+pub(crate) fn without_secrets(value: Value) -> Value {
     const REMOVED: &str = "(removed)";
     match value {
         Value::Object(map) => Value::Object(

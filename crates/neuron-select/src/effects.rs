@@ -8,7 +8,7 @@ use surprisal_metrics::Group;
 use crate::{NeuronId, Push, SelectError};
 
 /// How frequent the token is that a row is filed under.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stratum {
     /// In the long-tail band.
     LongTail,
@@ -19,6 +19,18 @@ pub enum Stratum {
 }
 
 impl Stratum {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::LongTail, Self::Common, Self::Rarer];
+
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LongTail => "long-tail",
+            Self::Common => "common",
+            Self::Rarer => "rarer",
+        }
+    }
+
     /// The stratum of a frequency, for a band closed at both ends.
     pub fn of(frequency: f64, min_frequency: f64, max_frequency: f64) -> Self {
         if frequency > max_frequency {
@@ -79,6 +91,8 @@ pub struct Row {
     pub frozen_loss_change: f64,
     /// Change of the loss with the scale of the final norm frozen, where it was measured.
     pub frozen_ln_loss_change: Option<f64>,
+    /// Change of the loss with the frequency direction of all tokens frozen, where it was measured.
+    pub frozen_all_loss_change: Option<f64>,
     /// Change of the divergence from the token frequencies.
     pub kl_change: f64,
     /// Activation of the neuron.
@@ -113,61 +127,139 @@ pub enum Measure {
     DirectEffect,
     /// [`NeuronEffects::frozen_ln_effect`]
     FrozenLnEffect,
+    /// [`NeuronEffects::frozen_all_effect`]
+    FrozenAllEffect,
     /// [`NeuronEffects::kl_change`]
     KlChange,
     /// [`NeuronEffects::kl_abs_change`]
     KlAbsChange,
 }
 
-/// Sums over rows.
+/// Sums over rows of one neuron, sequence and stratum: all that is needed of the rows. Changes are `ablated - clean`, in nats.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Sums {
-    rows: f64,
-    loss: f64,
-    loss_abs: f64,
-    frozen: f64,
-    frozen_abs: f64,
-    frozen_ln_abs: f64,
+pub struct RowSums {
+    /// How many rows; a whole number, as all counts.
+    pub rows: f64,
+    /// Changes of the loss.
+    pub loss_change: f64,
+    /// Their absolute values.
+    pub loss_abs_change: f64,
+    /// Changes of the loss with the frequency projection frozen.
+    pub frozen_loss_change: f64,
+    /// Their absolute values.
+    pub frozen_loss_abs_change: f64,
+    /// Absolute changes of the loss with the scale of the final norm frozen.
+    pub frozen_ln_loss_abs_change: f64,
     /// Rows that say the loss with the final norm frozen.
-    frozen_ln_rows: f64,
-    kl: f64,
-    kl_abs: f64,
-    activation: f64,
-    /// Squares of the change of the activation, and the rows that say it.
-    change_sq: f64,
-    change_rows: f64,
-    /// Rows with an activation above zero, and their clean loss.
-    active: f64,
-    active_loss: f64,
+    pub frozen_ln_rows: f64,
+    /// Absolute changes of the loss with the frequency direction of all tokens frozen.
+    pub frozen_all_loss_abs_change: f64,
+    /// Rows that say the loss with that direction frozen.
+    pub frozen_all_rows: f64,
+    /// Changes of the divergence from the token frequencies.
+    pub kl_change: f64,
+    /// Their absolute values.
+    pub kl_abs_change: f64,
+    /// Activations.
+    pub activation: f64,
+    /// Squares of the changes of the activation.
+    pub activation_change_squared: f64,
+    /// Rows that say the change of the activation.
+    pub activation_change_rows: f64,
+    /// Rows with an activation above zero.
+    pub active_rows: f64,
+    /// Clean losses of those rows.
+    pub active_loss: f64,
 }
 
-impl Sums {
+impl RowSums {
+    /// The sums of a single row.
+    pub fn of_row(row: &Row) -> Self {
+        let active = truth(row.activation > 0.0);
+        Self {
+            rows: 1.0,
+            loss_change: row.loss_change,
+            loss_abs_change: row.loss_change.abs(),
+            frozen_loss_change: row.frozen_loss_change,
+            frozen_loss_abs_change: row.frozen_loss_change.abs(),
+            frozen_ln_loss_abs_change: row.frozen_ln_loss_change.map_or(0.0, f64::abs),
+            frozen_ln_rows: truth(row.frozen_ln_loss_change.is_some()),
+            frozen_all_loss_abs_change: row.frozen_all_loss_change.map_or(0.0, f64::abs),
+            frozen_all_rows: truth(row.frozen_all_loss_change.is_some()),
+            kl_change: row.kl_change,
+            kl_abs_change: row.kl_change.abs(),
+            activation: row.activation,
+            activation_change_squared: row.activation_change.map_or(0.0, |change| change * change),
+            activation_change_rows: truth(row.activation_change.is_some()),
+            active_rows: active,
+            active_loss: active * row.clean_loss,
+        }
+    }
+
     fn add(&mut self, other: &Self) {
         self.rows += other.rows;
-        self.loss += other.loss;
-        self.loss_abs += other.loss_abs;
-        self.frozen += other.frozen;
-        self.frozen_abs += other.frozen_abs;
-        self.frozen_ln_abs += other.frozen_ln_abs;
+        self.loss_change += other.loss_change;
+        self.loss_abs_change += other.loss_abs_change;
+        self.frozen_loss_change += other.frozen_loss_change;
+        self.frozen_loss_abs_change += other.frozen_loss_abs_change;
+        self.frozen_ln_loss_abs_change += other.frozen_ln_loss_abs_change;
         self.frozen_ln_rows += other.frozen_ln_rows;
-        self.kl += other.kl;
-        self.kl_abs += other.kl_abs;
+        self.frozen_all_loss_abs_change += other.frozen_all_loss_abs_change;
+        self.frozen_all_rows += other.frozen_all_rows;
+        self.kl_change += other.kl_change;
+        self.kl_abs_change += other.kl_abs_change;
         self.activation += other.activation;
-        self.change_sq += other.change_sq;
-        self.change_rows += other.change_rows;
-        self.active += other.active;
+        self.activation_change_squared += other.activation_change_squared;
+        self.activation_change_rows += other.activation_change_rows;
+        self.active_rows += other.active_rows;
         self.active_loss += other.active_loss;
+    }
+
+    /// The first value that is not finite, and what it is of.
+    fn not_finite(&self) -> Option<(&'static str, f64)> {
+        [
+            ("the rows", self.rows),
+            ("the loss change", self.loss_change),
+            ("the loss change", self.loss_abs_change),
+            (
+                "the loss change with frozen frequency",
+                self.frozen_loss_change,
+            ),
+            (
+                "the loss change with frozen frequency",
+                self.frozen_loss_abs_change,
+            ),
+            (
+                "the loss change with frozen final norm",
+                self.frozen_ln_loss_abs_change,
+            ),
+            (
+                "the loss change with frozen frequency of all tokens",
+                self.frozen_all_loss_abs_change,
+            ),
+            ("the divergence change", self.kl_change),
+            ("the divergence change", self.kl_abs_change),
+            ("the activation", self.activation),
+            (
+                "the change of the activation",
+                self.activation_change_squared,
+            ),
+            ("the clean loss", self.active_loss),
+        ]
+        .into_iter()
+        .find(|(_, value)| !value.is_finite())
     }
 
     fn of(&self, measure: Measure) -> f64 {
         match measure {
-            Measure::LossChange => self.loss,
-            Measure::TotalEffect => self.loss_abs,
-            Measure::FrozenLossChange => self.frozen,
-            Measure::DirectEffect => self.frozen_abs,
-            Measure::FrozenLnEffect => self.frozen_ln_abs,
-            Measure::KlChange => self.kl,
-            Measure::KlAbsChange => self.kl_abs,
+            Measure::LossChange => self.loss_change,
+            Measure::TotalEffect => self.loss_abs_change,
+            Measure::FrozenLossChange => self.frozen_loss_change,
+            Measure::DirectEffect => self.frozen_loss_abs_change,
+            Measure::FrozenLnEffect => self.frozen_ln_loss_abs_change,
+            Measure::FrozenAllEffect => self.frozen_all_loss_abs_change,
+            Measure::KlChange => self.kl_change,
+            Measure::KlAbsChange => self.kl_abs_change,
         }
     }
 
@@ -175,19 +267,21 @@ impl Sums {
         NeuronEffects {
             neuron,
             rows: self.rows as usize,
-            loss_change: self.loss / self.rows,
-            total_effect: self.loss_abs / self.rows,
-            frozen_loss_change: self.frozen / self.rows,
-            direct_effect: self.frozen_abs / self.rows,
+            loss_change: self.loss_change / self.rows,
+            total_effect: self.loss_abs_change / self.rows,
+            frozen_loss_change: self.frozen_loss_change / self.rows,
+            direct_effect: self.frozen_loss_abs_change / self.rows,
             frozen_ln_effect: (self.frozen_ln_rows == self.rows)
-                .then(|| self.frozen_ln_abs / self.rows),
-            kl_change: self.kl / self.rows,
-            kl_abs_change: self.kl_abs / self.rows,
+                .then(|| self.frozen_ln_loss_abs_change / self.rows),
+            frozen_all_effect: (self.frozen_all_rows == self.rows)
+                .then(|| self.frozen_all_loss_abs_change / self.rows),
+            kl_change: self.kl_change / self.rows,
+            kl_abs_change: self.kl_abs_change / self.rows,
             activation: self.activation / self.rows,
-            rms_change: (self.change_rows == self.rows)
-                .then(|| (self.change_sq / self.rows).sqrt()),
-            active_share: self.active / self.rows,
-            active_loss: (self.active > 0.0).then(|| self.active_loss / self.active),
+            rms_change: (self.activation_change_rows == self.rows)
+                .then(|| (self.activation_change_squared / self.rows).sqrt()),
+            active_share: self.active_rows / self.rows,
+            active_loss: (self.active_rows > 0.0).then(|| self.active_loss / self.active_rows),
             weights,
         }
     }
@@ -210,6 +304,8 @@ pub struct NeuronEffects {
     pub direct_effect: f64,
     /// Mean absolute change of the loss with the scale of the final norm frozen; `None` where not every row says it.
     pub frozen_ln_effect: Option<f64>,
+    /// Mean absolute change of the loss with the frequency direction of all tokens frozen; `None` where not every row says it.
+    pub frozen_all_effect: Option<f64>,
     /// Mean change of the divergence from the token frequencies.
     pub kl_change: f64,
     /// Mean absolute change of the divergence from the token frequencies, as in figure 3b of Stolfo et al. 2024.
@@ -236,6 +332,12 @@ impl NeuronEffects {
     /// the total effect is below `floor` or zero, or the frozen effect was not measured.
     pub fn ln_mediated_share(&self, floor: f64) -> Option<f64> {
         self.share(self.frozen_ln_effect?, floor)
+    }
+
+    /// Share of the total effect that the frequency of all tokens mediates, `1 - direct / total` with that direction frozen; `None` where
+    /// the total effect is below `floor` or zero, or the frozen effect was not measured.
+    pub fn all_token_mediated_share(&self, floor: f64) -> Option<f64> {
+        self.share(self.frozen_all_effect?, floor)
     }
 
     /// What the intervention does to the residual stream; `None` where the change of the activation or the norm of the output weights is
@@ -268,6 +370,7 @@ impl NeuronEffects {
 ///         loss_change: change,
 ///         frozen_loss_change: 0.0,
 ///         frozen_ln_loss_change: None,
+///         frozen_all_loss_change: None,
 ///         kl_change: 0.0,
 ///         activation: 1.0,
 ///         activation_change: None,
@@ -286,7 +389,7 @@ pub struct Tally {
     sequences: Vec<i64>,
     sequence_index: HashMap<i64, usize>,
     /// `[neuron][sequence][stratum]`
-    sums: Vec<Vec<[Sums; 3]>>,
+    sums: Vec<Vec<[RowSums; 3]>>,
     rows: usize,
     weights: HashMap<NeuronId, Weights>,
 }
@@ -307,6 +410,10 @@ impl Tally {
                 "the loss change with frozen final norm",
                 row.frozen_ln_loss_change.unwrap_or(0.0),
             ),
+            (
+                "the loss change with frozen frequency of all tokens",
+                row.frozen_all_loss_change.unwrap_or(0.0),
+            ),
             ("the divergence change", row.kl_change),
             ("the activation", row.activation),
             (
@@ -323,38 +430,64 @@ impl Tally {
                 value,
             });
         }
-        let active = f64::from(u8::from(row.activation > 0.0));
-        let n = *self.neuron_index.entry(row.neuron).or_insert_with(|| {
-            self.neurons.push(row.neuron);
+        self.place(row.neuron, row.sequence, row.stratum)
+            .add(&RowSums::of_row(row));
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Adds the sums of several rows, such as [`Self::sums`] gives.
+    ///
+    /// # Errors
+    /// - [`SelectError::NotFinite`] for a value that is NaN or infinite
+    pub fn add_sums(
+        &mut self,
+        neuron: NeuronId,
+        sequence: i64,
+        stratum: Stratum,
+        sums: &RowSums,
+    ) -> Result<(), SelectError> {
+        if let Some((what, value)) = sums.not_finite() {
+            return Err(SelectError::NotFinite {
+                neuron,
+                sequence,
+                what,
+                value,
+            });
+        }
+        self.place(neuron, sequence, stratum).add(sums);
+        self.rows += sums.rows as usize;
+        Ok(())
+    }
+
+    /// The sums of what has rows: neurons and sequences in the order in which they were added, so that a tally of them is the same to the
+    /// last bit.
+    pub fn sums(&self) -> impl Iterator<Item = (NeuronId, i64, Stratum, &RowSums)> {
+        self.neurons.iter().zip(&self.sums).flat_map(|(id, of)| {
+            let of_sequences = self.sequences.iter().zip(of);
+            of_sequences.flat_map(|(sequence, strata)| {
+                let of_strata = Stratum::ALL.into_iter().zip(strata);
+                let kept = of_strata.filter(|(_, sums)| sums.rows > 0.0);
+                kept.map(|(stratum, sums)| (*id, *sequence, stratum, sums))
+            })
+        })
+    }
+
+    fn place(&mut self, neuron: NeuronId, sequence: i64, stratum: Stratum) -> &mut RowSums {
+        let n = *self.neuron_index.entry(neuron).or_insert_with(|| {
+            self.neurons.push(neuron);
             self.sums.push(Vec::new());
             self.neurons.len() - 1
         });
-        let s = *self.sequence_index.entry(row.sequence).or_insert_with(|| {
-            self.sequences.push(row.sequence);
+        let s = *self.sequence_index.entry(sequence).or_insert_with(|| {
+            self.sequences.push(sequence);
             self.sequences.len() - 1
         });
         let sequences = &mut self.sums[n];
         if sequences.len() <= s {
             sequences.resize(s + 1, Default::default());
         }
-        sequences[s][row.stratum as usize].add(&Sums {
-            rows: 1.0,
-            loss: row.loss_change,
-            loss_abs: row.loss_change.abs(),
-            frozen: row.frozen_loss_change,
-            frozen_abs: row.frozen_loss_change.abs(),
-            frozen_ln_abs: row.frozen_ln_loss_change.map_or(0.0, f64::abs),
-            frozen_ln_rows: f64::from(u8::from(row.frozen_ln_loss_change.is_some())),
-            kl: row.kl_change,
-            kl_abs: row.kl_change.abs(),
-            activation: row.activation,
-            change_sq: row.activation_change.map_or(0.0, |change| change * change),
-            change_rows: f64::from(u8::from(row.activation_change.is_some())),
-            active,
-            active_loss: active * row.clean_loss,
-        });
-        self.rows += 1;
-        Ok(())
+        &mut sequences[s][stratum as usize]
     }
 
     /// What the weights say about the neurons; it passes on into their [`NeuronEffects`].
@@ -386,7 +519,7 @@ impl Tally {
         let mut order: Vec<usize> = (0..self.neurons.len()).collect();
         order.sort_unstable_by_key(|&n| self.neurons[n]);
         let n_sequences = self.sequences.len();
-        let mut sums = vec![Sums::default(); order.len() * n_sequences];
+        let mut sums = vec![RowSums::default(); order.len() * n_sequences];
         for (&n, out) in order.iter().zip(sums.chunks_mut(n_sequences.max(1))) {
             for (strata, out) in self.sums[n].iter().zip(out) {
                 rows.keeps()
@@ -432,7 +565,7 @@ pub struct Grouped {
     /// Their names in the table.
     sequences: Vec<i64>,
     /// `[neuron * n_sequences + sequence]`
-    sums: Vec<Sums>,
+    sums: Vec<RowSums>,
 }
 
 impl Grouped {
@@ -502,12 +635,16 @@ impl Grouped {
 
     fn mean(&self, n: usize, draw: &[usize]) -> Option<NeuronEffects> {
         let sequences = self.of(n);
-        let mut total = Sums::default();
+        let mut total = RowSums::default();
         draw.iter().for_each(|&s| total.add(&sequences[s]));
         (total.rows > 0.0).then(|| total.means(self.neurons[n], self.weights[n]))
     }
 
-    fn of(&self, n: usize) -> &[Sums] {
+    fn of(&self, n: usize) -> &[RowSums] {
         &self.sums[n * self.n_sequences..(n + 1) * self.n_sequences]
     }
+}
+
+fn truth(value: bool) -> f64 {
+    f64::from(u8::from(value))
 }

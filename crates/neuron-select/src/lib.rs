@@ -15,6 +15,7 @@
 //!         loss_change,
 //!         frozen_loss_change: 0.1 * loss_change,
 //!         frozen_ln_loss_change: None,
+//!         frozen_all_loss_change: None,
 //!         kl_change: 0.0,
 //!         activation: 1.0,
 //!         activation_change: None,
@@ -49,11 +50,13 @@ pub use controls::{
 };
 pub use cross_fit::{CrossFit, Fold, cross_fit};
 pub use curve::{Curve, CurveIntervals, PiecewiseFit, Shape, bootstrap_curve};
-pub use effects::{Grouped, Measure, NeuronEffects, Row, RowFilter, Stratum, Tally, Weights};
+pub use effects::{
+    Grouped, Measure, NeuronEffects, Row, RowFilter, RowSums, Stratum, Tally, Weights,
+};
 pub use error::SelectError;
 pub use laws::{GOODNESS_LEVEL, Law, LawFit, Laws, VUONG_LEVEL, Verdict, Vuong};
 pub use many::{max_t, q_values};
 pub use neuron_id::NeuronId;
 pub use paired::{Paired, paired};
 pub use selection::{Criteria, Effect, Heuristic, Ranked, Ranking, Standing};
-pub use stability::{RankInterval, bootstrap_ranks, jaccard, rank_biased_overlap};
+pub use stability::{RankInterval, bootstrap_ranks, chance_jaccard, jaccard, rank_biased_overlap};

@@ -37,6 +37,7 @@ use crate::{Grouped, Measure, SelectError};
 ///             loss_change,
 ///             frozen_loss_change: 0.0,
 ///             frozen_ln_loss_change: None,
+///             frozen_all_loss_change: None,
 ///             kl_change: 0.0,
 ///             activation: 1.0,
 ///             activation_change: None,

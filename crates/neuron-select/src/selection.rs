@@ -4,7 +4,7 @@ use std::{cmp::Ordering, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NeuronEffects, NeuronId};
+use crate::{Measure, NeuronEffects, NeuronId};
 
 /// What neurons are ranked by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,12 +25,19 @@ pub enum Heuristic {
 
 impl Heuristic {
     /// The change whose sign [`Effect`] is about.
-    fn change(self, effects: &NeuronEffects) -> f64 {
+    pub fn measure(self) -> Measure {
         match self {
-            Self::Kl => effects.kl_change,
+            Self::Kl => Measure::KlChange,
             Self::Prob | Self::NullShare | Self::LogitVar | Self::LnMediatedShare => {
-                effects.loss_change
+                Measure::LossChange
             }
+        }
+    }
+
+    fn change(self, effects: &NeuronEffects) -> f64 {
+        match self.measure() {
+            Measure::KlChange => effects.kl_change,
+            _ => effects.loss_change,
         }
     }
 
@@ -172,6 +179,8 @@ pub struct Ranked {
     pub mediated_share: Option<f64>,
     /// Share of the total effect that the scale of the final norm mediates; `None` below the floor, and where it was not measured.
     pub ln_mediated_share: Option<f64>,
+    /// Share of the total effect that the frequency of all tokens mediates; `None` below the floor, and where it was not measured.
+    pub all_token_mediated_share: Option<f64>,
     /// Its place.
     pub standing: Standing,
 }
@@ -197,6 +206,7 @@ impl Ranking {
     ///     frozen_loss_change: 0.0,
     ///     direct_effect: 0.0,
     ///     frozen_ln_effect: None,
+    ///     frozen_all_effect: None,
     ///     kl_change: 0.0,
     ///     kl_abs_change: 0.0,
     ///     activation: 0.0,
@@ -232,6 +242,8 @@ impl Ranking {
                     effects,
                     mediated_share,
                     ln_mediated_share: effects.ln_mediated_share(criteria.effect_floor),
+                    all_token_mediated_share: effects
+                        .all_token_mediated_share(criteria.effect_floor),
                     standing,
                 }
             })

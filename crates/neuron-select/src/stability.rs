@@ -23,6 +23,47 @@ pub fn jaccard(a: &[NeuronId], b: &[NeuronId]) -> Option<f64> {
     (union > 0).then(|| a.intersection(&b).count() as f64 / union as f64)
 }
 
+/// The Jaccard index that two selections of so many neurons have by chance, each drawn at random from the same `of`; `None` where both are
+/// empty, or larger than that.
+///
+/// The mean of `i / (a + b - i)` over the hypergeometric distribution of the number i that they share.
+///
+/// # Examples
+/// ```
+/// use neuron_select::chance_jaccard;
+/// assert_eq!(chance_jaccard(4, 4, 4), Some(1.0));
+/// // One of two and one of two: the same half of the time.
+/// assert!((chance_jaccard(1, 1, 2).unwrap_or(0.0) - 0.5).abs() < 1e-12);
+/// assert_eq!(chance_jaccard(0, 0, 2), None);
+/// ```
+pub fn chance_jaccard(a: usize, b: usize, of: usize) -> Option<f64> {
+    if a.max(b) > of || a + b == 0 {
+        return None;
+    }
+    let (least, most) = ((a + b).saturating_sub(of), a.min(b));
+    // Logarithms of weights, each from the one before.
+    let (mut ln_weight, mut terms) = (0.0f64, Vec::new());
+    for shared in least..=most {
+        terms.push((ln_weight, shared as f64 / (a + b - shared) as f64));
+        let (up, down) = (
+            (a - shared) * (b - shared),
+            (shared + 1) * (of + shared + 1 - a - b),
+        );
+        ln_weight += (up as f64 / down.max(1) as f64).ln();
+    }
+    let largest = terms
+        .iter()
+        .map(|term| term.0)
+        .fold(f64::NEG_INFINITY, f64::max);
+    let weights = terms.iter().map(|term| (term.0 - largest).exp());
+    let (sum, total) = weights
+        .zip(&terms)
+        .fold((0.0, 0.0), |(sum, total), (weight, term)| {
+            (sum + weight * term.1, total + weight)
+        });
+    Some(sum / total)
+}
+
 /// Rank-biased overlap of two rankings, extrapolated from the lists as they are: 1 for equal lists, 0 for disjoint ones, with more weight
 /// on early ranks. `None` if a list is empty.
 ///
@@ -222,6 +263,7 @@ mod tests {
                         loss_change: change,
                         frozen_loss_change: 0.0,
                         frozen_ln_loss_change: None,
+                        frozen_all_loss_change: None,
                         kl_change: 0.0,
                         activation: 0.0,
                         activation_change: None,

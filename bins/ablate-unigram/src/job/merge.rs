@@ -15,7 +15,7 @@ use job_kit::{Format, OutputDir, RunRecord, TableWriter, WithHint, output::RUN_R
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-use super::{NEURONS, positions_file};
+use super::{NEURONS, SUMS, positions_file};
 use crate::config::{AblateConfig, Shard};
 
 /// Puts the tables of the shards in the folders below one together, at one checkpoint.
@@ -35,8 +35,11 @@ pub(super) fn run(
             .collect::<Vec<_>>()
     };
 
+    let mut streamed = vec![(SUMS.to_owned(), Format::Parquet)];
     if config.output.positions {
-        let (name, format) = positions_file(config);
+        streamed.push(positions_file(config));
+    }
+    for (name, format) in streamed {
         let mut writer: Option<TableWriter> = None;
         for path in tables(&name) {
             record.input(&path)?;

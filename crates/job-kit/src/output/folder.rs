@@ -202,6 +202,14 @@ impl OutputDir {
         };
         shared.check_inputs(config)?;
         shared.check_files()?;
+        let changed = changed_settings(&shared.path, config);
+        if !changed.is_empty() {
+            tracing::warn!(
+                "`{}` holds results of other settings, which this run replaces: {}; another `output.dir` keeps both",
+                shared.path.display(),
+                changed.join(", ")
+            );
+        }
         shared.mark()?;
         Ok(Self {
             shared: Arc::new(shared),
@@ -500,6 +508,49 @@ fn paths(value: &Value, key: &mut Vec<String>, found: &mut Vec<(String, PathBuf)
 }
 
 /// What `run.json` says; `None` where there is none, or one that no job of ours wrote (which is then a file like any other).
+/// The settings of the finished run in a folder that are not those of a new one, with the values that they had; none without such a run.
+fn changed_settings(folder: &Path, config: &Value) -> Vec<String> {
+    let record = fs::read(folder.join(RUN_RECORD)).ok();
+    let record = record.and_then(|json| serde_json::from_slice::<Value>(&json).ok());
+    let Some(earlier) = record.as_ref().and_then(|record| record.get("config")) else {
+        return Vec::new();
+    };
+    // Through text on both sides, as numbers may change in their last bit on the way.
+    let now = crate::run_record::without_secrets(config.clone()).to_string();
+    let now: Value = serde_json::from_str(&now).unwrap_or_default();
+    let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
+    leaves("", earlier, &mut before);
+    leaves("", &now, &mut after);
+    let changed = before.iter().filter(|(key, value)| {
+        !key.starts_with("output.") && after.get(*key).unwrap_or(&&Value::Null) != *value
+    });
+    let mut changed: Vec<String> = changed
+        .map(|(key, value)| format!("`{key}` was {value}"))
+        .collect();
+    let new = after.keys().filter(|key| !before.contains_key(*key));
+    let new = new.filter(|key| !key.starts_with("output.") && !after[*key].is_null());
+    changed.extend(new.map(|key| format!("`{key}` was not set")));
+    changed
+}
+
+/// The values of a configuration by the paths of their keys.
+fn leaves<'v>(path: &str, value: &'v Value, found: &mut BTreeMap<String, &'v Value>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let path = match path {
+                    "" => key.clone(),
+                    path => format!("{path}.{key}"),
+                };
+                leaves(&path, value, found);
+            }
+        }
+        value => {
+            found.insert(path.to_owned(), value);
+        }
+    }
+}
+
 fn finished_run(folder: &Path) -> Result<Option<UnderWay>, OutputError> {
     let path = folder.join(RUN_RECORD);
     let Some(json) = read(&path)? else {

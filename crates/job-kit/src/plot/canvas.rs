@@ -24,6 +24,43 @@ const DROP: f64 = 0.36;
 /// Pixels of a picture to one of the figure.
 const PNG_SCALE: f32 = 2.0;
 
+/// What a point looks like.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Shape {
+    Circle,
+    Square,
+    Up,
+    Diamond,
+    Down,
+    /// Triangles at an edge: there is something beyond it.
+    Left,
+    Right,
+}
+
+impl Shape {
+    /// The order in which marks get their shapes.
+    pub(super) const ORDER: [Self; 5] = [
+        Self::Circle,
+        Self::Square,
+        Self::Up,
+        Self::Diamond,
+        Self::Down,
+    ];
+
+    /// Of a shape of radius 1, y down; none of a circle.
+    fn corners(self) -> &'static [(f64, f64)] {
+        match self {
+            Self::Circle => &[],
+            Self::Square => &[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+            Self::Diamond => &[(0.0, -1.3), (1.3, 0.0), (0.0, 1.3), (-1.3, 0.0)],
+            Self::Up => &[(0.0, -1.25), (1.15, 0.95), (-1.15, 0.95)],
+            Self::Down => &[(0.0, 1.25), (1.15, -0.95), (-1.15, -0.95)],
+            Self::Left => &[(-1.25, 0.0), (0.95, -1.15), (0.95, 1.15)],
+            Self::Right => &[(1.25, 0.0), (-0.95, -1.15), (-0.95, 1.15)],
+        }
+    }
+}
+
 /// Where a text stands about its point.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Align {
@@ -135,8 +172,23 @@ impl Canvas {
         self.polyline(points, paint, width, "");
     }
 
-    pub(super) fn dashed_line(&mut self, points: &[(f64, f64)], paint: Paint, width: f64) {
-        self.polyline(points, paint, width, " stroke-dasharray=\"7 5\"");
+    /// Dashes and gaps in pixels; none for a full line.
+    pub(super) fn dashed_line(
+        &mut self,
+        points: &[(f64, f64)],
+        paint: Paint,
+        width: f64,
+        dashes: &str,
+    ) {
+        match dashes {
+            "" => self.polyline(points, paint, width, ""),
+            _ => self.polyline(
+                points,
+                paint,
+                width,
+                &format!(" stroke-dasharray=\"{dashes}\""),
+            ),
+        }
     }
 
     fn polyline(&mut self, points: &[(f64, f64)], paint: Paint, width: f64, dashes: &str) {
@@ -160,18 +212,33 @@ impl Canvas {
     }
 
     /// A dot; `hover` is shown while the mouse is over it, unless it is empty.
-    pub(super) fn dot(&mut self, center: (f64, f64), radius: f64, paint: Paint, hover: &str) {
-        let circle = format!(
-            "<circle cx=\"{}\" cy=\"{}\" r=\"{}\" {}",
-            Short(center.0),
-            Short(center.1),
-            Short(radius),
-            paint.attribute("fill")
-        );
+    pub(super) fn dot(
+        &mut self,
+        center: (f64, f64),
+        radius: f64,
+        shape: Shape,
+        paint: Paint,
+        hover: &str,
+    ) {
+        let fill = paint.attribute("fill");
+        let (name, element) = match shape.corners() {
+            [] => {
+                let (x, y, r) = (Short(center.0), Short(center.1), Short(radius));
+                (
+                    "circle",
+                    format!("<circle cx=\"{x}\" cy=\"{y}\" r=\"{r}\" {fill}"),
+                )
+            }
+            corners => {
+                let corner = |(x, y): &(f64, f64)| (center.0 + radius * x, center.1 + radius * y);
+                let outline: Vec<(f64, f64)> = corners.iter().map(corner).collect();
+                ("path", format!("<path d=\"{}Z\" {fill}", Path(&outline)))
+            }
+        };
         match hover {
-            "" => self.add(format_args!("{circle}/>")),
+            "" => self.add(format_args!("{element}/>")),
             hover => self.add(format_args!(
-                "{circle}><title>{}</title></circle>",
+                "{element}><title>{}</title></{name}>",
                 escape(hover)
             )),
         }

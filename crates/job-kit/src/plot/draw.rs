@@ -2,14 +2,20 @@
 
 use super::{
     Color, Figure, Kind, Mark, PlotError,
-    canvas::{Align, Canvas, Paint},
+    canvas::{Align, Canvas, Paint, Shape},
     scale::{Axis, AxisKind, Scale, Tick},
 };
 
 const TITLE_EM: f64 = 15.0;
 const LABEL_EM: f64 = 12.5;
 const TICK_EM: f64 = 11.0;
+const SUBTITLE_EM: f64 = 10.5;
+const SUBTITLE_LINE: f64 = 15.0;
 const LINE: f64 = 1.8;
+/// Dashes of lines, in the order in which they get them: the first is full.
+const DASHES: [&str; 5] = ["", "9 3", "2 2.5", "9 3 2 3", "14 4"];
+/// Dashes of what asked for them, such as a rule.
+const DASHED: &str = "7 5";
 
 /// The rectangle that data are drawn in, and its axes.
 struct Plane {
@@ -64,6 +70,8 @@ impl Plane {
 struct Placed<'a> {
     mark: &'a Mark,
     color: Color,
+    dashes: &'static str,
+    shape: Shape,
     /// One per point; none where it has no place.
     points: Vec<Option<(f64, f64)>>,
     /// One per point, if the mark has intervals.
@@ -73,15 +81,13 @@ struct Placed<'a> {
 pub(super) fn draw(figure: &Figure, canvas: &mut Canvas) -> Result<(), PlotError> {
     let x_axis = &figure.x();
     let mut colors = Color::ORDER.into_iter().cycle();
+    let mut looks = Looks::default();
     let placed: Vec<Placed<'_>> = figure
         .marks
         .iter()
         .map(|mark| {
-            place(
-                (x_axis, &figure.y),
-                mark,
-                mark.color.or_else(|| colors.next()).unwrap_or(Color::Black),
-            )
+            let color = mark.color.or_else(|| colors.next()).unwrap_or(Color::Black);
+            place((x_axis, &figure.y), mark, color, looks.of(mark))
         })
         .collect();
     let left_out = placed
@@ -127,7 +133,9 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas) -> Result<(), PlotError
 
     let (width, height) = canvas.size();
     let legend = legend_rows(canvas, &placed, width - 24.0);
-    let top = 40.0 + 20.0 * legend.len() as f64;
+    let subtitle = wrapped(canvas, &figure.subtitle, width - 24.0);
+    let head = SUBTITLE_LINE * subtitle.len() as f64;
+    let top = 40.0 + head + 20.0 * legend.len() as f64;
     let (y_ticks, y_factor) = y.ticks(
         &figure.y,
         ((height - top - 60.0) / 55.0).clamp(2.0, 8.0) as usize,
@@ -150,7 +158,8 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas) -> Result<(), PlotError
         .map(|tick| canvas.text_width(&tick.text, TICK_EM))
         .fold(0.0, f64::max);
     let upright = matches!(x_axis.kind, AxisKind::Categories(_)) && widest > slot - 4.0;
-    let note = if left_out > 0 { 16.0 } else { 0.0 };
+    let beyond = placed.iter().flat_map(|p| p.beyond(&x, &y)).count();
+    let note = if left_out + beyond > 0 { 16.0 } else { 0.0 };
     let bottom = height
         - 46.0
         - note
@@ -177,7 +186,17 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas) -> Result<(), PlotError
         text,
         false,
     );
-    draw_legend(canvas, &legend);
+    for (i, line) in subtitle.iter().enumerate() {
+        canvas.text(
+            line,
+            (12.0, 38.0 + SUBTITLE_LINE * i as f64),
+            Align::Left,
+            SUBTITLE_EM,
+            Paint::grey(90),
+            false,
+        );
+    }
+    draw_legend(canvas, &legend, head);
     draw_axes(canvas, &plane, &x_ticks, &y_ticks, upright);
     if let Some(at) = x_axis.break_at() {
         draw_break(canvas, plane.at((at, plane.y.from)));
@@ -225,13 +244,30 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas) -> Result<(), PlotError
     for p in &placed {
         draw_labels(canvas, &plane, p, &mut taken);
     }
+    for p in &placed {
+        draw_beyond(canvas, &plane, p);
+        draw_rule_label(canvas, &plane, (x_axis, &figure.y), p);
+    }
+    let count = |points: usize| match points {
+        1 => ("1 point".to_owned(), "is", "has", "lies"),
+        n => (format!("{n} points"), "are", "have", "lie"),
+    };
+    let mut notes = vec![];
     if left_out > 0 {
-        let text = match left_out {
-            1 => "1 point has no place on these axes and is not shown".to_owned(),
-            n => format!("{n} points have no place on these axes and are not shown"),
-        };
+        let (points, is, has, _) = count(left_out);
+        notes.push(format!(
+            "{points} {has} no place on these axes and {is} not shown"
+        ));
+    }
+    if beyond > 0 {
+        let (points, is, _, lies) = count(beyond);
+        notes.push(format!(
+            "{points} {lies} beyond the ends of the axes and {is} marked at the edge"
+        ));
+    }
+    if !notes.is_empty() {
         canvas.text(
-            &text,
+            &notes.join("; "),
             (12.0, height - 10.0),
             Align::Left,
             10.0,
@@ -242,7 +278,88 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas) -> Result<(), PlotError
     Ok(())
 }
 
-fn place<'a>((x_axis, y_axis): (&Axis, &Axis), mark: &'a Mark, color: Color) -> Placed<'a> {
+/// A text in lines that are not wider than `width`, if its words let it.
+fn wrapped(canvas: &Canvas, text: &str, width: f64) -> Vec<String> {
+    let mut lines: Vec<String> = vec![];
+    for word in text.split_whitespace() {
+        let longer = lines.last().map(|line| format!("{line} {word}"));
+        match longer.filter(|line| canvas.text_width(line, SUBTITLE_EM) <= width) {
+            Some(longer) => {
+                lines.pop();
+                lines.push(longer);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// What tells marks apart without their colours.
+#[derive(Default)]
+struct Looks {
+    lines: usize,
+    points: usize,
+}
+
+impl Looks {
+    fn of(&mut self, mark: &Mark) -> (&'static str, Shape) {
+        let next = |count: &mut usize| {
+            let number = *count;
+            // What the legend does not name has no look of its own.
+            *count += usize::from(!mark.name.is_empty());
+            match mark.name.is_empty() {
+                true => 0,
+                false => number,
+            }
+        };
+        let shape = |number: usize| Shape::ORDER[number % Shape::ORDER.len()];
+        match mark.kind {
+            Kind::Line | Kind::Steps => {
+                let number = next(&mut self.lines);
+                let dashes = match mark.dashed {
+                    true => DASHED,
+                    false => DASHES[number % DASHES.len()],
+                };
+                (dashes, shape(number))
+            }
+            Kind::Points { .. } => ("", shape(next(&mut self.points))),
+            _ if mark.dashed => (DASHED, Shape::Circle),
+            _ => ("", Shape::Circle),
+        }
+    }
+}
+
+impl Placed<'_> {
+    /// Points of lines and points that lie beyond the ends of the axes.
+    fn beyond(&self, x: &Scale, y: &Scale) -> impl Iterator<Item = (usize, (f64, f64))> {
+        let shown = matches!(self.mark.kind, Kind::Line | Kind::Points { .. });
+        let points = self.points.iter().enumerate();
+        points
+            .filter_map(|(i, point)| Some((i, (*point)?)))
+            .filter(move |(_, point)| shown && !(x.contains(point.0) && y.contains(point.1)))
+    }
+}
+
+/// Triangles at the edges, where there are points beyond.
+fn draw_beyond(canvas: &mut Canvas, plane: &Plane, p: &Placed<'_>) {
+    for (i, point) in p.beyond(&plane.x, &plane.y) {
+        let shape = match point {
+            (_, y) if y > plane.y.to => Shape::Up,
+            (_, y) if y < plane.y.from => Shape::Down,
+            (x, _) if x > plane.x.to => Shape::Right,
+            _ => Shape::Left,
+        };
+        let at = plane.clamp(plane.at(point));
+        canvas.dot(at, 4.0, shape, p.color.into(), &p.mark.hover(i));
+    }
+}
+
+fn place<'a>(
+    (x_axis, y_axis): (&Axis, &Axis),
+    mark: &'a Mark,
+    color: Color,
+    (dashes, shape): (&'static str, Shape),
+) -> Placed<'a> {
     let points = mark
         .points
         .iter()
@@ -259,6 +376,8 @@ fn place<'a>((x_axis, y_axis): (&Axis, &Axis), mark: &'a Mark, color: Color) -> 
     Placed {
         mark,
         color,
+        dashes,
+        shape,
         points,
         intervals,
     }
@@ -389,7 +508,7 @@ fn draw_line(canvas: &mut Canvas, plane: &Plane, p: &Placed<'_>) {
             continue;
         };
         if plane.clamp(pixel) == pixel {
-            canvas.dot(pixel, 3.0, p.color.into(), &p.mark.hover(i));
+            canvas.dot(pixel, 3.0, p.shape, p.color.into(), &p.mark.hover(i));
         }
     }
 }
@@ -425,10 +544,7 @@ fn stroke(canvas: &mut Canvas, plane: &Plane, pixels: &[(f64, f64)], p: &Placed<
     }
     runs.push(inside);
     for run in runs {
-        match p.mark.dashed {
-            true => canvas.dashed_line(&run, p.color.into(), width),
-            false => canvas.line(&run, p.color.into(), width),
-        }
+        canvas.dashed_line(&run, p.color.into(), width, p.dashes);
     }
 }
 
@@ -448,7 +564,7 @@ fn draw_points(
         };
         if plane.clamp(pixel) == pixel {
             let paint = Paint::from(p.color).alpha(alpha);
-            canvas.dot(pixel, radius, paint, &p.mark.hover(i));
+            canvas.dot(pixel, radius, p.shape, paint, &p.mark.hover(i));
             if p.points.len() <= 400 {
                 taken.push([
                     pixel.0 - radius,
@@ -521,6 +637,44 @@ fn draw_intervals(canvas: &mut Canvas, plane: &Plane, p: &Placed<'_>, shift: f64
     }
 }
 
+/// The name of a rule beside it, over whatever lies there.
+fn draw_rule_label(
+    canvas: &mut Canvas,
+    plane: &Plane,
+    (x_axis, y_axis): (&Axis, &Axis),
+    p: &Placed<'_>,
+) {
+    let width = canvas.text_width(&p.mark.name, TICK_EM);
+    let left = match p.mark.kind {
+        _ if p.mark.name.is_empty() => None,
+        Kind::VerticalRule(x) => x_axis.place(x).filter(|x| plane.x.contains(*x)).map(|x| {
+            let (x, _) = plane.at((x, plane.y.from));
+            let right = x + width + 6.0 < plane.right;
+            let left = if right { x + 4.0 } else { x - 4.0 - width };
+            (left, plane.top + 8.0)
+        }),
+        Kind::HorizontalRule(y) => y_axis.place(y).filter(|y| plane.y.contains(*y)).map(|y| {
+            let (_, y) = plane.at((plane.x.from, y));
+            (plane.right - 4.0 - width, y - 9.0)
+        }),
+        _ => None,
+    };
+    let Some((x, y)) = left else {
+        return;
+    };
+    let half = TICK_EM / 2.0 + 1.0;
+    let behind = Paint::grey(255).alpha(0.8);
+    canvas.rectangle((x - 2.0, y - half), (x + width + 2.0, y + half), behind);
+    canvas.text(
+        &p.mark.name,
+        (x, y),
+        Align::Left,
+        TICK_EM,
+        Paint::grey(60),
+        false,
+    );
+}
+
 fn draw_rule(canvas: &mut Canvas, plane: &Plane, (x_axis, y_axis): (&Axis, &Axis), p: &Placed<'_>) {
     let text = Paint::grey(80);
     match p.mark.kind {
@@ -530,20 +684,6 @@ fn draw_rule(canvas: &mut Canvas, plane: &Plane, (x_axis, y_axis): (&Axis, &Axis
             };
             let (x, _) = plane.at((x, plane.y.from));
             stroke(canvas, plane, &[(x, plane.bottom), (x, plane.top)], p, 1.3);
-            let width = canvas.text_width(&p.mark.name, TICK_EM);
-            let (at, align) = if x + width + 6.0 < plane.right {
-                (x + 4.0, Align::Left)
-            } else {
-                (x - 4.0, Align::Right)
-            };
-            canvas.text(
-                &p.mark.name,
-                (at, plane.top + 8.0),
-                align,
-                TICK_EM,
-                text,
-                false,
-            );
         }
         Kind::HorizontalRule(y) => {
             let Some(y) = y_axis.place(y).filter(|y| plane.y.contains(*y)) else {
@@ -551,14 +691,6 @@ fn draw_rule(canvas: &mut Canvas, plane: &Plane, (x_axis, y_axis): (&Axis, &Axis
             };
             let (_, y) = plane.at((plane.x.from, y));
             stroke(canvas, plane, &[(plane.left, y), (plane.right, y)], p, 1.3);
-            canvas.text(
-                &p.mark.name,
-                (plane.right - 4.0, y - 8.0),
-                Align::Right,
-                TICK_EM,
-                text,
-                false,
-            );
         }
         Kind::Span(from, to) => {
             let (Some(from), Some(to)) = (x_axis.place(from), x_axis.place(to)) else {
@@ -643,6 +775,8 @@ struct LegendEntry<'p> {
     x: f64,
     mark: &'p Mark,
     color: Color,
+    dashes: &'static str,
+    shape: Shape,
 }
 
 fn legend_rows<'p>(
@@ -670,6 +804,8 @@ fn legend_rows<'p>(
                 x,
                 mark: p.mark,
                 color: p.color,
+                dashes: p.dashes,
+                shape: p.shape,
             });
         }
         x += wide;
@@ -677,13 +813,15 @@ fn legend_rows<'p>(
     rows
 }
 
-fn draw_legend(canvas: &mut Canvas, rows: &[Vec<LegendEntry<'_>>]) {
+fn draw_legend(canvas: &mut Canvas, rows: &[Vec<LegendEntry<'_>>], head: f64) {
     for (i, row) in rows.iter().enumerate() {
-        let y = 42.0 + 20.0 * i as f64;
+        let y = 42.0 + head + 20.0 * i as f64;
         for entry in row {
             let paint = Paint::from(entry.color);
             match entry.mark.kind {
-                Kind::Points { .. } => canvas.dot((entry.x + 12.0, y), 4.0, paint, ""),
+                Kind::Points { .. } => {
+                    canvas.dot((entry.x + 12.0, y), 4.0, entry.shape, paint, "");
+                }
                 Kind::Bars => canvas.rectangle(
                     (entry.x + 6.0, y - 5.0),
                     (entry.x + 18.0, y + 5.0),
@@ -698,12 +836,9 @@ fn draw_legend(canvas: &mut Canvas, rows: &[Vec<LegendEntry<'_>>]) {
                         );
                     }
                     let line = [(entry.x, y), (entry.x + 24.0, y)];
-                    match entry.mark.dashed {
-                        true => canvas.dashed_line(&line, paint, LINE),
-                        false => canvas.line(&line, paint, LINE),
-                    }
+                    canvas.dashed_line(&line, paint, LINE, entry.dashes);
                     if entry.mark.dots {
-                        canvas.dot((entry.x + 12.0, y), 3.0, paint, "");
+                        canvas.dot((entry.x + 12.0, y), 3.0, entry.shape, paint, "");
                     }
                 }
             }

@@ -20,6 +20,7 @@ pub struct Axis {
     pub(super) label: String,
     pub(super) kind: AxisKind,
     range: Option<(f64, f64)>,
+    bulk: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +48,7 @@ impl Axis {
             label: label.to_owned(),
             kind: AxisKind::Linear,
             range: None,
+            bulk: false,
         }
     }
 
@@ -56,6 +58,7 @@ impl Axis {
             label: label.to_owned(),
             kind: AxisKind::Log,
             range: None,
+            bulk: false,
         }
     }
 
@@ -65,6 +68,7 @@ impl Axis {
             label: label.to_owned(),
             kind: AxisKind::Steps { zero: None },
             range: None,
+            bulk: false,
         }
     }
 
@@ -113,10 +117,18 @@ impl Axis {
             label: label.to_owned(),
             kind: AxisKind::Categories(names.into_iter().map(Into::into).collect()),
             range: None,
+            bulk: false,
         }
     }
 
-    /// Ends of the axis; otherwise they follow from the data. What lies outside is cut off.
+    /// Lets the bulk of the values decide about the ends of the axis, so that a few far ones do not swallow the rest: with more than a
+    /// span of the middle nine tenths between it and them, a value lies beyond the end.
+    pub fn bulk(mut self) -> Self {
+        self.bulk = true;
+        self
+    }
+
+    /// Ends of the axis; otherwise they follow from the data. What lies outside is cut off, and points are marked at the edge.
     pub fn range(mut self, from: f64, to: f64) -> Self {
         self.range = Some((from.min(to), from.max(to)));
         self
@@ -149,10 +161,15 @@ impl Axis {
         {
             return Scale { from, to };
         }
-        let (mut from, mut to) = values
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(from, to), v| {
-                (from.min(v), to.max(v))
-            });
+        let values: Vec<f64> = values.collect();
+        let (least, most) = match self.bulk {
+            true => bulk(&values),
+            false => (f64::NEG_INFINITY, f64::INFINITY),
+        };
+        let kept = values.into_iter().filter(|v| (least..=most).contains(v));
+        let (mut from, mut to) = kept.fold((f64::INFINITY, f64::NEG_INFINITY), |(from, to), v| {
+            (from.min(v), to.max(v))
+        });
         if zero && !log {
             (from, to) = (from.min(0.0), to.max(0.0));
         }
@@ -174,6 +191,18 @@ impl Axis {
             to: if keep(to) { to } else { to + margin },
         }
     }
+}
+
+/// The ends beyond which values are far from the bulk of them.
+fn bulk(values: &[f64]) -> (f64, f64) {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else {
+        return (f64::NEG_INFINITY, f64::INFINITY);
+    };
+    let at = |share: f64| sorted[(share * last as f64).round() as usize];
+    let (low, high) = (at(0.05), at(0.95));
+    (low - (high - low), high + (high - low))
 }
 
 /// An axis fitted to data.
@@ -424,6 +453,18 @@ mod tests {
             Axis::steps("").with_zero([5.0].into_iter()).place(0.0),
             None
         );
+    }
+
+    #[test]
+    fn far_values_do_not_swallow_the_bulk() {
+        let values: Vec<f64> = (0..100).map(f64::from).chain([1e6]).collect();
+        let fit = |axis: Axis| axis.fit(values.iter().copied(), false);
+        assert!(fit(Axis::linear("")).to > 1e6);
+        let scale = fit(Axis::linear("").bulk());
+        assert!(scale.contains(0.0) && scale.contains(99.0) && scale.to < 110.0);
+        // Values of one spread are all of the bulk.
+        let scale = Axis::linear("").bulk().fit((0..100).map(f64::from), false);
+        assert!(scale.contains(0.0) && scale.contains(99.0));
     }
 
     #[test]
