@@ -819,3 +819,84 @@ fn words_know_their_text_and_span() {
     assert!(vocabulary.begins(id("Ġthe")) && !vocabulary.begins(id("the")));
     assert!(![EOS, -1, 4096].into_iter().any(|id| vocabulary.begins(id)));
 }
+
+/// Limits the first neurons at a site, number by number, and counts what was below, within and above.
+struct Limit {
+    site: Site,
+    neurons: usize,
+    low: f64,
+    high: f64,
+    seen: [usize; 3],
+}
+
+impl Hooks for Limit {
+    fn wants(&self, site: Site) -> bool {
+        site == self.site
+    }
+
+    fn at(&mut self, _: Site, value: Tensor) -> Result<Tensor, HookError> {
+        let size = value.size();
+        let mut all = Vec::<f32>::try_from(&value.f_view(-1)?)?;
+        for row in all.chunks_mut(256) {
+            for a in &mut row[..self.neurons] {
+                let (x, old) = (f64::from(*a), *a);
+                if x < self.low {
+                    *a = self.low as f32;
+                } else if x > self.high {
+                    *a = self.high as f32;
+                }
+                self.seen[match *a {
+                    new if new > old => 0,
+                    new if new < old => 2,
+                    _ => 1,
+                }] += 1;
+            }
+        }
+        Ok(Tensor::f_from_slice(&all)?.f_view(size.as_slice())?)
+    }
+}
+
+/// A clamp in the last layer is read off its closed form, elsewhere it is a hook: both are what limiting each number by itself is.
+#[test]
+fn a_clamp_limits_each_activation() {
+    let tiny = Tiny::load();
+    let (requests, scorer) = (tiny.requests(), tiny.scorer(4096));
+    for (layer, site) in [
+        (1, NeuronSite::Post),
+        (3, NeuronSite::Post),
+        (1, NeuronSite::Pre),
+        (3, NeuronSite::Pre),
+    ] {
+        let (low, high) = match site {
+            NeuronSite::Post => (-0.02, 0.05),
+            NeuronSite::Pre => (-0.5, 0.1),
+        };
+        let neurons = (0..40).map(|neuron| NeuronId { layer, neuron }).collect();
+        let clamp = Operation::Clamp { low, high };
+        let clamp = Intervention::new("clamp", site, neurons, clamp).unwrap();
+        let mut limit = Limit {
+            site: match site {
+                NeuronSite::Post => Site::MlpPost(layer),
+                NeuronSite::Pre => Site::MlpPre(layer),
+            },
+            neurons: 40,
+            low,
+            high,
+            seen: [0; 3],
+        };
+        let expected = scorer.score_with(&requests, &mut limit).unwrap();
+        assert!(
+            limit.seen.iter().all(|&seen| seen > 100),
+            "{:?}",
+            limit.seen
+        );
+        for (found, expected) in scorer
+            .score(&requests, &[clamp])
+            .unwrap()
+            .iter()
+            .zip(&expected)
+        {
+            assert_close(&found[0], expected, 2e-5, &format!("{layer}, {site:?}"));
+        }
+    }
+}
