@@ -112,6 +112,39 @@ pub(crate) struct StratumCurve {
 }
 
 impl StratumCurve {
+    /// Shape, breaks and exponent, with intervals.
+    pub(crate) fn in_words(&self) -> String {
+        let fit = &self.curve;
+        let breaks: Vec<String> = fit
+            .best_fit()
+            .break_ranks()
+            .iter()
+            .enumerate()
+            .map(|(i, rank)| match &self.intervals {
+                Some(intervals) => format!(
+                    "{rank:.0} [{:.0}, {:.0}]",
+                    intervals.breaks[i][0], intervals.breaks[i][1]
+                ),
+                None => format!("{rank:.0}"),
+            })
+            .collect();
+        let verdict = self.verdict().map_or("too few values", Verdict::name);
+        let mut words = format!("{verdict}; broken line: {}", fit.shape.name());
+        if !breaks.is_empty() {
+            words += &format!("; breaks at rank {}", breaks.join(" and "));
+        }
+        words += &format!("; exponent {:.2}", fit.exponent());
+        if let Some(intervals) = &self.intervals {
+            words += &format!(
+                " [{:.2}, {:.2}]; same shape in {:.0} % of resamples",
+                intervals.exponent[0],
+                intervals.exponent[1],
+                100.0 * intervals.same_shape
+            );
+        }
+        words
+    }
+
     pub(crate) fn verdict(&self) -> Option<Verdict> {
         Some(self.laws.as_ref()?.verdict(self.curve.shape))
     }
@@ -189,6 +222,13 @@ impl StepAnalysis {
     /// A value that rests on frozen losses, if they are of the band that files the rows.
     pub(crate) fn direct<T>(&self, value: Option<T>) -> Option<T> {
         value.filter(|_| self.direct)
+    }
+
+    /// Shares at random weights in words; nothing where they are not known.
+    pub(crate) fn baselines(&self) -> String {
+        self.baseline
+            .as_ref()
+            .map_or_else(String::new, |baseline| baseline.in_words())
     }
 }
 

@@ -1,10 +1,8 @@
 //! Shares at random weights, which shares of trained weights are read beside: the published one is high at step 0 already.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
-use neuron_select::{NeuronId, Ranked};
-
-use crate::analysis::StepAnalysis;
+use neuron_select::{NeuronId, Ranked, Ranking};
 
 /// Which share of the total effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +26,10 @@ impl Share {
         }
     }
 
-    /// Of a neuron at a step, where it is known.
-    pub(crate) fn of(self, step: &StepAnalysis, ranked: &Ranked) -> Option<f64> {
+    /// Of a neuron, where it is known; `direct` says whether shares of the frozen direction are of the band that files the rows.
+    pub(crate) fn of(self, direct: bool, ranked: &Ranked) -> Option<f64> {
         match self {
-            Self::Frequency => step.direct(ranked.mediated_share),
+            Self::Frequency => ranked.mediated_share.filter(|_| direct),
             Self::AllTokens => ranked.all_token_mediated_share,
             Self::FinalNorm => ranked.ln_mediated_share,
         }
@@ -40,10 +38,10 @@ impl Share {
     /// Median over neurons of a step; none where no neuron has the share.
     pub(crate) fn median<'a>(
         self,
-        step: &StepAnalysis,
+        direct: bool,
         neurons: impl Iterator<Item = &'a Ranked>,
     ) -> Option<f64> {
-        let mut values: Vec<f64> = neurons.filter_map(|n| self.of(step, n)).collect();
+        let mut values: Vec<f64> = neurons.filter_map(|n| self.of(direct, n)).collect();
         values.sort_unstable_by(f64::total_cmp);
         let last = values.len().checked_sub(1)?;
         Some((values[last / 2] + values[last.div_ceil(2)]) / 2.0)
@@ -58,15 +56,35 @@ pub(crate) struct Baseline {
 }
 
 impl Baseline {
-    /// Of the step 0 among these, if it is.
-    pub(crate) fn of(steps: &[StepAnalysis]) -> Option<Arc<Self>> {
-        let step = steps.iter().find(|step| step.step == 0)?;
-        let all = || step.ranking.all().iter();
-        let shares = |n: &Ranked| (n.effects.neuron, Share::ALL.map(|share| share.of(step, n)));
-        Some(Arc::new(Self {
+    /// Of the ranking at step 0; `direct` as in [`Share::of`].
+    pub(crate) fn of(direct: bool, ranking: &Ranking) -> Self {
+        let all = || ranking.all().iter();
+        let shares = |n: &Ranked| {
+            (
+                n.effects.neuron,
+                Share::ALL.map(|share| share.of(direct, n)),
+            )
+        };
+        Self {
             shares: all().map(shares).collect(),
-            medians: Share::ALL.map(|share| share.median(step, all())),
-        }))
+            medians: Share::ALL.map(|share| share.median(direct, all())),
+        }
+    }
+
+    /// The medians, to read shares beside; nothing where there are none.
+    pub(crate) fn in_words(&self) -> String {
+        let medians = Share::ALL.into_iter().filter_map(|share| {
+            let median = self.median(share)?;
+            Some(format!("{} {:.1} %", share.name(), 100.0 * median))
+        });
+        let medians: Vec<String> = medians.collect();
+        match medians.is_empty() {
+            true => String::new(),
+            false => format!(
+                "median shares of all neurons at step 0, random weights: {}; ",
+                medians.join(", ")
+            ),
+        }
     }
 
     /// Of a neuron.

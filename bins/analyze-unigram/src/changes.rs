@@ -4,8 +4,6 @@ use job_kit::RunRecord;
 use neuron_select::{Grouped, Measure, NeuronId, paired};
 use surprisal_metrics::{Bootstrap, Group, Interval};
 
-use crate::analysis::StepAnalysis;
-
 /// What differences are of.
 const MEASURES: [(&str, Measure); 3] = [
     ("loss_change", Measure::LossChange),
@@ -71,33 +69,33 @@ pub(crate) struct StepChange {
     pub(crate) interval: Option<Interval>,
 }
 
-/// Changes from each step to the next, and to the last.
+/// Changes from each step, in order with what is followed there, to the next, and to the last.
 pub(crate) fn between(
-    steps: &[StepAnalysis],
+    steps: &[(i64, &Followed)],
     bootstrap: &Bootstrap,
     record: &mut RunRecord,
 ) -> anyhow::Result<Vec<StepChange>> {
     let mut changes = Vec::new();
-    for (i, step) in steps.iter().enumerate() {
+    for (i, &(step, before)) in steps.iter().enumerate() {
         let next = steps.get(i + 1);
         let last = steps.last().filter(|_| i + 2 < steps.len());
-        for later in next.into_iter().chain(last) {
+        for &(later, after) in next.into_iter().chain(last) {
             let mut left_out = 0;
-            for (subject, before) in &step.followed.subjects {
-                let mut subjects = later.followed.subjects.iter();
-                let Some((_, after)) = subjects.find(|(other, _)| other == subject) else {
+            for (subject, groups) in &before.subjects {
+                let mut subjects = after.subjects.iter();
+                let Some((_, groups_after)) = subjects.find(|(other, _)| other == subject) else {
                     continue;
                 };
                 for (m, (measure, _)) in MEASURES.into_iter().enumerate() {
                     let found = paired(
-                        (&step.followed.sequences, &before[m]),
-                        (&later.followed.sequences, &after[m]),
+                        (&before.sequences, &groups[m]),
+                        (&after.sequences, &groups_after[m]),
                     );
                     left_out = left_out.max(found.left_out);
                     if let Some(mean) = Group::total(&found.groups).mean() {
                         changes.push(StepChange {
-                            step: step.step,
-                            later: later.step,
+                            step,
+                            later,
                             subject: *subject,
                             measure,
                             mean,
@@ -110,7 +108,7 @@ pub(crate) fn between(
             if left_out > 0 {
                 record.warn(format!(
                     "steps {} and {}: {left_out} documents or sequences have not the same rows at both and are left out of the differences between them: were both ablated with the same settings?",
-                    step.step, later.step
+                    step, later
                 ));
             }
         }

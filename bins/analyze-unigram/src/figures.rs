@@ -443,7 +443,7 @@ fn curves(step: &StepAnalysis) -> Option<Named> {
                 .color(color)
                 .radius(5.0),
             );
-        plateaus.push(format!("{name}: {}", crate::summary::curve_in_words(curve)));
+        plateaus.push(format!("{name}: {}", curve.in_words()));
     }
     Some(Named {
         about: step.about_both.clone(),
@@ -578,8 +578,8 @@ pub(crate) fn shares(steps: &[StepAnalysis]) -> Option<Named> {
                 .filter_map(|step| {
                     let selected = step.selected.iter().map(|n| &n.ranked);
                     let median = match of_selected {
-                        true => share.median(step, selected),
-                        false => share.median(step, step.ranking.all().iter()),
+                        true => share.median(step.direct, selected),
+                        false => share.median(step.direct, step.ranking.all().iter()),
                     };
                     Some((step.step as f64, median?))
                 })

@@ -1,5 +1,7 @@
 //! The run: every step analysed, tables written, a summary printed.
 
+use std::sync::Arc;
+
 use std::time::Instant;
 
 use job_kit::{OutputDir, RunRecord};
@@ -48,7 +50,8 @@ pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()
         steps.push(step);
     }
     steps.reverse();
-    let baseline = Baseline::of(&steps);
+    let at_0 = steps.iter().find(|step| step.step == 0);
+    let baseline = at_0.map(|step| Arc::new(Baseline::of(step.direct, &step.ranking)));
     for step in &mut steps {
         step.baseline.clone_from(&baseline);
     }
@@ -62,7 +65,11 @@ pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()
         record.note("ablation", ablation.clone());
     }
     let overlaps = stability::overlaps(&steps, config.persistence)?;
-    let changes = changes::between(&steps, &config.bootstrap(), &mut record)?;
+    let of_steps: Vec<_> = steps
+        .iter()
+        .map(|step| (step.step, &step.followed))
+        .collect();
+    let changes = changes::between(&of_steps, &config.bootstrap(), &mut record)?;
     tables::write(&out, &steps, &overlaps, &changes)?;
     if config.output.report {
         page::write(&out, config, &steps, (&overlaps, &changes), &mut record)?;

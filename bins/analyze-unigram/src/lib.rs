@@ -6,6 +6,7 @@ mod changes;
 mod compare;
 mod config;
 mod figures;
+mod ids;
 mod input;
 mod job;
 mod page;

@@ -140,25 +140,6 @@ pub(crate) fn write(
     Ok(out.write(REPORT, report.to_html())?)
 }
 
-/// Median shares at random weights, to read shares beside.
-pub(crate) fn share_baselines(step: &StepAnalysis) -> String {
-    let Some(baseline) = &step.baseline else {
-        return String::new();
-    };
-    let medians = Share::ALL.into_iter().filter_map(|share| {
-        let median = baseline.median(share)?;
-        Some(format!("{} {:.1} %", share.name(), 100.0 * median))
-    });
-    let medians: Vec<String> = medians.collect();
-    match medians.is_empty() {
-        true => String::new(),
-        false => format!(
-            "median shares of all neurons at step 0, random weights: {}; ",
-            medians.join(", ")
-        ),
-    }
-}
-
 fn selection_grid(step: &StepAnalysis) -> Grid {
     let columns = [
         "rank",
@@ -182,7 +163,7 @@ fn selection_grid(step: &StepAnalysis) -> Grid {
         step.selected.len(),
         step.ranking.all().len(),
         step.about,
-        share_baselines(step),
+        step.baselines(),
     );
     let mut grid = Grid::new(columns).caption(&caption);
     for (i, neuron) in step.selected.iter().enumerate() {
@@ -191,7 +172,7 @@ fn selection_grid(step: &StepAnalysis) -> Grid {
         let adjusted = step.max_t.get(&effects.neuron);
         let share = |share: Share| {
             share
-                .of(step, &neuron.ranked)
+                .of(step.direct, &neuron.ranked)
                 .map_or(Cell::Missing, Cell::Percent)
         };
         let p = |place: usize| adjusted.map_or(Cell::Missing, |p| Cell::Fixed(p[place], 3));

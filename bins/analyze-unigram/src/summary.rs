@@ -2,12 +2,11 @@
 
 use std::fmt::Write as _;
 
-use neuron_select::{ControlKind, Measure, Verdict};
+use neuron_select::{ControlKind, Measure};
 
 use crate::{
-    analysis::{SetName, StepAnalysis, StratumCurve},
+    analysis::{SetName, StepAnalysis},
     config::AnalyzeConfig,
-    page::share_baselines,
     stability::Overlap,
 };
 
@@ -77,7 +76,7 @@ pub(crate) fn text(
                 step.selected.len()
             )?,
         }
-        let baselines = share_baselines(step);
+        let baselines = step.baselines();
         if !baselines.is_empty() {
             writeln!(text, "  {}", baselines.trim_end_matches("; "))?;
         }
@@ -119,7 +118,7 @@ pub(crate) fn text(
                 text,
                 "  influence on {} rows: {}",
                 curve.rows,
-                curve_in_words(curve)
+                curve.in_words()
             )?;
         }
     }
@@ -145,37 +144,4 @@ pub(crate) fn text(
     }
     writeln!(text, "\nEffects and changes are in nats.")?;
     Ok(text)
-}
-
-/// Shape, breaks and exponent of a curve, with intervals.
-pub(crate) fn curve_in_words(curve: &StratumCurve) -> String {
-    let fit = &curve.curve;
-    let breaks: Vec<String> = fit
-        .best_fit()
-        .break_ranks()
-        .iter()
-        .enumerate()
-        .map(|(i, rank)| match &curve.intervals {
-            Some(intervals) => format!(
-                "{rank:.0} [{:.0}, {:.0}]",
-                intervals.breaks[i][0], intervals.breaks[i][1]
-            ),
-            None => format!("{rank:.0}"),
-        })
-        .collect();
-    let verdict = curve.verdict().map_or("too few values", Verdict::name);
-    let mut words = format!("{verdict}; broken line: {}", fit.shape.name());
-    if !breaks.is_empty() {
-        words += &format!("; breaks at rank {}", breaks.join(" and "));
-    }
-    words += &format!("; exponent {:.2}", fit.exponent());
-    if let Some(intervals) = &curve.intervals {
-        words += &format!(
-            " [{:.2}, {:.2}]; same shape in {:.0} % of resamples",
-            intervals.exponent[0],
-            intervals.exponent[1],
-            100.0 * intervals.same_shape
-        );
-    }
-    words
 }

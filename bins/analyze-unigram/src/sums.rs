@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use job_kit::{Columns, TableReader};
 use neuron_select::{RowSums, Stratum, Tally};
 
-use crate::input::numbered;
+use crate::ids::numbered;
 
 /// Its name.
 pub(crate) const FILE: &str = "sums.parquet";

@@ -5,8 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array,
-    UInt64Array,
+    ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
 };
 use job_kit::report::{Grid, Section};
 use neuron_ablate::NeuronId;
@@ -14,7 +13,7 @@ use neuron_select::{Balance, ControlKind, q_values, rank_p};
 use surprisal_metrics::{Bootstrap, Group, Interval, Unit};
 
 use crate::interventions::{Drawn, Facts, InterventionSpec};
-use crate::summary::{Step, includes_0};
+use crate::summary::{Step, includes_0, steps};
 
 /// What an intervention on the selected neurons changes more than the same on one kind of controls, in a group of words. Every word counts
 /// once.
@@ -157,14 +156,6 @@ fn number<T>(rows: &[T], of: impl Fn(&T) -> Option<f64>) -> ArrayRef {
 
 fn count<T>(rows: &[T], of: impl Fn(&T) -> Option<u64>) -> ArrayRef {
     Arc::new(rows.iter().map(of).collect::<UInt64Array>())
-}
-
-/// Of the type that `step` has in the tables of all jobs, so that they join.
-pub(crate) fn steps<T>(rows: &[T], of: impl Fn(&T) -> Option<u64>) -> anyhow::Result<ArrayRef> {
-    let steps = rows
-        .iter()
-        .map(|row| of(row).map(i64::try_from).transpose());
-    Ok(Arc::new(steps.collect::<Result<Int64Array, _>>()?))
 }
 
 /// Of the type that `layer` and `neuron` have in the tables of all jobs.

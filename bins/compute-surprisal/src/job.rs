@@ -17,6 +17,7 @@ use surprisal_metrics::{MetricError, WordForm};
 use crate::checkpoints::{Checkpoints, Loaded};
 use crate::config::{Reading, SurprisalConfig};
 use crate::groups;
+use crate::inputs::Inputs;
 use crate::interventions::{InterventionSpec, Sources, layers_of, needs_activities};
 use crate::neurons::{self, NeuronSets};
 use crate::results;
@@ -186,7 +187,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     record.note(CHECKPOINTS, store.addresses(&steps));
 
     let text = results::write(
-        &results::Inputs {
+        &Inputs {
             config,
             list: &list,
             out: &out,

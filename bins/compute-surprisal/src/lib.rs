@@ -5,6 +5,7 @@ mod config;
 mod contrasts;
 mod figures;
 mod groups;
+mod inputs;
 mod interventions;
 mod job;
 mod neurons;

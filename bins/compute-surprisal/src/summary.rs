@@ -5,14 +5,15 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use anyhow::Context;
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, UInt64Array,
+};
 use neuron_select::q_values;
 use surprisal_metrics::{
     Acquisition, Bootstrap, Doubt, Group, Interval, LearningCurve, MetricError, Paired, Unit,
     paired_comparison,
 };
 
-use crate::contrasts::steps;
 use crate::interventions::InterventionSpec;
 use crate::words::Words;
 
@@ -542,4 +543,12 @@ pub(crate) fn acquisition_table(learned: &[Acquired], unit: Unit) -> anyhow::Res
             false,
         ),
     ])?)
+}
+
+/// Of the type that `step` has in the tables of all jobs, so that they join.
+pub(crate) fn steps<T>(rows: &[T], of: impl Fn(&T) -> Option<u64>) -> anyhow::Result<ArrayRef> {
+    let steps = rows
+        .iter()
+        .map(|row| of(row).map(i64::try_from).transpose());
+    Ok(Arc::new(steps.collect::<Result<Int64Array, _>>()?))
 }

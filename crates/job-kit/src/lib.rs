@@ -17,6 +17,7 @@ pub mod plot;
 pub mod progress;
 pub mod report;
 pub mod run_record;
+mod secrets;
 mod stdio;
 pub mod table;
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::output::{FileRecord, OutputDir, OutputError, RUN_RECORD, sha256_file};
+use crate::secrets::without_secrets;
 
 /// What a run was: filled in as it goes, written as `run.json` at its end.
 ///
@@ -234,48 +235,6 @@ pub fn finished_run(
 
 fn round(took: Duration) -> f64 {
     (took.as_secs_f64() * 1e3).round() / 1e3
-}
-
-/// Replaces values that are credentials, by the name of their key or by their form.
-pub(crate) fn without_secrets(value: Value) -> Value {
-    const REMOVED: &str = "(removed)";
-    match value {
-        Value::Object(map) => Value::Object(
-            map.into_iter()
-                .map(|(key, value)| {
-                    let name = key.to_lowercase();
-                    // Other keys end in `_token` too: those of tokens of text.
-                    let secret = [
-                        "token",
-                        "hf_token",
-                        "hub_token",
-                        "api_token",
-                        "access_token",
-                        "auth_token",
-                    ]
-                    .contains(&&*name)
-                        || ["password", "secret", "api_key"]
-                            .iter()
-                            .any(|s| name == *s || name.ends_with(&format!("_{s}")));
-                    let value = if secret && value.is_string() {
-                        REMOVED.into()
-                    } else {
-                        without_secrets(value)
-                    };
-                    (key, value)
-                })
-                .collect(),
-        ),
-        Value::Array(items) => Value::Array(items.into_iter().map(without_secrets).collect()),
-        Value::String(text)
-            if text.starts_with("hf_")
-                && text.len() > 30
-                && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') =>
-        {
-            REMOVED.into()
-        }
-        other => other,
-    }
 }
 
 /// A time as `2026-01-31T23:59:59Z`.

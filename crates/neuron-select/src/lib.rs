@@ -38,6 +38,7 @@ mod error;
 mod laws;
 mod many;
 mod paired;
+mod rows;
 mod selection;
 mod stability;
 
@@ -50,13 +51,12 @@ pub use controls::{
 };
 pub use cross_fit::{CrossFit, Fold, cross_fit};
 pub use curve::{Curve, CurveIntervals, PiecewiseFit, Shape, bootstrap_curve};
-pub use effects::{
-    Grouped, Measure, NeuronEffects, Row, RowFilter, RowSums, Stratum, Tally, Weights,
-};
+pub use effects::{Grouped, Measure, NeuronEffects, Row, RowSums, Tally, Weights};
 pub use error::SelectError;
 pub use laws::{GOODNESS_LEVEL, Law, LawFit, Laws, VUONG_LEVEL, Verdict, Vuong};
 pub use many::{max_t, q_values};
 pub use neuron_id::NeuronId;
 pub use paired::{Paired, paired};
+pub use rows::{RowFilter, Stratum};
 pub use selection::{Criteria, Effect, Heuristic, Ranked, Ranking, Standing};
 pub use stability::{RankInterval, bootstrap_ranks, chance_jaccard, jaccard, rank_biased_overlap};

@@ -507,7 +507,6 @@ fn paths(value: &Value, key: &mut Vec<String>, found: &mut Vec<(String, PathBuf)
     }
 }
 
-/// What `run.json` says; `None` where there is none, or one that no job of ours wrote (which is then a file like any other).
 /// The settings of the finished run in a folder that are not those of a new one, with the values that they had; none without such a run.
 fn changed_settings(folder: &Path, config: &Value) -> Vec<String> {
     let record = fs::read(folder.join(RUN_RECORD)).ok();
@@ -516,7 +515,7 @@ fn changed_settings(folder: &Path, config: &Value) -> Vec<String> {
         return Vec::new();
     };
     // Through text on both sides, as numbers may change in their last bit on the way.
-    let now = crate::run_record::without_secrets(config.clone()).to_string();
+    let now = crate::secrets::without_secrets(config.clone()).to_string();
     let now: Value = serde_json::from_str(&now).unwrap_or_default();
     let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
     leaves("", earlier, &mut before);
@@ -551,6 +550,7 @@ fn leaves<'v>(path: &str, value: &'v Value, found: &mut BTreeMap<String, &'v Val
     }
 }
 
+/// What `run.json` says; `None` where there is none, or one that no job of ours wrote (which is then a file like any other).
 fn finished_run(folder: &Path) -> Result<Option<UnderWay>, OutputError> {
     let path = folder.join(RUN_RECORD);
     let Some(json) = read(&path)? else {
