@@ -1120,7 +1120,8 @@ fn sums_give_the_numbers_of_positions() -> Outcome {
         let args = [&input[..], "selection.top_n=4", "controls.draws=9", &to];
         check_success(&[&args[..], &few].concat())?;
     }
-    let tables = |folder: &Path| -> Result<Vec<(String, Vec<u8>)>, Box<dyn Error>> {
+    type Tables = Vec<(String, Vec<u8>)>;
+    let tables = |folder: &Path| -> Result<Tables, Box<dyn Error>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(to(folder))? {
             let path = entry?.path();
