@@ -1120,8 +1120,9 @@ fn sums_give_the_numbers_of_positions() -> Outcome {
         let args = [&input[..], "selection.top_n=4", "controls.draws=9", &to];
         check_success(&[&args[..], &few].concat())?;
     }
-    let tables = |folder: &Path| {
-        let mut found: Vec<(String, Vec<u8>)> = Vec::new();
+    type Tables = Vec<(String, Vec<u8>)>;
+    let tables = |folder: &Path| -> Result<Tables, Box<dyn Error>> {
+        let mut found = Vec::new();
         for entry in fs::read_dir(to(folder))? {
             let path = entry?.path();
             let name = path.file_name().ok_or("no name")?.to_string_lossy();
@@ -1130,7 +1131,7 @@ fn sums_give_the_numbers_of_positions() -> Outcome {
             }
         }
         found.sort();
-        Ok::<_, Box<dyn Error>>(found)
+        Ok(found)
     };
     let (of_rows, of_both, of_sums) = (tables(&rows)?, tables(&both)?, tables(&sums)?);
     assert!(of_rows.len() >= 13, "{} tables", of_rows.len());
