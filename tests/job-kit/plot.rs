@@ -424,7 +424,7 @@ fn step_0_is_shown_on_an_axis_of_steps() {
 /// Without colours too, lines differ in their dashes and points in their shapes.
 #[test]
 fn marks_are_told_apart_without_colour() {
-    const LONG: &str = "n = 2, and a second line of words that do not fit into the first one, because there are far too many of them for the width of a figure";
+    const LONG: &str = "n = 2, and a second line of words that do not fit into the first one, because there are far too many of them, and longer ones among them, for the whole width of a figure";
     let line = |i: usize| {
         let points = [1.0, 2.0].map(|x| (x, x + i as f64));
         Mark::line(&format!("line {i}"), points).color(Color::Blue)
