@@ -1717,3 +1717,26 @@ fn a_model_without_steps_is_scored() {
         "left out: the model has no steps"
     );
 }
+
+/// Mean activations that a run has kept serve another: it reads no text for them and gives the same. Means over other text are others.
+#[test]
+fn mean_activations_are_kept_for_other_runs() {
+    let run = Run::new();
+    let keep = format!("means.keep={}", run.path("kept").display());
+    let args = ["model.steps=4000", "interventions.list=[base, mean]", &keep];
+    let scores = || fs::read(run.out("surprisal.parquet")).unwrap();
+    run.ok(&args);
+    assert!(run.record()["counts"]["means_kept_before"].is_null());
+    let first = scores();
+    fs::remove_dir_all(run.path("out")).unwrap();
+    run.ok(&args);
+    assert_eq!(run.record()["counts"]["means_kept_before"], 1);
+    assert!(scores() == first);
+    let few = [&args[..], &["means.sequences=2"]].concat();
+    let error = run.error(&few);
+    assert!(error.contains("other settings (corpus)"), "{error}");
+    fs::remove_dir_all(run.path("out")).unwrap();
+    run.ok(&few);
+    assert!(run.record()["counts"]["means_kept_before"].is_null());
+    assert!(scores() != first);
+}

@@ -188,8 +188,10 @@ impl Probe<'_> {
             keep: None,
         };
         let over = config.semantics.to_options().mean_activation;
-        let [all, few] =
-            [&config.means, &few].map(|means| MeansSample::new(means, loaded, config.seed));
+        let [all, few] = [&config.means, &few].map(|means| {
+            let by = (&loaded.model, loaded.content.as_str());
+            MeansSample::new(means, by, &loaded.sample, config.seed)
+        });
         let begin = Instant::now();
         let means = few.take(of, over, config.ablation.batch, record)?;
         let share = all.sequences().len() as f64 / few.sequences().len().max(1) as f64;

@@ -161,12 +161,13 @@ fn ablate(
         .chain(heads.iter().map(|h| MeanOf::Heads(h.layer)))
         .collect();
     let over = config.semantics.to_options().mean_activation;
-    let means = MeansSample::new(&config.means, &loaded, config.seed).take(
-        of,
-        over,
-        config.ablation.batch,
-        &mut record,
-    )?;
+    let means = MeansSample::new(
+        &config.means,
+        (&loaded.model, &loaded.content),
+        &loaded.sample,
+        config.seed,
+    )
+    .take(of, over, config.ablation.batch, &mut record)?;
     let sweep = sweep.with_means(means.clone());
 
     let semantics = config.semantics.to_options();

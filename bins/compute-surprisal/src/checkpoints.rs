@@ -5,10 +5,10 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use anyhow::{Context, anyhow, bail};
 use checkpoint_source::Source;
-use job_inputs::{series, source, step_in_words};
+use job_inputs::{content_files, series, source, step_in_words};
 use job_kit::{RunRecord, sha256_file};
 use model_conventions::{Counted, StepNames, step_of, step_of_folder};
-use neox_core::{AuditRow, LoadOptions, Model, WeightFiles, parse_device, parse_dtype};
+use neox_core::{AuditRow, LoadOptions, Model, parse_device, parse_dtype};
 
 use crate::config::SurprisalConfig;
 
@@ -87,6 +87,8 @@ pub(crate) struct Loaded {
     pub(crate) model: Model,
     /// What it is, as [`Checkpoints::address`] tells.
     pub(crate) address: String,
+    /// Hashes of its files.
+    pub(crate) content: String,
 }
 
 impl Checkpoints {
@@ -140,22 +142,37 @@ impl Checkpoints {
 
     /// What scores of a checkpoint depend on: the version of this program, its `config.json` and its weights, by their SHA-256.
     pub(crate) fn address(&self, step: Option<u64>) -> anyhow::Result<String> {
+        Ok(self.identity(step)?.0)
+    }
+
+    /// The same, and the hashes alone as [`MeansSample::new`](job_inputs::MeansSample::new) takes them.
+    fn identity(&self, step: Option<u64>) -> anyhow::Result<(String, String)> {
         let folder = self.folder(step)?;
-        let mut address = format!("compute-surprisal {}", env!("CARGO_PKG_VERSION"));
-        let mut files: Vec<PathBuf> = WeightFiles::find(&folder)?.paths().collect();
-        files.sort();
-        files.insert(0, folder.join("config.json"));
-        for file in files {
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let mut named = Vec::new();
+        let mut content = Vec::new();
+        for file in content_files(&folder)? {
+            let name = file
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let (sha256, _) = sha256_file(&file)?;
-            address += &format!("; {name} {sha256}");
+            content.push(sha256.clone());
+            named.push((name != "config.json", file, format!("; {name} {sha256}")));
         }
-        Ok(address)
+        // The configuration, then the weights by their paths.
+        named.sort();
+        let named: String = named.into_iter().map(|(.., text)| text).collect();
+        let version = env!("CARGO_PKG_VERSION");
+        Ok((
+            format!("compute-surprisal {version}{named}"),
+            content.join(" "),
+        ))
     }
 
     fn load(&self, step: Option<u64>) -> anyhow::Result<Loaded> {
         let folder = self.folder(step)?;
-        let address = self.address(step)?;
+        let (address, content) = self.identity(step)?;
         let model = Model::load(&folder, &self.options)
             .with_context(|| format!("failed to load the checkpoint of {}", step_in_words(step)))?;
         Ok(Loaded {
@@ -163,6 +180,7 @@ impl Checkpoints {
             folder,
             model,
             address,
+            content,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use job_inputs::{CorpusConfig, FrequencyConfig, ModelConfig};
+use job_inputs::{CorpusConfig, FrequencyConfig, MeansConfig, ModelConfig};
 use job_kit::{Rule, Rules};
 use longtail_corpus::{BandReading, Bound};
 use model_conventions::Steps;
@@ -47,6 +47,9 @@ pub(crate) struct SurprisalConfig {
     pub(crate) controls: ControlOptions,
     /// Text over which mean activations are taken.
     pub(crate) corpus: CorpusConfig,
+    /// How much of it, and where they are kept.
+    #[serde(default)]
+    pub(crate) means: MeansConfig,
     /// What the groups of words go by.
     #[serde(default)]
     pub(crate) groups: GroupsConfig,

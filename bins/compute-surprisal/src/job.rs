@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use job_inputs::{
-    Ends, MeasuredOn, Tokens, corpus_of_contexts, note_overlap, read_sample, step_in_words,
+    Ends, MeansSample, MeasuredOn, Tokens, corpus_of_contexts, note_overlap, read_sample,
+    step_in_words,
 };
 use job_kit::{OutputDir, Progress, RunRecord, WithHint, sha256_file};
 use neox_core::{Architecture, WeightFiles};
-use neuron_ablate::{
-    Sample, Scorer, WordRequest, WordScore, WordVocabulary, activities, layer_means,
-};
+use neuron_ablate::{MeanOf, Sample, Scorer, WordRequest, WordScore, WordVocabulary, activities};
 use surprisal_metrics::{MetricError, WordForm};
 
 use crate::checkpoints::{Checkpoints, Loaded};
@@ -168,7 +167,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
         };
         let step = loaded.step;
         store.know(step, &loaded.address);
-        job.checkpoint(&loaded, &missing[&step], &progress, &mut times)
+        job.checkpoint(&loaded, &missing[&step], &progress, &mut times, &mut record)
             .with_context(|| format!("failed at {}", step_in_words(step)))?;
         for warning in loaded.model.warnings() {
             record.warn(format!("`{}`: {warning}", loaded.folder.display()));
@@ -271,7 +270,8 @@ fn identity(
         "boundary": &config.boundary,
         "interventions.site": &config.interventions.site,
         "interventions.mean_over": &config.interventions.mean_over,
-        "corpus": corpus.map(|hash| serde_json::json!([hash, &config.corpus])),
+        "corpus": corpus
+            .map(|hash| serde_json::json!([hash, &config.corpus, config.means.sequences])),
         "controls": needs_activities(&config.interventions(), &config.controls)
             .then(|| serde_json::json!([config.controls.match_on, config.controls.caliper])),
         "seed": config.seed,
@@ -333,6 +333,7 @@ impl Job<'_> {
         missing: &Missing,
         progress: &Progress,
         times: &mut Times,
+        record: &mut RunRecord,
     ) -> anyhow::Result<()> {
         let config = self.config;
         let needs_neurons = self.list.iter().any(InterventionSpec::needs_neurons);
@@ -348,17 +349,14 @@ impl Job<'_> {
         let started = std::time::Instant::now();
         let means = match self.sample {
             Some(sample) => {
-                let over = config.interventions.mean_over;
-                let of_layers = (layers.as_slice(), &[][..]);
-                let means = layer_means(
-                    &loaded.model,
-                    sample,
-                    of_layers,
-                    over,
-                    MEAN_BATCH,
-                    &|_, _| (),
-                )?;
-                Some(means)
+                let by = (&loaded.model, loaded.content.as_str());
+                let means = MeansSample::new(&config.means, by, sample, config.seed);
+                let (over, of) = (config.interventions.mean_over, layers.iter().copied());
+                let (mut found, missing) = means.kept(of.map(MeanOf::Neurons), over, record)?;
+                if !missing.is_empty() {
+                    means.add(&mut found, &missing, over, MEAN_BATCH, record, &|_| ())?;
+                }
+                Some(found)
             }
             None => None,
         };

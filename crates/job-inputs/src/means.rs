@@ -17,8 +17,6 @@ use neuron_ablate::{LayerMeans, MeanOf, MeanOver, Means, Sample, SampleMeans, sa
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::read::Loaded;
-
 /// Over which text mean activations are taken, and where they are kept.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,16 +98,22 @@ struct Keep<'a> {
 }
 
 impl<'a> MeansSample<'a> {
-    /// Means over the sample of a checkpoint.
-    pub fn new(config: &'a MeansConfig, loaded: &'a Loaded, seed: u64) -> Self {
-        let (model, sample) = (&loaded.model, &loaded.sample);
+    /// Means over a sample by a model; `content` are the hashes of its configuration and weights, as [`Loaded::content`] has them.
+    ///
+    /// [`Loaded::content`]: crate::Loaded::content
+    pub fn new(
+        config: &'a MeansConfig,
+        (model, content): (&'a Model, &str),
+        sample: &'a Sample,
+        seed: u64,
+    ) -> Self {
         let sequences = match config.sequences {
             MeanSequences::All => (0..sample.sequences().len()).collect(),
             MeanSequences::Draw(count) => sample.draw(count.get(), seed),
         };
         let keep = config.keep.as_deref().map(|folder| Keep {
             folder,
-            key: key(loaded, &sequences),
+            key: key((model, content), sample, &sequences),
         });
         Self {
             model,
@@ -135,6 +139,29 @@ impl<'a> MeansSample<'a> {
         batch: usize,
         record: &mut RunRecord,
     ) -> anyhow::Result<LayerMeans> {
+        let (mut means, missing) = self.kept(of, over, record)?;
+        if missing.is_empty() {
+            tracing::info!("mean activations: as an earlier run has kept them (`means.keep`)");
+            return Ok(means);
+        }
+        let total = self.sequences.len() as u64;
+        let progress = Progress::new("mean activations", total, "sequences");
+        let hear = |more| progress.inc(more as u64);
+        self.add(&mut means, &missing, over, batch, record, &hear)?;
+        record.timing("mean_activations", progress.finish());
+        Ok(means)
+    }
+
+    /// The means of `of` over some positions that were kept, and what of it was not.
+    ///
+    /// # Errors
+    /// If no position counts.
+    pub fn kept(
+        &self,
+        of: impl IntoIterator<Item = MeanOf>,
+        over: MeanOver,
+        record: &mut RunRecord,
+    ) -> anyhow::Result<(LayerMeans, Vec<MeanOf>)> {
         let mut means = LayerMeans::default();
         let mut missing = Vec::new();
         for of in of {
@@ -152,21 +179,30 @@ impl<'a> MeansSample<'a> {
             }
         }
         record.count("mean_sequences", self.sequences.len() as u64);
-        if missing.is_empty() {
-            tracing::info!("mean activations: as an earlier run has kept them (`means.keep`)");
-            return Ok(means);
-        }
-        let total = self.sequences.len() as u64;
-        let progress = Progress::new("mean activations", total, "sequences");
+        Ok((means, missing))
+    }
+
+    /// Adds means in one pass over the text, `batch` sequences at a time, and keeps them; `hear` is told how many more sequences were read.
+    ///
+    /// # Errors
+    /// As [`MeansSample::take`].
+    pub fn add(
+        &self,
+        means: &mut LayerMeans,
+        missing: &[MeanOf],
+        over: MeanOver,
+        batch: usize,
+        record: &mut RunRecord,
+        hear: &dyn Fn(usize),
+    ) -> anyhow::Result<()> {
         let taken = sample_means(
             self.model,
             self.sample,
             &self.sequences,
-            &missing,
+            missing,
             batch,
-            &|more, _| progress.inc(more as u64),
+            &|more, _| hear(more),
         )?;
-        record.timing("mean_activations", progress.finish());
         for taken in taken {
             means.insert(taken.of, taken.over(over)?.clone());
             // A run does not depend on what is kept for others.
@@ -178,16 +214,15 @@ impl<'a> MeansSample<'a> {
                 ));
             }
         }
-        Ok(means)
+        Ok(())
     }
 }
 
 /// What means depend on: the weights and how they are computed with, the program, the text and its documents.
-fn key(loaded: &Loaded, sequences: &[usize]) -> String {
-    let (model, sample) = (&loaded.model, &loaded.sample);
+fn key((model, content): (&Model, &str), sample: &Sample, sequences: &[usize]) -> String {
     let mut hash = Sha256::new();
     let computed = format!("{CODE} {:?} {:?}", model.dtype(), model.device());
-    for text in [loaded.content.as_str(), &computed] {
+    for text in [content, &computed] {
         hash.update(text);
         hash.update([0]);
     }

@@ -33,6 +33,18 @@ pub fn source(config: &ModelConfig) -> anyhow::Result<Source> {
     }
 }
 
+/// The files that make a checkpoint what it is, in the order of [`Loaded::content`]: weights and configuration.
+///
+/// # Errors
+/// If there are no weights.
+pub fn content_files(checkpoint: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let files = WeightFiles::find(checkpoint)?;
+    Ok(files
+        .paths()
+        .chain([checkpoint.join("config.json")])
+        .collect())
+}
+
 /// A checkpoint in memory, with its corpus sample.
 #[derive(Debug)]
 pub struct Loaded {
@@ -42,7 +54,7 @@ pub struct Loaded {
     pub model: Model,
     /// The token sequences.
     pub sample: Sample,
-    /// Hashes of its configuration and weights.
+    /// Hashes of its weights and configuration ([`content_files`]), parted by spaces.
     pub content: String,
     /// Its training step, where a name says it.
     pub step: Option<u64>,
@@ -77,10 +89,7 @@ impl Loaded {
         let options = LoadOptions::default()
             .with_device(parse_device(&model.device)?)
             .with_dtype(parse_dtype(&model.dtype)?);
-        let files: Vec<PathBuf> = WeightFiles::find(&checkpoint)?
-            .paths()
-            .chain([checkpoint.join("config.json")])
-            .collect();
+        let files = content_files(&checkpoint)?;
         // Hashing takes as long as loading, and leaves most of the machine to it.
         let (loaded, hashes) = std::thread::scope(|scope| {
             let hashing = scope.spawn(|| files.iter().map(sha256_file).collect::<Vec<_>>());
