@@ -212,6 +212,12 @@ impl SurprisalConfig {
         }
     }
 
+    /// Whether there are wide tables: where they are not asked for, with the reading of the Python package that wrote them.
+    pub(crate) fn wide(&self) -> bool {
+        let as_theirs = self.reading == Reading::Liu2025;
+        self.output.wide.unwrap_or(as_theirs)
+    }
+
     /// The form that the figure, the summary and the wide tables show.
     pub(crate) fn form(&self) -> WordForm {
         self.form.unwrap_or(match self.reading {
@@ -345,7 +351,7 @@ pub(crate) struct OutputConfig {
     pub(crate) dir: PathBuf,
     /// Whether to write the shown values once more as the Python package does, a CSV file per intervention.
     #[serde(default)]
-    pub(crate) wide: bool,
+    pub(crate) wide: Option<bool>,
     /// Whether to fit learning curves.
     #[serde(default = "default_true")]
     pub(crate) acquisition: bool,

@@ -39,7 +39,7 @@ pub(crate) fn outputs(config: &SurprisalConfig, list: &[InterventionSpec]) -> Ve
     if list.iter().any(InterventionSpec::needs_neurons) {
         outputs.push(NEURONS.to_owned());
     }
-    if config.output.wide {
+    if config.wide() {
         let names = list.iter().flat_map(InterventionSpec::names);
         outputs.extend(names.map(|name| wide_file(&name)));
     }
@@ -87,7 +87,7 @@ pub(crate) fn write(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Resu
         let table = contrasts::neurons(inputs.list, &selected, &drawn)?;
         inputs.out.table(NEURONS, &table)?;
     }
-    if inputs.config.output.wide {
+    if inputs.config.wide() {
         wide(inputs)?;
     }
     let learned = match inputs.config.output.acquisition {
