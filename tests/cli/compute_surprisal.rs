@@ -1727,6 +1727,8 @@ fn mean_activations_are_kept_for_other_runs() {
     let scores = || fs::read(run.out("surprisal.parquet")).unwrap();
     run.ok(&args);
     assert!(run.record()["counts"]["means_kept_before"].is_null());
+    // A cache is no input: a sweep or study does not take the job for another one because something was kept.
+    assert!(run.path("kept/CACHEDIR.TAG").is_file());
     let first = scores();
     fs::remove_dir_all(run.path("out")).unwrap();
     run.ok(&args);

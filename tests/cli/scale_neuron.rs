@@ -364,7 +364,7 @@ fn a_selection_file_names_the_neurons() {
     .unwrap();
     let file = format!("neurons.file={}", file.display());
     let args = [file.as_str(), "neurons.list=null", "scaling.laws=[]"];
-    refuses(&args, &["neurons.step", "4000", "1000"]);
+    refuses(&args, &["key `step` beside `file`", "4000", "1000"]);
     let out = TempDir::new().unwrap();
     scale(
         out.path(),

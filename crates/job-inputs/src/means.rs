@@ -11,7 +11,7 @@ use arrow::{
     array::{ArrayRef, Float64Array, RecordBatch},
     datatypes::{DataType, Field, Schema},
 };
-use job_kit::{Format, Progress, RunRecord, TableReader, TableWriter};
+use job_kit::{Format, Progress, RunRecord, TableReader, TableWriter, write_file};
 use neox_core::Model;
 use neuron_ablate::{LayerMeans, MeanOf, MeanOver, Means, Sample, SampleMeans, sample_means};
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,10 @@ mod all {
         }
     }
 }
+
+/// By this file a folder says that it is a cache (bford.info/cachedir): no backup needs it, and what a run finds in it is no input.
+const CACHE: &str = "CACHEDIR.TAG";
+const CACHE_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Mean activations, kept for other runs (`means.keep`); they can be taken anew.\n";
 
 /// Of what means depend on, all but the text and what they are of.
 const CODE: &str = concat!(
@@ -270,6 +274,10 @@ impl Keep<'_> {
     fn write(&self, means: &SampleMeans) -> anyhow::Result<()> {
         std::fs::create_dir_all(self.folder)
             .with_context(|| format!("failed to create `{}`", self.folder.display()))?;
+        let tag = self.folder.join(CACHE);
+        if !tag.is_file() {
+            write_file(tag, CACHE_TAG)?;
+        }
         let width = means.over.iter().flatten().map(|m| m.mean.len()).max();
         let width = width.unwrap_or_default();
         let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = Default::default();
