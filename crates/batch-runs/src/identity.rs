@@ -28,6 +28,13 @@ const CACHE: &str = "CACHEDIR.TAG";
 const DEPTH: usize = 3;
 const ENTRIES: usize = 2_000;
 
+/// Keys that no result depends on: where results go, where mean activations are kept for other runs, where a password is.
+const BESIDE: [&[&str]; 3] = [
+    &["output", "dir"],
+    &["means", "keep"],
+    &["model", "token_file"],
+];
+
 /// Fingerprints of inputs, each made once.
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
@@ -52,7 +59,9 @@ struct ListedJob {
 /// The identity of a job, in hexadecimal digits.
 pub(crate) fn identity(job: &str, version: &str, config: &Value, inputs: &mut Inputs) -> String {
     let mut config = config.clone();
-    set(&mut config, &["output", "dir"], None);
+    for key in BESIDE {
+        set(&mut config, key, None);
+    }
     let mut text = format!("{job} {version}\n");
     text += &serde_yaml::to_string(&config).unwrap_or_default();
     set(&mut config, &["output"], None);
@@ -224,6 +233,31 @@ fn entries(folder: &Path, depth: usize, found: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_result_depends_on_makes_no_other_job() {
+        let of = |text: &str| {
+            let config: Value = serde_yaml::from_str(text).unwrap();
+            identity("job", "1", &config, &mut Inputs::default())
+        };
+        let first = of("{means: {sequences: all, keep: here}, output: {dir: out, plot: true}}");
+        for (same, other) in [
+            (
+                true,
+                "{means: {sequences: all, keep: /tmp}, output: {dir: elsewhere, plot: true}}",
+            ),
+            (
+                false,
+                "{means: {sequences: 4, keep: here}, output: {dir: out, plot: true}}",
+            ),
+            (
+                false,
+                "{means: {sequences: all, keep: here}, output: {dir: out, plot: false}}",
+            ),
+        ] {
+            assert_eq!(of(other) == first, same, "{other}");
+        }
+    }
 
     #[test]
     fn a_job_of_a_sweep_is_known_by_its_identity_and_a_cache_is_no_input() {
