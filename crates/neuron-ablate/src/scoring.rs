@@ -640,8 +640,11 @@ impl Scorer<'_> {
         let n_rows = batch.rows.len() as i64;
         let mut values: Vec<RowValues> =
             interventions.iter().map(|_| RowValues::default()).collect();
-        for start in (0..n_rows).step_by(self.rows_projected as usize) {
-            let len = self.rows_projected.min(n_rows - start);
+        // A wide set has an image of its own for each row.
+        let wide = interventions.iter().filter(|i| self.is_wide(i)).count() as i64;
+        let rows_at_once = (self.rows_projected / (1 + wide)).max(8);
+        for start in (0..n_rows).step_by(rows_at_once as usize) {
+            let len = rows_at_once.min(n_rows - start);
             let targets = batch.targets_of(start as usize..(start + len) as usize);
             let read = |resid: &Tensor, changes: &[Changed]| {
                 let rows = resid.f_narrow(0, start, len)?;
