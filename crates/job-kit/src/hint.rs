@@ -8,7 +8,7 @@ pub trait Hint {
     fn hints(&self) -> Vec<String>;
 }
 
-/// Adds a hint to an error on its way up to [`exit`](crate::exit).
+/// Adds a hint to an error on its way up to [`exit`](fn@crate::exit).
 pub trait WithHint<T> {
     /// Adds `hint:` and this text below the error message.
     ///
