@@ -616,21 +616,26 @@ impl Scorer<'_> {
             interventions,
             own: &own,
         };
+        let mut values = vec![RowValues::default(); interventions.len()];
         match prepared {
-            Prepared::Kernel(kernel, neurons) => self.values_of_kernel(&forwards, kernel, neurons),
+            Prepared::Kernel(kernel, neurons) => {
+                self.add_by_kernel(&forwards, kernel, neurons, &mut values)?;
+            }
             Prepared::Tensors(tensors, of_each) => {
-                self.values_of_tensors(&forwards, tensors, of_each)
+                self.add_by_tensors(&forwards, tensors, of_each, &mut values)?;
             }
         }
+        Ok(values)
     }
 
-    /// `[intervention]`
-    fn values_of_kernel(
+    /// Adds the values of a batch, `[intervention]`.
+    fn add_by_kernel(
         &self,
         forwards: &Forwards<'_>,
         kernel: &WordSums,
         neurons: &Neurons,
-    ) -> Result<Vec<RowValues>, ScoreError> {
+        values: &mut [RowValues],
+    ) -> Result<(), ScoreError> {
         let Forwards {
             batch,
             shared,
@@ -638,8 +643,6 @@ impl Scorer<'_> {
             own,
         } = forwards;
         let n_rows = batch.rows.len() as i64;
-        let mut values: Vec<RowValues> =
-            interventions.iter().map(|_| RowValues::default()).collect();
         // A wide set has an image of its own for each row.
         let wide = interventions.iter().filter(|i| self.is_wide(i)).count() as i64;
         let rows_at_once = (self.rows_projected / (1 + wide)).max(8);
@@ -650,7 +653,7 @@ impl Scorer<'_> {
                 let rows = resid.f_narrow(0, start, len)?;
                 kernel.read(&rows, changes, neurons, &targets, self.boundaries)
             };
-            for (resid, values) in own.iter().zip(&mut values) {
+            for (resid, values) in own.iter().zip(values.iter_mut()) {
                 if let Some(resid) = resid {
                     let of_rows = read(resid, &[])?.0;
                     values.ln_probs.extend(of_rows.ln_probs);
@@ -672,7 +675,7 @@ impl Scorer<'_> {
                 .collect::<Result<Vec<_>, ScoreError>>()?;
             let (clean, changed) = read(&states.resid, &changes)?;
             let mut changed = changed.into_iter();
-            for (intervention, values) in interventions.iter().zip(&mut values) {
+            for (intervention, values) in interventions.iter().zip(values.iter_mut()) {
                 if !self.is_shared(intervention) {
                     continue;
                 }
@@ -682,16 +685,17 @@ impl Scorer<'_> {
                 }
             }
         }
-        Ok(values)
+        Ok(())
     }
 
-    /// `[intervention]`
-    fn values_of_tensors(
+    /// The same.
+    fn add_by_tensors(
         &self,
         forwards: &Forwards<'_>,
         tensors: &TensorSums,
         neurons: &[NeuronVectors],
-    ) -> Result<Vec<RowValues>, ScoreError> {
+        values: &mut [RowValues],
+    ) -> Result<(), ScoreError> {
         let Forwards {
             batch,
             shared,
@@ -699,8 +703,6 @@ impl Scorer<'_> {
             own,
         } = forwards;
         let n_rows = batch.rows.len() as i64;
-        let mut values: Vec<RowValues> =
-            interventions.iter().map(|_| RowValues::default()).collect();
         let mut projected: Option<Projected> = None;
         for start in (0..n_rows).step_by(self.rows_at_once as usize) {
             let len = self.rows_at_once.min(n_rows - start);
@@ -742,7 +744,7 @@ impl Scorer<'_> {
                 self.read(logits, &index, entropy, &mut values[i])?;
             }
         }
-        Ok(values)
+        Ok(())
     }
 
     /// Values of a batch whose forward passes through hooks of one's own.

@@ -1,7 +1,7 @@
 //! The sums of word scoring on the CPU: the fused kernel of the crate `vocabulary-sums`, for each row and intervention one pass over the
 //! vocabulary, in which no logit is written.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use rayon::prelude::*;
 use tch::{Device, TchError, Tensor};
@@ -168,7 +168,7 @@ impl WordSums {
             .map(|at| block.read(at))
             .collect::<Vec<_>>();
         let mut clean = RowValues::default();
-        let mut changed: Vec<RowValues> = changes.iter().map(|_| RowValues::default()).collect();
+        let mut changed = vec![RowValues::default(); changes.len()];
         for (of_clean, of_changed) in parts {
             clean.extend(of_clean);
             for (all, part) in changed.iter_mut().zip(of_changed) {
@@ -274,17 +274,18 @@ impl Block<'_> {
                 self.l[row * d_vocab + at].into()
             });
         }
-        let mut changed: Vec<RowValues> = self.moved.iter().map(|_| RowValues::default()).collect();
+        let mut changed = vec![RowValues::default(); self.moved.len()];
         for first in (0..self.moved.len()).step_by(CHANGES_PER_CALL) {
             let these = first..(first + CHANGES_PER_CALL).min(self.moved.len());
-            let mut vectors = self.vectors.clone();
+            let mut vectors = Cow::Borrowed(&self.vectors);
             let (mut pairs, mut bases) = (Vec::new(), Vec::new());
             for (number, row) in at.clone().enumerate() {
                 for moved in &self.moved[these.clone()] {
                     let direction = match moved.own {
                         None => Direction::Sum(&moved.terms[row]),
                         Some(own) => {
-                            vectors.push(kernel.vector(&own[row * d_vocab..(row + 1) * d_vocab]));
+                            let own = &own[row * d_vocab..(row + 1) * d_vocab];
+                            vectors.to_mut().push(kernel.vector(own));
                             Direction::Vector(vectors.len() - 1)
                         }
                     };
