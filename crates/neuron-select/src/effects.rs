@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use surprisal_metrics::Group;
+use surprisal_metrics::{Group, mediated_share};
 
 use crate::{NeuronId, Push, RowFilter, SelectError, Stratum};
 
@@ -282,8 +282,7 @@ impl NeuronEffects {
     }
 
     fn share(&self, direct: f64, floor: f64) -> Option<f64> {
-        (self.total_effect >= floor && self.total_effect > 0.0)
-            .then(|| 1.0 - direct / self.total_effect)
+        mediated_share(self.total_effect, direct, floor)
     }
 }
 
