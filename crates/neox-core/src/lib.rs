@@ -78,5 +78,9 @@ pub use options::LoadOptions;
 pub use save::{SAVED_FILES, SaveError, save_with, stored_tensor};
 pub use site::Site;
 pub use text::Text;
+
 /// The crates whose types are part of this one's interface: [`tch::Tensor`] of every forward, and [`Text::tokenizer`]'s.
 pub use {tch, tokenizers};
+
+/// The version of libtorch that this crate was built with; `unknown` where libtorch's folder does not say it, `none` with `doc-only`.
+pub const LIBTORCH_VERSION: &str = env!("LIBTORCH_VERSION");
