@@ -14,12 +14,12 @@ use surprisal_metrics::Interval;
 
 use crate::results::Results;
 
-/// What the null space holds of each neuron of the last MLP layer.
-pub(crate) struct NeuronShares<'a> {
-    pub(crate) layer: usize,
-    pub(crate) shares: &'a [f64],
-    pub(crate) norms: &'a [f64],
-    pub(crate) scaled: &'a [NeuronId],
+/// What the null space holds of a neuron.
+pub(crate) struct NeuronShare {
+    pub(crate) neuron: NeuronId,
+    pub(crate) share: f64,
+    pub(crate) norm: f64,
+    pub(crate) scaled: bool,
 }
 
 type Column = (&'static str, ArrayRef);
@@ -76,20 +76,15 @@ fn write(out: &OutputDir, file: &str, columns: Vec<Column>) -> anyhow::Result<()
 }
 
 /// A row per neuron.
-pub(crate) fn neurons(out: &OutputDir, table: &NeuronShares<'_>) -> anyhow::Result<()> {
-    let ids = || {
-        (0..table.shares.len()).map(|index| NeuronId {
-            layer: table.layer,
-            neuron: index,
-        })
-    };
-    let scaled: BooleanArray = ids().map(|id| Some(table.scaled.contains(&id))).collect();
+pub(crate) fn neurons(out: &OutputDir, neurons: &[NeuronShare]) -> anyhow::Result<()> {
+    let ids = || neurons.iter().map(|of| of.neuron);
+    let scaled: BooleanArray = neurons.iter().map(|of| Some(of.scaled)).collect();
     let columns = vec![
         ints("layer", ids().map(|id| id.layer)),
         ints("neuron", ids().map(|id| id.neuron)),
         texts("component_name", ids().map(|id| Some(id.to_string()))),
-        floats("null_space_share", table.shares.iter().copied()),
-        floats("w_out_norm", table.norms.iter().copied()),
+        floats("null_space_share", neurons.iter().map(|of| of.share)),
+        floats("w_out_norm", neurons.iter().map(|of| of.norm)),
         ("scaled", Arc::new(scaled) as ArrayRef),
     ];
     write(out, NEURONS, columns)
