@@ -29,8 +29,9 @@ Examples (from the root of the repository):
   scale-neuron 'checkpoint={scaled: neurons, dtype: f32}' \\
     scaling.factor=3
       write the changed weights to output.dir/checkpoint, for Hugging Face transformers and for our other jobs
-  scale-neuron 'neurons.list=[\"0.3\", \"1.7\", \"3.19\"]' controls.draws=2 evaluation.sequences=4 output.dir=outputs/scale-layers
-      neurons of several layers: the model runs on from the first of them, with each factor and control";
+  scale-neuron 'neurons.list=[\"0.3\", \"1.7\", \"3.19\"]' \\
+    controls.draws=2 evaluation.sequences=4 output.dir=outputs/scale-layers
+      neurons of several layers: the model runs on from the first, with each factor and control";
 
 /// Scale rare tokens, or neurons, along the null space of common tokens
 ///
