@@ -4,7 +4,7 @@
 mod columns;
 mod examples;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use assert_cmd::Command;
 use job_kit::TableReader;
@@ -421,10 +421,87 @@ fn refuses(overrides: &[&str], fragments: &[&str]) {
     }
 }
 
+/// Mean losses of the checkpoint that was written are the ones that were measured; controls and shares are of the neurons' layers.
+#[test]
+fn neurons_of_several_layers_are_scaled_as_in_the_checkpoint_that_is_written() {
+    let out = TempDir::new().unwrap();
+    let output = scale(
+        out.path(),
+        &[
+            "neurons.list=[\"0.3\", \"0.200\", \"2.7\"]",
+            "scaling.laws=[]",
+            "scaling.factor=4",
+            "evaluation.factors=[1.0]",
+            "checkpoint={scaled: neurons, dtype: f32}",
+        ],
+    )
+    .output()
+    .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("the model runs on"), "{stderr}");
+    let table = |dir: &Path, file: &str, columns: &[&str]| {
+        let reader = TableReader::open(dir.join(file)).unwrap();
+        reader.read(columns).unwrap()
+    };
+    let columns = ["layer", "component_name", "scaled"];
+    let neurons = table(out.path(), "neurons.parquet", &columns);
+    let mut layers = neurons.i64("layer").unwrap();
+    layers.dedup();
+    assert_eq!(layers, [0, 2]);
+    let names = neurons.text("component_name").unwrap().into_iter();
+    let scaled = names.zip(neurons.bool("scaled").unwrap());
+    let scaled: Vec<String> = scaled.filter(|(_, on)| *on).map(|(name, _)| name).collect();
+    assert_eq!(scaled, ["0.3", "0.200", "2.7"]);
+
+    // The same rows of the written checkpoint, unchanged, beside those of the original one.
+    let again = TempDir::new().unwrap();
+    let checkpoint = format!("model.path={}", out.path().join("checkpoint").display());
+    scale(again.path(), &[&checkpoint, "neurons=null"])
+        .assert()
+        .success();
+    let columns = ["control", "factor", "targets", "measure", "clean", "change"];
+    let rows = |dir: &Path| {
+        let effects = table(dir, "effects.parquet", &columns);
+        let control = effects.opt_text("control").unwrap();
+        let (targets, measure) = (
+            effects.text("targets").unwrap(),
+            effects.text("measure").unwrap(),
+        );
+        let [factor, clean, change] =
+            ["factor", "clean", "change"].map(|name| effects.f64(name).unwrap());
+        let treated = (0..targets.len()).filter(|&i| control[i].is_none());
+        let row = |i: usize| {
+            (
+                (targets[i].clone(), measure[i].clone()),
+                [factor[i], clean[i], change[i]],
+            )
+        };
+        treated.map(row).collect::<Vec<_>>()
+    };
+    let written: BTreeMap<_, _> = rows(again.path()).into_iter().collect();
+    let mut compared = 0;
+    for (of, [factor, clean, change]) in rows(out.path()) {
+        if factor == 1.0 {
+            assert_eq!(change, 0.0, "{of:?}");
+        } else if ["loss", "entropy"].contains(&of.1.as_str()) {
+            let [_, expected, _] = written[&of];
+            let off = (clean + change - expected).abs();
+            assert!(
+                off < 2e-5,
+                "{of:?}: {clean} {change:+}, expected {expected}"
+            );
+            assert!(change.abs() > 1e-4, "{of:?}: the factor changes nothing");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 6, "{compared}");
+}
+
 #[test]
 fn refuses_what_it_cannot_do() {
-    refuses(&["neurons.list=[\"2.5\"]"], &["2.5", "last MLP layer"]);
-    refuses(&["neurons.list=[\"3.256\"]"], &["256", "255"]);
+    refuses(&["neurons.list=[\"4.5\"]"], &["4.5", "layers 0 to 3"]);
+    refuses(&["neurons.list=[\"3.256\"]"], &["3.256", "256 neurons"]);
     refuses(&["neurons.list=[\"3.5\", \"3.5\"]"], &["3.5", "twice"]);
     refuses(&["neurons=null", "scaling.laws=[]"], &["nothing to scale"]);
     refuses(&["scaling.rank=63"], &["63 of 63"]);

@@ -186,6 +186,8 @@ fn running_on_matches_f64_in_every_family() -> Outcome<()> {
             let cost = sweep.forward_cost(&layers)?;
             assert_eq!(cost.pairs, neurons.len() * 72);
             assert_eq!(cost.copies == 1, ranks);
+            // Both texts together in a batch for each of the two layers, or each neuron at each text by itself.
+            assert_eq!(cost.forwards, if ranks { 2 * neurons.len() } else { 2 });
             let mut compared = 0;
             let mut compare = |block: &PairBlock<'_>| -> Result<(), Box<dyn Error + Send + Sync>> {
                 for (name, measure) in MEASURES {

@@ -1,13 +1,15 @@
 //! Null space and scaling, against the Python package of Liu et al. (2025) and against checkpoints that were really changed.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use neox_core::{LoadOptions, Model, NoHooks, Part, save_with, stored_tensor};
 use neuron_ablate::{
-    Keep, NamedChange, NullSpace, NullSpaceOptions, RareTokens, Sample, ScalingError, ScalingLaw,
-    ScalingMeasure, ScalingPlan, TargetGroup, WeightChange, measure_scaling,
+    Keep, NamedChange, NeuronId, NullSpace, NullSpaceOptions, RareTokens, Sample, ScalingError,
+    ScalingLaw, ScalingMeasure, ScalingPlan, TargetGroup, WeightChange, measure_scaling,
+    scaling_cost,
 };
 use surprisal_metrics::LnProbs;
 use tch::{Kind, Tensor};
@@ -16,6 +18,11 @@ const D_VOCAB: usize = 4096;
 const N_TOKENS: usize = 4079;
 const W_U: Part = Part::Unembedding;
 const W_OUT: Part = Part::MlpOut(3);
+
+fn neurons(layer: usize, numbers: &[usize]) -> Vec<NeuronId> {
+    let each = numbers.iter();
+    each.map(|&neuron| NeuronId { layer, neuron }).collect()
+}
 
 fn liu2025() -> NullSpaceOptions {
     folded().with_centred(false).with_folded(false)
@@ -157,9 +164,11 @@ fn the_projector_is_one_and_spares_common_tokens() {
         if let Keep::Variance(threshold) = options.keep {
             assert!(space.variance() >= threshold);
         }
-        let shares = space.neuron_shares(&model).unwrap();
-        assert_eq!(shares.len(), 256);
-        assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)));
+        for layer in 0..4 {
+            let shares = space.neuron_shares(&model, layer).unwrap();
+            assert_eq!(shares.len(), 256);
+            assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)));
+        }
         assert!(space.common().iter().all(|&id| (id as usize) < N_TOKENS));
     }
 }
@@ -179,8 +188,11 @@ fn random_directions_have_the_size_of_what_they_stand_for() {
         &random.projector().unwrap(),
         &other.projector().unwrap()
     ));
-    let changes = [None, Some(&random)]
-        .map(|instead| space.neuron_change(&model, &[3, 200], instead).unwrap());
+    let changes = [None, Some(&random)].map(|instead| {
+        space
+            .neuron_change(&model, &neurons(1, &[3, 200]), instead)
+            .unwrap()
+    });
     let norms = changes.each_ref().map(|change| change.norms().unwrap());
     for (a, b) in norms[0].iter().zip(&norms[1]) {
         assert!((a - b).abs() < 1e-9 * a, "{norms:?}");
@@ -190,18 +202,15 @@ fn random_directions_have_the_size_of_what_they_stand_for() {
 }
 
 /// A checkpoint with a change written into it, in f32.
-fn written(from: &Path, change: &WeightChange, part: Part, factor: f64) -> tempfile::TempDir {
+fn written(from: &Path, change: &WeightChange, factor: f64) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let weights = change
-        .apply(&stored_tensor(from, part).unwrap(), factor)
-        .unwrap();
-    save_with(
-        from,
-        dir.path(),
-        &BTreeMap::from([(part, weights)]),
-        Some(Kind::Float),
-    )
-    .unwrap();
+    let parts = change.parts().into_iter();
+    let weights = parts.map(|part| {
+        let stored = stored_tensor(from, part).unwrap();
+        (part, change.apply(part, &stored, factor).unwrap())
+    });
+    let weights: BTreeMap<_, _> = weights.collect();
+    save_with(from, dir.path(), &weights, Some(Kind::Float)).unwrap();
     dir
 }
 
@@ -261,34 +270,18 @@ fn explicit(
 fn measures_are_those_of_a_checkpoint_with_changed_weights() {
     let tokens: Vec<Vec<i64>> =
         serde_json::from_value(golden("ablation-inputs.json")["tokens"].clone()).unwrap();
-    check_scaling(
-        &checkpoint(),
-        &tokens,
-        &frequencies(),
-        N_TOKENS,
-        Some(W_OUT),
-    );
+    check_scaling(&checkpoint(), &tokens, &frequencies(), N_TOKENS);
 }
 
-/// RMSNorm, a gated MLP, grouped key/value heads.
+/// All families, with gated MLPs, norms behind them and tied unembeddings among them.
 #[test]
-fn measures_of_llama_are_those_of_a_checkpoint_with_changed_weights() {
-    let dir = families().join("llama-gqa");
-    let last = Part::MlpOut(model(&dir).config().num_hidden_layers - 1);
-    check_family(&dir, Some(last));
-}
-
-/// A norm behind the MLP: rows of the unembedding can be scaled, neurons are refused.
-#[test]
-fn measures_of_olmo2_are_those_of_a_checkpoint_with_changed_rows() {
-    let dir = families().join("olmo2");
-    check_family(&dir, None);
-    let model = model(&dir);
-    let q = vec![1.0 / 384.0; 384];
-    let space = NullSpace::find(&model, &q, 384, folded()).unwrap();
-    assert!(space.neuron_shares(&model).unwrap().len() > 9);
-    let refused = space.neuron_change(&model, &[9], None).unwrap_err();
-    assert!(refused.to_string().contains("a norm behind its MLPs"));
+fn measures_of_every_family_are_those_of_a_checkpoint_with_changed_weights() {
+    let mut checked = 0;
+    for family in std::fs::read_dir(families()).unwrap() {
+        check_family(&family.unwrap().path());
+        checked += 1;
+    }
+    assert!(checked >= 5);
 }
 
 fn families() -> PathBuf {
@@ -298,7 +291,7 @@ fn families() -> PathBuf {
     ))
 }
 
-fn check_family(dir: &Path, w_out: Option<Part>) {
+fn check_family(dir: &Path) {
     let golden: HashMap<String, Tensor> =
         Tensor::read_safetensors(dir.join("expected.safetensors"))
             .unwrap()
@@ -309,17 +302,18 @@ fn check_family(dir: &Path, w_out: Option<Part>) {
         Vec::try_from(&golden["counts"].f_to_kind(Kind::Double).unwrap()).unwrap();
     let sum: f64 = counts.iter().map(|c| c + 1.0).sum();
     let frequencies: Vec<f64> = counts.iter().map(|c| (c + 1.0) / sum).collect();
-    check_scaling(dir, &tokens, &frequencies, counts.len(), w_out);
+    check_scaling(dir, &tokens, &frequencies, counts.len());
 }
 
-fn check_scaling(
-    dir: &Path,
-    tokens: &[Vec<i64>],
-    frequencies: &[f64],
-    n_tokens: usize,
-    w_out: Option<Part>,
-) {
+fn check_scaling(dir: &Path, tokens: &[Vec<i64>], frequencies: &[f64], n_tokens: usize) {
     let model = model(dir);
+    let last = model.config().num_hidden_layers - 1;
+    let of_all = [neurons(last, &[8]), neurons(0, &[45, 19])].concat();
+    let sets = [
+        ("neurons of the last layer", neurons(last, &[45, 19, 8])),
+        ("neurons of the first layer", neurons(0, &[45, 19, 8])),
+        ("neurons of two layers", of_all),
+    ];
     let d_vocab = frequencies.len();
     let sequence = tokens[0][..40].to_vec();
     let sample = Sample::new(
@@ -343,28 +337,28 @@ fn check_scaling(
             )
             .unwrap();
         let mut changes = vec![NamedChange::new("rows", rows)];
-        changes.extend(w_out.map(|_| {
-            NamedChange::new(
-                "neurons",
-                space.neuron_change(&model, &[45, 19, 8], None).unwrap(),
-            )
+        changes.extend(sets.iter().map(|(name, neurons)| {
+            NamedChange::new(*name, space.neuron_change(&model, neurons, None).unwrap())
         }));
         let factors = vec![1.0, 4.0];
         let (rare_ids, common_ids) = (rare.ids().to_vec(), space.common().to_vec());
         let plan = ScalingPlan::new(vec![1], factors, rare_ids, common_ids)
             .with_batch(2)
             .with_memory_budget(24 * d_vocab * 10);
-        let effects = measure_scaling(&model, &sample, &changes, &plan, &|_| {}).unwrap();
+        let told = Cell::new(0);
+        let hear = |more| told.set(told.get() + more);
+        let effects = measure_scaling(&model, &sample, &changes, &plan, &hear).unwrap();
+        let cost = scaling_cost(&model, &sample, &changes, &plan).unwrap();
+        assert_eq!(told.get(), cost.ticks());
+        // Two sets at the factor that changes something; behind a norm the last layer's too.
+        let behind_norm = model.norm_after_mlp(0).unwrap().is_some();
+        assert_eq!(cost.run_on.pairs, (2 + usize::from(behind_norm)) * 36);
         assert_eq!(effects.rows_in(TargetGroup::All), 36);
         let parts = [TargetGroup::Rare, TargetGroup::Common, TargetGroup::Between]
             .map(|group| effects.rows_in(group));
         assert_eq!(parts.iter().sum::<usize>(), 36);
-        for (c, (change, name)) in changes
-            .iter()
-            .zip([Some(W_U), w_out].into_iter().flatten())
-            .enumerate()
-        {
-            let changed = written(dir, &change.change, name, 4.0);
+        for (c, change) in changes.iter().enumerate() {
+            let changed = written(dir, &change.change, 4.0);
             let expected = explicit(
                 &model,
                 &self::model(changed.path()),
@@ -386,7 +380,8 @@ fn check_scaling(
                 let found = effects.scaled(c, 1, TargetGroup::All, measure).unwrap()[0].sum;
                 assert!(
                     (found - expected).abs() < 2e-4,
-                    "{} {}: {found}, expected {expected}",
+                    "{}, {} {}: {found}, expected {expected}",
+                    dir.display(),
                     change.name,
                     measure.name()
                 );
@@ -548,10 +543,10 @@ fn what_does_not_fit_is_refused() {
     );
     assert!(
         space
-            .neuron_change(&model, &[256], None)
+            .neuron_change(&model, &neurons(2, &[256]), None)
             .unwrap_err()
             .to_string()
-            .contains("256")
+            .contains("2.256")
     );
     let flat = RareTokens::of_band(&[5, 6], &vec![1.0 / 4096.0; D_VOCAB], 1.0 / 4096.0).unwrap();
     assert!(matches!(

@@ -5,7 +5,7 @@ mod random_model;
 
 use std::error::Error;
 
-use neox_core::{Model, NoHooks, Text, next_token_ln_probs};
+use neox_core::{Model, NoHooks, Part, Text, next_token_ln_probs};
 use neuron_ablate::{
     AblateError, Engine, EngineOptions, ExactSums, Intervention, Keep, LayerMeans, MeanOf,
     MeanOver, NamedChange, NeuronId, NeuronSite, NullSpace, NullSpaceOptions, Operation, Plan,
@@ -219,9 +219,10 @@ fn scaling_is_measured_as_in_f64() -> Outcome<()> {
 
         let rare = RareTokens::below_quantile(&q, tokens, 0.25)?;
         let strengths = rare.strengths(ScalingLaw::Constant, 0.0)?;
+        let neurons = [0, 3].map(|neuron| NeuronId { layer: 0, neuron });
         let changes = [
             ("rows", space.row_change(rare.ids(), &strengths, None)?),
-            ("neurons", space.neuron_change(&model, &[0, 3], None)?),
+            ("neurons", space.neuron_change(&model, &neurons, None)?),
         ]
         .map(|(name, change)| NamedChange::new(name, change));
         let sequences = random_tokens(1, 7, d_vocab);
@@ -294,13 +295,15 @@ fn scaled(
     activations: &Tensor,
 ) -> Outcome<Tensor> {
     match change.target() {
-        neuron_ablate::Target::UnembeddingRows(_) => {
-            in_f64(model, resid, &change.apply(model.w_u(), 1.5)?)
-        }
+        neuron_ablate::Target::UnembeddingRows(_) => in_f64(
+            model,
+            resid,
+            &change.apply(Part::Unembedding, model.w_u(), 1.5)?,
+        ),
         neuron_ablate::Target::OutputColumns(_) => {
             let w_out = model.w_out(0)?;
             let moved = change
-                .apply(&w_out, 1.5)?
+                .apply(Part::MlpOut(0), &w_out, 1.5)?
                 .f_sub(&w_out.f_to_kind(Kind::Double)?)?;
             let added = activations
                 .f_to_kind(Kind::Double)?

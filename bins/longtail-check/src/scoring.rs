@@ -187,6 +187,11 @@ fn scaling(
 ) -> anyhow::Result<()> {
     let frequencies = zipf();
     let d_vocab = frequencies.len();
+    let last = on_cpu.config().num_hidden_layers - 1;
+    let neurons = [3, 16, 42].map(|neuron| NeuronId {
+        layer: last,
+        neuron,
+    });
     // Fewer than d_model: they leave a null space.
     let options = NullSpaceOptions::default().with_top_k_percent(0.5);
     let find = |model| NullSpace::find(model, &frequencies, d_vocab, options);
@@ -199,7 +204,7 @@ fn scaling(
         SHARES,
         || {
             let shares = |space: &NullSpace, model| {
-                let mut shares = space.neuron_shares(model)?;
+                let mut shares = space.neuron_shares(model, last)?;
                 shares.push(space.unigram_share(&frequencies)?);
                 shares.push(space.space().dimension() as f64);
                 Ok::<_, anyhow::Error>(shares)
@@ -224,7 +229,7 @@ fn scaling(
                 let strengths = rare.strengths(ScalingLaw::Constant, 1e-10)?;
                 let changes = [
                     NamedChange::new("rows", space.row_change(rare.ids(), &strengths, None)?),
-                    NamedChange::new("neurons", space.neuron_change(model, &[3, 16, 42], None)?),
+                    NamedChange::new("neurons", space.neuron_change(model, &neurons, None)?),
                 ];
                 let (rare, common) = (rare.ids().to_vec(), space.common().to_vec());
                 let plan = ScalingPlan::new(vec![0, 1], vec![0.5, 2.0], rare, common)

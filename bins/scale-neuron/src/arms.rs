@@ -1,10 +1,12 @@
 //! What is scaled: rows of the unembedding under each law, neurons, and the controls of each.
 
-use anyhow::{Context, bail};
+use std::collections::BTreeSet;
+
+use anyhow::Context;
 use neox_core::Model;
 use neuron_ablate::{
-    Activity, MeanOver, NamedChange, NeuronId, NullSpace, RareTokens, Sample, ScalingLaw,
-    WeightChange, activities, mean_activations, output_norms,
+    MeanOver, NamedChange, NeuronId, NullSpace, RareTokens, Sample, ScalingLaw, WeightChange,
+    activities, layer_means, output_norms,
 };
 use neuron_select::{
     Candidate, ControlKind, ControlOptions, Controls, MatchOn, Pool, Push, SelectError,
@@ -27,7 +29,7 @@ pub(crate) struct Arm {
 pub(crate) enum Control {
     /// The same weights along a random subspace of the same dimension, by the same amount.
     RandomDirections,
-    /// Other neurons of the layer.
+    /// Other neurons of the same layers.
     RandomNeurons,
     /// Other neurons, matched as `controls.match` says.
     MatchedNeurons,
@@ -173,20 +175,13 @@ impl Arms {
             model, space, seed, ..
         } = *setting;
         let draws = setting.controls.draws;
-        let layer = model.config().num_hidden_layers - 1;
-        if let Some(neuron) = neurons.iter().find(|neuron| neuron.layer != layer) {
-            bail!(
-                "neuron {neuron} is not in the last MLP layer, {layer}: the trade-off over all factors is a closed form of that layer alone (`ablate-unigram` and `compute-surprisal` scale the activations of neurons of any layer, at the factors that you name)"
-            );
-        }
-        let indices: Vec<usize> = neurons.iter().map(|neuron| neuron.neuron).collect();
         let arm = Arm {
             scaled: "neurons",
             law: None,
             control: None,
             draw: 0,
         };
-        self.push(arm.clone(), space.neuron_change(model, &indices, None)?);
+        self.push(arm.clone(), space.neuron_change(model, neurons, None)?);
         if draws == 0 {
             return Ok(());
         }
@@ -197,12 +192,9 @@ impl Arms {
                 draw,
                 ..arm.clone()
             };
-            self.push(
-                control,
-                space.neuron_change(model, &indices, Some(&random))?,
-            );
+            self.push(control, space.neuron_change(model, neurons, Some(&random))?);
         }
-        let pool = pool(setting, layer, progress)?;
+        let pool = pool(setting, &layers_of(neurons), progress)?;
         self.drawn = match setting.controls.draw(neurons, &pool, seed) {
             Err(err @ SelectError::Setting { .. }) => {
                 return Err(err).context("failed to draw control neurons (`controls.caliper`)");
@@ -213,13 +205,12 @@ impl Arms {
         };
         let drawn = self.drawn.clone();
         let mut others = |control: Control, draw: usize, set: &[NeuronId]| {
-            let set: Vec<usize> = set.iter().map(|n| n.neuron).collect();
             let control = Arm {
                 control: Some(control),
                 draw,
                 ..arm.clone()
             };
-            self.push(control, space.neuron_change(model, &set, None)?);
+            self.push(control, space.neuron_change(model, set, None)?);
             anyhow::Ok(())
         };
         for set in &drawn.sets {
@@ -239,39 +230,50 @@ impl Arms {
     }
 }
 
-/// The neurons of the last layer with what controls are matched on.
+/// Layers of neurons, ascending.
+pub(crate) fn layers_of(neurons: &[NeuronId]) -> Vec<usize> {
+    let layers: BTreeSet<usize> = neurons.iter().map(|n| n.layer).collect();
+    layers.into_iter().collect()
+}
+
+/// The neurons of some layers with what controls are matched on.
 ///
-/// Scaling by `s` adds `(s - 1) a P w` to the residual stream, `P w` the part of the output weights in the null space: its length goes with
+/// Scaling by `s` adds `(s - 1) a P w` to what the MLP writes, `P w` the part of the output weights in the null space: its length goes with
 /// `sqrt(mean a^2) |P w|`, whatever the factor.
-fn pool(setting: &Setting<'_>, layer: usize, progress: &dyn Fn(usize)) -> anyhow::Result<Pool> {
+fn pool(setting: &Setting<'_>, layers: &[usize], progress: &dyn Fn(usize)) -> anyhow::Result<Pool> {
     let Setting {
         model,
         sample,
         batch,
         ..
     } = *setting;
-    let norms = output_norms(model, layer)?;
     if setting.controls.match_on == MatchOn::ActivationAndNorm {
-        let over = MeanOver::NotBos;
-        let means = mean_activations(model, sample, over, batch, &|more, _| progress(more))?;
-        let candidates = Candidate::of_layer(layer, Some(&means), &norms);
-        return Ok(Pool::ActivationAndNorm(candidates.collect()));
-    }
-    let found = activities(model, sample, setting.sequences, &[layer], batch, progress)?;
-    let shares = setting.space.neuron_shares(model)?;
-    let of_layer = found.into_values().flatten().zip(norms.iter().zip(shares));
-    let candidate = |(neuron, (activity, (norm, share))): (usize, (Activity, (&f64, f64)))| {
-        let push = Push {
-            length: activity.mean_square.sqrt() * norm * f64::sqrt(share),
-            active_share: activity.active_share,
-            active_loss: activity.active_loss,
-        };
-        Candidate {
-            neuron: NeuronId { layer, neuron },
-            traits: push.traits(),
+        let hear = |more, _| progress(more);
+        let means = layer_means(model, sample, (layers, &[]), MeanOver::NotBos, batch, &hear)?;
+        let mut candidates = Vec::new();
+        for &layer in layers {
+            let norms = output_norms(model, layer)?;
+            candidates.extend(Candidate::of_layer(layer, means.neurons(layer), &norms));
         }
-    };
-    Ok(Pool::Intervention(
-        of_layer.enumerate().map(candidate).collect(),
-    ))
+        return Ok(Pool::ActivationAndNorm(candidates));
+    }
+    let found = activities(model, sample, setting.sequences, layers, batch, progress)?;
+    let mut candidates = Vec::new();
+    for (layer, found) in found {
+        let norms = output_norms(model, layer)?;
+        let shares = setting.space.neuron_shares(model, layer)?;
+        let of_layer = found.into_iter().zip(norms.iter().zip(shares)).enumerate();
+        candidates.extend(of_layer.map(|(neuron, (activity, (norm, share)))| {
+            let push = Push {
+                length: activity.mean_square.sqrt() * norm * share.sqrt(),
+                active_share: activity.active_share,
+                active_loss: activity.active_loss,
+            };
+            Candidate {
+                neuron: NeuronId { layer, neuron },
+                traits: push.traits(),
+            }
+        }));
+    }
+    Ok(Pool::Intervention(candidates))
 }

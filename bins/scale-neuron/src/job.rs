@@ -5,19 +5,20 @@ use std::collections::BTreeMap;
 use anyhow::{Context, bail};
 use job_inputs::{Loaded, MeasuredOn, mebibytes, note_overlap};
 use job_kit::{OutputDir, Progress, RunRecord, plot::Figure};
-use neox_core::{Part, SAVED_FILES, parse_dtype, save_with, stored_tensor};
+use neox_core::{SAVED_FILES, parse_dtype, save_with, stored_tensor};
 use neuron_ablate::{
-    NullSpace, ScalingPlan, Target, TargetGroup, WeightChange, measure_scaling, output_norms,
+    ForwardCost, NeuronId, NullSpace, ScalingCost, ScalingPlan, TargetGroup, WeightChange,
+    measure_scaling, output_norms, scaling_cost,
 };
 use neuron_select::MatchOn;
 use surprisal_metrics::MIN_GROUPS;
 
 use crate::{
-    arms::{Arms, Setting},
+    arms::{Arms, Setting, layers_of},
     config::{CheckpointConfig, ScaleConfig, Scaled},
     results::{Measured, Results},
     show::{self, Facts},
-    tables::{self, NeuronShares},
+    tables::{self, NeuronShare},
 };
 
 /// The folder of the written checkpoint, in the output folder.
@@ -150,21 +151,26 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     }
     let (rare_ids, common_ids) = (rare.ids().to_vec(), space.common().to_vec());
     let memory = mebibytes("evaluation.memory_mib", config.evaluation.memory_mib)?;
-    let mut plan = ScalingPlan::new(sequences, factors.clone(), rare_ids, common_ids)
+    let plan = ScalingPlan::new(sequences, factors.clone(), rare_ids, common_ids)
         .with_batch(config.evaluation.batch)
         .with_memory_budget(memory);
-    let rows = sample.rows(&plan.sequences)?.0.len() as u64;
-    let control_factors = config.control_factors(&factors);
-    let twice = 1 + u64::from(!arms.controls.is_empty());
-    let scaling = Progress::new("scaling", twice * rows, "rows");
-    let hear = |rows: usize| scaling.inc(rows as u64);
-    let measured = measure_scaling(model, sample, &arms.changes, &plan, &hear)?;
+    let cost = scaling_cost(model, sample, &arms.changes, &plan)?;
+    let mut controls_plan = plan.clone();
+    controls_plan.factors = config.control_factors(&factors);
     let of_controls = match arms.controls.is_empty() {
         true => None,
-        false => {
-            plan.factors = control_factors.clone();
-            let controls = measure_scaling(model, sample, &arms.controls, &plan, &hear)?;
-            Some((controls, control_factors))
+        false => Some(scaling_cost(model, sample, &arms.controls, &controls_plan)?),
+    };
+    say_cost([Some(cost), of_controls]);
+    let ticks = cost.ticks() + of_controls.map_or(0, |cost| cost.ticks());
+    let scaling = Progress::new("scaling", ticks as u64, "rows");
+    let hear = |rows: usize| scaling.inc(rows as u64);
+    let measured = measure_scaling(model, sample, &arms.changes, &plan, &hear)?;
+    let of_controls = match of_controls {
+        None => None,
+        Some(_) => {
+            let controls = measure_scaling(model, sample, &arms.controls, &controls_plan, &hear)?;
+            Some((controls, controls_plan.factors))
         }
     };
     record.timing("scaling", scaling.finish());
@@ -204,19 +210,38 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     )?;
     record.timing("intervals", resampling.finish());
 
-    let layer = model.config().num_hidden_layers - 1;
-    let (shares, norms) = (space.neuron_shares(model)?, output_norms(model, layer)?);
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    let of_scaled: Vec<f64> = neurons
-        .iter()
-        .filter_map(|neuron| shares.get(neuron.neuron).copied())
-        .collect();
+    // Those of the neurons, the last one where no neurons are scaled.
+    let layers = match &layers_of(&neurons)[..] {
+        [] => vec![model.config().num_hidden_layers - 1],
+        layers => layers.to_vec(),
+    };
+    let mut shares = Vec::new();
+    for layer in layers {
+        let norms = output_norms(model, layer)?;
+        let each = space.neuron_shares(model, layer)?.into_iter().zip(norms);
+        shares.extend(each.enumerate().map(|(neuron, (share, norm))| {
+            let neuron = NeuronId { layer, neuron };
+            NeuronShare {
+                neuron,
+                share,
+                norm,
+                scaled: neurons.contains(&neuron),
+            }
+        }));
+    }
+    let mean = |of: &dyn Fn(&&NeuronShare) -> bool| {
+        let (mut sum, mut count) = (0.0, 0);
+        for neuron in shares.iter().filter(of) {
+            (sum, count) = (sum + neuron.share, count + 1);
+        }
+        (count > 0).then(|| sum / f64::from(count))
+    };
     let facts = Facts {
         space: &space,
         rare_tokens: rare.ids().len(),
         unigram_share: space.unigram_share(q)?,
-        scaled_share: (!of_scaled.is_empty()).then(|| mean(&of_scaled)),
-        mean_share: mean(&shares),
+        scaled_share: mean(&|neuron| neuron.scaled),
+        mean_share: mean(&|_| true).unwrap_or_default(),
         factor: config.scaling.factor,
         level: config.bootstrap().level,
     };
@@ -224,15 +249,7 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
         "null_space",
         null_space_note(&facts, &arms, rare.threshold(), rare.least())?,
     );
-    tables::neurons(
-        &out,
-        &NeuronShares {
-            layer,
-            shares: &shares,
-            norms: &norms,
-            scaled: &neurons,
-        },
-    )?;
+    tables::neurons(&out, &shares)?;
     tables::effects(&out, &results)?;
     tables::contrasts(&out, &results)?;
     tables::balance(&out, &results.balance)?;
@@ -303,6 +320,24 @@ fn null_space_note(
     }))
 }
 
+/// Says what running the model on costs, where it does.
+fn say_cost(costs: [Option<ScalingCost>; 2]) {
+    let run_on: Vec<ForwardCost> = costs
+        .into_iter()
+        .flatten()
+        .map(|cost| cost.run_on)
+        .collect();
+    let sum = |of: fn(&ForwardCost) -> usize| run_on.iter().map(of).sum::<usize>();
+    let forwards = sum(|cost| cost.forwards);
+    if forwards > 0 {
+        let copies = run_on.iter().map(|cost| cost.copies).max().unwrap_or(0);
+        let blocks = sum(|cost| cost.blocks);
+        tracing::info!(
+            "scaling neurons that are not read off the last layer: the model runs on from their layers, with each change, control and factor; that is {forwards} forwards of up to {copies} copies, {blocks} blocks of the model in all"
+        );
+    }
+}
+
 /// The change that a checkpoint is wanted of.
 fn wanted<'a>(
     config: &'a ScaleConfig,
@@ -338,11 +373,11 @@ fn write_checkpoint(
     loaded: &Loaded,
     out: &OutputDir,
 ) -> anyhow::Result<()> {
-    let part = match change.target() {
-        Target::UnembeddingRows(_) => Part::Unembedding,
-        Target::OutputColumns(_) => Part::MlpOut(loaded.model.config().num_hidden_layers - 1),
-    };
-    let weights = change.apply(&stored_tensor(&loaded.checkpoint, part)?, factor)?;
+    let mut weights = BTreeMap::new();
+    for part in change.parts() {
+        let stored = stored_tensor(&loaded.checkpoint, part)?;
+        weights.insert(part, change.apply(part, &stored, factor)?);
+    }
     let dtype = wanted.dtype.as_deref().map(parse_dtype).transpose()?;
     let dir = out.join(CHECKPOINT);
     for (file, name) in SAVED_FILES.iter().zip(checkpoint_files()) {
@@ -352,13 +387,8 @@ fn write_checkpoint(
             out.replacing(&name)?;
         }
     }
-    save_with(
-        &loaded.checkpoint,
-        &dir,
-        &BTreeMap::from([(part, weights)]),
-        dtype,
-    )
-    .context("failed to write the checkpoint")?;
+    save_with(&loaded.checkpoint, &dir, &weights, dtype)
+        .context("failed to write the checkpoint")?;
     // The model's own, or the one that was set for it.
     if let Some(tokenizer) = loaded.tokenizer_file() {
         let json = std::fs::read(tokenizer)

@@ -28,7 +28,10 @@ Examples (from the root of the repository):
       null space, rare tokens and scaling laws as in the Python package of Liu et al. 2025
   scale-neuron 'checkpoint={scaled: neurons, dtype: f32}' \\
     scaling.factor=3
-      write the changed weights to output.dir/checkpoint, for Hugging Face transformers and for our other jobs";
+      write the changed weights to output.dir/checkpoint, for Hugging Face transformers and for our other jobs
+  scale-neuron 'neurons.list=[\"0.3\", \"1.7\", \"3.19\"]' \\
+    controls.draws=2 evaluation.sequences=4 output.dir=outputs/scale-layers
+      neurons of several layers: the model runs on from the first, with each factor and control";
 
 /// Scale rare tokens, or neurons, along the null space of common tokens
 ///

@@ -186,9 +186,9 @@ fn about(facts: &Facts<'_>) -> String {
         )
     });
     let verb = if facts.scaled_share.is_some() {
-        "the layer's neurons"
+        "all neurons of their layers"
     } else {
-        "The layer's neurons have"
+        "The neurons of the last layer have"
     };
     format!(
         "The {} most frequent tokens span {} dimensions ({:.1} % of the variance; unembedding {}, LayerNorm {}); the null space has {}. \
@@ -249,7 +249,7 @@ pub(crate) fn report(
         )
         .section(
             Section::new("Against controls")
-                .text("The loss at the base factor. Controls are the same weights along random directions by the same amount, and other neurons of the layer, random and matched (`controls.match`). Excess: the change minus the mean of the controls, paired by document; its interval is over documents and draws, and counts the scaled set as one draw more: 0 lies outside where no set drawn so would be as far. p: rank of the change among the draws, beside matched controls among sets in which each neuron is exchanged for one alike or kept; q: Benjamini-Hochberg over all contrasts of the loss with these controls (`contrasts.parquet`). Neurons that have no match are left out on both sides there.")
+                .text("The loss at the base factor. Controls are the same weights along random directions by the same amount, and other neurons of the same layers, random and matched (`controls.match`). Excess: the change minus the mean of the controls, paired by document; its interval is over documents and draws, and counts the scaled set as one draw more: 0 lies outside where no set drawn so would be as far. p: rank of the change among the draws, beside matched controls among sets in which each neuron is exchanged for one alike or kept; q: Benjamini-Hochberg over all contrasts of the loss with these controls (`contrasts.parquet`). Neurons that have no match are left out on both sides there.")
                 .grid(contrasts(results, facts.factor)),
         )
         .section(trade);

@@ -6,12 +6,12 @@ use neuron_select::TraitBalance;
 
 use crate::results::{Contrast, Effect, Results};
 
-/// What the null space holds of each neuron of the last MLP layer.
-pub(crate) struct NeuronShares<'a> {
-    pub(crate) layer: usize,
-    pub(crate) shares: &'a [f64],
-    pub(crate) norms: &'a [f64],
-    pub(crate) scaled: &'a [NeuronId],
+/// What the null space holds of a neuron.
+pub(crate) struct NeuronShare {
+    pub(crate) neuron: NeuronId,
+    pub(crate) share: f64,
+    pub(crate) norm: f64,
+    pub(crate) scaled: bool,
 }
 
 /// Files of the tables.
@@ -26,16 +26,14 @@ fn write<R>(out: &OutputDir, file: &str, table: Table<'_, R>) -> anyhow::Result<
 }
 
 /// A row per neuron.
-pub(crate) fn neurons(out: &OutputDir, table: &NeuronShares<'_>) -> anyhow::Result<()> {
-    let (layer, neurons) = (table.layer, 0..table.shares.len());
-    let ids: Vec<NeuronId> = neurons.map(|neuron| NeuronId { layer, neuron }).collect();
-    let columns = Table::of(&ids)
-        .column("layer", |id| Some(id.layer as i64))
-        .column("neuron", |id| Some(id.neuron as i64))
-        .column("component_name", |id| Some(id.to_string()))
-        .column("null_space_share", |id| Some(table.shares[id.neuron]))
-        .column("w_out_norm", |id| Some(table.norms[id.neuron]))
-        .column("scaled", |id| Some(table.scaled.contains(id)));
+pub(crate) fn neurons(out: &OutputDir, neurons: &[NeuronShare]) -> anyhow::Result<()> {
+    let columns = Table::of(neurons)
+        .column("layer", |of| Some(of.neuron.layer as i64))
+        .column("neuron", |of| Some(of.neuron.neuron as i64))
+        .column("component_name", |of| Some(of.neuron.to_string()))
+        .column("null_space_share", |of| Some(of.share))
+        .column("w_out_norm", |of| Some(of.norm))
+        .column("scaled", |of| Some(of.scaled));
     write(out, NEURONS, columns)
 }
 

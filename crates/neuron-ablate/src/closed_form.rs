@@ -13,6 +13,8 @@
 //!
 //! so that no product with `W_U` is needed per (row, neuron). With RMSNorm nothing is subtracted and beta is 0.
 
+use std::ops::Range;
+
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
@@ -41,6 +43,19 @@ pub struct Projected {
     pub norm2: Vec<f64>,
     /// `W_U (gamma * centred)`, `[vector, d_vocab]`, in the order of the vocabulary layout: `g` of rows, `u` of neurons.
     pub logits: Vectors,
+}
+
+impl Projected {
+    /// Some of the vectors.
+    pub(crate) fn part(&self, vectors: Range<usize>) -> Result<Self, TchError> {
+        let part = |t: &Tensor| t.f_narrow(0, vectors.start as i64, vectors.len() as i64);
+        Ok(Self {
+            centred: part(&self.centred)?,
+            scaled: part(&self.scaled)?,
+            norm2: self.norm2[vectors.clone()].to_vec(),
+            logits: Vectors::new(&part(self.logits.tensor())?)?,
+        })
+    }
 }
 
 impl Unembedding {

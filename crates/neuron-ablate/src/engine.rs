@@ -482,13 +482,7 @@ impl Engines {
         }
         let mut all = Vec::with_capacity(jobs.len());
         for (range, job) in ranges.zip(jobs) {
-            let part = |t: &Tensor| t.f_narrow(0, range.start as i64, range.len() as i64);
-            let of_job = Projected {
-                centred: part(&directions.centred)?,
-                scaled: part(&directions.scaled)?,
-                norm2: job.norm2.to_vec(),
-                logits: Vectors::new(&part(directions.logits.tensor())?)?,
-            };
+            let of_job = directions.part(range)?;
             let measured = self.measure(pairs, job, prepared, &of_job, progress)?;
             all.push(measured.map(|measured| measured.values));
         }

@@ -90,7 +90,7 @@ pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace};
 pub use outcome::Measure;
 pub use progress::Tick;
 pub use readout::{NormScale, Readout};
-pub use replaced::HeadId;
+pub use replaced::{ForwardCost, HeadId};
 pub use sample::{FIRST_POSITION, Row, RowCounts, Sample};
 pub use scaling::{RareTokens, ScalingError, ScalingLaw, Target, WeightChange};
 pub use scoring::{ScoreError, Scorer, WordScore};
@@ -101,9 +101,10 @@ pub use semantics::{
 pub use sets::{NestedSets, SetEffects};
 pub use states::{LastLayerStates, last_layer_states};
 pub use surprisal_metrics::mediated_share;
-pub use sweep::{Effects, ForwardCost, HeadEffects, PairBlock, Plan, Ranks, Sink, Sweep};
+pub use sweep::{Effects, HeadEffects, PairBlock, Plan, Ranks, Sink, Sweep};
 pub use trade_off::{
-    NamedChange, ScalingEffects, ScalingMeasure, ScalingPlan, TargetGroup, measure_scaling,
+    NamedChange, ScalingCost, ScalingEffects, ScalingMeasure, ScalingPlan, TargetGroup,
+    measure_scaling, scaling_cost,
 };
 pub use variant::{Variant, Variants};
 pub use vectors::Vectors;

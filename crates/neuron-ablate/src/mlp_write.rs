@@ -122,8 +122,14 @@ pub fn output_directions(
     neurons: &[usize],
 ) -> Result<Tensor, AblateError> {
     let ids: Vec<i64> = neurons.iter().map(|&n| n as i64).collect();
-    let all = MlpWrite::of_layer(model, layer)?.directions;
-    Ok(all.f_index_select(0, &Tensor::f_from_slice(&ids)?)?)
+    let ids = Tensor::f_from_slice(&ids)?.f_to_device(model.device())?;
+    let weights = host(&model.w_out(layer)?.f_index_select(1, &ids)?)?.f_tr()?;
+    let weights = weights.f_contiguous()?; // [neuron, d_model]
+    let Some(norm) = model.norm_after_mlp(layer)? else {
+        return Ok(weights);
+    };
+    let norm = NormTerms::new(norm)?;
+    Ok(norm.seen(&weights)?.f_mul(&norm.gamma)?)
 }
 
 impl NormBehindMlp {

@@ -4,21 +4,24 @@
 
 use std::f64::consts::TAU;
 
-use neox_core::Model;
+use neox_core::{Model, Residual};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::{
-    AblateError,
+    AblateError, NeuronId,
     error::distinct,
-    mlp_write::MlpWrite,
+    mlp_write::{MlpWrite, output_directions},
     product::product,
     readout::{Readout, host},
+    replaced::by_layer,
     scaling::{ScalingError, Target, WeightChange},
-    states::writes_directly,
 };
+
+/// Entries of `gamma` below it cannot be divided by.
+const LEAST_GAMMA: f64 = 1e-6;
 
 /// Which directions count as spanned by common tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -221,14 +224,15 @@ impl NullSpace {
         self.space.dimension() as f64 / room(&self.readout, self.options.folded) as f64
     }
 
-    /// Share of the squared norm of each neuron's output weights in the last MLP layer that lies in the null space, `[d_mlp]`;
-    /// 0 for a neuron without output weights. Folded, output weights count as the final norm sees them (LayerNorm: minus their mean over d_model).
+    /// Share of the squared norm of each neuron's output weights in a layer that lies in the null space, `[d_mlp]`;
+    /// 0 for a neuron without output weights. Of layers before the last one this is about their direct path to the logits. Folded, output weights count as the final norm sees them (LayerNorm: minus their mean over d_model).
     /// Behind a norm (OLMo 2) they count times its `gamma`.
     ///
     /// # Errors
+    /// - [`AblateError::Forward`] if there is no such layer
     /// - [`ScalingError::Torch`] if libtorch fails
-    pub fn neuron_shares(&self, model: &Model) -> Result<Vec<f64>, ScalingError> {
-        let weights = self.output_weights(model)?;
+    pub fn neuron_shares(&self, model: &Model, layer: usize) -> Result<Vec<f64>, ScalingError> {
+        let weights = self.as_seen(MlpWrite::of_layer(model, layer)?.directions())?;
         let all = squared_norms(&weights)?;
         let part = squared_norms(&self.space.coefficients(&weights)?)?;
         Ok(all
@@ -337,52 +341,60 @@ impl NullSpace {
         Ok(WeightChange::new(
             Target::UnembeddingRows(ids.to_vec()),
             coefficients.f_mul(&strengths)?,
-            basis,
+            Some(basis),
         ))
     }
 
-    /// The change of the output weights of `neurons` of the last MLP layer when each is scaled along its null-space part:
+    /// The change of the output weights of `neurons`, of any layers, when each is scaled along its null-space part:
     /// `P w`, to be multiplied by `s - 1`. `instead` as in [`NullSpace::row_change`].
     ///
+    /// Behind a norm (OLMo 2) it is the direction that the neuron writes along, `gamma * w`, of which the part is taken, and the change
+    /// of the weights is the one that makes it: `P (gamma * w) / gamma`.
+    ///
     /// # Errors
-    /// - [`AblateError::Architecture`] for a norm behind the MLP (OLMo 2), whose output is no longer linear in the weights
-    /// - [`AblateError::NoSuchNeuron`] for a neuron past the layer
+    /// - [`AblateError::NoSuchComponent`] for a neuron that the model does not have
     /// - [`AblateError::Repeated`] for a neuron that stands twice
+    /// - [`ScalingError::NormBehind`] if the `gamma` of a norm behind the MLP has an entry too small to divide by
     /// - [`ScalingError::Torch`] if libtorch fails
     pub fn neuron_change(
         &self,
         model: &Model,
-        neurons: &[usize],
+        neurons: &[NeuronId],
         instead: Option<&Subspace>,
     ) -> Result<WeightChange, ScalingError> {
-        writes_directly(model)?;
-        let d_mlp = model.config().intermediate_size as usize;
-        if let Some(&neuron) = neurons.iter().find(|&&n| n >= d_mlp) {
-            return Err(AblateError::NoSuchNeuron {
-                neuron,
-                last: d_mlp - 1,
-            }
-            .into());
-        }
         distinct("neuron", neurons)?;
-        let index: Vec<i64> = neurons.iter().map(|&n| n as i64).collect();
-        let weights = self
-            .output_weights(model)?
-            .f_index_select(0, &Tensor::f_from_slice(&index)?)?;
+        let size = [neurons.len() as i64, self.seen.size()[1]];
+        let mut weights = Tensor::f_zeros(size, (Kind::Double, Device::Cpu))?;
+        let mut gamma = Tensor::f_ones(size, (Kind::Double, Device::Cpu))?;
+        for (layer, places) in by_layer(model, neurons)? {
+            let numbers: Vec<usize> = places.iter().map(|&i| neurons[i].neuron).collect();
+            let places: Vec<i64> = places.iter().map(|&i| i as i64).collect();
+            let places = Tensor::f_from_slice(&places)?;
+            let directions = self.as_seen(&output_directions(model, layer, &numbers)?)?;
+            let _ = weights.f_index_copy_(0, &places, &directions)?;
+            if let Some(norm) = model.norm_after_mlp(layer).map_err(AblateError::from)? {
+                let of_norm = host(&norm.weight)?;
+                let least = of_norm.f_abs()?.f_min()?.f_double_value(&[])?;
+                if least < LEAST_GAMMA {
+                    return Err(ScalingError::NormBehind { layer, least });
+                }
+                let _ = gamma.f_index_copy_(0, &places, &of_norm.f_expand_as(&directions)?)?;
+            }
+        }
         let (coefficients, basis) = self.part(&weights, instead)?;
-        Ok(WeightChange::new(
-            Target::OutputColumns(neurons.to_vec()),
-            coefficients,
-            basis,
-        ))
+        let target = Target::OutputColumns(neurons.to_vec());
+        if model.config().residual != Residual::NormAfter {
+            return Ok(WeightChange::new(target, coefficients, Some(basis)));
+        }
+        let change = product(&coefficients, &basis)?.f_div(&gamma)?;
+        Ok(WeightChange::new(target, change, None))
     }
 
-    /// The directions that neurons of the last MLP layer write along, as the space sees them, `[d_mlp, d_model]`, f64.
-    fn output_weights(&self, model: &Model) -> Result<Tensor, ScalingError> {
-        let weights = MlpWrite::of_last_layer(model)?.directions().shallow_clone();
+    /// Directions that neurons write along, `[neuron, d_model]`, as the space sees them.
+    fn as_seen(&self, directions: &Tensor) -> Result<Tensor, ScalingError> {
         match self.options.folded {
-            true => Ok(self.readout.seen(&weights)?),
-            false => Ok(weights),
+            true => Ok(self.readout.seen(directions)?),
+            false => Ok(directions.shallow_clone()),
         }
     }
 
@@ -418,7 +430,7 @@ fn seen(readout: &Readout, centred: bool, folded: bool) -> Result<Tensor, Scalin
     if folded {
         let gamma = readout.gamma();
         let least = gamma.f_abs()?.f_min()?.f_double_value(&[])?;
-        if least < 1e-6 {
+        if least < LEAST_GAMMA {
             return Err(ScalingError::Folded { least });
         }
         rows = readout.seen(&rows.f_mul(gamma)?)?;

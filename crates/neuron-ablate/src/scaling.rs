@@ -1,9 +1,10 @@
 //! Scaling laws for rare tokens, and changes of weights in proportion to a factor (methods, section 8).
 
+use neox_core::Part;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
 
-use crate::{AblateError, product::product};
+use crate::{AblateError, NeuronId, product::product};
 
 /// Why a scaling could not be set up or measured.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,16 @@ pub enum ScalingError {
         "the final LayerNorm has a weight of {least:.1e}, which cannot be folded into the unembedding and out again: set `folded` to false"
     )]
     Folded {
+        /// Its smallest weight in size.
+        least: f64,
+    },
+    /// The `gamma` of a norm behind an MLP cannot be undone.
+    #[error(
+        "the norm behind the MLP of layer {layer} has a weight of {least:.1e}, so that no change of output weights makes the one that is asked for: leave out the neurons of that layer"
+    )]
+    NormBehind {
+        /// The layer.
+        layer: usize,
         /// Its smallest weight in size.
         least: f64,
     },
@@ -289,24 +300,24 @@ impl RareTokens {
 pub enum Target {
     /// Rows of the unembedding, by token id.
     UnembeddingRows(Vec<i64>),
-    /// Output weights of neurons of the last MLP layer.
-    OutputColumns(Vec<usize>),
+    /// Output weights of neurons, of any layers.
+    OutputColumns(Vec<NeuronId>),
 }
 
 /// A change of weights in proportion to `s - 1`, where 1 is the factor that changes nothing.
 ///
-/// It lies in a subspace, often of far fewer dimensions than d_model, and is kept as coefficients of a basis.
+/// It mostly lies in a subspace, often of far fewer dimensions than d_model, and is kept as coefficients of a basis.
 #[derive(Debug)]
 pub struct WeightChange {
     target: Target,
-    /// `[row or neuron, dimension]`, f64.
+    /// `[row or neuron, dimension]`, f64; without a basis `[row or neuron, d_model]`.
     coefficients: Tensor,
     /// `[dimension, d_model]`, f64.
-    basis: Tensor,
+    basis: Option<Tensor>,
 }
 
 impl WeightChange {
-    pub(crate) fn new(target: Target, coefficients: Tensor, basis: Tensor) -> Self {
+    pub(crate) fn new(target: Target, coefficients: Tensor, basis: Option<Tensor>) -> Self {
         Self {
             target,
             coefficients,
@@ -319,17 +330,33 @@ impl WeightChange {
         &self.target
     }
 
+    /// The parts of the model that change: the unembedding, or the output projections of some MLPs.
+    pub fn parts(&self) -> Vec<Part> {
+        match &self.target {
+            Target::UnembeddingRows(_) => vec![Part::Unembedding],
+            Target::OutputColumns(neurons) => {
+                let mut layers: Vec<usize> = neurons.iter().map(|n| n.layer).collect();
+                layers.sort_unstable();
+                layers.dedup();
+                layers.into_iter().map(Part::MlpOut).collect()
+            }
+        }
+    }
+
     /// The change at `s = 2`, `[row or neuron, d_model]`, f64.
     ///
     /// # Errors
     /// - [`ScalingError::Torch`] if libtorch fails
     pub fn per_unit(&self) -> Result<Tensor, ScalingError> {
-        Ok(product(&self.coefficients, &self.basis)?)
+        match &self.basis {
+            Some(basis) => Ok(product(&self.coefficients, basis)?),
+            None => Ok(self.coefficients.shallow_clone()),
+        }
     }
 
-    /// The same as a product of two factors, `[row or neuron, dimension]` and `[dimension, d_model]`.
-    pub(crate) fn factors(&self) -> (&Tensor, &Tensor) {
-        (&self.coefficients, &self.basis)
+    /// The same as a product of two factors, `[row or neuron, dimension]` and `[dimension, d_model]`, or whole without the second.
+    pub(crate) fn factors(&self) -> (&Tensor, Option<&Tensor>) {
+        (&self.coefficients, self.basis.as_ref())
     }
 
     /// Norms of the rows of [`WeightChange::per_unit`].
@@ -337,31 +364,43 @@ impl WeightChange {
     /// # Errors
     /// - [`ScalingError::Torch`] if libtorch fails
     pub fn norms(&self) -> Result<Vec<f64>, ScalingError> {
-        let between = product(&self.basis, &self.basis.f_tr()?)?;
-        let squares = product(&self.coefficients, &between)?.f_mul(&self.coefficients)?;
+        let along = match &self.basis {
+            Some(basis) => product(&self.coefficients, &product(basis, &basis.f_tr()?)?)?,
+            None => self.coefficients.shallow_clone(),
+        };
+        let squares = along.f_mul(&self.coefficients)?;
         let squares = squares.f_sum_dim_intlist(-1, false, Kind::Double)?;
         // Rounding must not make a squared norm negative.
         Ok(Vec::try_from(&squares.f_clamp_min(0.0)?.f_sqrt()?)?)
     }
 
-    /// The weights after scaling by `factor`: `weights` is the whole tensor as the checkpoint has it (`W_U`, `[d_vocab, d_model]`, or
-    /// the last layer's output weights, `[d_model, d_mlp]`); the result is f64.
+    /// The weights of a part after scaling by `factor`: `weights` is the whole tensor as the checkpoint has it (`W_U`,
+    /// `[d_vocab, d_model]`, or the output weights of an MLP, `[d_model, d_mlp]`); the result is f64. A part that does not change
+    /// ([`WeightChange::parts`]) stays as it is.
     ///
     /// # Errors
     /// - [`ScalingError::Torch`] if the shapes do not fit
-    pub fn apply(&self, weights: &Tensor, factor: f64) -> Result<Tensor, ScalingError> {
+    pub fn apply(&self, part: Part, weights: &Tensor, factor: f64) -> Result<Tensor, ScalingError> {
         let weights = weights
             .f_to_device(tch::Device::Cpu)?
             .f_to_kind(Kind::Double)?;
-        let change = self.per_unit()?.f_mul_scalar(factor - 1.0)?;
-        let (dim, ids, change): (i64, Vec<i64>, Tensor) = match &self.target {
-            Target::UnembeddingRows(ids) => (0, ids.clone(), change),
-            Target::OutputColumns(neurons) => (
-                1,
-                neurons.iter().map(|&n| n as i64).collect(),
-                change.f_tr()?,
-            ),
+        // Rows of the change, the places that they are added to, and along which dimension.
+        let (rows, places, dim): (Vec<i64>, Vec<i64>, i64) = match (&self.target, part) {
+            (Target::UnembeddingRows(ids), Part::Unembedding) => {
+                ((0..ids.len() as i64).collect(), ids.clone(), 0)
+            }
+            (Target::OutputColumns(neurons), Part::MlpOut(layer)) => {
+                let here = (0i64..).zip(neurons).filter(|(_, n)| n.layer == layer);
+                let (rows, places) = here.map(|(row, n)| (row, n.neuron as i64)).unzip();
+                (rows, places, 1)
+            }
+            _ => return Ok(weights),
         };
-        Ok(weights.f_index_add(dim, &Tensor::f_from_slice(&ids)?, &change)?)
+        let change = self
+            .per_unit()?
+            .f_index_select(0, &Tensor::f_from_slice(&rows)?)?
+            .f_mul_scalar(factor - 1.0)?;
+        let change = if dim == 0 { change } else { change.f_tr()? };
+        Ok(weights.f_index_add(dim, &Tensor::f_from_slice(&places)?, &change)?)
     }
 }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use tch::{Device, Tensor};
 
 use self::behind_norm::BehindNorm;
-pub use self::forwards::{ForwardCost, HeadEffects};
+pub use self::forwards::HeadEffects;
 use crate::{
     AblateError, BandToken, Direction, Dose, EngineOptions, EngineReport, LayerMeans, Measure,
     NeuronEffects, Row, RowCounts, Sample, Semantics, TokenBand, TokenFrequencies, Variant,

@@ -1,8 +1,8 @@
 //! What scaled weights do to predictions on real text: gain on rare targets against cost on common ones.
 //!
-//! Every change and every factor is read off one forward per sequence. Scaled rows of `W_U` move logits in proportion to
-//! `s - 1`; scaled output weights move the residual stream in proportion to it, so that only the scale of the final norm
-//! is computed anew:
+//! Of rows of `W_U` and of the last MLP's neurons every change and every factor is read off one forward per sequence. Scaled rows of
+//! `W_U` move logits in proportion to `s - 1`; scaled output weights move the residual stream in proportion to it, so that only the scale
+//! of the final norm is computed anew:
 //!
 //! ```text
 //! rows of W_U       l' = l + (s - 1) D x^           x^ = output of the final LayerNorm, D = change per unit
@@ -11,6 +11,10 @@
 //!
 //! Both are directions of the fused kernel (the crate `vocabulary-sums`), on the CPU whatever the device of the model: the first is 0
 //! but on the rows that change, the second a sum of one vector for each neuron.
+//!
+//! Neurons of earlier layers, and all neurons behind a norm (OLMo 2), have no such form: at each factor but 1 the model runs on with their
+//! output weights changed, and the change `delta` of the final residual stream is a direction of its own at each row, `u = W_U (gamma *
+//! delta_c)`.
 
 use std::ops::Range;
 
@@ -23,14 +27,19 @@ use vocabulary_sums::{
 };
 
 use crate::{
-    AblateError, Row, RowCounts, Sample,
+    AblateError, ForwardCost, NeuronId, Row, RowCounts, Sample,
     closed_form::{Projected, Unembedding},
+    engine::blocks,
     error::distinct,
     product::product,
     readout::{NormScale, Readout, see},
+    replaced::{self, Replaced, batches, copies, groups, texts_at_once},
     row_logits::RowLogits,
     scaling::{ScalingError, Target, WeightChange},
-    states::{LastLayerStates, last_layer_states, same_length_batches, writes_directly},
+    states::{
+        LastLayerStates, captured, last_layer, last_layer_states, same_length_batches,
+        writes_directly,
+    },
     vectors::{Vectors, dot, on_host},
 };
 
@@ -293,12 +302,49 @@ impl Sums {
     }
 }
 
-/// Measures every change at every factor; `progress` hears of rows done, each for all changes.
+/// What [`measure_scaling`] costs, known beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ScalingCost {
+    /// Rows, each measured under all changes that one forward is enough for.
+    pub rows: usize,
+    /// Running the model on for other changes, each at every factor but 1.
+    pub run_on: ForwardCost,
+}
+
+impl ScalingCost {
+    /// What [`measure_scaling`] tells of its progress, in all.
+    pub fn ticks(&self) -> usize {
+        self.rows + self.run_on.pairs
+    }
+}
+
+/// What [`measure_scaling`] costs.
+///
+/// # Errors
+/// - as [`Sample::rows`]
+pub fn scaling_cost(
+    model: &Model,
+    sample: &Sample,
+    changes: &[NamedChange],
+    plan: &ScalingPlan,
+) -> Result<ScalingCost, ScalingError> {
+    let (rows, _) = sample.rows(&plan.sequences)?;
+    let each = running_on(model, changes, &plan.factors);
+    let layers: Vec<usize> = each.iter().map(|column| column.layer).collect();
+    let copies = copies(model, sample, &plan.sequences, plan.memory_budget / 4);
+    Ok(ScalingCost {
+        rows: rows.len(),
+        run_on: ForwardCost::new(model, &layers, (sample, &rows), copies),
+    })
+}
+
+/// Measures every change at every factor; `progress` hears of rows done, each for all changes that one forward is enough for, and of
+/// those for which the model runs on, each at one factor ([`scaling_cost`]).
 ///
 /// # Errors
 /// - [`AblateError::NoSuchSequence`], [`AblateError::Empty`] if the plan names no rows
 /// - [`AblateError::Repeated`] for a sequence or factor that stands twice
-/// - [`AblateError::Architecture`] for a change of neurons behind a norm (OLMo 2)
 /// - [`AblateError::NotFiniteClean`] if the model itself gives no numbers
 /// - [`ScalingError::NotFinite`] if a factor is so large that logits overflow
 /// - [`ScalingError::Torch`] if libtorch fails
@@ -311,23 +357,34 @@ pub fn measure_scaling(
 ) -> Result<ScalingEffects, ScalingError> {
     let d_vocab = model.config().vocab_size as usize;
     distinct("factor", &plan.factors)?;
-    let scales_neurons =
-        |change: &NamedChange| matches!(change.change.target(), Target::OutputColumns(_));
-    if changes.iter().any(scales_neurons) {
-        writes_directly(model)?;
-    }
     let (all_rows, rows) = sample.rows(&plan.sequences)?;
     let readout = Readout::of_model(model)?;
     let vocabulary = Vocabulary::new(d_vocab, readout.scale(), changes, plan)?;
     let unembedding = Unembedding::new(readout, vocabulary.layout.order(), Device::Cpu)?;
-    let prepared = Changes::new(&vocabulary, &unembedding, changes, plan.memory_budget / 4)?;
-    let clusters = sample.clusters(&plan.sequences);
+    let places = |closed: bool| {
+        let each = changes.iter().enumerate();
+        let places = each.filter(move |(_, named)| is_closed(model, named) == closed);
+        places.map(|(place, _)| place).collect::<Vec<_>>()
+    };
+    let (closed, others) = (places(true), places(false));
+    let named: Vec<&NamedChange> = closed.iter().map(|&place| &changes[place]).collect();
+    let prepared = Changes::new(&vocabulary, &unembedding, &named, plan.memory_budget / 4)?;
     let empty = vec![Sums::default(); sample.n_clusters(&plan.sequences)];
     let mut effects = ScalingEffects {
         rows,
         clean: empty.clone(),
         scaled: vec![vec![empty; plan.factors.len()]; changes.len()],
     };
+    let measuring = Measuring {
+        vocabulary: &vocabulary,
+        unembedding: &unembedding,
+        sample,
+        changes,
+        plan,
+        rows: &all_rows,
+        clusters: sample.clusters(&plan.sequences),
+    };
+    let unchanged = plan.factors.iter().position(|factor| *factor == 1.0);
     let rows_at_once = (plan.memory_budget / 2 / (4 * prepared.values_per_row(d_vocab))).max(1);
     for batch in same_length_batches(sample, &plan.sequences, plan.batch) {
         let tokens: Vec<&[i64]> = batch
@@ -335,11 +392,6 @@ pub fn measure_scaling(
             .map(|&i| sample.sequences()[i].as_slice())
             .collect();
         for (states, sequence) in last_layer_states(model, &tokens)?.iter().zip(batch) {
-            let slot = plan
-                .sequences
-                .iter()
-                .position(|s| *s == sequence)
-                .map_or(0, |place| clusters[place]);
             let of_sequence: Vec<Row> = all_rows
                 .iter()
                 .copied()
@@ -348,38 +400,188 @@ pub fn measure_scaling(
             for rows in of_sequence.chunks(rows_at_once) {
                 let moved = MovedRows::new(&vocabulary, &unembedding, &prepared, states, rows)?;
                 let block = Block::new(&vocabulary, &prepared, &moved, rows)?;
-                let at_once = (SUMS_PER_CALL / changes.len().max(1)).max(1);
-                let measured: Vec<Measured> = (0..rows.len().div_ceil(at_once))
-                    .into_par_iter()
-                    .map(|i| i * at_once..((i + 1) * at_once).min(rows.len()))
-                    .flat_map_iter(|at| block.measure(at, &plan.factors))
-                    .collect();
-                for (row, measured) in rows.iter().zip(measured) {
+                for (row, measured) in rows.iter().zip(block.measure_all(&plan.factors)) {
                     let group = vocabulary.group(row);
                     let Row { sequence, pos, .. } = *row;
                     if !is_finite(&measured.clean) {
                         return Err(AblateError::NotFiniteClean { sequence, pos }.into());
                     }
-                    effects.clean[slot].add(group, &measured.clean);
+                    effects.clean[measuring.cluster(sequence)].add(group, &measured.clean);
                     for (place, values) in measured.scaled.iter().enumerate() {
-                        let (change, factor) =
+                        let (place, factor) =
                             (place / plan.factors.len(), place % plan.factors.len());
-                        if !is_finite(values) {
-                            return Err(ScalingError::NotFinite {
-                                change: changes[change].name.clone(),
-                                factor: plan.factors[factor],
-                                sequence,
-                                pos,
-                            });
-                        }
-                        effects.scaled[change][factor][slot].add(group, values);
+                        measuring.add(&mut effects, (closed[place], factor), row, values)?;
+                    }
+                    // A factor of 1 changes nothing, and needs no forward.
+                    for (&change, factor) in others.iter().zip(unchanged.into_iter().cycle()) {
+                        measuring.add(&mut effects, (change, factor), row, &measured.clean)?;
                     }
                 }
                 progress(rows.len());
             }
         }
     }
+    measuring.run_on(model, &mut effects, progress)?;
     Ok(effects)
+}
+
+/// Whether one forward of the unchanged model is enough for a change at every factor.
+fn is_closed(model: &Model, named: &NamedChange) -> bool {
+    match named.change.target() {
+        Target::UnembeddingRows(_) => true,
+        Target::OutputColumns(neurons) => {
+            let last = last_layer(model);
+            writes_directly(model).is_ok() && neurons.iter().all(|n| n.layer == last)
+        }
+    }
+}
+
+/// A change for which the model runs on, at one factor.
+struct RunningOn<'c> {
+    /// Place of the change.
+    change: usize,
+    /// Place of the factor.
+    factor: usize,
+    neurons: &'c [NeuronId],
+    /// The first layer that has one of the neurons.
+    layer: usize,
+}
+
+/// Changes that one forward is not enough for, at each factor but 1; those of one layer stand together.
+fn running_on<'c>(
+    model: &Model,
+    changes: &'c [NamedChange],
+    factors: &[f64],
+) -> Vec<RunningOn<'c>> {
+    let mut each = Vec::new();
+    for (change, named) in changes.iter().enumerate() {
+        if let Target::OutputColumns(neurons) = named.change.target()
+            && let Some(layer) = neurons.iter().map(|n| n.layer).min()
+            && !is_closed(model, named)
+        {
+            let changing = factors.iter().enumerate().filter(|(_, f)| **f != 1.0);
+            each.extend(changing.map(|(factor, _)| RunningOn {
+                change,
+                factor,
+                neurons,
+                layer,
+            }));
+        }
+    }
+    each.sort_by_key(|column| column.layer);
+    each
+}
+
+/// What all rows are measured with.
+struct Measuring<'m> {
+    vocabulary: &'m Vocabulary,
+    unembedding: &'m Unembedding,
+    sample: &'m Sample,
+    changes: &'m [NamedChange],
+    plan: &'m ScalingPlan,
+    rows: &'m [Row],
+    /// `[sequence]`
+    clusters: Vec<usize>,
+}
+
+impl Measuring<'_> {
+    /// The cluster of a sequence.
+    fn cluster(&self, sequence: usize) -> usize {
+        let place = self.plan.sequences.iter().position(|s| *s == sequence);
+        place.map_or(0, |place| self.clusters[place])
+    }
+
+    /// Adds what was measured of a row under a change and a factor.
+    fn add(
+        &self,
+        effects: &mut ScalingEffects,
+        (change, factor): (usize, usize),
+        row: &Row,
+        values: &[f64; MEASURES],
+    ) -> Result<(), ScalingError> {
+        let Row { sequence, pos, .. } = *row;
+        if !is_finite(values) {
+            return Err(ScalingError::NotFinite {
+                change: self.changes[change].name.clone(),
+                factor: self.plan.factors[factor],
+                sequence,
+                pos,
+            });
+        }
+        let cluster = self.cluster(sequence);
+        effects.scaled[change][factor][cluster].add(self.vocabulary.group(row), values);
+        Ok(())
+    }
+
+    /// Measures the changes that one forward is not enough for.
+    fn run_on(
+        &self,
+        model: &Model,
+        effects: &mut ScalingEffects,
+        progress: &dyn Fn(usize),
+    ) -> Result<(), ScalingError> {
+        let each = running_on(model, self.changes, &self.plan.factors);
+        if each.is_empty() {
+            return Ok(());
+        }
+        let replaced = each.iter().map(|column| {
+            let NamedChange { name, change, .. } = &self.changes[column.change];
+            let factor = self.plan.factors[column.factor];
+            let added = change.per_unit()?.f_mul_scalar(factor - 1.0)?;
+            let name = format!("the output weights of `{name}`");
+            Ok(Replaced::output_weights(
+                model,
+                name,
+                column.neurons,
+                &added,
+            )?)
+        });
+        let replaced: Vec<Replaced> = replaced.collect::<Result<_, ScalingError>>()?;
+        let layers: Vec<usize> = each.iter().map(|column| column.layer).collect();
+        let memory = self.plan.memory_budget / 4;
+        let copies = copies(model, self.sample, &self.plan.sequences, memory);
+        let batches = batches(&layers, copies);
+        let sites = replaced::sites(&replaced);
+        let d_vocab = self.vocabulary.place.len();
+        for group in groups(self.sample, self.rows, texts_at_once(copies, each.len())) {
+            let tokens = |rows: &&[Row]| self.sample.sequences()[rows[0].sequence].as_slice();
+            let tokens: Vec<&[i64]> = group.iter().map(tokens).collect();
+            let captured = captured(model, &tokens, &sites)?;
+            let kept = |rows: &&[Row]| {
+                let kept: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
+                Tensor::f_from_slice(&kept)?.f_to_device(model.device())
+            };
+            let kept: Vec<Tensor> = group.iter().map(kept).collect::<Result<_, _>>()?;
+            for range in &batches {
+                let in_batch = &replaced[range.clone()];
+                let changes = replaced::changes(model, in_batch, &captured, &kept)?;
+                let rows_at_once = memory / (4 * d_vocab * (2 + range.len()));
+                for (text, rows) in group.iter().enumerate() {
+                    let resid = captured.resid.f_get(text as i64)?;
+                    let resid = resid.f_index_select(0, &kept[text])?;
+                    for at in blocks(rows.len(), rows_at_once.max(1)) {
+                        let part = |t: &Tensor| t.f_narrow(0, at.start as i64, at.len() as i64);
+                        let (resid, changes) = (part(&resid)?, part(&changes[text])?);
+                        let rows = &rows[at.clone()];
+                        let moved =
+                            MovedRows::along(self.vocabulary, self.unembedding, &resid, &changes)?;
+                        let none = Changes::default();
+                        let block = Block::new(self.vocabulary, &none, &moved, rows)?;
+                        // The whole change, as at factor 2.
+                        for (row, measured) in rows.iter().zip(block.measure_all(&[2.0])) {
+                            for (column, values) in each[range.clone()].iter().zip(&measured.scaled)
+                            {
+                                let place = (column.change, column.factor);
+                                self.add(effects, place, row, values)?;
+                            }
+                        }
+                        progress(rows.len() * range.len());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn is_finite(values: &[f64; MEASURES]) -> bool {
@@ -461,7 +663,8 @@ impl Vocabulary {
     }
 }
 
-/// The changes, ready for rows.
+/// The changes that one forward is enough for, ready for rows.
+#[derive(Default)]
 struct Changes<'c> {
     changes: Vec<Change<'c>>,
     /// One vector over the vocabulary for each neuron of the narrow changes, one change after the other.
@@ -473,8 +676,8 @@ enum Change<'c> {
     Rows {
         /// At the places that some change scales, `[place, dimension]`, f32.
         coefficients: Tensor,
-        /// `[dimension, d_model]`, f64.
-        basis: &'c Tensor,
+        /// `[dimension, d_model]`, f64; none for one dimension for each of d_model.
+        basis: Option<&'c Tensor>,
     },
     Neurons {
         neurons: Tensor,
@@ -490,19 +693,19 @@ impl<'c> Changes<'c> {
     fn new(
         vocabulary: &Vocabulary,
         unembedding: &Unembedding,
-        named: &'c [NamedChange],
+        named: &[&'c NamedChange],
         memory: usize,
     ) -> Result<Self, ScalingError> {
         let d_vocab = vocabulary.place.len();
         let (mut changes, mut of_neurons, mut n_vectors) = (Vec::new(), Vec::new(), 0);
-        for NamedChange { change, .. } in named {
+        for &NamedChange { change, .. } in named {
             changes.push(match change.target() {
                 Target::UnembeddingRows(ids) => {
                     let start = vocabulary.scaled.start;
                     let places = ids.iter().map(|&id| vocabulary.place[id as usize] - start);
                     let places: Vec<i64> = places.map(|place| place as i64).collect();
                     let (coefficients, basis) = change.factors();
-                    let size = [vocabulary.scaled.len() as i64, basis.size()[0]];
+                    let size = [vocabulary.scaled.len() as i64, coefficients.size()[1]];
                     let rows = Tensor::f_zeros(size, (Kind::Float, Device::Cpu))?;
                     let of_ids = coefficients.f_to_kind(Kind::Float)?;
                     Change::Rows {
@@ -524,7 +727,7 @@ impl<'c> Changes<'c> {
                         of_neurons.push(per_unit.shallow_clone());
                         n_vectors += n;
                     }
-                    let index: Vec<i64> = neurons.iter().map(|&n| n as i64).collect();
+                    let index: Vec<i64> = neurons.iter().map(|n| n.neuron as i64).collect();
                     Change::Neurons {
                         neurons: Tensor::f_from_slice(&index)?,
                         per_unit,
@@ -623,7 +826,11 @@ impl MovedRows {
                     basis,
                 } => {
                     // [row, dimension], then [row, place]
-                    let along = product(&normed(unembedding, &resid)?, &basis.f_tr()?)?;
+                    let normed = normed(unembedding, &resid)?;
+                    let along = match basis {
+                        Some(basis) => product(&normed, &basis.f_tr()?)?,
+                        None => normed,
+                    };
                     let along = along.f_to_kind(Kind::Float)?;
                     moves.push(Move::Rows);
                     let u = product(&along, &coefficients.f_tr()?)?;
@@ -662,14 +869,41 @@ impl MovedRows {
             });
             moves.push(Move::Residual { sums, cross, norm2 });
         }
-        let logits = RowLogits::new(
-            resid.logits,
-            &resid.norm2,
-            vocabulary.scale,
-            unembedding.b(),
-        )?;
+        Self::of(vocabulary, unembedding, resid, moves, vectors)
+    }
+
+    /// Rows of the final residual stream, `[row, d_model]`, each moved by changes of its own, `[row, change, d_model]`.
+    fn along(
+        vocabulary: &Vocabulary,
+        unembedding: &Unembedding,
+        resid: &Tensor,
+        changes: &Tensor,
+    ) -> Result<Self, ScalingError> {
+        let resid = unembedding.project(resid)?;
+        let (mut moves, mut vectors) = (Vec::new(), Vec::new());
+        for change in 0..changes.size()[1] {
+            let delta = unembedding.project(&changes.f_select(1, change)?)?;
+            let cross = delta.centred.f_mul(&resid.centred)?;
+            moves.push(Move::Residual {
+                sums: None,
+                cross: on_host(&cross.f_sum_dim_intlist(-1, false, Kind::Double)?)?,
+                norm2: delta.norm2,
+            });
+            vectors.push(Some(delta.logits));
+        }
+        Self::of(vocabulary, unembedding, resid, moves, vectors)
+    }
+
+    fn of(
+        vocabulary: &Vocabulary,
+        unembedding: &Unembedding,
+        resid: Projected,
+        moves: Vec<Move>,
+        vectors: Vec<Option<Vectors>>,
+    ) -> Result<Self, ScalingError> {
+        let (scale, b) = (vocabulary.scale, unembedding.b());
         Ok(Self {
-            logits,
+            logits: RowLogits::new(resid.logits, &resid.norm2, scale, b)?,
             norm2: resid.norm2,
             moves,
             vectors,
@@ -703,6 +937,16 @@ impl<'b> Block<'b> {
                 .map(|(of_change, vectors)| Ok((of_change, vectors?)))
                 .collect::<Result<_, TchError>>()?,
         })
+    }
+
+    /// Measures all rows, `[row]`.
+    fn measure_all(&self, factors: &[f64]) -> Vec<Measured> {
+        let at_once = (SUMS_PER_CALL / self.moves.len().max(1)).max(1);
+        let ranges: Vec<Range<usize>> = blocks(self.rows.len(), at_once).collect();
+        let measured = ranges.into_par_iter();
+        measured
+            .flat_map_iter(|at| self.measure(at, factors))
+            .collect()
     }
 
     /// Measures some rows, clean and under every change at every factor.

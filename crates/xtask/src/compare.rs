@@ -7,6 +7,7 @@ mod ablation;
 mod environment;
 mod forward;
 mod inputs;
+mod layers;
 mod machine;
 mod process;
 mod rounds;
@@ -61,6 +62,8 @@ enum Topic {
     Forward,
     /// Ablation of last-layer neurons
     Ablation,
+    /// Ablation of neurons before the last layer, with the model run on
+    Layers,
     /// Scaled rows of `W_U` and scaled neurons
     ScaleNeuron,
     /// Our ablation alone, against the number of neurons and of rows
@@ -116,6 +119,7 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<()> {
             Topic::Words,
             Topic::Forward,
             Topic::Ablation,
+            Topic::Layers,
             Topic::ScaleNeuron,
             Topic::Scaling,
         ],
@@ -161,6 +165,7 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<()> {
             Topic::Words => words::contests(&setting)?,
             Topic::Forward => forward::contests(&setting)?,
             Topic::Ablation => ablation::contests(&setting)?,
+            Topic::Layers => layers::contests(&setting)?,
             Topic::ScaleNeuron => scale_neuron::contests(&setting)?,
             Topic::Scaling => scaling::contests(&setting)?,
         };

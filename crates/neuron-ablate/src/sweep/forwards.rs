@@ -1,11 +1,11 @@
 //! What has no closed form: neurons before the last MLP and attention heads are replaced at every position, and the model runs on.
 //!
-//! One forward of a text leaves the residual stream before each block that something is replaced in. From there the model runs on
-//! with many copies of the text at once, each with a replacement of its own. What that changes in the residual stream after the last
+//! One forward of a text leaves the residual stream at each block that something is replaced in. From there the model runs on
+//! with many copies of the text at once, each with a replacement of its own; where replacements are few, several texts make a batch. What that changes in the residual stream after the last
 //! block is a direction of its own at each row, and everything from there on is what sets of neurons have (methods, section 13): the
 //! same readout, sums, variants and measures.
 
-use std::ops::Range;
+use std::{iter::repeat_n, ops::Range};
 
 use neox_core::{Model, Site};
 use tch::Tensor;
@@ -14,23 +14,17 @@ use super::{PairBlock, Ranks, Sink, Sweep, accumulate};
 use crate::{
     AblateError, Dose, HeadId, LayerMeans, NeuronEffects, NeuronId, Row,
     effects::EffectSums,
-    engine::{Directions, Engine, EngineOptions, Engines, Measured, Prepared},
+    engine::{Directions, Engine, EngineOptions, Engines, Measured, Prepared, blocks},
     error::distinct,
     output_norms,
     pairs::{Block, RowTerms},
     progress::Tick,
     readout::host,
-    replaced::{ReplaceEach, Replaced},
+    replaced::{self, ForwardCost, Replaced, batches, copies, groups, texts_at_once},
     row_logits::RowLogits,
     states::{Captured, captured},
     vectors::on_host,
 };
-
-/// Most copies of a text in one forward; a power of two, as all their numbers are, so that a part of a run (blocks of so many
-/// neurons) makes the same batches as the whole.
-const MOST_COPIES: usize = 64;
-/// What a position of a text takes while a block runs, in vectors of the widest kind, such as activations.
-const WIDE_VECTORS: usize = 6;
 
 /// Effects of setting one attention head's output at every position.
 #[derive(Debug, Clone)]
@@ -49,19 +43,6 @@ impl HeadEffects {
     }
 }
 
-/// What running the model on costs, known beforehand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ForwardCost {
-    /// Forwards of a batch of copies of one text.
-    pub forwards: usize,
-    /// Most copies at once.
-    pub copies: usize,
-    /// Blocks that all copies together run through.
-    pub blocks: usize,
-    /// (component, row) pairs.
-    pub pairs: usize,
-}
-
 /// Replacements of one batch, run at the rows of one text.
 pub(crate) struct Ran<'r> {
     /// Which of the replacements.
@@ -77,6 +58,8 @@ pub(crate) struct Ran<'r> {
     pub(crate) ranks: Option<Ranks<'r>>,
     /// Length of the change of the residual stream after the last block, as the final norm sees it, `[replacement][row]`.
     pub(crate) norms: &'r [f64],
+    /// Place of the text among those that ran together.
+    text: usize,
     /// The unchanged model, all positions.
     captured: &'r Captured,
 }
@@ -201,17 +184,9 @@ impl Sweep<'_> {
     /// - as [`Sample::rows`](crate::Sample::rows)
     pub fn forward_cost(&self, layers: &[usize]) -> Result<ForwardCost, AblateError> {
         let (rows, _) = self.sample.rows(&self.plan.sequences)?;
-        let texts = rows.chunk_by(|a, b| a.sequence == b.sequence).count();
         let model = self.model("a forward from a layer")?;
-        let copies = self.copies(model);
-        let batches = batches(layers, copies);
-        let blocks_from = |layer: usize| model.config().num_hidden_layers.saturating_sub(layer);
-        Ok(ForwardCost {
-            forwards: texts * batches.len(),
-            copies,
-            blocks: texts * layers.iter().map(|&l| blocks_from(l)).sum::<usize>(),
-            pairs: rows.len() * layers.len(),
-        })
+        let text = (self.sample, &rows[..]);
+        Ok(ForwardCost::new(model, layers, text, self.copies(model)))
     }
 
     /// Runs each replacement on at every text of the plan; `sites` are those of the unchanged model that `each` reads.
@@ -224,9 +199,12 @@ impl Sweep<'_> {
     ) -> Result<(), AblateError> {
         let layers: Vec<usize> = replaced.iter().map(|replaced| replaced.layer).collect();
         let model = self.model("a replacement")?;
-        let batches = batches(&layers, self.copies(model));
-        let mut sites = sites.to_vec();
-        sites.extend(layers.chunk_by(|a, b| a == b).map(|l| Site::ResidPre(l[0])));
+        let copies = self.copies(model);
+        let batches = batches(&layers, copies);
+        let sites: Vec<Site> = replaced::sites(replaced)
+            .into_iter()
+            .chain(sites.to_vec())
+            .collect();
         let options = EngineOptions {
             engine: Engine::Exact,
             ..self.plan.engine
@@ -237,82 +215,78 @@ impl Sweep<'_> {
         let engines = Engines::new(&self.pairs, readout, options, directions, memory)?;
         let (all_rows, _) = self.sample.rows(&self.plan.sequences)?;
         let clusters = self.sample.clusters(&self.plan.sequences);
-        for rows in all_rows.chunk_by(|a, b| a.sequence == b.sequence) {
-            let sequence = rows[0].sequence;
-            let tokens = self.sample.sequences()[sequence].as_slice();
-            let captured = captured(model, &[tokens], &sites)?;
-            let kept: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
-            let kept = Tensor::f_from_slice(&kept)?.f_to_device(captured.resid.device())?;
-            let resid = captured.resid.f_get(0)?.f_index_select(0, &kept)?;
-
-            let projected = self.unembedding.project(&host(&resid)?)?;
-            let (b, scale) = (self.unembedding.b(), self.unembedding.scale());
-            let logits = RowLogits::new(projected.logits, &projected.norm2, scale, b)?;
-            let prepared = engines.prepare(&logits)?;
-            let sums = prepared.sums();
-            let of_text = OfText {
-                terms: self
-                    .pairs
-                    .rows(rows, projected.norm2, scale, &logits, sums)?,
-                centred: projected.centred,
-                targets: self.pairs.target_places(rows)?,
-                prepared,
+        for group in groups(
+            self.sample,
+            &all_rows,
+            texts_at_once(copies, replaced.len()),
+        ) {
+            let tokens = |rows: &&[Row]| self.sample.sequences()[rows[0].sequence].as_slice();
+            let tokens: Vec<&[i64]> = group.iter().map(tokens).collect();
+            let captured = captured(model, &tokens, &sites)?;
+            let kept = |rows: &&[Row]| {
+                let kept: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
+                Tensor::f_from_slice(&kept)?.f_to_device(model.device())
             };
-            let clean_ranks = match self.plan.ranks {
-                true => self.clean_ranks(&engines, &of_text, rows.len())?,
-                false => Vec::new(),
+            let kept: Vec<Tensor> = group.iter().map(kept).collect::<Result<_, _>>()?;
+            let in_batches = |range: &Range<usize>| {
+                replaced::changes(model, &replaced[range.clone()], &captured, &kept)
             };
-            let in_band: Vec<bool> = rows.iter().map(|row| self.in_band(row)).collect();
-            let slot = self.plan.sequences.iter().position(|s| *s == sequence);
-            for range in &batches {
-                let these = &replaced[range.clone()];
-                let changes = self.changes(model, these, &captured, &kept)?;
-                let (measured, ranks, norms) =
-                    self.measure_changes(&engines, &of_text, these, &changes)?;
-                // All at once: most of the time goes into the forward, and rows alone would tell another rate.
-                progress(Tick::Pairs(norms.len()));
-                each(&Ran {
-                    range: range.clone(),
-                    rows,
-                    in_band: &in_band,
-                    cluster: slot.map_or(0, |place| clusters[place]),
-                    clean: &of_text.terms.measures,
-                    measured: &measured,
-                    ranks: self.plan.ranks.then_some(Ranks {
-                        clean: &clean_ranks,
-                        ablated: &ranks,
-                    }),
-                    norms: &norms,
-                    captured: &captured,
-                })?;
+            // Several texts go together only where the replacements are few; else each batch is measured before the next one runs.
+            let made: Vec<Vec<Tensor>> = match group.len() {
+                1 => Vec::new(),
+                _ => batches.iter().map(in_batches).collect::<Result<_, _>>()?,
+            };
+            for (text, (&rows, kept)) in group.iter().zip(&kept).enumerate() {
+                let resid = captured.resid.f_get(text as i64)?.f_index_select(0, kept)?;
+                let projected = self.unembedding.project(&host(&resid)?)?;
+                let (b, scale) = (self.unembedding.b(), self.unembedding.scale());
+                let logits = RowLogits::new(projected.logits, &projected.norm2, scale, b)?;
+                let prepared = engines.prepare(&logits)?;
+                let sums = prepared.sums();
+                let of_text = OfText {
+                    terms: self
+                        .pairs
+                        .rows(rows, projected.norm2, scale, &logits, sums)?,
+                    centred: projected.centred,
+                    targets: self.pairs.target_places(rows)?,
+                    prepared,
+                };
+                let clean_ranks = match self.plan.ranks {
+                    true => self.clean_ranks(&engines, &of_text, rows.len())?,
+                    false => Vec::new(),
+                };
+                let in_band: Vec<bool> = rows.iter().map(|row| self.in_band(row)).collect();
+                let sequence = rows[0].sequence;
+                let slot = self.plan.sequences.iter().position(|s| *s == sequence);
+                for (number, range) in batches.iter().enumerate() {
+                    let changes = match made.get(number) {
+                        Some(of_texts) => of_texts[text].shallow_clone(),
+                        None => in_batches(range)?.swap_remove(0),
+                    };
+                    let these = &replaced[range.clone()];
+                    let (measured, ranks, norms) =
+                        self.measure_changes(&engines, &of_text, these, &changes)?;
+                    // All at once: most of the time goes into the forward, and rows alone would tell another rate.
+                    progress(Tick::Pairs(norms.len()));
+                    each(&Ran {
+                        range: range.clone(),
+                        rows,
+                        in_band: &in_band,
+                        cluster: slot.map_or(0, |place| clusters[place]),
+                        clean: &of_text.terms.measures,
+                        measured: &measured,
+                        ranks: self.plan.ranks.then_some(Ranks {
+                            clean: &clean_ranks,
+                            ablated: &ranks,
+                        }),
+                        norms: &norms,
+                        text,
+                        captured: &captured,
+                    })?;
+                }
             }
         }
         Ok(())
-    }
-
-    /// What the replacements of a batch change in the residual stream after the last block, `[row, replacement, d_model]`, f64.
-    fn changes(
-        &self,
-        model: &Model,
-        replaced: &[Replaced],
-        captured: &Captured,
-        kept: &Tensor,
-    ) -> Result<Tensor, AblateError> {
-        let layer = replaced.first().map_or(0, |replaced| replaced.layer);
-        let before = captured.at(Site::ResidPre(layer))?;
-        let (_, pos, d_model) = before.size3()?;
-        // One copy more, which stays as it is: rounding that all copies of a batch share drops out of the changes.
-        let copies = before
-            .f_expand([replaced.len() as i64 + 1, pos, d_model], false)?
-            .f_contiguous()?;
-        let mut hooks = ReplaceEach(replaced);
-        let after = tch::no_grad(|| model.residual_from(layer, &copies, &mut hooks))?;
-        let after = host(&after.f_index_select(1, kept)?)?;
-        let (changed, clean) = (
-            after.f_narrow(0, 0, replaced.len() as i64)?,
-            after.f_narrow(0, replaced.len() as i64, 1)?,
-        );
-        Ok(changed.f_sub(&clean)?.f_transpose(0, 1)?.f_contiguous()?)
     }
 
     /// Measures, ranks and lengths of changes of the final residual stream, `[replacement][row]`; `changes` is
@@ -336,43 +310,60 @@ impl Sweep<'_> {
         let mut all_ranks = vec![0; if self.plan.ranks { n * n_rows } else { 0 }];
         let mut norms = vec![0.0; n * n_rows];
         let ones = vec![1.0; n];
-        for row in 0..n_rows {
-            let at = row as i64;
-            let projected = self.unembedding.project(&changes.f_get(at)?)?;
-            let block = Block {
-                rows: &of_text.terms,
-                at: row..row + 1,
-                change: &ones,
-                norm2: &projected.norm2,
-                u_dots: &self.pairs.dots(&projected.logits)?,
-                u_at: &projected.logits.at(&of_text.targets.f_narrow(0, at, 1)?)?,
-                cross: &on_host(&projected.centred.f_mv(&of_text.centred.f_get(at)?)?)?,
-                spreads: &[],
+        // Rows at once, whose directions go through `W_U` in one product.
+        let vectors = self.plan.memory_budget / 8 / (4 * self.pairs.layout().d_vocab());
+        for range in blocks(n_rows, (vectors / n).max(1)) {
+            let (start, length) = (range.start as i64, range.len() as i64);
+            let changes = changes.f_narrow(0, start, length)?;
+            let projected = self.unembedding.project(&changes.f_flatten(0, 1)?)?;
+            let centred = of_text.centred.f_narrow(0, start, length)?.f_unsqueeze(2)?;
+            let seen = projected.centred.f_view([length, n as i64, -1])?;
+            let cross = on_host(&seen.f_matmul(&centred)?.f_flatten(0, -1)?)?;
+            let targets = Vec::<i64>::try_from(&of_text.targets.f_narrow(0, start, length)?)?;
+            let targets: Vec<i64> = targets.into_iter().flat_map(|t| repeat_n(t, n)).collect();
+            let u_at = projected.logits.each_at(&Tensor::f_from_slice(&targets)?)?;
+            let u_dots = self.pairs.dots(&projected.logits)?;
+            let job = |(number, row): (usize, usize)| {
+                let of_row = number * n..(number + 1) * n;
+                Block {
+                    rows: &of_text.terms,
+                    at: row..row + 1,
+                    change: &ones,
+                    norm2: &projected.norm2[of_row.clone()],
+                    u_dots: &u_dots[of_row.clone()],
+                    u_at: &u_at[of_row.clone()],
+                    cross: &cross[of_row],
+                    spreads: &[],
+                }
             };
+            let jobs: Vec<Block<'_>> = range.clone().enumerate().map(job).collect();
             let prepared = &of_text.prepared;
-            let measured = engines.measure(&self.pairs, &block, prepared, &projected, &|_| ())?;
-            let measured = measured.map_err(|bad| {
-                let Row { sequence, pos, .. } = of_text.terms.row(row);
-                AblateError::NotFiniteChange {
-                    component: replaced[bad.direction].name.clone(),
-                    sequence,
-                    pos,
+            let measured =
+                engines.measure_each(&self.pairs, &jobs, prepared, &projected, &|_| ())?;
+            for (number, (row, measured)) in range.zip(measured).enumerate() {
+                let values = measured.map_err(|bad| {
+                    let Row { sequence, pos, .. } = of_text.terms.row(row);
+                    AblateError::NotFiniteChange {
+                        component: replaced[bad.direction].name.clone(),
+                        sequence,
+                        pos,
+                    }
+                })?;
+                for (i, values) in values.chunks(per_pair).enumerate() {
+                    let pair = i * n_rows + row;
+                    all.values[pair * per_pair..(pair + 1) * per_pair].copy_from_slice(values);
+                    norms[pair] = projected.norm2[number * n + i].sqrt();
                 }
-            })?;
-            for (i, values) in measured.values.chunks(per_pair).enumerate() {
-                let pair = i * n_rows + row;
-                all.values[pair * per_pair..(pair + 1) * per_pair].copy_from_slice(values);
-                norms[pair] = projected.norm2[i].sqrt();
-            }
-            if self.plan.ranks {
-                let targets = &of_text.targets;
-                let ranks =
-                    engines.ranks(&self.pairs, &block, prepared, Some(&projected), targets)?;
-                for (i, rank) in ranks.into_iter().enumerate() {
-                    all_ranks[i * n_rows + row] = rank;
+                if self.plan.ranks {
+                    let of_row = projected.part(number * n..(number + 1) * n)?;
+                    let (job, targets) = (&jobs[number], &of_text.targets);
+                    let ranks =
+                        engines.ranks(&self.pairs, job, prepared, Some(&of_row), targets)?;
+                    for (i, rank) in ranks.into_iter().enumerate() {
+                        all_ranks[i * n_rows + row] = rank;
+                    }
                 }
             }
-            engines.recycle(measured);
         }
         Ok((all, all_ranks, norms))
     }
@@ -397,23 +388,10 @@ impl Sweep<'_> {
         Ok(engines.ranks(&self.pairs, &rows, prepared, None, targets)?)
     }
 
-    /// How many copies of a text run on at once, within a quarter of the memory each for the blocks and for the vocabulary.
+    /// How many copies of texts run on at once, within a quarter of the memory each for the blocks and for the vocabulary.
     fn copies(&self, model: &Model) -> usize {
-        let config = model.config();
-        let texts = self.plan.sequences.iter();
-        let length = |&s: &usize| self.sample.sequences().get(s).map_or(0, Vec::len);
-        let longest = texts.map(length).max().unwrap_or(0).max(1);
-        let heads = config.num_attention_heads + 2 * config.num_key_value_heads;
-        let widest = config
-            .hidden_size
-            .max(config.intermediate_size)
-            .max(heads * config.head_size) as usize;
-        let part = self.plan.memory_budget / 4;
-        let of_blocks = part / (longest * widest * WIDE_VECTORS * 4);
-        let of_vocabulary = part / (self.pairs.layout().d_vocab() * 4 * 2);
-        let most = of_blocks.min(of_vocabulary).clamp(1, MOST_COPIES);
-        // The greatest power of two that is not above.
-        1 << most.ilog2()
+        let memory = self.plan.memory_budget / 4;
+        copies(model, self.sample, &self.plan.sequences, memory)
     }
 
     /// Sums of effects before the first row.
@@ -458,7 +436,7 @@ impl Ran<'_> {
         };
         let rows = places(&mut self.rows.iter().map(|row| row.pos))?;
         let neurons = places(&mut neurons.iter().copied())?;
-        let chosen = post.f_get(0)?.f_index_select(0, &rows)?;
+        let chosen = post.f_get(self.text as i64)?.f_index_select(0, &rows)?;
         Ok(on_host(&chosen.f_index_select(1, &neurons)?.f_tr()?)?)
     }
 
@@ -481,27 +459,5 @@ impl Ran<'_> {
                 }
             }
         }
-    }
-}
-
-/// Consecutive components of one layer, `copies` at most; `layers` is `[component]`.
-fn batches(layers: &[usize], copies: usize) -> Vec<Range<usize>> {
-    let mut batches: Vec<Range<usize>> = Vec::new();
-    for of_layer in layers.chunk_by(|a, b| a == b) {
-        let start = batches.last().map_or(0, |batch| batch.end);
-        let of_layer = crate::engine::blocks(of_layer.len(), copies);
-        batches.extend(of_layer.map(|range| start + range.start..start + range.end));
-    }
-    batches
-}
-
-#[cfg(test)]
-mod tests {
-    use super::batches;
-
-    #[test]
-    fn a_batch_is_of_one_layer() {
-        assert_eq!(batches(&[0, 0, 0, 2, 1, 1], 2), [0..2, 2..3, 3..4, 4..6]);
-        assert!(batches(&[], 4).is_empty());
     }
 }

@@ -43,6 +43,14 @@ impl Record {
         }
     }
 
+    /// That of an ablation of neurons before the last layer.
+    pub(crate) fn of_forwards(folder: &Path) -> Self {
+        Self {
+            timing: "ablation_by_forwards",
+            ..Self::of_pairs(folder)
+        }
+    }
+
     /// That of scale-neuron, which measures each row under so many changes and factors.
     pub(crate) fn of_rows(folder: &Path, changes: usize) -> Self {
         Self {

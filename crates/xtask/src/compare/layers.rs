@@ -1,0 +1,134 @@
+//! Ablation of neurons before the last layer against PyTorch with hooks.
+//!
+//! Ours ablates 64 neurons of a layer, and then few, over eight sequences, and its time is that of the whole process, with start-up
+//! and mean activations. PyTorch takes some of the neurons over the first sequence, and its time leaves out imports, loading and mean
+//! activations. Values are compared over the first sequence.
+
+use std::path::{Path, PathBuf};
+
+use super::Setting;
+use super::ablation::{BAND_PERCENTILE, BAND_RANK, run_of_ours, same_effects};
+use super::process::Program;
+use super::rounds::{Agreement, Contest, Record, Side};
+
+/// The first and a middle layer of six.
+const LAYERS: [usize; 2] = [0, 3];
+/// Neurons of ours: more than one batch of copies holds, and few.
+const NEURONS: [(&str, usize); 2] = [("64 neurons", 64), ("4 neurons", 4)];
+/// Neurons of PyTorch.
+const THEIRS: usize = 16;
+const THEIRS_QUICK: usize = 4;
+/// Copies of the text in a forward of PyTorch.
+const COPIES: [usize; 2] = [1, 8];
+/// PyTorch's own float32 `log_softmax` is off by this much at 50,304 tokens, nats.
+const TOLERANCE: &str = "3e-4";
+
+pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
+    let model = setting.inputs.random_70m()?;
+    let each = LAYERS.into_iter();
+    each.map(|layer| contest(setting, layer, &model)).collect()
+}
+
+fn contest<'s>(setting: &'s Setting, layer: usize, model: &Path) -> anyhow::Result<Contest<'s>> {
+    let sequences = if setting.quick {
+        "0"
+    } else {
+        "0, 1, 2, 3, 4, 5, 6, 7"
+    };
+    let ours = |neurons: usize, sequences: &str, out: &Path| {
+        let layer = format!("ablation.layer={layer}");
+        let neurons = format!("ablation.neurons=0..{neurons}");
+        let overrides = [
+            layer.as_str(),
+            &neurons,
+            "ablation.variants=[total, frozen_band]",
+            "ablation.resamples=0",
+        ];
+        run_of_ours(setting, &overrides, model, sequences, out)
+    };
+    let (mut sides, mut checks, mut tables) = (Vec::new(), Vec::new(), Vec::new());
+    for (label, neurons) in NEURONS {
+        let out = |of: &str| setting.work.join(format!("layers-{layer}-{neurons}-{of}"));
+        let (timed, compared) = (out("timed"), out("compared"));
+        sides.push(Side {
+            label: format!("ours, {label}"),
+            ours: true,
+            program: ours(neurons, sequences, &timed)?,
+            record: Some(Record::of_forwards(&timed)),
+            whole: true,
+            once: false,
+        });
+        checks.push((label, ours(neurons, "0", &compared)?, compared));
+    }
+    for copies in COPIES {
+        let table = setting
+            .work
+            .join(format!("layers-{layer}-pytorch-{copies}.parquet"));
+        let label = match copies {
+            1 => "PyTorch with a hook, one neuron a forward".to_owned(),
+            _ => format!("PyTorch with a hook, {copies} copies of the text a forward"),
+        };
+        let program = run_of_theirs(setting, layer, copies, model, &table)?;
+        sides.push(Side::of_its_work(&label, false, program));
+        tables.push((label, table));
+    }
+    Ok(Contest {
+        title: format!(
+            "Ablation of neurons of layer {layer} of 6, d = 512, V = 50,304, random weights"
+        ),
+        unit: "pair",
+        sides,
+        agree: Box::new(move || agree(setting, &checks, &tables)),
+    })
+}
+
+fn run_of_theirs(
+    setting: &Setting,
+    layer: usize,
+    copies: usize,
+    model: &Path,
+    table: &Path,
+) -> anyhow::Result<Program> {
+    let neurons = if setting.quick { THEIRS_QUICK } else { THEIRS };
+    let paths: [(&str, PathBuf); 4] = [
+        ("--model", model.to_owned()),
+        ("--token-file", setting.inputs.tokens()?),
+        ("--counts", setting.inputs.bundled("pythia/unigrams.npy")),
+        ("--out", table.to_owned()),
+    ];
+    let paths = paths.iter();
+    let paths = paths.flat_map(|(name, path)| [(*name).into(), path.as_os_str().to_owned()]);
+    Ok(setting.script("layers.py").args(paths).args([
+        "--band-rank",
+        BAND_RANK,
+        "--band-percentile",
+        BAND_PERCENTILE,
+        "--layer",
+        &layer.to_string(),
+        "--copies",
+        &copies.to_string(),
+        "--neurons",
+        &neurons.to_string(),
+    ]))
+}
+
+/// Compares each table of ours with each of PyTorch's, over the sequence that both did.
+fn agree(
+    setting: &Setting,
+    ours: &[(&str, Program, PathBuf)],
+    theirs: &[(String, PathBuf)],
+) -> anyhow::Result<Agreement> {
+    let (mut equal, mut said) = (true, Vec::new());
+    for (label, program, folder) in ours {
+        program.run()?;
+        for (way, table) in theirs {
+            let found = same_effects(setting, &folder.join("neurons.parquet"), table, TOLERANCE)?;
+            equal &= found.equal;
+            said.push(format!("ours, {label}, and {way}: {}", found.text));
+        }
+    }
+    Ok(Agreement {
+        equal,
+        text: format!("{}; allowed {TOLERANCE}.", said.join("; ")),
+    })
+}
