@@ -41,6 +41,7 @@ mod attention;
 mod block;
 mod branches;
 pub mod hooks;
+mod linear;
 mod mlp;
 pub mod model;
 mod norm;
@@ -63,7 +64,7 @@ pub use activation::Activation;
 pub use architecture::{Architecture, NormKind, Positions, Residual, RopeScaling, ScoreScale};
 pub use audit::{AuditRow, Audited, Finding, audit};
 pub use branches::Branch;
-pub use device::{load_cuda, parse_device, parse_dtype};
+pub use device::{keep_freed_memory, load_cuda, parse_device, parse_dtype};
 pub use error::{
     ConfigError, DeviceError, ForwardError, HookError, LoadError, PickleError, TensorMismatch,
     TextError,
