@@ -10,7 +10,7 @@ use arrow::{
     },
     datatypes::Int8Type,
 };
-use job_kit::{Format, TableReader, TableWriter, exit::message};
+use job_kit::{Format, Table, TableReader, TableWriter, exit::message};
 use tempfile::TempDir;
 
 fn batch(first: i32) -> RecordBatch {
@@ -55,6 +55,31 @@ fn write(path: &Path, format: Format, batches: &[RecordBatch]) {
         writer.finish().unwrap(),
         batches.iter().map(|b| b.num_rows() as u64).sum::<u64>()
     );
+}
+
+#[test]
+fn columns_have_the_type_of_what_they_say() {
+    let rows: [(i32, f32, Option<f64>, bool); 3] = [
+        (7, 0.5, Some(0.25), true),
+        (8, -1.0, None, false),
+        (9, f32::NAN, Some(1.0), true),
+    ];
+    let table = Table::of(&rows)
+        .column("neuron", |row| row.0)
+        .column("component_name", |row| format!("5.{}", row.0))
+        .values("loss", rows.map(|row| row.1))
+        .column("share", |row| row.2)
+        .column("in_band", |row| row.3);
+    let (found, expected) = (table.batch().unwrap(), batch(7));
+    assert_eq!(found.schema(), expected.schema());
+    // NaN is not itself.
+    let shown = |batch| format!("{batch:?}");
+    assert_eq!(shown(found), shown(expected));
+
+    let uneven = Table::of(&rows)
+        .column("neuron", |row| row.0)
+        .values("loss", [0.5]);
+    assert!(message(&uneven.batch().unwrap_err().into()).contains("length"));
 }
 
 #[test]
