@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, Float64Array, Int32Array, StringArray},
+    array::{ArrayRef, Float64Array, Int32Array, Int64Array, StringArray},
     datatypes::{DataType, Field, Schema, SchemaRef},
     record_batch::RecordBatch,
 };
@@ -12,6 +12,9 @@ use neuron_ablate::{
     BandToken, Dose, LayerMeans, Measure, NeuronId, PairBlock, Semantics, Sweep, Variant,
 };
 use neuron_select::{Row, RowSums, Stratum, Tally};
+
+/// The column of the document, its row in the corpus: the same in the tables of all jobs.
+pub(crate) const DOCUMENT: &str = "document";
 
 /// Rows of the table that are made at a time.
 const BATCH: usize = 1 << 16;
@@ -151,7 +154,7 @@ impl<'a> DocumentSums<'a> {
             let rarer = self.rarer.as_ref()?;
             rarer.get(token).copied()
         });
-        match (block.in_band[r], rarer) {
+        match (block.in_band(r), rarer) {
             (true, _) => Stratum::LongTail,
             (false, Some(true)) => Stratum::Rarer,
             (false, _) => Stratum::Common,
@@ -181,13 +184,13 @@ impl<'a> DocumentSums<'a> {
     }
 
     fn schema(&self) -> SchemaRef {
-        let cluster = match self.documents {
-            Some(_) => "document",
-            None => "batch",
+        let (cluster, of_cluster) = match self.documents {
+            Some(_) => (DOCUMENT, DataType::Int64),
+            None => ("batch", DataType::Int32),
         };
-        let ints = ["layer", "neuron", cluster].map(|n| Field::new(n, DataType::Int32, false));
         let mut fields = vec![Field::new("component_name", DataType::Utf8, false)];
-        fields.extend(ints);
+        fields.extend(["layer", "neuron"].map(|n| Field::new(n, DataType::Int32, false)));
+        fields.push(Field::new(cluster, of_cluster, false));
         fields.push(Field::new("stratum", DataType::Utf8, false));
         fields.push(Field::new("rows", DataType::Int32, false));
         fields.extend(
@@ -202,11 +205,16 @@ impl<'a> DocumentSums<'a> {
             Arc::new(Int32Array::from_iter_values(rows.iter().map(value)))
         };
         let names = rows.iter().map(|row| row.0.to_string());
+        let clusters = rows.iter().map(|row| row.1);
+        let clusters: ArrayRef = match self.documents {
+            Some(_) => Arc::new(Int64Array::from_iter_values(clusters)),
+            None => Arc::new(Int32Array::from_iter_values(clusters.map(|of| of as i32))),
+        };
         let mut arrays: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from_iter_values(names)),
             ints(|row| row.0.layer as i32),
             ints(|row| row.0.neuron as i32),
-            ints(|row| row.1 as i32),
+            clusters,
             Arc::new(StringArray::from_iter_values(
                 rows.iter().map(|row| row.2.name()),
             )),

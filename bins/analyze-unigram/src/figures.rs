@@ -466,7 +466,7 @@ fn rows_label(curve: &StratumCurve) -> &'static str {
     }
 }
 
-/// Ranks of the selected neurons over resampled sequences.
+/// Ranks of the selected neurons over resampled documents or sequences.
 fn ranks(step: &StepAnalysis) -> Option<Named> {
     let shown: Vec<_> = step
         .selected
@@ -482,14 +482,17 @@ fn ranks(step: &StepAnalysis) -> Option<Named> {
         .iter()
         .enumerate()
         .map(|(i, interval)| (i as f64, interval.median as f64));
+    let last = step.ranking.all().len();
     let marks = Mark::points("", points)
         .intervals(shown.iter().map(|i| (i.low as f64, i.high as f64)))
         .color(Color::Vermilion)
         .radius(4.0);
     let figure = Figure::new(
-        &title("Rank over resampled sequences", step),
+        &title("Rank over resampled documents (or sequences)", step),
         Axis::categories("selected neuron, best first", names),
-        Axis::log("rank (1 is best)"),
+        Axis::log(&format!(
+            "rank (1 is best; {last} where a resample leaves the neuron out)"
+        )),
     );
     let more = step.selected.len().saturating_sub(30);
     let more = if more > 0 {
@@ -501,7 +504,7 @@ fn ranks(step: &StepAnalysis) -> Option<Named> {
         RANKS,
         figure.mark(marks),
         format!(
-            "Median and percentile interval. A neuron that a resample leaves out counts as last.{more}"
+            "Median and percentile interval. A neuron that a resample leaves out, as its change has the other sign there or is below the floor, counts as last.{more}"
         ),
     ))
 }

@@ -9,6 +9,9 @@ use crate::ids::numbered;
 /// Its name.
 pub(crate) const FILE: &str = "sums.parquet";
 
+/// The column of the document, where it is known.
+pub(crate) const DOCUMENT: &str = "document";
+
 const STRATUM: &str = "stratum";
 /// Columns that are there where they were measured.
 const FROZEN: [&str; 2] = ["frozen_ln_loss_abs_change", "frozen_all_loss_abs_change"];
@@ -20,8 +23,8 @@ pub(crate) fn are_in(table: &TableReader) -> bool {
 
 /// The sums of all neurons.
 pub(crate) fn read(table: &TableReader) -> anyhow::Result<Tally> {
-    let cluster = match table.has("document") {
-        true => "document",
+    let cluster = match table.has(DOCUMENT) {
+        true => DOCUMENT,
         false => "batch",
     };
     let floats = [

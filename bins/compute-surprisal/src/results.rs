@@ -170,7 +170,8 @@ fn schema(unit: &str) -> SchemaRef {
         Field::new("word", Utf8, false),
         Field::new("zipf", Float64, true),
         Field::new("context_id", UInt32, false),
-        Field::new("document", Utf8, true),
+        Field::new("document", Int64, true),
+        Field::new("document_name", Utf8, true),
         Field::new("position", UInt32, false),
         Field::new("context_tokens", UInt32, false),
         Field::new("start", Utf8, false),
@@ -261,7 +262,12 @@ fn batch(
         )),
         Arc::new(
             rows.iter()
-                .map(|r| pair(r).document.as_deref())
+                .map(|r| pair(r).document.as_ref()?.row())
+                .collect::<Int64Array>(),
+        ),
+        Arc::new(
+            rows.iter()
+                .map(|r| pair(r).document.as_ref()?.name())
                 .collect::<StringArray>(),
         ),
         Arc::new(UInt32Array::from_iter_values(rows.iter().map(position))),

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array},
+    array::{
+        ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
+    },
     error::ArrowError,
 };
 use longtail_corpus::{Context, FoundContexts, WordContexts};
@@ -56,7 +58,12 @@ pub(crate) fn context_table(found: &FoundContexts) -> Result<RecordBatch, ArrowE
                 rows.iter().map(|(word, _, _)| word.zipf),
             )),
         ),
-        ("document", offset(|context| context.document)),
+        (
+            "document",
+            Arc::new(Int64Array::from_iter_values(
+                rows.iter().map(|(_, _, context)| context.document as i64),
+            )),
+        ),
         (
             "file",
             Arc::new(StringArray::from_iter_values(
