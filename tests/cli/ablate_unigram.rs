@@ -348,8 +348,10 @@ fn further_bands_are_measured_beside_the_long_tail() {
         let worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs());
         let worst = worst.fold(0.0, f64::max);
         assert!(worst <= same, "{column}: off by {worst:.1e}");
+        // Every document has targets of both bands.
         let head = beside.floats(&column.replace("{}", "head"));
-        assert!(head != b && b.iter().any(|b| *b != 0.0), "{column}");
+        assert!(column == "{}_clusters" || head != b, "{column}");
+        assert!(b.iter().any(|b| *b != 0.0), "{column}");
     }
 }
 

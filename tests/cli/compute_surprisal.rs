@@ -453,7 +453,7 @@ fn results_of_other_settings_are_not_replaced_silently() {
     assert!(!said(&[]).contains(warning));
     let bits = said(&["unit=bits"]);
     assert!(
-        bits.contains(warning) && bits.contains("`unit` was nats"),
+        bits.contains(warning) && bits.contains("`unit` was \"nats\""),
         "{bits}"
     );
     let counts = run.record()["counts"].clone();

@@ -180,7 +180,9 @@ fn mediation(step: &StepAnalysis) -> Named {
 /// The median share at random weights, as a line across.
 fn at_step_0(step: &StepAnalysis, share: Share) -> Option<Mark> {
     let median = step.baseline.as_ref()?.median(share)?;
-    let label = format!("median at step 0, random weights: {median:.3}");
+    // No `-0.000`.
+    let rounded = (median * 1000.0).round() / 1000.0 + 0.0;
+    let label = format!("median at step 0, random weights: {rounded:.3}");
     Some(Mark::horizontal(&label, median))
 }
 
@@ -302,7 +304,7 @@ fn rho(step: &StepAnalysis) -> Option<Named> {
     step.ranking.all().iter().find_map(place)?;
     let mut figure = Figure::new(
         &title("Null space and the effect through the final norm", step),
-        Axis::linear("rho"),
+        Axis::linear("rho: share of the output weights in the null space"),
         Axis::linear("share mediated by the final norm").bulk(),
     )
     .marks(at_step_0(step, Share::FinalNorm));

@@ -140,7 +140,7 @@ pub(crate) fn write(
     if by == GroupBy::WordFrequency {
         let last = lines.iter().map(|line| line.step).max();
         let last: Vec<&Line> = lines.iter().filter(|l| Some(l.step) == last).collect();
-        let section = Section::new("Surprisal along word frequency")
+        let mut section = Section::new("Surprisal along word frequency")
             .text(
                 "The last step. Every word counts once, by the mean over its contexts; a group stands at the mean Zipf value (log10 of the occurrences per billion words) \
                  of its words, rare ones to the left, with the number of words beside it.",
@@ -150,8 +150,10 @@ pub(crate) fn write(
                 "Mean surprisal of the groups of words; a uniform guess takes any token for each piece of a word.",
                 (out, BY_FREQUENCY),
                 record,
-            )?
-            .saved_figure(
+            )?;
+        // Nothing changes where there is the unchanged model alone.
+        if last.iter().any(|line| line.paired.is_some()) {
+            section = section.saved_figure(
                 &frequency_figure(
                     inputs,
                     &last,
@@ -164,6 +166,7 @@ pub(crate) fn write(
                 (out, CHANGE_BY_FREQUENCY),
                 record,
             )?;
+        }
         report = report.section(section);
     }
 
