@@ -330,6 +330,24 @@ fn further_bands_are_measured_beside_the_long_tail() {
             "{variant}.{measure}: off by {worst:.1e}"
         );
     }
+    // What is measured over the rows of a band alone: how many they are, and the loss.
+    for (column, same) in [
+        ("{}_rows", 0.0),
+        ("{}_clusters", 0.0),
+        ("{}_total_effect", 2e-6),
+        ("total.loss.mean_change_{}_targets", 2e-6),
+        ("total.loss.mean_abs_change_{}_targets", 2e-6),
+    ] {
+        let a = alone.floats(&column.replace("{}", "band"));
+        let b = beside.floats(&column.replace("{}", "middle"));
+        let worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs());
+        let worst = worst.fold(0.0, f64::max);
+        assert!(worst <= same, "{column}: off by {worst:.1e}");
+        // Every document has targets of both bands.
+        let head = beside.floats(&column.replace("{}", "head"));
+        assert!(column == "{}_clusters" || head != b, "{column}");
+        assert!(b.iter().any(|b| *b != 0.0), "{column}");
+    }
 }
 
 /// Tokens that the counts never saw, left out of the all-token direction: the band of all the others says the same.
@@ -526,6 +544,10 @@ fn settings_of_the_engine_are_checked() {
         (
             "bands={Rare: {lower: 20, upper: 60}}",
             "use lower-case letters",
+        ),
+        (
+            "bands={rare_ln: {lower: 20, upper: 60}}",
+            "nor `_ln` at the end",
         ),
     ] {
         let output = ablate(out.path(), &[override_]).assert().failure();
@@ -1839,30 +1861,43 @@ fn means_have_standard_errors() {
 #[test]
 fn an_estimate_is_near_what_is_written() {
     let out = TempDir::new().unwrap();
-    let folder = out.path().join("run");
-    let small = [
-        "corpus.rows=0..20",
-        "ablation.neurons=0..64",
-        "ablation.sequences=2",
+    let small = ["corpus.rows=0..20", "ablation.sequences=2"];
+    let neurons = ["ablation.neurons=0..64"];
+    let of_sets = [
+        "ablation.neurons=0..2",
+        "output.positions=off",
+        "bands={rare: {lower: elbow, upper: 60}}",
+        "sets=doubling",
+        "sets.neurons.list=['3.193', '3.105', '3.19', '3.8']",
+        "sets.doses=[mean, {scale: 0.5}]",
+        "sets.controls.draws=9",
+        "sets.controls.caliper=2",
     ];
-    let told = ablate(&folder, &[&small[..], &["--estimate"]].concat())
-        .assert()
-        .success();
-    let text = String::from_utf8_lossy(&told.get_output().stdout).into_owned();
-    for part in ["1 checkpoint of", "second", "of disk", "of memory"] {
-        assert!(text.contains(part), "{part}: {text}");
+    for (name, more) in [("neurons", &neurons[..]), ("sets", &of_sets)] {
+        let folder = out.path().join(name);
+        let args = [&small[..], more].concat();
+        let told = ablate(&folder, &[&args[..], &["--estimate"]].concat())
+            .assert()
+            .success();
+        let text = String::from_utf8_lossy(&told.get_output().stdout).into_owned();
+        for part in ["1 checkpoint of", "second", "of disk", "of memory"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!folder.exists());
+        ablate(&folder, &args).assert().success();
+        let run: serde_json::Value =
+            serde_json::from_slice(&fs::read(folder.join("run.json")).unwrap()).unwrap();
+        let estimate = run["notes"]["estimate"]["disk_bytes"].as_f64().unwrap();
+        let outputs = run["outputs"].as_object().unwrap().iter();
+        let tables = outputs.filter(|(name, _)| name.ends_with(".parquet"));
+        let written: f64 = tables
+            .map(|(_, file)| file["bytes"].as_f64().unwrap())
+            .sum();
+        assert!(
+            estimate > 0.7 * written && estimate < 2.0 * written,
+            "{name}: {estimate} {written}"
+        );
     }
-    assert!(!folder.exists());
-    ablate(&folder, &small).assert().success();
-    let run: serde_json::Value =
-        serde_json::from_slice(&fs::read(folder.join("run.json")).unwrap()).unwrap();
-    let estimate = run["notes"]["estimate"]["disk_bytes"].as_f64().unwrap();
-    let outputs = run["outputs"].as_object().unwrap().values();
-    let written: f64 = outputs.map(|file| file["bytes"].as_f64().unwrap()).sum();
-    assert!(
-        estimate > 0.7 * written && estimate < 2.0 * written,
-        "{estimate} {written}"
-    );
 }
 
 /// Tables of an earlier run do not stand beside those of a new one, whatever the new one leaves out.

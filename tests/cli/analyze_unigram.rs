@@ -6,8 +6,10 @@ mod examples;
 use std::{collections::HashMap, error::Error, fs, path::Path, process::Command, sync::Arc};
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, RecordBatch, StringArray,
+    ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch,
+    StringArray,
 };
+use arrow::datatypes::DataType;
 use job_kit::{Format, TableReader, TableWriter};
 use neuron_select::{NeuronId, Row, RowSums, Stratum, Tally};
 use serde_json::Value;
@@ -226,6 +228,67 @@ fn the_csv_holds_the_python_packages_selection() -> Outcome {
     Ok(())
 }
 
+/// Bytes of disk that all checkpoints of an estimate take.
+fn disk(estimate: &str) -> Result<f64, Box<dyn Error>> {
+    let all = estimate.lines().last().ok_or("nothing")?;
+    let (before, _) = all.split_once(" of disk").ok_or("no disk")?;
+    let mut words = before.rsplit(' ');
+    let unit = match words.next() {
+        Some("KiB") => 1024.0,
+        Some("MiB") => 1024.0 * 1024.0,
+        other => return Err(format!("{other:?}").into()),
+    };
+    Ok(words.next().ok_or("no number")?.parse::<f64>()? * unit)
+}
+
+/// Tables whose documents are numbered otherwise are not paired by document.
+#[test]
+fn steps_of_earlier_and_present_tables_are_not_paired() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let table = |step: &str| dir.path().join("runs").join(step).join("positions.parquet");
+    for step in ["step1000", "step4000"] {
+        fs::create_dir_all(table(step).parent().ok_or("no folder")?)?;
+        golden_with_documents(&table(step))?;
+    }
+    // As an earlier version wrote them.
+    let earlier = TableReader::open(table("step1000"))?;
+    let names: Vec<String> = earlier
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let rows = earlier.read(&names)?;
+    let columns = names.iter().map(|&name| {
+        let column = rows.batch().column_by_name(name).ok_or(name)?;
+        let column = match name {
+            "document" => arrow::compute::cast(column, &DataType::Int32)?,
+            _ => column.clone(),
+        };
+        Ok((name, column))
+    });
+    let columns = columns.collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+    let batch = RecordBatch::try_from_iter(columns)?;
+    let mut writer = TableWriter::create(&table("step1000"), batch.schema(), Format::Parquet)?;
+    writer.write(&batch)?;
+    writer.finish()?;
+    let input = format!("input.path={}", dir.path().join("runs").display());
+    let to = out(&dir.path().join("out"));
+    let args = [&GOLDEN[1..], &[&input, "selection.filed_by=input", &to]].concat();
+    check_failure(
+        &[&args[..], &["input.steps=all"]].concat(),
+        1,
+        &[
+            "the tables of step 1000 are of an earlier version of ablate-unigram",
+            "run ablate-unigram again in the same folder",
+        ],
+    )?;
+    // Alone they are what they were.
+    check_success(&[&args[..], &["input.steps=[1000]"]].concat())?;
+    Ok(())
+}
+
 #[test]
 fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
     let dir = tempfile::tempdir()?;
@@ -242,9 +305,24 @@ fn a_sweep_gives_tables_plots_and_a_report() -> Outcome {
         &[&input, "selection.filed_by=input", "output.report=on", &to],
     ]
     .concat();
-    let run = check_success(&[&sweep[..], &["input.steps=[4000, 1000]"]].concat())?;
+    let steps = [&sweep[..], &["input.steps=[4000, 1000]"]].concat();
+    let estimate = check_success(&[&steps[..], &["--estimate"]].concat())?.stdout;
+    assert!(
+        estimate.contains("2 checkpoints of 256 neurons take about"),
+        "{estimate}"
+    );
+    assert!(!dir.path().join("out").exists());
+    let run = check_success(&steps)?;
     assert!(run.stdout.contains("helps to predict"), "{}", run.stdout);
     let file = |name: &str| dir.path().join("out").join(name);
+    let told = disk(&estimate)?;
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(file("run.json"))?)?;
+    let outputs = record["outputs"].as_object().ok_or("no outputs")?.values();
+    let written: f64 = outputs.filter_map(|file| file["bytes"].as_f64()).sum();
+    assert!(
+        told > 0.7 * written && told < 1.5 * written,
+        "{told} {written}"
+    );
     columns::are_documented("analyze-unigram", &dir.path().join("out"));
 
     let selection = TableReader::open(file("selection.parquet"))?.read(&[
@@ -876,7 +954,8 @@ fn golden_with_documents(to: &Path) -> Outcome {
         .iter()
         .zip(&pos)
         .map(|(batch, pos)| 4 * batch + pos % 4);
-    let mut columns = vec![("document", ints(documents.collect()))];
+    let documents: ArrayRef = Arc::new(Int64Array::from_iter_values(documents));
+    let mut columns = vec![("document", documents)];
     for name in INTS {
         columns.push((name, ints(table.i64(name)?)));
     }

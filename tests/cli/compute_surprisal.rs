@@ -432,6 +432,70 @@ fn a_rerun_computes_only_what_is_missing() {
     );
 }
 
+/// What does not change scores but tables replaces these, and says so; what changes nothing says nothing.
+#[test]
+fn results_of_other_settings_are_not_replaced_silently() {
+    let run = Run::new();
+    let said = |more: &[&str]| {
+        let common = ["model.steps=4000", "interventions.list=[base]"];
+        let output = run.command(&[&common[..], more].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let warning = "holds results of other settings, which this run replaces";
+    assert!(!said(&[]).contains(warning));
+    assert!(!said(&[]).contains(warning));
+    let bits = said(&["unit=bits"]);
+    assert!(
+        bits.contains(warning) && bits.contains("`unit` was \"nats\""),
+        "{bits}"
+    );
+    let counts = run.record()["counts"].clone();
+    assert_eq!(
+        counts["scores"],
+        counts["scores_computed_by_an_earlier_run"]
+    );
+}
+
+/// An estimate is told and leaves nothing behind; a run says at its start what it takes, and what it writes is near to that.
+#[test]
+fn an_estimate_is_near_what_is_written() {
+    let run = Run::new();
+    let words = root().join("examples/data/contexts/words.json");
+    let args = [
+        &format!("words.path={}", words.display())[..],
+        "model.steps=[512, 4000]",
+        "interventions.list=[base, {random: {like: mean, draws: 20}}]",
+        "output.acquisition=false",
+    ];
+    let told = run.ok(&[&args[..], &["--estimate"]].concat());
+    for part in [
+        "2 checkpoints of",
+        "scores take about",
+        "of disk",
+        "of memory",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(!run.path("out").exists());
+    run.ok(&args);
+    let estimate = &run.record()["notes"]["estimate"]["disk_bytes"];
+    let estimate = 2.0 * estimate.as_f64().unwrap();
+    let bytes = |name: &str| fs::metadata(run.out(name)).unwrap().len() as f64;
+    let parts = fs::read_dir(run.out("parts")).unwrap();
+    let parts = parts.map(|part| part.unwrap().metadata().unwrap().len() as f64);
+    let written = bytes("surprisal.parquet") + parts.sum::<f64>();
+    assert!(
+        estimate > 0.7 * written && estimate < 1.5 * written,
+        "{estimate} {written}"
+    );
+    assert_eq!(
+        run.ok(&[&args[..], &["--estimate"]].concat()),
+        "all scores are there; the tables and figures are made of them\n"
+    );
+}
+
 /// Steps that several processes have scored give the tables of one that scored them all, byte for byte.
 #[test]
 fn steps_scored_apart_are_put_together() {
@@ -559,6 +623,20 @@ fn what_is_of_the_bundled_words_and_model_goes_with_them() {
     let bundled = shown(&[]);
     assert!(bundled.contains("min_context: 2 "), "{bundled}");
     assert!(bundled.contains("  list: [\"3.19\","), "{bundled}");
+    // A choice of the group lies below what the start file says: with it the neurons of the bundled model used to stay.
+    let chosen = shown(&["model=pythia-70m"]);
+    assert!(chosen.contains("  list: null "), "{chosen}");
+    let chosen = shown(&["model=tiny-neox"]);
+    assert!(chosen.contains("  list: [\"3.19\","), "{chosen}");
+    let run = Run::new();
+    let model = root().join("configs/model/tiny-neox-steps.yaml");
+    let own = run.path("mine.yaml");
+    fs::copy(model, &own).unwrap();
+    let error = run.error(&[&format!("model={}", own.display())]);
+    assert!(
+        error.contains("the interventions need neurons: set `neurons.file` or `neurons.list`"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -1120,7 +1198,9 @@ fn the_table_has_the_covariates_of_a_mixed_model() {
     let of_base = |name: &str| cells(&found, name)[..3].to_vec();
     assert_eq!(of_base("word"), ["Call", "Congress", "whale"]);
     assert_eq!(of_base("zipf"), ["", "", "4.2"]);
-    assert_eq!(of_base("document"), ["", "b.txt", "7"]);
+    // A row of the corpus is a number, as in the tables of other jobs; what a file calls a document is a name.
+    assert_eq!(of_base("document"), ["", "", "7"]);
+    assert_eq!(of_base("document_name"), ["", "b.txt", ""]);
     assert_eq!(of_base("position"), ["1", "3", "5"]);
     assert_eq!(of_base("start"), ["line", "space", "space"]);
     assert_eq!(of_base("model"), ["examples/data/tiny-neox"; 3]);

@@ -7,7 +7,7 @@ mod examples;
 use std::{fs, path::Path};
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Float64Type, UInt64Type};
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use assert_cmd::Command;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
@@ -118,11 +118,9 @@ fn contexts_point_into_their_documents() {
             .to_owned()
     };
     let number = |name: &str, row: usize| {
-        contexts
-            .column_by_name(name)
-            .unwrap()
-            .as_primitive::<UInt64Type>()
-            .value(row) as usize
+        let column = contexts.column_by_name(name).unwrap();
+        let column = arrow::compute::cast(column, &DataType::Int64).unwrap();
+        column.as_primitive::<Int64Type>().value(row) as usize
     };
     assert!(contexts.num_rows() > 20);
     for row in 0..contexts.num_rows() {
@@ -288,7 +286,7 @@ fn counting_and_contexts_use_different_documents() {
     let documents = contexts
         .column_by_name("document")
         .unwrap()
-        .as_primitive::<UInt64Type>();
+        .as_primitive::<Int64Type>();
     assert!(documents.values().iter().all(|&document| document >= 400));
 
     let assert = prepare(&out, &["words.list=[country]", "exclude=held-out"])

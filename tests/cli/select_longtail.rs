@@ -113,6 +113,39 @@ fn common_words_are_chosen_by_the_same_job() {
     );
 }
 
+/// So many rare words as there are common ones to compare them with; where more are asked for than there are, that is said.
+#[test]
+fn rare_words_can_be_fewer_than_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, rare: &str| {
+        let out = folder.path().join(name);
+        let printed = select(&out, &[TINY[0], TINY[1], "corpus=train", rare])
+            .assert()
+            .success();
+        let printed = String::from_utf8(printed.get_output().stdout.clone()).unwrap();
+        let words = strings(&table(out.join("words.parquet")), "word");
+        (words, json(out.join("run.json")), printed)
+    };
+    let (all, _, _) = run("all", "words.rare=null");
+    let (some, record, printed) = run("some", "words.rare=50");
+    let taken: Vec<&String> = (0..50).map(|i| &all[i * all.len() / 50]).collect();
+    assert_eq!(some.iter().collect::<Vec<_>>(), taken);
+    let counts = &record["counts"];
+    assert_eq!(counts["words"], 50);
+    assert_eq!(counts["words_of_the_band_not_taken"], all.len() - 50);
+    assert!(
+        printed.contains("Taken of these, evenly over their ranks: 50"),
+        "{printed}"
+    );
+    let (more, record, _) = run("more", "words.rare=100000");
+    assert_eq!(more, all);
+    let said = format!(
+        "`words.rare` is 100000, but only {} words are in the band",
+        all.len()
+    );
+    assert!(record["warnings"].to_string().contains(&said), "{said}");
+}
+
 #[test]
 fn pythia_words_come_with_their_provenance_and_a_picture() {
     let folder = tempfile::tempdir().unwrap();

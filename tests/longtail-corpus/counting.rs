@@ -87,7 +87,7 @@ fn packed_sequences_are_the_stream_cut() {
         stream.extend(std::iter::repeat_n(EOS, usize::from(k > 0)));
         stream.extend_from_slice(tokenizer.encode(text.as_str(), false).unwrap().get_ids());
     }
-    let packed = pack_sequences(documents(texts), &tokenizer, EOS, EOS, 6).unwrap();
+    let packed = pack_sequences(documents(texts.clone()), &tokenizer, EOS, EOS, 6).unwrap();
     assert_eq!((packed.documents, packed.tokens), (4, stream.len()));
     assert_eq!(packed.dropped_tokens, stream.len() % 5);
     assert_eq!(packed.sequences.len(), stream.len() / 5);
@@ -95,6 +95,13 @@ fn packed_sequences_are_the_stream_cut() {
     assert_eq!(packed.most_from.len(), packed.sequences.len());
     assert_eq!(packed.most_from[0], 0);
     assert!(packed.most_from.is_sorted(), "{:?}", packed.most_from);
+    // Documents go by their row in the corpus, whatever of it is read.
+    let later = documents(texts).map(|document| {
+        document.map(|document| Document::from_text(document.index + 40, document.text))
+    });
+    let later = pack_sequences(later, &tokenizer, EOS, EOS, 6).unwrap();
+    let moved: Vec<usize> = packed.most_from.iter().map(|row| row + 40).collect();
+    assert_eq!(later.most_from, moved);
     for (sequence, piece) in packed.sequences.iter().zip(stream.chunks_exact(5)) {
         assert_eq!(sequence[0], EOS);
         assert_eq!(&sequence[1..], piece);

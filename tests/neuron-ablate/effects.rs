@@ -159,12 +159,12 @@ fn what_was_not_measured_is_an_error() -> Outcome<()> {
         of_neuron.change(Variant::FrozenBand(2), loss),
         "FrozenBand(2)",
     );
-    not_measured(of_neuron.band_loss_change(Variant::FrozenLn), "FrozenLn");
+    not_measured(of_neuron.band_loss_change(Variant::FrozenLn, 0), "FrozenLn");
     let groups = |measure, over| of_neuron.groups(total, measure, Mean::Signed, over);
     not_measured(groups(third, Over::All), "BandKl(2, ModelFreq)");
     // Over the rows in the band there is the loss alone; whatever was asked for used to be it.
-    not_measured(groups(Measure::Entropy, Over::Band), "Entropy");
-    assert!(groups(loss, Over::Band)? != groups(loss, Over::All)?);
+    not_measured(groups(Measure::Entropy, Over::Band(0)), "Entropy");
+    assert!(groups(loss, Over::Band(0))? != groups(loss, Over::All)?);
     let share = of_neuron.mediated_share_interval(Variant::FrozenLn, Over::All, 0.0, &resamples);
     not_measured(share, "FrozenLn");
     not_measured(sweep.variant_name(Variant::FrozenBand(2)), "band 2");
@@ -181,6 +181,49 @@ fn what_was_not_measured_is_an_error() -> Outcome<()> {
         &|_| (),
     )?;
     assert!(asked > 0);
+    Ok(())
+}
+
+/// Every band has means over its own rows, those of the table; a band that the sweep does not have is an error.
+#[test]
+fn every_band_has_the_loss_of_its_own_targets() -> Outcome<()> {
+    let setting = Setting::new()?;
+    let sweep = setting.sweep(Variants::default())?;
+    let (total, loss) = (Variant::Total, Measure::Loss);
+    // Of the first neuron: rows, sums of changes and of absolute changes, by band.
+    let mut found = [[0.0; 3]; 2];
+    let effects = sweep.run_with(
+        &mut |block| {
+            for (r, change) in block
+                .change(total, loss)?
+                .take(block.rows.len())
+                .enumerate()
+            {
+                let target = usize::try_from(block.rows[r].target)?;
+                assert_eq!(block.in_band(r), setting.bands[0].mask()[target]);
+                for (band, found) in setting.bands.iter().zip(&mut found) {
+                    if band.mask()[target] {
+                        *found = [found[0] + 1.0, found[1] + change, found[2] + change.abs()];
+                    }
+                }
+            }
+            Ok(())
+        },
+        &|_| (),
+    )?;
+    let of_neuron = &effects.neurons[0].effects;
+    assert!(found[1][0] > 0.0 && found[1][0] < found[0][0], "{found:?}");
+    for (band, [rows, sum, sum_abs]) in found.into_iter().enumerate() {
+        assert_eq!(of_neuron.band_rows(band) as f64, rows);
+        let change = of_neuron.band_loss_change(total, band)?.ok_or("no rows")?;
+        assert!((change.mean - sum / rows).abs() < 1e-12, "{change:?}");
+        assert!((change.mean_abs - sum_abs / rows).abs() < 1e-12);
+        let groups = of_neuron.groups(total, loss, Mean::Signed, Over::Band(band))?;
+        assert_eq!(groups.iter().map(|group| group.count).sum::<f64>(), rows);
+    }
+    not_measured(of_neuron.band_loss_change(total, 2), "band 2");
+    let groups = of_neuron.groups(total, loss, Mean::Signed, Over::Band(2));
+    not_measured(groups, "band 2");
     Ok(())
 }
 

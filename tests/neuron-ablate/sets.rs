@@ -84,7 +84,7 @@ fn means(of: &neuron_ablate::EffectSums, sweep: &Sweep<'_>) -> Vec<f64> {
             let change = of.change(variant, measure).unwrap();
             means.extend([change.mean, change.mean_abs]);
         }
-        let change = of.band_loss_change(variant).unwrap().unwrap();
+        let change = of.band_loss_change(variant, 0).unwrap().unwrap();
         means.extend([change.mean, change.mean_abs]);
     }
     means
@@ -115,7 +115,7 @@ fn a_set_of_one_is_the_neuron() {
         assert_eq!(sets.len(), 3);
         for (set, neuron) in sets.iter().zip(&effects.neurons) {
             assert_eq!(set.effects.rows(), neuron.effects.rows());
-            assert_eq!(set.effects.band_rows(), neuron.effects.band_rows());
+            assert_eq!(set.effects.band_rows(0), neuron.effects.band_rows(0));
             agree(
                 &means(&set.effects, &sweep),
                 &means(&neuron.effects, &sweep),

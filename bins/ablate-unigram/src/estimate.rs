@@ -1,15 +1,22 @@
 //! What a run is going to take, from its shapes and, where it is asked for, a measured piece of it.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use job_inputs::{Loaded, MeansConfig, MeansSample, mebibytes};
-use job_kit::{Estimate, RunRecord, WithHint, estimate};
+use job_kit::{
+    Estimate, RunRecord, WithHint,
+    estimate::{self, ForCheckpoints},
+};
 use neuron_ablate::{
     HeadId, LayerMeans, MeanOf, NeuronId, Plan, Sweep, TokenBand, TokenFrequencies,
 };
 
 use crate::{
-    config::{AblateConfig, Components},
+    config::{AblateConfig, Components, SetsConfig},
+    sets::Selected,
     start,
     sums::DocumentSums,
     tables::PositionTable,
@@ -23,19 +30,22 @@ const STORED: f64 = 0.9;
 /// Bytes of a value in a table of means and intervals.
 const VALUE: u64 = 8;
 
-/// What one checkpoint takes, without its time.
+/// What one checkpoint takes, without its time; so many neurons, heads and sets.
 pub(crate) fn of_shapes(
     config: &AblateConfig,
     sweep: &Sweep<'_>,
     sequences: &[usize],
-    neurons: usize,
+    (neurons, heads, sets): (usize, usize, usize),
 ) -> anyhow::Result<Estimate> {
     let rows = sweep.row_counts()?.kept as u64;
     let clusters = sweep.sample().n_clusters(sequences) as u64;
+    let of_each = (neurons + heads + sets) as u64;
     let neurons = neurons as u64;
-    let measures = (sweep.variants().len() * sweep.measures().len()) as u64;
-    // Mean and absolute mean, each with the ends of its interval and a count.
-    let means = neurons * measures * 8 * VALUE;
+    let variants = sweep.variants().len() as u64;
+    let bands = sweep.band_masses().len() as u64;
+    let measures = variants * sweep.measures().len() as u64;
+    // Signed and absolute, each with the ends of its interval and a count; of the loss over the rows of each band too.
+    let means = of_each * (measures + variants * bands) * 8 * VALUE;
     let sums = neurons * clusters * DocumentSums::ROW_BYTES * DocumentSums::STRATA;
     let positions = match config.output.positions {
         true => {
@@ -46,11 +56,11 @@ pub(crate) fn of_shapes(
         false => 0,
     };
     // Of the effects, a sum and an absolute sum.
-    let effects = neurons * clusters * measures * 2 * VALUE;
+    let effects = of_each * clusters * (measures + variants * bands) * 2 * VALUE;
     let budget = mebibytes("ablation.memory_mib", config.ablation.memory_mib)? as u64;
     Ok(Estimate {
         disk: means + (STORED * sums as f64) as u64 + positions,
-        memory: estimate::memory().map(|(held, _)| held + budget + sums + effects),
+        memory: estimate::memory_now().map(|now| now.held + budget + sums + effects),
         time: None,
     })
 }
@@ -58,31 +68,11 @@ pub(crate) fn of_shapes(
 /// Tells what so many checkpoints take, of which this is one; refuses if the disk has not room for them.
 pub(crate) fn tell(
     config: &AblateConfig,
-    of_one: Estimate,
-    checkpoints: usize,
+    run: ForCheckpoints,
     record: &mut RunRecord,
 ) -> anyhow::Result<()> {
-    let all = Estimate {
-        disk: of_one.disk * checkpoints as u64,
-        time: of_one.time.map(|time| time * checkpoints as u32),
-        ..of_one
-    };
-    let free = estimate::free_disk(&config.output.dir);
-    let of = match checkpoints {
-        1 => String::new(),
-        n => format!(" ({n} checkpoints)"),
-    };
-    tracing::info!("this run takes {all}{of}");
-    record.note(
-        "estimate",
-        serde_json::json!({"disk_bytes": of_one.disk, "memory_bytes": of_one.memory}),
-    );
-    if let Some(warning) = all.memory_warning(estimate::memory().map(|(_, there)| there)) {
-        record.warn(format!(
-            "{warning}: fewer neurons at a time (`ablation.shard`) take less"
-        ));
-    }
-    let room = all.check_room(free);
+    let less = "fewer neurons at a time (`ablation.shard`) take less";
+    let room = run.begin(&config.output.dir, less, record);
     match config.output.positions {
         true => Ok(room.hint("`output.positions=off` leaves out positions.parquet, which takes most; analyze-unigram needs it for co-activation alone")?),
         false => Ok(room?),
@@ -111,7 +101,12 @@ pub(crate) fn estimate(config: &AblateConfig, resolved: &serde_json::Value) -> a
         bands: &bands,
     };
     let components = config.ablation.components(loaded.model.config())?;
-    let (means, mut time) = probe.means(&components, &mut record)?;
+    let selected = match &config.sets {
+        Some(sets) => Some((sets, Selected::read(sets, &loaded.model, &mut record)?)),
+        None => None,
+    };
+    let of_sets: Vec<usize> = selected.iter().flat_map(|(_, s)| s.layers()).collect();
+    let (means, mut time) = probe.means(&components, &of_sets, &mut record)?;
     time += loading;
     if !components.last.is_empty() {
         time += probe.last_layer(&components.last, &means)?;
@@ -127,31 +122,27 @@ pub(crate) fn estimate(config: &AblateConfig, resolved: &serde_json::Value) -> a
     let neurons = components.last.len() + components.earlier.len();
     let plan = start::plan(config, &loaded.sample, components.last.clone())?;
     let sequences = plan.sequences.clone();
+    let sets = match selected {
+        Some((sets, selected)) => {
+            let count = selected.count(sets);
+            time += probe.sets(sets, selected, &means)?;
+            count
+        }
+        None => 0,
+    };
     let sweep = probe.sweep(plan, &means)?;
     let of_one = Estimate {
         time: Some(time),
-        ..of_shapes(config, &sweep, &sequences, neurons)?
+        ..of_shapes(config, &sweep, &sequences, (neurons, heads.len(), sets))?
     };
-    let all = Estimate {
-        disk: of_one.disk * checkpoints as u64,
-        time: Some(time * checkpoints as u32),
-        ..of_one
+    let run = ForCheckpoints {
+        of_one,
+        checkpoints,
     };
-    let mut text = String::new();
-    if checkpoints > 1 {
-        text += &format!("one checkpoint takes {of_one}\n");
-    }
-    let pairs = sweep.row_counts()?.kept * (neurons + heads.len());
-    text += &format!(
-        "{checkpoints} checkpoint{} of {pairs} pairs take{} {all}\n",
-        if checkpoints == 1 { "" } else { "s" },
-        if checkpoints == 1 { "s" } else { "" },
-    );
-    if config.sets.is_some() {
-        text += "sets of neurons (`sets`) are not counted\n";
-    }
-    job_kit::print(text)?;
-    tell(config, of_one, checkpoints, &mut record)
+    let rows = sweep.row_counts()?.kept;
+    let of = format!("{} pairs", rows * (neurons + heads.len() + sets));
+    job_kit::print(run.in_words(&of))?;
+    tell(config, run, &mut record)
 }
 
 /// What is run on for an estimate.
@@ -173,13 +164,15 @@ impl Probe<'_> {
     fn means(
         &self,
         components: &Components,
+        of_sets: &[usize],
         record: &mut RunRecord,
     ) -> anyhow::Result<(LayerMeans, Duration)> {
         let (config, loaded) = (self.config, self.loaded);
         let last = loaded.model.config().num_hidden_layers - 1;
         let neurons = components.earlier.iter().map(|n| n.layer);
         let neurons = neurons.chain((!components.last.is_empty()).then_some(last));
-        let of: std::collections::BTreeSet<MeanOf> = neurons
+        let of: BTreeSet<MeanOf> = neurons
+            .chain(of_sets.iter().copied())
             .map(MeanOf::Neurons)
             .chain(components.heads.iter().map(|h| MeanOf::Heads(h.layer)))
             .collect();
@@ -238,6 +231,29 @@ impl Probe<'_> {
         Ok(begin
             .elapsed()
             .mul_f64(all.blocks as f64 / one.blocks.max(1) as f64))
+    }
+
+    /// How long sets and their controls take, measured on one sequence.
+    fn sets(
+        &self,
+        sets: &SetsConfig,
+        selected: Selected,
+        means: &LayerMeans,
+    ) -> anyhow::Result<Duration> {
+        let (config, sample) = (self.config, &self.loaded.sample);
+        let mut few = start::plan(config, sample, Vec::new())?;
+        let rows = |plan: &Plan| anyhow::Ok(self.sweep(plan.clone(), means)?.row_counts()?.kept);
+        let all = rows(&few)?;
+        few.sequences.truncate(1);
+        let measured = rows(&few)?;
+        let sequences = few.sequences.clone();
+        let sweep = self.sweep(few, means)?;
+        let on = (&self.loaded.model, sample, &sequences[..]);
+        // Which controls one sequence has does not matter.
+        let mut record = RunRecord::new(start::JOB, "", &serde_json::Value::Null);
+        let begin = Instant::now();
+        selected.run(sets, &sweep, on, means, config.seed, &mut record)?;
+        Ok(begin.elapsed().mul_f64(all as f64 / measured.max(1) as f64))
     }
 
     fn sweep(&self, plan: Plan, means: &LayerMeans) -> anyhow::Result<Sweep<'_>> {

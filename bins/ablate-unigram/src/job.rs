@@ -8,7 +8,10 @@ use anyhow::Context;
 use arrow::record_batch::RecordBatch;
 use job_inputs::{Loaded, MeansSample, MeasuredOn, ModelConfig};
 use job_kit::{
-    Format, OutputDir, Progress, RunRecord, TableWriter, estimate, plot::Figure, report::number,
+    Format, OutputDir, Progress, RunRecord, TableWriter,
+    estimate::{self, ForCheckpoints},
+    plot::Figure,
+    report::number,
 };
 use neox_core::Model;
 use neuron_ablate::{
@@ -33,7 +36,7 @@ use crate::{
 
 /// Tables of neurons, heads and sets, and the figures of sets.
 const NEURONS: &str = "neurons.parquet";
-const SUMS: &str = "sums.parquet";
+pub(crate) const SUMS: &str = "sums.parquet";
 const HEADS: &str = "heads.parquet";
 const SETS: &str = "sets.parquet";
 const SET_CONTRASTS: &str = "set_contrasts.parquet";
@@ -150,8 +153,13 @@ fn ablate(
     let band_names: Vec<String> = bands.iter().map(|band| band.name().to_owned()).collect();
     let in_closed_form = !plan.neurons.is_empty();
     let sweep = Sweep::new(model, sample, &frequencies, bands, plan)?;
-    let of_one = takes::of_shapes(config, &sweep, &sequences, neurons.len())?;
-    takes::tell(config, of_one, left, &mut record)?;
+    let sets = selected.as_ref().map_or(0, |(sets, s)| s.count(sets));
+    let each = (neurons.len(), heads.len(), sets);
+    let run = ForCheckpoints {
+        of_one: takes::of_shapes(config, &sweep, &sequences, each)?,
+        checkpoints: left,
+    };
+    takes::tell(config, run, &mut record)?;
 
     let mut layers: Vec<usize> = neurons.iter().map(|n| n.layer).collect();
     layers.extend(selected.iter().flat_map(|(_, selected)| selected.layers()));
@@ -260,6 +268,7 @@ fn ablate(
         ..Bootstrap::default()
     };
     let columns = EffectColumns {
+        bands: &band_names,
         floor: config.ablation.effect_floor,
         bootstrap: (bootstrap.resamples > 0).then_some(bootstrap),
     };
@@ -278,7 +287,6 @@ fn ablate(
         let neurons = NeuronTable {
             effects: columns,
             weights: &weights,
-            bands: &band_names,
             means: &means,
         };
         table(NEURONS, neurons.batch(&sweep, &effects)?)?;

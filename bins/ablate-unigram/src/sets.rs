@@ -23,6 +23,9 @@ use crate::config::SetsConfig;
 /// Sequences of one forward, where it is seen what neurons do.
 const BATCH: usize = 8;
 
+/// The place of the long-tail band among the bands.
+const LONG_TAIL: usize = 0;
+
 /// Distance between the error bars of neighbouring lines, in distances between sizes.
 const DODGE: f64 = 0.06;
 
@@ -165,6 +168,15 @@ impl Selected {
         let instead = "measure other text (`corpus.rows`, `ablation.sequences`)";
         note_overlap(file, Some(measured), instead, record)?;
         Ok(())
+    }
+
+    /// How many sets and doses are measured, controls included, if every neuron has a match.
+    pub(crate) fn count(&self, config: &SetsConfig) -> usize {
+        let controls = &config.controls;
+        let matched = controls.kinds.contains(&ControlKind::Matched);
+        // Beside matched controls there are as many sets with exchanged neurons.
+        let draws = controls.draws * (controls.kinds.len() + usize::from(matched));
+        self.sets.sizes().len() * config.doses.len() * (1 + draws)
     }
 
     /// The layers that have neurons of the list.
@@ -338,15 +350,19 @@ pub(crate) fn dose_name(dose: Dose) -> String {
 impl SetRun {
     /// Whether there are long-tail targets; all targets count otherwise.
     fn over(&self) -> Over {
-        match self.effects.iter().any(|set| set.effects.band_rows() > 0) {
-            true => Over::Band,
+        match self
+            .effects
+            .iter()
+            .any(|set| set.effects.band_rows(LONG_TAIL) > 0)
+        {
+            true => Over::Band(LONG_TAIL),
             false => Over::All,
         }
     }
 
     fn targets(&self) -> &'static str {
         match self.over() {
-            Over::Band => "long-tail tokens",
+            Over::Band(_) => "long-tail tokens",
             Over::All => "all tokens",
         }
     }
@@ -534,11 +550,10 @@ impl SetRun {
     fn figure(&self, title: &str, about: &str) -> Figure {
         let first = self.effects.first().map(|set| &set.effects);
         let n = first.map_or(String::new(), |effects| {
-            let (over, rows) = (self.over(), effects.rows());
-            let rows = if over == Over::Band {
-                effects.band_rows()
-            } else {
-                rows
+            let over = self.over();
+            let rows = match over {
+                Over::All => effects.rows(),
+                Over::Band(band) => effects.band_rows(band),
             };
             let clusters = effects.n_clusters_with_rows(over);
             format!("n = {rows} rows of {clusters} documents or sequences; ")

@@ -3,12 +3,17 @@
 use std::{cell::LazyCell, path::Path};
 
 use anyhow::{Context, bail};
+use arrow::datatypes::DataType;
 use job_inputs::{Loaded, corpus_sha256, mebibytes, revisions, source};
-use job_kit::RunRecord;
+use job_kit::{RunRecord, TableReader};
 use neox_core::AuditRow;
 use neuron_ablate::{Plan, Sample, TokenBand, TokenFrequencies};
 
-use crate::config::{AblateConfig, UnseenTokens};
+use crate::{
+    config::{AblateConfig, UnseenTokens},
+    job::SUMS,
+    sums::DOCUMENT,
+};
 
 /// The name of the job.
 pub(crate) const JOB: &str = "ablate-unigram";
@@ -59,11 +64,24 @@ fn finished<'c>(
         "means.keep",
     ];
     let record = job_kit::finished_run(dir, JOB, env!("CARGO_PKG_VERSION"), resolved, &beside)?;
+    if documents_are_of_before(&dir.join(SUMS)) {
+        return Err(
+            "its tables are of an earlier version, which numbers documents otherwise".into(),
+        );
+    }
     let corpus = corpus().map_err(|err| format!("{err:#}"))?;
     match record["notes"]["corpus_sha256"].as_str() == corpus.as_deref() {
         true => Ok(()),
         false => Err("the corpus has changed since".into()),
     }
+}
+
+/// Whether a table has documents as an earlier version numbers them, among those that were read and in 32 bits.
+pub(crate) fn documents_are_of_before(sums: &Path) -> bool {
+    let table = TableReader::open(sums).ok();
+    let field =
+        table.and_then(|table| Some(table.schema().field_with_name(DOCUMENT).ok()?.clone()));
+    field.is_some_and(|field| *field.data_type() == DataType::Int32)
 }
 
 /// The record of a run, with what is known at its start.
@@ -93,10 +111,12 @@ pub(crate) fn frequencies(
     };
     for (name, band) in &config.bands {
         let reserved = ["band", "all", "ln"].contains(&name.as_str());
+        // `x_ln` would share the column `x_ln_mediated_share` with `x`.
+        let reserved = reserved || name.ends_with("_ln");
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if reserved || name.is_empty() || !name.chars().all(plain) {
             bail!(
-                "`bands.{name}`: a band's name becomes part of column names: use lower-case letters, digits and `_`, but not `band`, `all` or `ln`"
+                "`bands.{name}`: a band's name becomes part of column names: use lower-case letters, digits and `_`, but not `band`, `all` or `ln`, nor `_ln` at the end"
             );
         }
         let reading = config.semantics.band_reading;

@@ -6,6 +6,9 @@ use neuron_ablate::{
     AblateError, EffectSums, HeadEffects, Measure, NeuronEffects, Sweep, Variant, mediated_share,
 };
 
+/// The place of the long-tail band among the bands.
+const LONG_TAIL: usize = 0;
+
 /// Neurons listed.
 const LISTED: usize = 10;
 
@@ -38,9 +41,9 @@ fn text(
     floor: f64,
 ) -> Result<String, AblateError> {
     let (total, direct) = (Variant::Total, sweep.direct());
-    let banded = effects.iter().any(|(_, e)| e.band_rows() > 0);
+    let banded = effects.iter().any(|(_, e)| e.band_rows(LONG_TAIL) > 0);
     let change = |effects: &EffectSums, variant| match banded {
-        true => effects.band_loss_change(variant),
+        true => effects.band_loss_change(variant, LONG_TAIL),
         false => effects.change(variant, Measure::Loss).map(Some),
     };
     let mut ranked = Vec::new();
@@ -52,9 +55,13 @@ fn text(
     ranked.sort_by(|a, b| b.1.mean_abs.total_cmp(&a.1.mean_abs));
 
     let kept = effects.first().map_or(0, |(_, e)| e.rows());
-    let rows = effects
-        .first()
-        .map_or(0, |(_, e)| if banded { e.band_rows() } else { e.rows() });
+    let rows = effects.first().map_or(0, |(_, e)| {
+        if banded {
+            e.band_rows(LONG_TAIL)
+        } else {
+            e.rows()
+        }
+    });
     let whom = if banded {
         "long-tail tokens"
     } else {

@@ -7,6 +7,9 @@ use neuron_ablate::{
 };
 use neuron_select::{Row, RowSums, Stratum, SumColumn, Tally};
 
+/// The column of the document, its row in the corpus: the same in the tables of all jobs.
+pub(crate) const DOCUMENT: &str = "document";
+
 /// Rows of the table that are made at a time.
 const BATCH: usize = 1 << 16;
 
@@ -122,7 +125,7 @@ impl<'a> DocumentSums<'a> {
             let rarer = self.rarer.as_ref()?;
             rarer.get(token).copied()
         });
-        match (block.in_band[r], rarer) {
+        match (block.in_band(r), rarer) {
             (true, _) => Stratum::LongTail,
             (false, Some(true)) => Stratum::Rarer,
             (false, _) => Stratum::Common,
@@ -152,15 +155,15 @@ impl<'a> DocumentSums<'a> {
     }
 
     fn batch(&self, rows: &[(NeuronId, i64, Stratum, &RowSums)]) -> anyhow::Result<RecordBatch> {
-        let cluster = match self.documents {
-            Some(_) => "document",
-            None => "batch",
-        };
-        let mut table = Table::of(rows)
+        let table = Table::of(rows)
             .column("component_name", |row| row.0.to_string())
             .column("layer", |row| row.0.layer as i32)
-            .column("neuron", |row| row.0.neuron as i32)
-            .column(cluster, |row| row.1 as i32)
+            .column("neuron", |row| row.0.neuron as i32);
+        let table = match self.documents {
+            Some(_) => table.column(DOCUMENT, |row| row.1),
+            None => table.column("batch", |row| row.1 as i32),
+        };
+        let mut table = table
             .column("stratum", |row| row.2.name())
             .column("rows", |row| row.3.rows as i32);
         for (name, of) in self.columns() {

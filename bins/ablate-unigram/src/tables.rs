@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use surprisal_metrics::{Bootstrap, Interval, Resamples};
 
 use crate::sets::{SetContrast, SetRun, dose_name};
+use crate::sums::DOCUMENT;
 
 /// Names and places of the columns of the table of positions.
 #[derive(Debug)]
@@ -141,7 +142,7 @@ impl PositionTable {
         );
         let documents = sweep.sample().documents().map(<[usize]>::to_vec);
         if documents.is_some() {
-            fields.push(Field::new("document", DataType::Int32, false));
+            fields.push(Field::new(DOCUMENT, DataType::Int64, false));
         }
         fields.push(Field::new("in_band", DataType::Boolean, false));
         if rarer.is_some() {
@@ -197,14 +198,15 @@ impl PositionTable {
             ints(&|_, r| block.rows[r].target),
         ];
         if let Some(documents) = &self.documents {
-            arrays.push(ints(&|_, r| documents[block.rows[r].sequence] as i64));
+            let of_pairs = pairs().map(|(_, r)| documents[block.rows[r].sequence] as i64);
+            arrays.push(Arc::new(Int64Array::from_iter_values(of_pairs)));
         }
         let truths = |value: &dyn Fn(usize) -> bool| -> ArrayRef {
             Arc::new(BooleanArray::from_iter(
                 pairs().map(|(_, r)| Some(value(r))),
             ))
         };
-        arrays.push(truths(&|r| block.in_band[r]));
+        arrays.push(truths(&|r| block.in_band(r)));
         if let Some(rarer) = &self.rarer {
             arrays.push(truths(&|r| {
                 let row = &block.rows[r];
@@ -250,7 +252,9 @@ impl PositionTable {
 
 /// The columns of effects, the same for neurons and for sets.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct EffectColumns {
+pub(crate) struct EffectColumns<'a> {
+    /// Names of the bands over whose rows there are means, the long-tail band, which is called `band`, first.
+    pub(crate) bands: &'a [String],
     /// Total effect, in nats, below which a mediated share is null.
     pub(crate) floor: f64,
     /// Resampling of clusters for the `.low`, `.high` and `.undefined` columns; none are written without it.
@@ -260,18 +264,17 @@ pub(crate) struct EffectColumns {
 /// How the table per neuron is made.
 #[derive(Debug, Clone)]
 pub(crate) struct NeuronTable<'a> {
-    pub(crate) effects: EffectColumns,
-    /// What the weights say, in the order of the neurons, and the names of the bands in it.
+    pub(crate) effects: EffectColumns<'a>,
+    /// What the weights say, in the order of the neurons.
     pub(crate) weights: &'a [WeightStatistics],
-    pub(crate) bands: &'a [String],
     /// What the neurons are set to.
     pub(crate) means: &'a LayerMeans,
 }
 
 /// How the table per set is made.
 #[derive(Debug, Clone)]
-pub(crate) struct SetTable {
-    pub(crate) effects: EffectColumns,
+pub(crate) struct SetTable<'a> {
+    pub(crate) effects: EffectColumns<'a>,
 }
 
 type Columns = Vec<(String, ArrayRef)>;
@@ -323,7 +326,7 @@ impl NeuronTable<'_> {
             ("layer".into(), ints(neurons.iter().map(|n| n.layer))),
             ("neuron".into(), ints(neurons.iter().map(|n| n.neuron))),
         ];
-        push_rows(&mut columns, &sums);
+        push_rows(&mut columns, self.effects.bands, &sums);
         let mut push = |name: &str, value: fn(&NeuronEffects) -> f64| {
             columns.push((name.into(), floats(neurons.iter().map(|n| Some(value(n))))));
         };
@@ -340,7 +343,7 @@ impl NeuronTable<'_> {
         push("row_activation", NeuronEffects::row_activation);
         push("w_out_norm", |n| n.w_out_norm);
         self.push_weights(&mut columns);
-        push_ranks(&mut columns, &sums)?;
+        push_ranks(&mut columns, self.effects.bands, &sums)?;
         self.effects.push(&mut columns, sweep, &sums)?;
         record_batch(columns)
     }
@@ -353,7 +356,7 @@ impl NeuronTable<'_> {
         push("logit_var".into(), &|w| w.logit_var);
         push("null_share".into(), &|w| w.null_share);
         push("freq_cosine".into(), &|w| w.freq_cosine);
-        for (b, band) in self.bands.iter().enumerate() {
+        for (b, band) in self.effects.bands.iter().enumerate() {
             push(format!("freq_cosine_{band}"), &|w| w.band_cosines[b]);
         }
     }
@@ -361,7 +364,7 @@ impl NeuronTable<'_> {
 
 /// The table per attention head: the columns of the table per neuron that a head has, and how hard it pushes the last residual stream.
 pub(crate) fn head_table(
-    of_effects: EffectColumns,
+    of_effects: EffectColumns<'_>,
     sweep: &Sweep<'_>,
     heads: &[HeadEffects],
 ) -> anyhow::Result<RecordBatch> {
@@ -372,17 +375,17 @@ pub(crate) fn head_table(
         ("layer".into(), ints(heads.iter().map(|h| h.head.layer))),
         ("head".into(), ints(heads.iter().map(|h| h.head.head))),
     ];
-    push_rows(&mut columns, &sums);
+    push_rows(&mut columns, of_effects.bands, &sums);
     columns.push((
         "change_norm".into(),
         floats(heads.iter().map(|h| Some(h.change_norm()))),
     ));
-    push_ranks(&mut columns, &sums)?;
+    push_ranks(&mut columns, of_effects.bands, &sums)?;
     of_effects.push(&mut columns, sweep, &sums)?;
     record_batch(columns)
 }
 
-impl SetTable {
+impl SetTable<'_> {
     /// The table: what the set is, then the columns of the table per neuron.
     pub(crate) fn batch(&self, sweep: &Sweep<'_>, run: &SetRun) -> anyhow::Result<RecordBatch> {
         let sets = &run.effects;
@@ -421,7 +424,7 @@ impl SetTable {
             ("scale".into(), floats(factors)),
             ("neurons".into(), texts(names)),
         ];
-        push_rows(&mut columns, &sums);
+        push_rows(&mut columns, self.effects.bands, &sums);
         columns.push((
             "change_norm".into(),
             floats(sets.iter().map(|set| Some(set.change_norm()))),
@@ -495,7 +498,7 @@ pub(crate) fn balance(balance: &[TraitBalance]) -> anyhow::Result<RecordBatch> {
     record_batch(columns.map(|(name, of)| (name.to_owned(), of)).into())
 }
 
-impl EffectColumns {
+impl EffectColumns<'_> {
     /// A column per variant, measure and kind of mean, with what sums them up in front.
     fn push(
         &self,
@@ -515,11 +518,13 @@ impl EffectColumns {
                     push_interval(columns, effects, name, resamples.as_ref(), interval)
                 }
             };
-        for (prefix, over) in [("", Over::All), ("band_", Over::Band)] {
+        let mut parts = vec![(String::new(), Over::All)];
+        parts.extend(over_bands(self.bands).map(|(name, over)| (format!("{name}_"), over)));
+        for (prefix, over) in parts {
             let effect = |e: &EffectSums, variant| {
                 let change = match over {
                     Over::All => Some(e.change(variant, Measure::Loss)?),
-                    Over::Band => e.band_loss_change(variant)?,
+                    Over::Band(band) => e.band_loss_change(variant, band)?,
                 };
                 Ok(change.map(|c| c.mean_abs))
             };
@@ -564,14 +569,16 @@ impl EffectColumns {
                     })?;
                 }
             }
-            for (kind, mean) in means {
-                let name = format!("{of_variant}.loss.{kind}_band_targets");
-                push_effect(columns, effects, &*name, |e| {
-                    Ok(e.band_loss_change(variant)?.map(|c| pick(c, mean)))
-                })?;
-                push_interval(columns, &name, &|e, r| {
-                    e.interval(variant, Measure::Loss, mean, Over::Band, r)
-                })?;
+            for (b, band) in self.bands.iter().enumerate() {
+                for (kind, mean) in means {
+                    let name = format!("{of_variant}.loss.{kind}_{band}_targets");
+                    push_effect(columns, effects, &*name, |e| {
+                        Ok(e.band_loss_change(variant, b)?.map(|c| pick(c, mean)))
+                    })?;
+                    push_interval(columns, &name, &|e, r| {
+                        e.interval(variant, Measure::Loss, mean, Over::Band(b), r)
+                    })?;
+                }
             }
         }
         Ok(())
@@ -610,27 +617,43 @@ fn push_interval(
     Ok(())
 }
 
-fn push_rows(columns: &mut Columns, effects: &[&EffectSums]) {
-    columns.push(("rows".into(), ints(effects.iter().map(|e| e.rows()))));
-    columns.push((
-        "band_rows".into(),
-        ints(effects.iter().map(|e| e.band_rows())),
-    ));
-    for (name, over) in [("clusters", Over::All), ("band_clusters", Over::Band)] {
-        let of = |e: &&EffectSums| e.n_clusters_with_rows(over);
-        columns.push((name.into(), ints(effects.iter().map(of))));
+/// The bands as what means run over, by their names.
+fn over_bands(bands: &[String]) -> impl Iterator<Item = (&str, Over)> {
+    let bands = bands.iter().enumerate();
+    bands.map(|(band, name)| (name.as_str(), Over::Band(band)))
+}
+
+fn push_rows(columns: &mut Columns, bands: &[String], effects: &[&EffectSums]) {
+    let mut push = |name: String, of: &dyn Fn(&EffectSums) -> usize| {
+        columns.push((name, ints(effects.iter().map(|e| of(e)))));
+    };
+    push("rows".into(), &EffectSums::rows);
+    for (band, name) in bands.iter().enumerate() {
+        push(format!("{name}_rows"), &|e| e.band_rows(band));
+    }
+    push("clusters".into(), &|e| e.n_clusters_with_rows(Over::All));
+    for (name, over) in over_bands(bands) {
+        push(format!("{name}_clusters"), &|e| {
+            e.n_clusters_with_rows(over)
+        });
     }
 }
 
 /// Changes of the targets' ranks, where they were measured.
-fn push_ranks(columns: &mut Columns, effects: &[&EffectSums]) -> Result<(), AblateError> {
-    for (name, over) in [
-        ("rank_mean_change", Over::All),
-        ("rank_mean_change_band_targets", Over::Band),
-    ] {
-        if effects.iter().any(|e| e.rank_change(Over::All).is_some()) {
-            push_effect(columns, effects, name, |e| Ok(e.rank_change(over)))?;
-        }
+fn push_ranks(
+    columns: &mut Columns,
+    bands: &[String],
+    effects: &[&EffectSums],
+) -> Result<(), AblateError> {
+    if effects.iter().all(|e| e.rank_change(Over::All).is_none()) {
+        return Ok(());
+    }
+    push_effect(columns, effects, "rank_mean_change", |e| {
+        Ok(e.rank_change(Over::All))
+    })?;
+    for (name, over) in over_bands(bands) {
+        let name = format!("rank_mean_change_{name}_targets");
+        push_effect(columns, effects, name, |e| Ok(e.rank_change(over)))?;
     }
     Ok(())
 }

@@ -182,7 +182,9 @@ fn mediation(step: &StepAnalysis) -> Named {
 /// The median share at random weights, as a line across.
 fn at_step_0(step: &StepAnalysis, share: Share) -> Option<Mark> {
     let median = step.baseline.as_ref()?.median(share)?;
-    let label = format!("median at step 0, random weights: {median:.3}");
+    // No `-0.000`.
+    let rounded = (median * 1000.0).round() / 1000.0 + 0.0;
+    let label = format!("median at step 0, random weights: {rounded:.3}");
     Some(Mark::horizontal(&label, median))
 }
 
@@ -304,7 +306,7 @@ fn rho(step: &StepAnalysis) -> Option<Named> {
     step.ranking.all().iter().find_map(place)?;
     let mut figure = Figure::new(
         &title("Null space and the effect through the final norm", step),
-        Axis::linear("rho"),
+        Axis::linear("rho: share of the output weights in the null space"),
         Axis::linear("share mediated by the final norm").bulk(),
     )
     .marks(at_step_0(step, Share::FinalNorm));
@@ -468,7 +470,7 @@ fn rows_label(curve: &StratumCurve) -> &'static str {
     }
 }
 
-/// Ranks of the selected neurons over resampled sequences.
+/// Ranks of the selected neurons over resampled documents or sequences.
 fn ranks(step: &StepAnalysis) -> Option<Named> {
     let shown: Vec<_> = step
         .selected
@@ -484,14 +486,17 @@ fn ranks(step: &StepAnalysis) -> Option<Named> {
         .iter()
         .enumerate()
         .map(|(i, interval)| (i as f64, interval.median as f64));
+    let last = step.ranking.all().len();
     let marks = Mark::points("", points)
         .intervals(shown.iter().map(|i| (i.low as f64, i.high as f64)))
         .color(Color::Vermilion)
         .radius(4.0);
     let figure = Figure::new(
-        &title("Rank over resampled sequences", step),
+        &title("Rank over resampled documents (or sequences)", step),
         Axis::categories("selected neuron, best first", names),
-        Axis::log("rank (1 is best)"),
+        Axis::log(&format!(
+            "rank (1 is best; {last} where a resample leaves the neuron out)"
+        )),
     );
     let more = step.selected.len().saturating_sub(30);
     let more = if more > 0 {
@@ -503,7 +508,7 @@ fn ranks(step: &StepAnalysis) -> Option<Named> {
         RANKS,
         figure.mark(marks),
         format!(
-            "Median and percentile interval. A neuron that a resample leaves out counts as last.{more}"
+            "Median and percentile interval. A neuron that a resample leaves out, as its change has the other sign there or is below the floor, counts as last.{more}"
         ),
     ))
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use arrow::datatypes::DataType;
 use job_kit::{
     Columns, Progress, RunRecord, TableReader, WithHint,
     report::{integer, number},
@@ -21,7 +22,7 @@ use crate::{
     config::{AnalyzeConfig, InputConfig},
     ids::{named, numbered},
     strata::Strata,
-    sums,
+    sums::{self, DOCUMENT},
 };
 
 /// The table of one checkpoint.
@@ -68,10 +69,41 @@ pub(crate) fn open(
             wanted.into_iter().filter_map(folder).collect()
         }
     };
-    folders
+    let inputs = folders
         .into_iter()
         .map(|(step, path)| open_step(config, step, &path, record))
-        .collect()
+        .collect::<anyhow::Result<Vec<StepInput>>>()?;
+    one_numbering(&inputs)?;
+    Ok(inputs)
+}
+
+/// Steps are paired by document, which older tables (of 32 bits) number among those that were read, not by their rows in the corpus.
+///
+/// # Errors
+/// If there are both.
+fn one_numbering(inputs: &[StepInput]) -> anyhow::Result<()> {
+    let of_type = |wanted: fn(&DataType) -> bool| {
+        inputs.iter().find(|input| {
+            let types = input.tables().filter_map(|table| {
+                let field = table.schema().field_with_name(DOCUMENT).ok()?;
+                Some(field.data_type())
+            });
+            types.into_iter().any(wanted)
+        })
+    };
+    let (older, newer) = (
+        of_type(|of| *of == DataType::Int32),
+        of_type(|of| *of == DataType::Int64),
+    );
+    if let (Some(older), Some(newer)) = (older, newer) {
+        return Err(anyhow::anyhow!(
+            "the tables of step {} are of an earlier version of ablate-unigram, which numbers documents otherwise than that of step {}: steps cannot be paired by document",
+            older.step,
+            newer.step
+        ))
+        .hint("run ablate-unigram again in the same folder: it computes what is of the earlier version anew");
+    }
+    Ok(())
 }
 
 fn open_step(
@@ -244,9 +276,12 @@ fn step_of(file: &Path, run: Option<&Value>) -> Option<(u64, Counted)> {
 impl StepInput {
     /// The tables that it reads.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
-        let tables = self.positions.iter().chain(&self.sums);
         let beside = self.neurons.as_deref();
-        tables.map(TableReader::path).chain(beside)
+        self.tables().map(TableReader::path).chain(beside)
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &TableReader> {
+        self.positions.iter().chain(&self.sums)
     }
 
     /// Which rows count, and how many rows, clusters and neurons there are, in words.
@@ -276,8 +311,7 @@ impl StepInput {
     }
 
     fn cluster(&self) -> &'static str {
-        let mut tables = self.positions.iter().chain(&self.sums);
-        match tables.any(|table| table.has("document")) {
+        match self.tables().any(|table| table.has(DOCUMENT)) {
             true => "documents",
             false => "sequences",
         }
@@ -349,8 +383,8 @@ impl StepInput {
 
     fn tally_of_positions(&self, table: &TableReader) -> anyhow::Result<Tally> {
         // Sequences of one document are one cluster.
-        let cluster = match table.has("document") {
-            true => "document",
+        let cluster = match table.has(DOCUMENT) {
+            true => DOCUMENT,
             false => "batch",
         };
         let values = [

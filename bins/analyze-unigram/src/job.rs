@@ -1,30 +1,95 @@
 //! The run: every step analysed, tables written, a summary printed.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc, time::Instant};
 
-use std::time::Instant;
-
-use job_kit::{OutputDir, RunRecord};
-use neuron_select::NeuronId;
+use job_kit::{
+    Estimate, OutputDir, RunRecord,
+    estimate::{self, ForCheckpoints},
+    report::integer,
+};
+use neuron_select::{NeuronId, Ranked};
 use serde_json::Value;
 
 use crate::{
-    analysis, baseline::Baseline, changes, config::AnalyzeConfig, input, page, stability, summary,
-    tables,
+    analysis,
+    baseline::Baseline,
+    changes,
+    config::AnalyzeConfig,
+    input::{self, StepInput},
+    page, stability, summary, tables,
 };
 
 const JOB: &str = "analyze-unigram";
 
-/// Runs the analysis that the configuration asks for.
-pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()> {
+/// The record of a run, with what is known at its start.
+fn begin(config: &AnalyzeConfig, resolved: &Value) -> RunRecord {
     let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
     record.seed = Some(config.seed);
-    let inputs = input::open(config, &mut record)?;
+    record
+}
+
+/// The folder that tables and figures of these steps are written to.
+fn output(
+    folder: &Path,
+    config: &AnalyzeConfig,
+    resolved: &Value,
+    inputs: &[StepInput],
+) -> anyhow::Result<OutputDir> {
     let mut outputs: Vec<String> = tables::OUTPUTS.map(String::from).into();
     if config.output.report {
         outputs.extend(page::outputs(inputs.iter().map(|input| input.step)));
     }
-    let out = OutputDir::create(&config.output.dir, JOB, resolved, outputs)?;
+    Ok(OutputDir::create(folder, JOB, resolved, outputs)?)
+}
+
+/// Runs the analysis that the configuration asks for.
+pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()> {
+    let mut record = begin(config, resolved);
+    let inputs = input::open(config, &mut record)?;
+    let out = output(&config.output.dir, config, resolved, &inputs)?;
+    let (summary, _) = analyze(config, &inputs, &out, &mut record)?;
+    record.write(&out)?;
+    Ok(job_kit::print(format!(
+        "{summary}Files: {}\n",
+        out.path().display()
+    ))?)
+}
+
+/// Analyses the last step into a folder that goes again, and says what all take.
+pub(crate) fn estimate(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()> {
+    let mut record = begin(config, resolved);
+    let mut inputs = input::open(config, &mut record)?;
+    let checkpoints = inputs.len();
+    let last = inputs.split_off(checkpoints.saturating_sub(1));
+    let folder = tempfile::tempdir()?;
+    let out = output(folder.path(), config, resolved, &last)?;
+    let begin = Instant::now();
+    let (_, neurons) = analyze(config, &last, &out, &mut record)?;
+    // What is found of a step stays until the tables are written.
+    let kept = ((checkpoints - last.len()) * neurons * KEPT) as u64;
+    let run = ForCheckpoints {
+        of_one: Estimate {
+            disk: estimate::bytes_in(folder.path()),
+            memory: estimate::memory_now().map(|now| now.most + kept),
+            time: Some(begin.elapsed()),
+        },
+        checkpoints,
+    };
+    job_kit::print(run.in_words(&format!("{} neurons", integer(neurons as i64))))?;
+    let less = "fewer resamples (`bootstrap.resamples`) or steps (`input.steps`) take less";
+    Ok(run.begin(&config.output.dir, less, &mut record)?)
+}
+
+/// Bytes that are kept of a neuron and step: what it is ranked by, the interval of its rank and its p values.
+const KEPT: usize = size_of::<Ranked>() + 96;
+
+/// Analyses all steps, and writes tables and figures; gives what a person wants to know first, and the number of neurons of the last step.
+fn analyze(
+    config: &AnalyzeConfig,
+    inputs: &[StepInput],
+    out: &OutputDir,
+    record: &mut RunRecord,
+) -> anyhow::Result<(String, usize)> {
     if let Some(frequency) = &config.frequency {
         record.input(&frequency.counts)?;
     }
@@ -36,7 +101,7 @@ pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()
             record.input(path)?;
         }
         let clock = Instant::now();
-        let step = analysis::analyze(config, input, followed.as_deref(), &mut record)?;
+        let step = analysis::analyze(config, input, followed.as_deref(), record)?;
         record.timing(&format!("step_{}", step.step), clock.elapsed());
         record.count(&format!("step_{}_rows", step.step), step.rows as u64);
         record.count(
@@ -58,26 +123,25 @@ pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()
     let without = inputs.iter().filter(|input| !input.has_positions());
     record.count("steps_without_positions", without.count() as u64);
     // Checkpoints of one sweep share these settings, but for the model.
-    if let Some(ablation) = inputs
-        .iter()
-        .find_map(|input| input.run.as_ref()?.get("config"))
-    {
-        record.note("ablation", ablation.clone());
+    let mut runs = inputs.iter().filter_map(|input| input.run.as_ref());
+    if let Some(run) = runs.find(|run| !run["config"].is_null()) {
+        record.note("ablation", run["config"].clone());
+        // The text that the neurons are selected on: other jobs tell by it what they measure.
+        record.note(
+            "ablation_corpus_sha256",
+            run["notes"]["corpus_sha256"].clone(),
+        );
     }
     let overlaps = stability::overlaps(&steps, config.persistence)?;
     let of_steps: Vec<_> = steps
         .iter()
         .map(|step| (step.step, &step.followed))
         .collect();
-    let changes = changes::between(&of_steps, &config.bootstrap(), &mut record)?;
-    tables::write(&out, &steps, &overlaps, &changes)?;
+    let changes = changes::between(&of_steps, &config.bootstrap(), record)?;
+    tables::write(out, &steps, &overlaps, &changes)?;
     if config.output.report {
-        page::write(&out, config, &steps, (&overlaps, &changes), &mut record)?;
+        page::write(out, config, &steps, (&overlaps, &changes), record)?;
     }
-    record.write(&out)?;
-    let summary = summary::text(config, &steps, &overlaps)?;
-    Ok(job_kit::print(format!(
-        "{summary}Files: {}\n",
-        out.path().display()
-    ))?)
+    let neurons = steps.last().map_or(0, |step| step.ranking.all().len());
+    Ok((summary::text(config, &steps, &overlaps)?, neurons))
 }

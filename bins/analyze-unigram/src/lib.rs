@@ -37,6 +37,8 @@ Examples (from the root of the repository):
   analyze-unigram input.path=outputs/sweep input.steps=all \\
     output.dir=outputs/sweep-analysis
       every checkpoint of a sweep, and how stable the selection is
+  analyze-unigram --estimate input.path=outputs/sweep input.steps=all
+      how long, how much memory, how much disk?
   analyze-unigram selection=liu2025 frequency=tiny-neox \\
     output.dir=outputs/as-liu2025
       as the Python package of Liu et al. 2025 selects, rows filed anew by their input token
@@ -52,6 +54,9 @@ Examples (from the root of the repository):
 struct Cli {
     #[command(flatten)]
     batch: BatchArgs,
+    /// Analyse the last step alone, say how long the run takes, how much memory and disk, and stop
+    #[arg(long, conflicts_with_all = ["multirun", "compare"])]
+    estimate: bool,
     /// Say what differs between two analyses, from the folders that they wrote, and stop
     #[arg(long, conflicts_with = "multirun", num_args = 2, value_names = ["DIR", "DIR"])]
     compare: Option<Vec<PathBuf>>,
@@ -69,9 +74,16 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     if let Some([first, second]) = cli.compare.as_deref() {
         return Ok(job_kit::print(compare::compare(first, second)?)?);
     }
-    batch_runs::run::<AnalyzeConfig>(JOB, VERSION, &cli.batch, cli.verbosity, |resolved| {
-        job::run(&resolved.config, resolved.value())
-    })
+    batch_runs::run::<AnalyzeConfig>(
+        JOB,
+        VERSION,
+        &cli.batch,
+        cli.verbosity,
+        |resolved| match cli.estimate {
+            true => job::estimate(&resolved.config, resolved.value()),
+            false => job::run(&resolved.config, resolved.value()),
+        },
+    )
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ pub(crate) fn write(
         .fact(
             "bootstrap",
             format!(
-                "{} resamples of whole sequences, level {}",
+                "{} resamples of whole documents (or sequences), level {}",
                 config.bootstrap.resamples, config.bootstrap.level
             ),
         )
@@ -159,7 +159,7 @@ fn selection_grid(step: &StepAnalysis) -> Grid {
         "p, Δ KL",
     ];
     let caption = format!(
-        "{} of {} neurons, {}; {}effects and changes in nats; `ranks` are those over resampled sequences, `selected in` is the share of resamples that select the neuron; p values are over all neurons at once (max-t by sign flips of documents)",
+        "{} of {} neurons, {}; {}effects and changes in nats; `ranks` are those over resampled documents (or sequences), the last where a resample leaves the neuron out, `selected in` is the share of resamples that select the neuron; p values are over all neurons at once (max-t by sign flips of documents)",
         step.selected.len(),
         step.ranking.all().len(),
         step.about,

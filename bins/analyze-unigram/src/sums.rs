@@ -9,6 +9,9 @@ use crate::ids::numbered;
 /// Its name.
 pub(crate) const FILE: &str = "sums.parquet";
 
+/// The column of the document, where it is known.
+pub(crate) const DOCUMENT: &str = "document";
+
 const STRATUM: &str = "stratum";
 const ROWS: &str = "rows";
 
@@ -19,8 +22,8 @@ pub(crate) fn are_in(table: &TableReader) -> bool {
 
 /// The sums of all neurons.
 pub(crate) fn read(table: &TableReader) -> anyhow::Result<Tally> {
-    let cluster = match table.has("document") {
-        true => "document",
+    let cluster = match table.has(DOCUMENT) {
+        true => DOCUMENT,
         false => "batch",
     };
     let measured = |column: &SumColumn| !RowSums::FROZEN.contains(&column.0) || table.has(column.0);

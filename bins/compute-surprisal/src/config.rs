@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use job_inputs::{CorpusConfig, FrequencyConfig, MeansConfig, ModelConfig};
+use job_inputs::{BandConfig, CorpusConfig, FrequencyConfig, MeansConfig, ModelConfig};
 use job_kit::{Rule, Rules};
-use longtail_corpus::{BandReading, Bound};
 use model_conventions::Steps;
 use neuron_ablate::{Join, MeanOver, NeuronSite, WordBoundary};
 use neuron_select::ControlOptions;
@@ -161,11 +160,7 @@ impl Rules for SurprisalConfig {
         rules.extend(Rule::under("model", model));
         rules.extend(Rule::under("corpus", CorpusConfig::rules_for_models()));
         rules.extend(Rule::under("norms", NormsConfig::rules()));
-        let corrected: job_kit::config::When = |_, band| band["reading"] == "corrected";
-        rules.extend(Rule::under(
-            "band",
-            job_inputs::BandConfig::rules(corrected),
-        ));
+        rules.extend(Rule::under("band", BandConfig::rules_with_reading()));
         rules
     }
 }
@@ -205,11 +200,16 @@ impl SurprisalConfig {
             Reading::Corrected => "reading corrected",
             Reading::Liu2025 => "reading liu2025",
         };
-        let band = self.band.as_ref().and_then(BandConfig::bounds);
-        match (band, &self.frequency) {
-            (Some(band), Some(_)) => format!("{reading}, {}", band.in_words()),
-            _ => reading.to_owned(),
+        match self.banded() {
+            Some((band, _)) => format!("{reading}, {}", band.in_words()),
+            None => reading.to_owned(),
         }
+    }
+
+    /// The band of tokens, and the counts that it is found in, where there are both.
+    pub(crate) fn banded(&self) -> Option<(&BandConfig, &FrequencyConfig)> {
+        let band = self.band.as_ref().filter(|band| band.has_bounds());
+        band.zip(self.frequency.as_ref())
     }
 
     /// Whether there are wide tables: where they are not asked for, with the reading of the Python package that wrote them.
@@ -318,31 +318,6 @@ pub(crate) enum GroupBy {
     TokenBand,
     /// One group.
     None,
-}
-
-/// Bounds of the long-tail band of tokens.
-///
-/// Unlike in other jobs the reading is a key of the band, as no other choice of a reading concerns this job.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct BandConfig {
-    lower: Option<Bound>,
-    upper: Option<Bound>,
-    #[serde(default)]
-    window: Option<usize>,
-    #[serde(default)]
-    pub(crate) reading: BandReading,
-}
-
-impl BandConfig {
-    /// The bounds; none where the configuration leaves both open.
-    pub(crate) fn bounds(&self) -> Option<job_inputs::BandConfig> {
-        (self.lower.is_some() || self.upper.is_some()).then_some(job_inputs::BandConfig {
-            lower: self.lower,
-            upper: self.upper,
-            window: self.window,
-        })
-    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -52,6 +52,52 @@ pub(crate) fn outputs() -> impl Iterator<Item = String> {
         .chain([REPORT.to_owned()])
 }
 
+/// An intervention, and what the legends of figures call it.
+struct Shown {
+    name: String,
+    label: String,
+}
+
+impl Shown {
+    /// With how many neurons it changes, over all steps: matched controls stand for those alone that have neurons like them.
+    fn new(name: String, inputs: &Inputs<'_>, drawn: &[DrawnAt]) -> Self {
+        let spec = inputs.list.iter().find(|spec| spec.name() == name);
+        let Some(spec) = spec.filter(|spec| spec.needs_neurons()) else {
+            return Self {
+                label: name.clone(),
+                name,
+            };
+        };
+        let draws = spec.names();
+        let sizes: Vec<usize> = match spec.controls() {
+            None => {
+                let steps = inputs.steps.iter();
+                let neurons = steps.map(|&step| inputs.store.selected(step));
+                neurons.map(|of| of.split_whitespace().count()).collect()
+            }
+            Some(_) => {
+                let sets = drawn.iter().flat_map(|at| &at.drawn.sets);
+                let own = sets.filter(|(name, _)| draws.contains(name));
+                own.map(|(_, neurons)| neurons.len()).collect()
+            }
+        };
+        let neurons = match (sizes.iter().min(), sizes.iter().max()) {
+            (Some(1), Some(1)) => "1 neuron".to_owned(),
+            (Some(least), Some(most)) if least == most => format!("{most} neurons"),
+            (Some(least), Some(most)) => format!("{least} to {most} neurons"),
+            _ => "no neurons".to_owned(),
+        };
+        let draws = match spec.controls() {
+            None => String::new(),
+            Some(_) => format!(", {} draws", draws.len()),
+        };
+        Self {
+            label: format!("{name} ({neurons}{draws})"),
+            name,
+        }
+    }
+}
+
 /// Writes the figures and `report.html`.
 pub(crate) fn write(
     inputs: &Inputs<'_>,
@@ -61,6 +107,10 @@ pub(crate) fn write(
 ) -> anyhow::Result<()> {
     let (config, out, by) = (inputs.config, inputs.out, inputs.words.by);
     let interventions = in_order(lines, |l| &l.intervention);
+    let interventions: Vec<Shown> = interventions
+        .into_iter()
+        .map(|name| Shown::new(name, inputs, drawn))
+        .collect();
     let groups = &inputs.words.groups;
     let shown = format!("surprisal ({})", config.unit.name());
     let mut report = Report::new("Surprisal of words under interventions")
@@ -90,7 +140,7 @@ pub(crate) fn write(
     if by == GroupBy::WordFrequency {
         let last = lines.iter().map(|line| line.step).max();
         let last: Vec<&Line> = lines.iter().filter(|l| Some(l.step) == last).collect();
-        let section = Section::new("Surprisal along word frequency")
+        let mut section = Section::new("Surprisal along word frequency")
             .text(
                 "The last step. Every word counts once, by the mean over its contexts; a group stands at the mean Zipf value (log10 of the occurrences per billion words) \
                  of its words, rare ones to the left, with the number of words beside it.",
@@ -100,8 +150,10 @@ pub(crate) fn write(
                 "Mean surprisal of the groups of words; a uniform guess takes any token for each piece of a word.",
                 (out, BY_FREQUENCY),
                 record,
-            )?
-            .saved_figure(
+            )?;
+        // Nothing changes where there is the unchanged model alone.
+        if last.iter().any(|line| line.paired.is_some()) {
+            section = section.saved_figure(
                 &frequency_figure(
                     inputs,
                     &last,
@@ -109,10 +161,12 @@ pub(crate) fn write(
                     &format!("change of {shown}"),
                     true,
                 ),
-                "Change against the unchanged model on the same words and contexts.",
+                "Change against the unchanged model on the same words and contexts. Matched controls stand for those selected neurons alone that have neurons like them, \
+                 so that fewer neurons are changed than by the others; the contrasts below hold them against just these.",
                 (out, CHANGE_BY_FREQUENCY),
                 record,
             )?;
+        }
         report = report.section(section);
     }
 
@@ -168,7 +222,7 @@ fn counted(lines: &[Line], groups: &[String]) -> Vec<String> {
 fn over_training(
     inputs: &Inputs<'_>,
     lines: &[Line],
-    interventions: &[String],
+    interventions: &[Shown],
     shown: &str,
     record: &mut RunRecord,
 ) -> anyhow::Result<Section> {
@@ -219,7 +273,7 @@ fn groups_in_words(by: GroupBy) -> &'static str {
 fn frequency_figure(
     inputs: &Inputs<'_>,
     lines: &[&Line],
-    interventions: &[String],
+    interventions: &[Shown],
     y: &str,
     changes: bool,
 ) -> Figure {
@@ -249,11 +303,11 @@ fn frequency_figure(
     for (i, intervention) in interventions.iter().enumerate() {
         let words = lines
             .iter()
-            .filter(|l| &l.intervention == intervention && l.zipf.is_some());
+            .filter(|l| l.intervention == intervention.name && l.zipf.is_some());
         let words = words.map(|l| format!("n = {}", l.words));
         let of: Vec<(f64, f64, Option<Interval>)> = lines
             .iter()
-            .filter(|l| &l.intervention == intervention)
+            .filter(|l| l.intervention == intervention.name)
             .filter_map(|l| {
                 Some(match changes {
                     true => (l.zipf?, l.paired?.difference, l.paired?.interval),
@@ -264,7 +318,7 @@ fn frequency_figure(
         if of.is_empty() {
             continue;
         }
-        let mut mark = Mark::line(intervention, of.iter().map(|(x, y, _)| (*x, *y)))
+        let mut mark = Mark::line(&intervention.label, of.iter().map(|(x, y, _)| (*x, *y)))
             .color(COLORS[i % COLORS.len()])
             .with_dots();
         if !labelled {
@@ -295,7 +349,7 @@ fn in_order(lines: &[Line], value: impl Fn(&Line) -> &String) -> Vec<String> {
 fn surprisal_figure(
     inputs: &Inputs<'_>,
     lines: &[Line],
-    interventions: &[String],
+    interventions: &[Shown],
     x: Axis,
     y: &str,
 ) -> Figure {
@@ -320,14 +374,14 @@ fn surprisal_figure(
         for (i, intervention) in interventions.iter().enumerate() {
             let of: Vec<&Line> = lines
                 .iter()
-                .filter(|l| &l.group == group && &l.intervention == intervention)
+                .filter(|l| &l.group == group && l.intervention == intervention.name)
                 .collect();
             let points = of.iter().filter_map(|l| Some((l.step? as f64, l.mean)));
             let intervals = of.iter().map(|l| l.interval.map(|i| (i.lower, i.upper)));
             let (name, color, dashed) = match (by_group, groups.len()) {
                 (true, _) => (named[g].clone(), g, g >= COLORS.len()),
-                (false, 1) => (intervention.clone(), i, false),
-                (false, _) => (format!("{intervention}, {}", named[g]), i, g > 0),
+                (false, 1) => (intervention.label.clone(), i, false),
+                (false, _) => (format!("{}, {}", intervention.label, named[g]), i, g > 0),
             };
             let mut mark = Mark::line(&name, points)
                 .color(COLORS[color % COLORS.len()])
@@ -350,7 +404,7 @@ fn change_figure(
     inputs: &Inputs<'_>,
     lines: &[Line],
     group: &str,
-    interventions: &[String],
+    interventions: &[Shown],
     x: Axis,
 ) -> Option<Figure> {
     let config = inputs.config;
@@ -366,13 +420,13 @@ fn change_figure(
     for (i, intervention) in interventions.iter().enumerate() {
         let of: Vec<_> = lines
             .iter()
-            .filter(|l| l.group == group && &l.intervention == intervention)
+            .filter(|l| l.group == group && l.intervention == intervention.name)
             .filter_map(|l| Some((l.step? as f64, l.paired?)))
             .collect();
         if !of.is_empty() {
             any = true;
             let mark = Mark::line(
-                intervention,
+                &intervention.label,
                 of.iter().map(|(step, p)| (*step, p.difference)),
             );
             figure = figure.mark(
@@ -441,7 +495,7 @@ fn means_grid(lines: &[Line], config: &SurprisalConfig) -> Grid {
 fn acquisition_section(
     learned: &[Acquired],
     groups: &[String],
-    interventions: &[String],
+    interventions: &[Shown],
 ) -> Section {
     let mut grid = Grid::new([
         "words",
@@ -456,7 +510,7 @@ fn acquisition_section(
         for intervention in interventions {
             let of: Vec<&Acquired> = learned
                 .iter()
-                .filter(|a| a.group() == group && a.intervention() == intervention)
+                .filter(|a| a.group() == group && a.intervention() == &intervention.name)
                 .collect();
             if of.is_empty() {
                 continue;
@@ -467,7 +521,7 @@ fn acquisition_section(
             };
             grid.row([
                 group.as_str().into(),
-                intervention.as_str().into(),
+                intervention.name.as_str().into(),
                 count(&[None]).into(),
                 count(&[Some(Doubt::NeverBelow)]).into(),
                 count(&[Some(Doubt::AlwaysBelow)]).into(),

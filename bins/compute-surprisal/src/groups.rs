@@ -194,18 +194,13 @@ fn long_tail(
     d_vocab: usize,
     record: &mut RunRecord,
 ) -> anyhow::Result<Option<Vec<bool>>> {
-    let bounds = config.band.as_ref().and_then(|band| band.bounds());
-    let (Some(frequency), Some(bounds)) = (&config.frequency, bounds) else {
+    let Some((band, frequency)) = config.banded() else {
         return Ok(None);
     };
-    let reading = config
-        .band
-        .as_ref()
-        .map_or_else(Default::default, |band| band.reading);
     let found = Vocabulary::read(
         frequency,
-        Some(&bounds),
-        reading,
+        Some(band),
+        band.reading.unwrap_or_default(),
         d_vocab,
         Some(text.n_tokens()),
         record,

@@ -1,7 +1,7 @@
 //! The run: what is missing, checkpoint by checkpoint, then the tables.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use job_inputs::{
@@ -15,112 +15,210 @@ use surprisal_metrics::{MetricError, WordForm};
 
 use crate::checkpoints::{Checkpoints, Loaded};
 use crate::config::{Reading, SurprisalConfig};
+use crate::estimate;
 use crate::groups;
 use crate::inputs::Inputs;
 use crate::interventions::{InterventionSpec, Sources, layers_of, needs_activities};
 use crate::neurons::{self, NeuronSets};
 use crate::results;
 use crate::store::{CHECKPOINTS, Keys, Row, Store};
-use crate::words;
+use crate::words::{self, Words};
 
-const JOB: &str = "compute-surprisal";
+pub(crate) const JOB: &str = "compute-surprisal";
 
 /// Sequences per forward when mean activations are taken.
-const MEAN_BATCH: usize = 8;
+pub(crate) const MEAN_BATCH: usize = 8;
 
 /// Sequences at most on which it is seen what neurons do, to match controls on it.
 const ACTIVITY_SEQUENCES: usize = 64;
 
 /// Interventions by place in the list of names, and the pairs that lack just these.
-type Missing = BTreeMap<Vec<usize>, Vec<u32>>;
+pub(crate) type Missing = BTreeMap<Vec<usize>, Vec<u32>>;
+
+/// What a run is made of, before anything is computed.
+pub(crate) struct Setup {
+    pub(crate) list: Vec<InterventionSpec>,
+    /// Names of all interventions.
+    pub(crate) names: Vec<String>,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) steps: Vec<Option<u64>>,
+    pub(crate) words: Words,
+    /// `[pair]`
+    pub(crate) requests: Vec<WordRequest>,
+    vocabulary: WordVocabulary,
+    sets: NeuronSets,
+    pub(crate) sample: Option<Sample>,
+    /// All that scores depend on, other than what keys hold.
+    pub(crate) identity: serde_json::Value,
+    neurons: BTreeMap<Option<u64>, String>,
+    selected_on_measured: Option<bool>,
+    d_vocab: usize,
+}
+
+impl Setup {
+    /// Reads all that a run needs but weights.
+    pub(crate) fn read(config: &SurprisalConfig, record: &mut RunRecord) -> anyhow::Result<Self> {
+        let list = config.interventions();
+        let names = intervention_names(&list)?;
+        let (checkpoints, steps) = Checkpoints::find(config, record)?;
+        let first = checkpoints.folder(steps[0])?;
+        let model = Architecture::read(&first.join("config.json"))?;
+        let d_vocab = usize::try_from(model.vocab_size)?;
+
+        let Some(tokens) = Tokens::read(&config.model, &first, &model, record)? else {
+            bail!(
+                "there is no tokenizer.json in `{}`, nor beside it: set `model.tokenizer`",
+                first.display()
+            );
+        };
+        let text = &tokens.text;
+        let ends = Ends::find(&config.model, &model, Some(&tokens), record)?;
+        let vocabulary = match config.reading {
+            Reading::Corrected => WordVocabulary::new(text, ends.eos, d_vocab)
+                .and_then(|words| words.with_boundary(text, config.boundary))
+                .with_context(|| {
+                    format!(
+                        "tokenizer `{}`: set `model.word_start` to what such a piece begins with, or `reading=liu2025`, which needs none",
+                        tokens.path.display()
+                    )
+                })?,
+            Reading::Liu2025 => WordVocabulary::without_words(ends.eos, d_vocab),
+        };
+        let pairs = words::read(&config.words, record)?;
+        let max = usize::try_from(model.max_position_embeddings)?;
+        let requests = words::requests(&pairs, config, text, ends.bos, max, record)?;
+        let (pairs, requests) = words::within_pieces(pairs, requests, &config.words, record)?;
+        let words = groups::group(pairs, &requests, config, text, d_vocab, record)?;
+
+        let sets = neurons::read(&config.neurons, record)?;
+        let neurons = neurons_by_step(&list, &sets, &steps, record)?;
+        let contexts = match config.words.bos_only {
+            true => None,
+            false => corpus_of_contexts(&config.words.path)?,
+        };
+        let documents = words.documents();
+        let measured = contexts.as_ref();
+        let selected_on_measured = note_overlap(
+            (config.neurons.file.as_deref(), "neurons.file"),
+            measured.map(|corpus| MeasuredOn::Text(corpus, documents.as_ref())),
+            "take contexts from other text (`corpus.rows` of prepare-context)",
+            record,
+        )?;
+        let needs_mean = list.iter().any(InterventionSpec::needs_mean);
+        let (sample, corpus) = match needs_mean {
+            true => {
+                let (sample, hash) =
+                    read_sample(&config.corpus, Some(&tokens), ends, &model, record)
+                        .context("mean activations need a corpus")?;
+                (Some(sample), Some(hash))
+            }
+            false => (None, None),
+        };
+        let identity = identity(config, &tokens, ends, corpus.as_deref())?;
+        Ok(Self {
+            list,
+            names,
+            checkpoints,
+            steps,
+            words,
+            requests,
+            vocabulary,
+            sets,
+            sample,
+            identity,
+            neurons,
+            selected_on_measured,
+            d_vocab,
+        })
+    }
+
+    /// What the scores go by.
+    pub(crate) fn keys(&self) -> Keys {
+        let pairs = self.words.pairs.iter();
+        Keys {
+            pairs: pairs
+                .map(|pair| (pair.word.clone(), pair.before()))
+                .collect(),
+            neurons: self.neurons.clone(),
+        }
+    }
+
+    /// What a store lacks of each step.
+    pub(crate) fn missing(
+        &self,
+        store: &Store,
+        merges: bool,
+    ) -> anyhow::Result<BTreeMap<Option<u64>, Missing>> {
+        let mut missing = BTreeMap::new();
+        for &step in &self.steps {
+            if !merges && store.has_part(step)? {
+                store.know(step, &self.checkpoints.address(step)?);
+            }
+            let by_step = what_is_missing(store, step, &self.list, self.words.pairs.len())?;
+            if !by_step.is_empty() {
+                missing.insert(step, by_step);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Scores what is missing of one checkpoint into a store.
+    pub(crate) fn score(
+        &self,
+        config: &SurprisalConfig,
+        loaded: &Loaded,
+        (store, missing): (&Store, &Missing),
+        progress: &Progress,
+        (times, record): (&mut Times, &mut RunRecord),
+    ) -> anyhow::Result<()> {
+        let job = Job {
+            config,
+            list: &self.list,
+            names: &self.names,
+            requests: &self.requests,
+            sets: &self.sets,
+            sample: self.sample.as_ref(),
+            vocabulary: &self.vocabulary,
+            store,
+        };
+        store.know(loaded.step, &loaded.address);
+        job.checkpoint(loaded, missing, progress, times, record)
+            .with_context(|| format!("failed at {}", step_in_words(loaded.step)))
+    }
+}
+
+/// Scores that are missing.
+pub(crate) fn scores_of<'m>(missing: impl IntoIterator<Item = &'m Missing>) -> usize {
+    let all = missing.into_iter().flatten();
+    all.map(|(interventions, pairs)| interventions.len() * pairs.len())
+        .sum()
+}
+
+/// The record of a run, with what is known at its start.
+pub(crate) fn begin(config: &SurprisalConfig, resolved: &serde_json::Value) -> RunRecord {
+    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
+    record.seed = Some(config.seed);
+    record
+}
 
 pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
     let list = config.interventions();
-    let names = intervention_names(&list)?;
+    intervention_names(&list)?;
     let out = OutputDir::create(
         &config.output.dir,
         JOB,
         resolved,
         results::outputs(config, &list),
     )?;
-    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
-    record.seed = Some(config.seed);
-    let (checkpoints, steps) = Checkpoints::find(config, &mut record)?;
-    let first = checkpoints.folder(steps[0])?;
-    let model = Architecture::read(&first.join("config.json"))?;
-    let d_vocab = usize::try_from(model.vocab_size)?;
-
-    let Some(tokens) = Tokens::read(&config.model, &first, &model, &mut record)? else {
-        bail!(
-            "there is no tokenizer.json in `{}`, nor beside it: set `model.tokenizer`",
-            first.display()
-        );
-    };
-    let text = &tokens.text;
-    let ends = Ends::find(&config.model, &model, Some(&tokens), &mut record)?;
-    let vocabulary = match config.reading {
-        Reading::Corrected => WordVocabulary::new(text, ends.eos, d_vocab)
-            .and_then(|words| words.with_boundary(text, config.boundary))
-            .with_context(|| {
-            format!(
-                "tokenizer `{}`: set `model.word_start` to what such a piece begins with, or `reading=liu2025`, which needs none",
-                tokens.path.display()
-            )
-        })?,
-        Reading::Liu2025 => WordVocabulary::without_words(ends.eos, d_vocab),
-    };
-    let pairs = words::read(&config.words, &mut record)?;
-    let max = usize::try_from(model.max_position_embeddings)?;
-    let requests = words::requests(&pairs, config, text, ends.bos, max, &mut record)?;
-    let (pairs, requests) = words::within_pieces(pairs, requests, &config.words, &mut record)?;
-    let words = groups::group(pairs, &requests, config, text, d_vocab, &mut record)?;
-
-    let sets = neurons::read(&config.neurons, &mut record)?;
-    let neurons = neurons_by_step(&list, &sets, &steps, &mut record)?;
-    let contexts = match config.words.bos_only {
-        true => None,
-        false => corpus_of_contexts(&config.words.path)?,
-    };
-    let selected_on_measured = note_overlap(
-        (config.neurons.file.as_deref(), "neurons.file"),
-        contexts.as_ref().map(MeasuredOn::Text),
-        "take contexts from other text (`corpus.rows` of prepare-context)",
-        &mut record,
-    )?;
-    let needs_mean = list.iter().any(InterventionSpec::needs_mean);
-    let (sample, corpus) = match needs_mean {
-        true => {
-            let (sample, hash) =
-                read_sample(&config.corpus, Some(&tokens), ends, &model, &mut record)
-                    .context("mean activations need a corpus")?;
-            (Some(sample), Some(hash))
-        }
-        false => (None, None),
-    };
-
-    let identity = identity(config, &tokens, ends, corpus.as_deref())?;
-    let keys = Keys {
-        pairs: words
-            .pairs
-            .iter()
-            .map(|pair| (pair.word.clone(), pair.before()))
-            .collect(),
-        neurons,
-    };
+    let mut record = begin(config, resolved);
+    let setup = Setup::read(config, &mut record)?;
+    let (names, steps) = (&setup.names, &setup.steps);
+    let (identity, keys) = (&setup.identity, setup.keys());
     let store = match &config.merge {
-        Some(below) => Store::merged(below, &identity, keys, &steps, &mut record)?,
-        None => Store::open(&out, &identity, keys)?,
+        Some(below) => Store::merged(below, identity, keys, steps, &mut record)?,
+        None => Store::open(&out, identity, keys)?,
     };
-    let mut missing: BTreeMap<Option<u64>, Missing> = BTreeMap::new();
-    for &step in &steps {
-        if config.merge.is_none() && store.has_part(step)? {
-            store.know(step, &checkpoints.address(step)?);
-        }
-        let by_step = what_is_missing(&store, step, &list, words.pairs.len())?;
-        if !by_step.is_empty() {
-            missing.insert(step, by_step);
-        }
-    }
+    let missing = setup.missing(&store, config.merge.is_some())?;
     if let (Some(below), Some((&step, lacks))) = (&config.merge, missing.first_key_value()) {
         let some: Vec<&str> = lacks
             .keys()
@@ -136,12 +234,8 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
         ))
         .hint("they have the same words, neurons and interventions as the merge: run them again with those");
     }
-    let total: usize = missing
-        .values()
-        .flatten()
-        .map(|(interventions, pairs)| interventions.len() * pairs.len())
-        .sum();
-    let all = steps.len() * names.len() * words.pairs.len();
+    let total = scores_of(missing.values());
+    let all = steps.len() * names.len() * setup.words.pairs.len();
     record.count("scores", all as u64);
     record.count("scores_computed_by_an_earlier_run", (all - total) as u64);
     if total < all {
@@ -150,25 +244,15 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
             all - total
         );
     }
+    estimate::begin(config, &setup, total, &mut record)?;
 
     let progress = Progress::new("scoring", total as u64, "scores");
     let mut times = Times::default();
     let to_do: Vec<Option<u64>> = missing.keys().copied().collect();
-    checkpoints.each(&to_do, |loaded| {
-        let job = Job {
-            config,
-            list: &list,
-            names: &names,
-            requests: &requests,
-            sets: &sets,
-            sample: sample.as_ref(),
-            vocabulary: &vocabulary,
-            store: &store,
-        };
-        let step = loaded.step;
-        store.know(step, &loaded.address);
-        job.checkpoint(&loaded, &missing[&step], &progress, &mut times, &mut record)
-            .with_context(|| format!("failed at {}", step_in_words(step)))?;
+    setup.checkpoints.each(&to_do, |loaded| {
+        let of_step = (&store, &missing[&loaded.step]);
+        let told = (&mut times, &mut record);
+        setup.score(config, &loaded, of_step, &progress, told)?;
         for warning in loaded.model.warnings() {
             record.warn(format!("`{}`: {warning}", loaded.folder.display()));
         }
@@ -180,23 +264,23 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     })?;
     record.dtype = Some(config.model.dtype.clone());
     record.timing("scoring", progress.finish());
-    record.timing("mean_activations", times.mean);
+    record.timing("mean_activations", times.means + times.activities);
     record.count("corrected_surprisals_undefined", times.undefined);
 
-    record.note(CHECKPOINTS, store.addresses(&steps));
+    record.note(CHECKPOINTS, store.addresses(steps));
 
     let text = results::write(
         &Inputs {
             config,
-            list: &list,
+            list: &setup.list,
             out: &out,
             store: &store,
-            words: &words,
-            requests: &requests,
-            steps: &steps,
-            selected_on_measured,
-            counted: checkpoints.counted(),
-            chance_nats_per_piece: (d_vocab as f64).ln(),
+            words: &setup.words,
+            requests: &setup.requests,
+            steps,
+            selected_on_measured: setup.selected_on_measured,
+            counted: setup.checkpoints.counted(),
+            chance_nats_per_piece: (setup.d_vocab as f64).ln(),
         },
         &mut record,
     )?;
@@ -308,9 +392,14 @@ fn what_is_missing(
     Ok(missing)
 }
 
+/// What scoring has taken.
 #[derive(Debug, Default)]
-struct Times {
-    mean: Duration,
+pub(crate) struct Times {
+    /// Mean activations.
+    pub(crate) means: Duration,
+    /// What neurons do, to match controls on it.
+    pub(crate) activities: Duration,
+    /// Surprisals without a value.
     undefined: u64,
 }
 
@@ -346,7 +435,7 @@ impl Job<'_> {
         let mut layers = layers_of(neurons);
         // Neurons that do not exist are refused below, by name.
         layers.retain(|&layer| layer < n_layers);
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let means = match self.sample {
             Some(sample) => {
                 let by = (&loaded.model, loaded.content.as_str());
@@ -360,6 +449,8 @@ impl Job<'_> {
             }
             None => None,
         };
+        times.means += started.elapsed();
+        let started = Instant::now();
         let found = match self.sample {
             Some(sample) if needs_activities(self.list, &config.controls) => {
                 let sequences = sample.draw(ACTIVITY_SEQUENCES, config.seed);
@@ -368,7 +459,7 @@ impl Job<'_> {
             }
             _ => BTreeMap::new(),
         };
-        times.mean += started.elapsed();
+        times.activities += started.elapsed();
         let sources = Sources {
             model: &loaded.model,
             site: config.interventions.site,

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod config;
 mod contrasts;
+mod estimate;
 mod figures;
 mod groups;
 mod inputs;
@@ -42,6 +43,8 @@ Examples (from the root of the repository):
   compute-surprisal words.bos_only=true unit=bits \\
     output.dir=outputs/no-context
       words after nothing but the beginning-of-sequence token, in bits
+  compute-surprisal --estimate output.dir=outputs/all-steps
+      how long, how much memory, how much disk?
   compute-surprisal neurons.missing_step=4000 --print-config \\
     neurons.file=outputs/analyze-unigram/suppress.csv
       what a run with selected neurons would use, and where each value comes from";
@@ -58,6 +61,9 @@ Examples (from the root of the repository):
 struct Cli {
     #[command(flatten)]
     batch: BatchArgs,
+    /// Measure a small piece, say how long the run takes, how much memory and disk, and stop
+    #[arg(long, conflicts_with = "multirun")]
+    estimate: bool,
     #[command(flatten)]
     verbosity: Verbosity,
 }
@@ -69,9 +75,16 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
-    batch_runs::run::<SurprisalConfig>(JOB, VERSION, &cli.batch, cli.verbosity, |resolved| {
-        job::run(&resolved.config, resolved.value())
-    })
+    batch_runs::run::<SurprisalConfig>(
+        JOB,
+        VERSION,
+        &cli.batch,
+        cli.verbosity,
+        |resolved| match cli.estimate {
+            true => estimate::estimate(&resolved.config, resolved.value()),
+            false => job::run(&resolved.config, resolved.value()),
+        },
+    )
 }
 
 #[cfg(test)]

@@ -38,7 +38,10 @@ pub(crate) const FORMS: [&str; 4] = [
 ];
 
 /// Where the parts are in an output folder.
-const PARTS: &str = "parts";
+pub(crate) const PARTS: &str = "parts";
+
+/// What they depend on, beside them.
+const IDENTITY: &str = "identity.json";
 
 /// The key of what checkpoints are, in the notes of `run.json`.
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
@@ -81,7 +84,7 @@ impl Store {
     /// intervention; parts made under another are refused. Null in it fits anything.
     pub(crate) fn open(out: &OutputDir, identity: &Value, keys: Keys) -> anyhow::Result<Self> {
         let folder = out.store(PARTS);
-        let path = folder.join("identity.json");
+        let path = folder.join(IDENTITY);
         let write = |identity: &Value| -> anyhow::Result<()> {
             Ok(write_file(
                 &path,
@@ -92,17 +95,7 @@ impl Store {
             // A run that failed before its first part left nothing to protect.
             Ok(_) if !has_parts(&folder)? => write(identity)?,
             Ok(text) => {
-                let earlier: Value = serde_json::from_str(&text)
-                    .with_context(|| format!("`{}` is damaged", path.display()))?;
-                let (merged, differs) = merge(&earlier, identity);
-                if !differs.is_empty() {
-                    bail!(
-                        "`{}` holds results of a run with other settings ({}): choose another folder with `output.dir=...`, or delete `{}`",
-                        out.path().display(),
-                        differs.join(", "),
-                        folder.display()
-                    );
-                }
+                let (earlier, merged) = fitting(&text, identity, out.path())?;
                 if merged != earlier {
                     write(&merged)?;
                 }
@@ -122,6 +115,15 @@ impl Store {
             }
         }
         Ok(Self::new(folder, keys))
+    }
+
+    /// The parts of an output folder as they are, if they are of this `identity`; writes nothing.
+    pub(crate) fn look(folder: &Path, identity: &Value, keys: Keys) -> anyhow::Result<Self> {
+        let parts = folder.join(PARTS);
+        if let Ok(text) = std::fs::read_to_string(parts.join(IDENTITY)) {
+            fitting(&text, identity, folder)?;
+        }
+        Ok(Self::new(parts, keys))
     }
 
     fn new(folder: PathBuf, keys: Keys) -> Self {
@@ -308,7 +310,11 @@ impl Store {
     fn parts(&self, step: Option<u64>) -> anyhow::Result<Vec<PathBuf>> {
         let prefix = prefix(step);
         let mut parts = Vec::new();
-        for entry in std::fs::read_dir(self.folder(step))? {
+        let folder = self.folder(step);
+        if !folder.is_dir() {
+            return Ok(parts);
+        }
+        for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -450,6 +456,26 @@ impl Store {
     }
 }
 
+/// The identity of the parts in an output folder, and that together with the one of a run.
+///
+/// # Errors
+/// If the parts are of another.
+fn fitting(text: &str, identity: &Value, out: &Path) -> anyhow::Result<(Value, Value)> {
+    let folder = out.join(PARTS);
+    let earlier: Value = serde_json::from_str(text)
+        .with_context(|| format!("`{}` is damaged", folder.join(IDENTITY).display()))?;
+    let (merged, differs) = merge(&earlier, identity);
+    if !differs.is_empty() {
+        bail!(
+            "`{}` holds results of a run with other settings ({}): choose another folder with `output.dir=...`, or delete `{}`",
+            out.display(),
+            differs.join(", "),
+            folder.display()
+        );
+    }
+    Ok((earlier, merged))
+}
+
 /// The folders in a folder, by name.
 fn folders(below: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let failed = || {
@@ -485,7 +511,7 @@ fn finished(folder: &Path) -> anyhow::Result<Option<(Value, BTreeMap<String, Str
             }
         }
     };
-    let identity = read(&Path::new(PARTS).join("identity.json"))?;
+    let identity = read(&Path::new(PARTS).join(IDENTITY))?;
     let Some((identity, run)) = identity.zip(read(Path::new(RUN_RECORD))?) else {
         return Ok(None);
     };

@@ -14,7 +14,7 @@ use surprisal_metrics::{
 };
 
 use crate::interventions::InterventionSpec;
-use crate::words::Words;
+use crate::words::{DocumentOf, Words};
 
 /// Mean surprisal of a group of words under an intervention at a step. Every word counts once.
 #[derive(Debug, Clone)]
@@ -213,8 +213,8 @@ impl<'s> Step<'s> {
 
     /// How many documents some pairs are from; nothing where one of them does not say it.
     pub(crate) fn documents(&self, pairs: &[usize]) -> Option<usize> {
-        let of = |&pair: &usize| self.words.pairs[pair].document.as_deref();
-        let documents: Option<BTreeSet<&str>> = pairs.iter().map(of).collect();
+        let of = |&pair: &usize| self.words.pairs[pair].document.as_ref();
+        let documents: Option<BTreeSet<&DocumentOf>> = pairs.iter().map(of).collect();
         documents.map(|documents| documents.len())
     }
 

@@ -24,8 +24,45 @@ pub(crate) struct Pair {
     pub(crate) separator: String,
     /// Frequency of the word on the Zipf scale, where it is known.
     pub(crate) zipf: Option<f64>,
-    /// The document that the context is from, as the file names it.
-    pub(crate) document: Option<String>,
+    /// The document that the context is from.
+    pub(crate) document: Option<DocumentOf>,
+}
+
+/// How a file of contexts says which document one is from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum DocumentOf {
+    /// Its row in the corpus, as prepare-context has it.
+    Row(i64),
+    /// A name.
+    Name(String),
+}
+
+impl DocumentOf {
+    fn read(document: serde_json::Value) -> Self {
+        let text = match document {
+            serde_json::Value::String(name) => name,
+            other => other.to_string(),
+        };
+        // `007` is a name.
+        match text.parse() {
+            Ok(row) if row >= 0 && i64::to_string(&row) == text => Self::Row(row),
+            _ => Self::Name(text),
+        }
+    }
+
+    pub(crate) fn row(&self) -> Option<i64> {
+        match self {
+            Self::Row(row) => Some(*row),
+            Self::Name(_) => None,
+        }
+    }
+
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Row(_) => None,
+            Self::Name(name) => Some(name),
+        }
+    }
 }
 
 impl Pair {
@@ -48,6 +85,14 @@ pub(crate) struct Words {
     pub(crate) by: GroupBy,
     /// `[pair]`: whether the word has a token of the band, where there is one.
     pub(crate) long_tail: Option<Vec<bool>>,
+}
+
+impl Words {
+    /// The documents that the contexts are from, by their rows in the corpus; none where one of them does not say it.
+    pub(crate) fn documents(&self) -> Option<BTreeSet<usize>> {
+        let row = |pair: &Pair| usize::try_from(pair.document.as_ref()?.row()?).ok();
+        self.pairs.iter().map(row).collect()
+    }
 }
 
 /// A context as a file has it.
@@ -115,10 +160,7 @@ pub(crate) fn read(config: &WordsConfig, record: &mut RunRecord) -> anyhow::Resu
                 context_id,
                 context,
                 zipf,
-                document: file.document.map(|document| match document {
-                    serde_json::Value::String(name) => name,
-                    other => other.to_string(),
-                }),
+                document: file.document.map(DocumentOf::read),
             });
         }
     }

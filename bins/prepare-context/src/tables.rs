@@ -20,7 +20,7 @@ pub(crate) fn context_table(found: &FoundContexts) -> Result<RecordBatch, ArrowE
         .column("context", |(.., context)| context.text.as_str())
         .column("separator", |(.., context)| context.separator)
         .column("zipf", |(word, ..)| word.zipf)
-        .column("document", |(.., context)| context.document as u64)
+        .column("document", |(.., context)| context.document as i64)
         .column("file", |(.., context)| context.file.display().to_string())
         .column("row", |(.., context)| context.row as u64)
         .column("context_start", |(.., context)| context.start as u64)

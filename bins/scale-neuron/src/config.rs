@@ -65,6 +65,7 @@ impl Rules for ScaleConfig {
                 "this job takes one checkpoint: name its folder as `model.path`, or set `model.revision`",
             ),
             Rule::unused("model.allow_bad", |_, _| true, "this job reads no audit"),
+            Rule::made_for("neurons.list", &["model.path", "model.repo"]),
             Rule::one_of(&["scaling.variance", "scaling.rank"]),
             Rule::unused(
                 "scaling.epsilon",

@@ -1,6 +1,9 @@
 //! The shape of the YAML, and its conversion into library options.
 
-use std::path::{Path, PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 use anyhow::bail;
 use job_kit::{Rule, Rules};
@@ -87,6 +90,9 @@ pub(crate) struct WordsConfig {
     pub(crate) min_length: usize,
     #[serde(default)]
     pub(crate) case: CasePolicy,
+    /// So many words of the band, evenly spread over their ranks; all without it.
+    #[serde(default)]
+    pub(crate) rare: Option<NonZeroUsize>,
     /// Words above the band to take as well, to compare with.
     #[serde(default)]
     pub(crate) common: usize,
@@ -133,6 +139,7 @@ impl SelectConfig {
         WordOptions::default()
             .with_min_length(self.words.min_length)
             .with_case(self.words.case)
+            .with_rare(self.words.rare.map(NonZeroUsize::get))
             .with_common(self.words.common)
     }
 }

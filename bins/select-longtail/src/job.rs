@@ -65,9 +65,15 @@ pub(crate) fn run(config: &SelectConfig, resolved: &serde_json::Value) -> anyhow
     let rare = words.words.iter().filter(|word| word.in_band).count();
     let common = words.words.len() - rare;
     record.count("words", rare as u64);
+    record.count("words_of_the_band_not_taken", (words.rare - rare) as u64);
     record.count("words_above_the_band", common as u64);
     record.count("word_candidates", words.candidates as u64);
     record.note("left_out", serde_json::to_value(words.left_out)?);
+    if let Some(asked) = config.words.rare.filter(|asked| asked.get() > rare) {
+        record.warn(format!(
+            "`words.rare` is {asked}, but only {rare} words are in the band"
+        ));
+    }
     if common < config.words.common {
         record.warn(format!(
             "`words.common` is {}, but only {common} words are above the band",
@@ -146,7 +152,13 @@ fn summary(band: &Band, found: &LongTailWords) -> String {
     }
     let left_out = found.left_out;
     let (rare, common): (Vec<_>, Vec<_>) = found.words.iter().partition(|word| word.in_band);
-    text += &format!("Words: {} of {} candidates\n", rare.len(), found.candidates);
+    text += &format!("Words: {} of {} candidates\n", found.rare, found.candidates);
+    if rare.len() < found.rare {
+        text += &format!(
+            "Taken of these, evenly over their ranks: {} (`words.rare`)\n",
+            rare.len()
+        );
+    }
     for (count, why) in [
         (left_out.not_word_initial, "do not start a word"),
         (left_out.not_letters, "are not of letters"),

@@ -7,13 +7,14 @@ use std::{
 };
 
 use anyhow::Context;
-use job_kit::{Paths, RunRecord, Span, output::RUN_RECORD};
+use job_kit::{Paths, RunRecord, Span, output::RUN_RECORD, sha256_file};
+use longtail_corpus::KnownTexts;
 use neuron_ablate::Sample;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use text_inputs::CorpusConfig;
 
-use crate::Sequences;
+use crate::{Sequences, corpus_sha256};
 
 /// The text that neurons were selected on: what the ablation read whose tables analyze-unigram selected from.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct SelectedOn {
     corpus: CorpusConfig,
     sequences: Option<Sequences>,
     seed: u64,
+    /// Of what of the corpus was read, where the run says it.
+    sha256: Option<String>,
 }
 
 /// What is measured, and may have been selected on.
@@ -28,8 +31,25 @@ pub struct SelectedOn {
 pub enum MeasuredOn<'m> {
     /// These sequences of a sample of a corpus.
     Sequences(&'m CorpusConfig, &'m Sample, &'m [usize]),
-    /// Text of a corpus, all of it.
-    Text(&'m CorpusConfig),
+    /// Documents of a corpus, by their rows in it; all of it where they are not known.
+    Text(&'m CorpusConfig, Option<&'m BTreeSet<usize>>),
+}
+
+/// What two texts have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shared {
+    /// Text, in words.
+    Text(String),
+    /// Nothing.
+    Nothing,
+    /// What the neurons were selected on is not there any more, or is token ids where the other is text.
+    Unknown,
+}
+
+impl Shared {
+    fn of(text: Option<String>) -> Self {
+        text.map_or(Self::Nothing, Self::Text)
+    }
 }
 
 impl SelectedOn {
@@ -47,53 +67,79 @@ impl SelectedOn {
             corpus,
             sequences: read(at("/notes/ablation/ablation/sequences")),
             seed: read(at("/notes/ablation/seed")).unwrap_or_default(),
+            sha256: read(at(&format!("/notes/{SELECTED_ON_SHA256}"))),
         }))
     }
 
-    /// Which text both have, in words; none where they have none. The same file at another place counts as another text.
-    pub fn shares(&self, measured: MeasuredOn<'_>) -> Option<String> {
-        let (MeasuredOn::Sequences(corpus, ..) | MeasuredOn::Text(corpus)) = measured;
-        if self.corpus.tokens.is_some() || corpus.tokens.is_some() {
-            let same = file(self.corpus.tokens.as_deref()?) == file(corpus.tokens.as_deref()?);
-            return match measured {
-                MeasuredOn::Sequences(_, sample, sequences) if same => {
-                    self.sequences_of(sample, sequences)
+    /// Which text both have. Files of the same paths are told by their rows; of any others every document is looked up by its text, so that
+    /// a copy at another place is known.
+    ///
+    /// # Errors
+    /// If what is measured cannot be read.
+    pub fn shares(&self, measured: MeasuredOn<'_>) -> anyhow::Result<Shared> {
+        let (MeasuredOn::Sequences(corpus, ..) | MeasuredOn::Text(corpus, _)) = measured;
+        let same = match (&self.corpus.tokens, &corpus.tokens) {
+            (None, None) => {
+                if files(&self.corpus) != files(corpus) {
+                    return self.shares_documents(measured);
                 }
-                _ => None,
-            };
-        }
-        let files = |paths: Option<&Paths>| -> BTreeSet<PathBuf> {
-            let list = paths.into_iter().flat_map(Paths::list);
-            list.map(|path| file(path)).collect()
-        };
-        let (own, others) = (
-            files(self.corpus.path.as_ref()),
-            files(corpus.path.as_ref()),
-        );
-        own.intersection(&others).next()?;
-        let rows = |corpus: &CorpusConfig| match &corpus.rows {
-            Some(rows) => Span::range(rows),
-            None => 0..usize::MAX,
-        };
-        let (own_rows, other_rows) = (rows(&self.corpus), rows(corpus));
-        // The rows count over all files.
-        if own != others {
-            return Some(format!("some files of {}", corpus.named()));
-        }
-        // Read in the same way, sequences of both have the same numbers.
-        let same = own_rows == other_rows
-            && self.corpus.context_length == corpus.context_length
-            && self.corpus.column == corpus.column
-            && self.corpus.text_unit == corpus.text_unit;
-        match measured {
-            MeasuredOn::Sequences(_, sample, sequences) if same => {
-                self.sequences_of(sample, sequences)
+                // Read in the same way, sequences of both have the same numbers.
+                rows(&self.corpus) == rows(corpus)
+                    && self.corpus.context_length == corpus.context_length
+                    && self.corpus.column == corpus.column
+                    && self.corpus.text_unit == corpus.text_unit
             }
-            _ => {
-                let both = own_rows.start.max(other_rows.start)..own_rows.end.min(other_rows.end);
+            (Some(own), Some(other)) => match same_content(own, other)? {
+                Some(same) => same,
+                None => return Ok(Shared::Unknown),
+            },
+            _ => return Ok(Shared::Unknown),
+        };
+        if let (MeasuredOn::Sequences(_, sample, sequences), true) = (measured, same) {
+            return Ok(Shared::of(self.sequences_of(sample, sequences)));
+        }
+        if corpus.tokens.is_some() {
+            return Ok(Shared::Nothing);
+        }
+        let (own, other) = (rows(&self.corpus), rows(corpus));
+        Ok(Shared::of(match measured.documents() {
+            Some(documents) => {
+                let shared = documents.iter().filter(|row| own.contains(row)).count();
+                some_of(shared, documents.len(), corpus)
+            }
+            None => {
+                let both = own.start.max(other.start)..own.end.min(other.end);
                 (!both.is_empty()).then(|| format!("{} of {}", in_words(&both), corpus.named()))
             }
+        }))
+    }
+
+    /// Documents of other files with the text of one of ours.
+    fn shares_documents(&self, measured: MeasuredOn<'_>) -> anyhow::Result<Shared> {
+        let (MeasuredOn::Sequences(corpus, ..) | MeasuredOn::Text(corpus, _)) = measured;
+        let own = self.corpus.open("corpus").ok();
+        let Some(known) = own.and_then(|own| KnownTexts::of(own.documents()).ok()) else {
+            // The whole of it is known by its hash.
+            let same = self.sha256.is_some() && self.sha256 == corpus_sha256(corpus)?;
+            return Ok(match same {
+                true => Shared::Text(format!("all of {}", corpus.named())),
+                false => Shared::Unknown,
+            });
+        };
+        let wanted = measured.documents();
+        let (mut shared, mut all) = (0, 0);
+        for document in corpus.open("corpus")?.documents() {
+            let document =
+                document.with_context(|| format!("failed to read {}", corpus.named()))?;
+            let wanted = wanted
+                .as_ref()
+                .is_none_or(|rows| rows.contains(&document.index));
+            if wanted && !document.text.trim().is_empty() {
+                all += 1;
+                shared += usize::from(known.contains(&document));
+            }
         }
+        Ok(Shared::of(some_of(shared, all, corpus)))
     }
 
     /// Of sequences of the same sample, those of documents that both have.
@@ -121,11 +167,29 @@ impl SelectedOn {
     }
 }
 
+impl MeasuredOn<'_> {
+    /// The rows of its documents in the corpus, where they are known.
+    fn documents(&self) -> Option<BTreeSet<usize>> {
+        match self {
+            Self::Sequences(_, sample, sequences) => {
+                let documents = sample.documents()?;
+                let of_sequences = sequences.iter().filter_map(|&s| documents.get(s).copied());
+                Some(of_sequences.collect())
+            }
+            Self::Text(_, documents) => documents.cloned(),
+        }
+    }
+}
+
+/// The key of the hash of the text that neurons were selected on, in the notes of analyze-unigram.
+const SELECTED_ON_SHA256: &str = "ablation_corpus_sha256";
+
 /// Holds what is measured against what neurons of a file were selected on: where both have text, that is a warning, with `instead` as what to
-/// do; the record has the answer as `selected_on_measured_text`. No file is a list of neurons, of which nothing is known.
+/// do; the record has the answer as `selected_on_measured_text`, null where it is not known. No file is a list of neurons, of which nothing
+/// is known.
 ///
 /// # Errors
-/// As [`SelectedOn::find`].
+/// As [`SelectedOn::find`] and [`SelectedOn::shares`].
 pub fn note_overlap(
     (neurons, key): (Option<&Path>, &str),
     measured: Option<MeasuredOn<'_>>,
@@ -133,18 +197,22 @@ pub fn note_overlap(
     record: &mut RunRecord,
 ) -> anyhow::Result<Option<bool>> {
     let selected_on = neurons.map(SelectedOn::find).transpose()?.flatten();
-    let (Some(selected_on), Some(measured)) = (selected_on, measured) else {
-        record.note("selected_on_measured_text", json!(null));
-        return Ok(None);
+    let shared = match (selected_on, measured) {
+        (Some(selected_on), Some(measured)) => selected_on.shares(measured)?,
+        _ => Shared::Unknown,
     };
-    let shared = selected_on.shares(measured);
-    record.note("selected_on_measured_text", json!(shared.is_some()));
-    if let Some(shared) = &shared {
+    let known = match &shared {
+        Shared::Text(_) => Some(true),
+        Shared::Nothing => Some(false),
+        Shared::Unknown => None,
+    };
+    record.note("selected_on_measured_text", json!(known));
+    if let Shared::Text(shared) = &shared {
         record.warn(format!(
             "the neurons of `{key}` were selected on text that they are measured on here ({shared}), which flatters them: {instead}"
         ));
     }
-    Ok(Some(shared.is_some()))
+    Ok(known)
 }
 
 /// The corpus that contexts are from, as the `run.json` of prepare-context beside their file says; none where there is none.
@@ -174,6 +242,32 @@ fn read<T: DeserializeOwned>(value: Value) -> Option<T> {
     serde_json::from_value(value).ok()
 }
 
+/// The paths of the text of a corpus.
+fn files(corpus: &CorpusConfig) -> BTreeSet<PathBuf> {
+    let list = corpus.path.iter().flat_map(Paths::list);
+    list.map(|path| file(path)).collect()
+}
+
+/// Its rows, over all files.
+fn rows(corpus: &CorpusConfig) -> Range<usize> {
+    corpus.rows.as_ref().map_or(0..usize::MAX, Span::range)
+}
+
+/// Whether two files are the same, wherever they are; none where the first is not there any more.
+fn same_content(own: &Path, other: &Path) -> anyhow::Result<Option<bool>> {
+    if file(own) == file(other) {
+        return Ok(Some(true));
+    }
+    let Ok((own, _)) = sha256_file(own) else {
+        return Ok(None);
+    };
+    Ok(Some(own == sha256_file(other)?.0))
+}
+
+fn some_of(shared: usize, all: usize, corpus: &CorpusConfig) -> Option<String> {
+    (shared > 0).then(|| format!("{shared} of {all} documents of {}", corpus.named()))
+}
+
 /// A path by which the same file is the same.
 fn file(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
@@ -200,24 +294,36 @@ mod tests {
             corpus: corpus(text)?,
             sequences: Some(Sequences::List(vec![0, 3])),
             seed: 42,
+            sha256: None,
         })
+    }
+
+    fn text(shared: &str) -> Shared {
+        Shared::Text(shared.to_owned())
     }
 
     #[test]
     fn rows_of_the_same_files_overlap() -> anyhow::Result<()> {
         let selected = selected_on("{path: a.jsonl, rows: 0..150}")?;
-        let shares = |text: &str| -> anyhow::Result<Option<String>> {
-            Ok(selected.shares(MeasuredOn::Text(&corpus(text)?)))
-        };
-        assert_eq!(shares("{path: a.jsonl, rows: 150..600}")?, None);
-        assert_eq!(shares("{path: b.jsonl}")?, None);
-        assert_eq!(shares("{tokens: a.npy}")?, None);
+        let shares = |text: &str| selected.shares(MeasuredOn::Text(&corpus(text)?, None));
+        assert_eq!(shares("{path: a.jsonl, rows: 150..600}")?, Shared::Nothing);
+        assert_eq!(shares("{tokens: a.npy}")?, Shared::Unknown);
         let both = shares("{path: a.jsonl, rows: 100..600}")?;
-        assert_eq!(both.as_deref(), Some("rows 100..150 of `a.jsonl`"));
-        assert!(shares("{path: [a.jsonl, b.jsonl]}")?.is_some());
+        assert_eq!(both, text("rows 100..150 of `a.jsonl`"));
         let all = selected_on("path: a.jsonl")?;
-        let both = all.shares(MeasuredOn::Text(&corpus("path: a.jsonl")?));
-        assert_eq!(both.as_deref(), Some("all rows of `a.jsonl`"));
+        let both = all.shares(MeasuredOn::Text(&corpus("path: a.jsonl")?, None))?;
+        assert_eq!(both, text("all rows of `a.jsonl`"));
+        // The documents that are measured, where they are known.
+        let some = |rows: &[usize]| {
+            let rows = rows.iter().copied().collect();
+            let measured = corpus("path: a.jsonl")?;
+            selected.shares(MeasuredOn::Text(&measured, Some(&rows)))
+        };
+        assert_eq!(some(&[150, 200])?, Shared::Nothing);
+        assert_eq!(
+            some(&[149, 150, 200])?,
+            text("1 of 3 documents of `a.jsonl`")
+        );
         Ok(())
     }
 
@@ -229,11 +335,51 @@ mod tests {
         let shares = |sample: &Sample, sequences: &[usize]| {
             selected.shares(MeasuredOn::Sequences(&same, sample, sequences))
         };
-        assert_eq!(shares(&sample, &[1, 2]), None);
-        assert!(shares(&sample, &[1, 3]).is_some());
+        assert_eq!(shares(&sample, &[1, 2])?, Shared::Nothing);
+        assert!(matches!(shares(&sample, &[1, 3])?, Shared::Text(_)));
         // Sequence 2 is of the document of sequence 3.
         let sample = sample.from_documents(vec![0, 1, 2, 2, 3, 4])?;
-        assert!(shares(&sample, &[1, 2]).is_some());
+        assert!(matches!(shares(&sample, &[1, 2])?, Shared::Text(_)));
+        Ok(())
+    }
+
+    /// The same text in other files, in another order, and beside other text.
+    #[test]
+    fn a_copy_is_known_by_its_text() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let write = |name: &str, texts: &str| -> anyhow::Result<CorpusConfig> {
+            let path = dir.path().join(name);
+            std::fs::write(&path, texts)?;
+            corpus(&format!("{{path: '{}'}}", path.display()))
+        };
+        let mut selected = selected_on("path: nowhere.txt")?;
+        selected.corpus = write("a.txt", "one\ntwo\n\nthree\n")?;
+        let copy = write("b.txt", "four\n\nthree\ntwo\n")?;
+        let named = copy.named();
+        let of = |rows: &[usize]| {
+            let rows = rows.iter().copied().collect();
+            selected.shares(MeasuredOn::Text(&copy, Some(&rows)))
+        };
+        assert_eq!(
+            selected.shares(MeasuredOn::Text(&copy, None))?,
+            text(&format!("2 of 3 documents of {named}"))
+        );
+        // Empty documents are of no text.
+        assert_eq!(of(&[0, 1])?, Shared::Nothing);
+        assert_eq!(of(&[0, 3])?, text(&format!("1 of 2 documents of {named}")));
+        let sample = Sample::new(vec![vec![0; 6]; 2], &[], 10)?.from_documents(vec![0, 2])?;
+        let shares = |sequence| selected.shares(MeasuredOn::Sequences(&copy, &sample, &[sequence]));
+        assert_eq!(shares(0)?, Shared::Nothing);
+        assert_eq!(shares(1)?, text(&format!("1 of 1 documents of {named}")));
+
+        // Where it was moved, its hash is known.
+        let moved = write("moved.txt", "one\ntwo\n\nthree\n")?;
+        selected.sha256 = corpus_sha256(&moved)?;
+        selected.corpus = corpus("path: nowhere.txt")?;
+        let shared = selected.shares(MeasuredOn::Text(&moved, None))?;
+        assert_eq!(shared, text(&format!("all of {}", moved.named())));
+        let shared = selected.shares(MeasuredOn::Text(&copy, None))?;
+        assert_eq!(shared, Shared::Unknown);
         Ok(())
     }
 }

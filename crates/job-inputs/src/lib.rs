@@ -10,7 +10,7 @@ mod neurons;
 mod read;
 mod tokens;
 
-pub use apart::{MeasuredOn, SelectedOn, corpus_of_contexts, note_overlap};
+pub use apart::{MeasuredOn, SelectedOn, Shared, corpus_of_contexts, note_overlap};
 pub use audit::refuse_bad;
 pub use config::{
     FrequencyConfig, ModelConfig, NeuronsConfig, Sequences, TokenName, mebibytes, revisions, series,

@@ -192,7 +192,7 @@ impl Vocabulary {
             n_tokens,
             band: None,
         };
-        if let Some(band) = band.filter(|band| band.lower.is_some() || band.upper.is_some()) {
+        if let Some(band) = band.filter(|band| band.has_bounds()) {
             let found = vocabulary
                 .resolve(band, reading, record)
                 .context("failed to find the long-tail band (`band.lower`, `band.upper`)")?;

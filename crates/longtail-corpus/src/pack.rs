@@ -64,7 +64,7 @@ pub enum TokenizeError {
 pub struct PackedCorpus {
     /// `[n_sequences][context_length]`
     pub sequences: Vec<Vec<u32>>,
-    /// The document, counted from 0, that most tokens of each sequence are from; the earlier one of two. `[n_sequences]`
+    /// The [`Document::index`] of the document that most tokens of each sequence are from; the earlier one of two. `[n_sequences]`
     pub most_from: Vec<usize>,
     /// Documents that went in.
     pub documents: usize,
@@ -116,16 +116,16 @@ pub fn pack_sequences(
     let mut rest: Vec<u32> = Vec::new();
     let mut from: Vec<usize> = Vec::new();
     for batch in Batches::new(documents) {
-        let encoded: Vec<Vec<u32>> = batch?
+        let encoded: Vec<(usize, Vec<u32>)> = batch?
             .par_iter()
-            .map(|document| encode(&tokenizer, document))
-            .collect::<Result<_, _>>()?;
-        for ids in encoded {
+            .map(|document| Ok((document.index, encode(&tokenizer, document)?)))
+            .collect::<Result<_, TokenizeError>>()?;
+        for (index, ids) in encoded {
             let joint = usize::from(packed.documents > 0);
             rest.extend(std::iter::repeat_n(eos, joint));
             packed.tokens += ids.len() + joint;
             rest.extend(ids);
-            from.resize(rest.len(), packed.documents);
+            from.resize(rest.len(), index);
             packed.documents += 1;
         }
         let pieces = rest.chunks_exact(context_length - 1);

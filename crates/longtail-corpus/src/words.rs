@@ -34,6 +34,8 @@ pub struct WordOptions {
     pub min_length: usize,
     /// What to do with upper case.
     pub case: CasePolicy,
+    /// How many words of the band to take, evenly spread over their ranks; all of them by default.
+    pub rare: Option<usize>,
     /// How many words that are more frequent than the band to take as well, evenly spread over their ranks.
     pub common: usize,
 }
@@ -51,6 +53,13 @@ impl WordOptions {
         Self { case, ..self }
     }
 
+    /// With another [`rare`](Self::rare).
+    #[must_use]
+    pub fn with_rare(self, rare: impl Into<Option<usize>>) -> Self {
+        let rare = rare.into();
+        Self { rare, ..self }
+    }
+
     /// With another [`common`](Self::common).
     #[must_use]
     pub fn with_common(self, common: usize) -> Self {
@@ -59,11 +68,12 @@ impl WordOptions {
 }
 
 impl Default for WordOptions {
-    /// Three letters or more, as spelled; none above the band.
+    /// Three letters or more, as spelled; all of the band and none above it.
     fn default() -> Self {
         Self {
             min_length: 3,
             case: CasePolicy::default(),
+            rare: None,
             common: 0,
         }
     }
@@ -212,6 +222,8 @@ pub struct LeftOut {
 pub struct LongTailWords {
     /// From the rarest on, words of one frequency in alphabetical order; those of the band first.
     pub words: Vec<LongTailWord>,
+    /// How many words of the band there are, of which [`WordOptions::rare`] takes some.
+    pub rare: usize,
     /// Tokens of the band, and words of several pieces in the band, that were looked at.
     pub candidates: usize,
     /// Why the others are none.
@@ -365,12 +377,17 @@ pub fn long_tail_words(
     };
     from_the_rarest(&mut found);
     from_the_rarest(&mut above);
-    let n = options.common.min(above.len());
-    let common = (0..n).map(|i| above[i * above.len() / n].clone());
-    let words = found
+    let spread = |words: &[(String, Vec<u32>, u64, f64)], most: usize| -> Vec<_> {
+        let n = most.min(words.len());
+        let places = (0..n).map(|i| i * words.len() / n);
+        places.map(|place| words[place].clone()).collect()
+    };
+    let rare = spread(&found, options.rare.unwrap_or(found.len()));
+    let common = spread(&above, options.common);
+    let words = rare
         .into_iter()
         .map(|word| (word, true))
-        .chain(common.map(|word| (word, false)))
+        .chain(common.into_iter().map(|word| (word, false)))
         .map(
             |((word, token_ids, count, frequency), in_band)| LongTailWord {
                 word,
@@ -384,6 +401,7 @@ pub fn long_tail_words(
         .collect();
     Ok(LongTailWords {
         words,
+        rare: found.len(),
         candidates,
         left_out,
     })

@@ -10,28 +10,30 @@ use crate::{AblateError, Measure, NeuronId, Variant, keys::EffectKeys};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ClusterSums {
     pub(crate) rows: f64,
-    pub(crate) band_rows: f64,
+    /// `[band]`: those that count for it.
+    pub(crate) band_rows: Vec<f64>,
     /// Of a quantity of each row: the activation of a neuron, the length of a change.
     pub(crate) quantity: f64,
     /// `[variant][measure]`: change, then absolute change.
     pub(crate) change: Vec<[f64; 2]>,
-    /// `[variant]`: the same for the loss of rows in the band alone.
-    pub(crate) band_loss: Vec<[f64; 2]>,
-    /// Change of the target's rank, and that of rows in the band; none where ranks are not measured.
-    pub(crate) rank: Option<[f64; 2]>,
+    /// `[band][variant]`: the same for the loss of the rows of a band alone.
+    pub(crate) band_loss: Vec<Vec<[f64; 2]>>,
+    /// Change of the target's rank, over all rows and then `[band]`; none where ranks are not measured.
+    pub(crate) rank: Option<Vec<f64>>,
 }
 
 impl ClusterSums {
     fn new(keys: &EffectKeys) -> Self {
         Self {
             change: vec![[0.0; 2]; keys.len()],
-            band_loss: vec![[0.0; 2]; keys.variants().len()],
+            band_rows: vec![0.0; keys.bands()],
+            band_loss: vec![vec![[0.0; 2]; keys.variants().len()]; keys.bands()],
             ..Self::default()
         }
     }
 
-    /// Adds a row; `clean` is `[measure]`, `ablated` is `[variant][measure]`.
-    pub(crate) fn add(&mut self, clean: &[f64], ablated: &[f64], quantity: f64, in_band: bool) {
+    /// Adds a row; `clean` is `[measure]`, `ablated` is `[variant][measure]`, `in_bands` is `[band]`.
+    pub(crate) fn add(&mut self, clean: &[f64], ablated: &[f64], quantity: f64, in_bands: &[bool]) {
         let measures = clean.len();
         self.rows += 1.0;
         self.quantity += quantity;
@@ -40,9 +42,9 @@ impl ClusterSums {
             self.change[i][0] += change;
             self.change[i][1] += change.abs();
         }
-        if in_band {
-            self.band_rows += 1.0;
-            for (variant, sums) in self.band_loss.iter_mut().enumerate() {
+        for (band, _) in in_bands.iter().enumerate().filter(|(_, counts)| **counts) {
+            self.band_rows[band] += 1.0;
+            for (variant, sums) in self.band_loss[band].iter_mut().enumerate() {
                 let change = ablated[variant * measures] - clean[0];
                 sums[0] += change;
                 sums[1] += change.abs();
@@ -50,23 +52,45 @@ impl ClusterSums {
         }
     }
 
+    fn add_rank(&mut self, change: f64, in_bands: &[bool]) {
+        let sums = self
+            .rank
+            .get_or_insert_with(|| vec![0.0; 1 + in_bands.len()]);
+        sums[0] += change;
+        for (sum, &counts) in sums[1..].iter_mut().zip(in_bands) {
+            *sum += if counts { change } else { 0.0 };
+        }
+    }
+
+    /// Rows that count.
+    fn rows_over(&self, over: Over) -> f64 {
+        match over {
+            Over::All => self.rows,
+            Over::Band(band) => self.band_rows.get(band).copied().unwrap_or_default(),
+        }
+    }
+
     fn merge(&mut self, other: &Self) {
         self.rows += other.rows;
-        self.band_rows += other.band_rows;
         self.quantity += other.quantity;
-        if let Some([all, band]) = other.rank {
-            let sum = self.rank.get_or_insert([0.0; 2]);
-            *sum = [sum[0] + all, sum[1] + band];
+        add_each(&mut self.band_rows, &other.band_rows);
+        if let Some(more) = &other.rank {
+            add_each(self.rank.get_or_insert_with(|| vec![0.0; more.len()]), more);
         }
-        for (sums, more) in self
-            .change
-            .iter_mut()
-            .zip(&other.change)
-            .chain(self.band_loss.iter_mut().zip(&other.band_loss))
+        let own = std::iter::once(&mut self.change).chain(&mut self.band_loss);
+        let others = std::iter::once(&other.change).chain(&other.band_loss);
+        for (sums, more) in own
+            .zip(others)
+            .flat_map(|(own, more)| own.iter_mut().zip(more))
         {
-            sums[0] += more[0];
-            sums[1] += more[1];
+            add_each(sums, more);
         }
+    }
+}
+
+fn add_each(sums: &mut [f64], more: &[f64]) {
+    for (sum, more) in sums.iter_mut().zip(more) {
+        *sum += more;
     }
 }
 
@@ -84,8 +108,8 @@ pub enum Mean {
 pub enum Over {
     /// All rows.
     All,
-    /// The rows in the band; of the loss alone.
-    Band,
+    /// The rows of a band, by its place among those of the sweep, of which 0 is the long-tail band; of the loss alone.
+    Band(usize),
 }
 
 /// A mean change and a mean absolute change, in nats.
@@ -149,26 +173,26 @@ impl EffectSums {
         clean: &[f64],
         ablated: &[f64],
         quantity: f64,
-        in_band: bool,
+        in_bands: &[bool],
     ) {
-        self.clusters[cluster].add(clean, ablated, quantity, in_band);
+        self.clusters[cluster].add(clean, ablated, quantity, in_bands);
     }
 
     /// Adds the change of a target's rank.
-    pub(crate) fn add_rank(&mut self, cluster: usize, change: f64, in_band: bool) {
-        let sums = self.clusters[cluster].rank.get_or_insert([0.0; 2]);
-        sums[0] += change;
-        sums[1] += if in_band { change } else { 0.0 };
+    pub(crate) fn add_rank(&mut self, cluster: usize, change: f64, in_bands: &[bool]) {
+        self.clusters[cluster].add_rank(change, in_bands);
     }
 
-    /// Mean change of the rank of the target under the total effect, over all rows or those in the band; `None` where it was not
+    /// Mean change of the rank of the target under the total effect, over all rows or those of a band; `None` where it was not
     /// measured, or without such rows.
     pub fn rank_change(&self, over: Over) -> Option<f64> {
         let total = self.total();
-        let (sum, rows) = match over {
-            Over::All => (total.rank?[0], total.rows),
-            Over::Band => (total.rank?[1], total.band_rows),
+        let rows = total.rows_over(over);
+        let place = match over {
+            Over::All => 0,
+            Over::Band(band) => 1 + band,
         };
+        let sum = *total.rank?.get(place)?;
         (rows > 0.0).then(|| sum / rows)
     }
 
@@ -177,9 +201,10 @@ impl EffectSums {
         self.clusters.iter().map(|s| s.rows).sum::<f64>() as usize
     }
 
-    /// Number of rows in the band.
-    pub fn band_rows(&self) -> usize {
-        self.clusters.iter().map(|s| s.band_rows).sum::<f64>() as usize
+    /// Number of rows of a band; 0 of one that the sweep does not have.
+    pub fn band_rows(&self, band: usize) -> usize {
+        let rows = |s: &ClusterSums| s.rows_over(Over::Band(band));
+        self.clusters.iter().map(rows).sum::<f64>() as usize
     }
 
     /// Mean over the rows of the quantity that came with each.
@@ -201,24 +226,30 @@ impl EffectSums {
         })
     }
 
-    /// Change of the loss under a variant over the rows in the band; `None` without such rows.
+    /// Change of the loss under a variant over the rows of a band; `None` without such rows.
     ///
     /// # Errors
-    /// - [`AblateError::NotMeasured`] if the sweep has no such variant
-    pub fn band_loss_change(&self, variant: Variant) -> Result<Option<Change>, AblateError> {
+    /// - [`AblateError::NotMeasured`] if the sweep has no such variant or band
+    pub fn band_loss_change(
+        &self,
+        variant: Variant,
+        band: usize,
+    ) -> Result<Option<Change>, AblateError> {
+        self.keys.band(band)?;
         let total = self.total();
-        let [sum, sum_abs] = total.band_loss[self.keys.variant(variant)?];
-        Ok((total.band_rows > 0.0).then(|| Change {
-            mean: sum / total.band_rows,
-            mean_abs: sum_abs / total.band_rows,
+        let [sum, sum_abs] = total.band_loss[band][self.keys.variant(variant)?];
+        let rows = total.rows_over(Over::Band(band));
+        Ok((rows > 0.0).then(|| Change {
+            mean: sum / rows,
+            mean_abs: sum_abs / rows,
         }))
     }
 
     /// Sums of a change per cluster, the groups that intervals resample.
     ///
     /// # Errors
-    /// - [`AblateError::NotMeasured`] if the sweep has no such variant or measure, or if another measure than the loss is asked for with
-    ///   [`Over::Band`]
+    /// - [`AblateError::NotMeasured`] if the sweep has no such variant, measure or band, or if another measure than the loss is asked for
+    ///   with [`Over::Band`]
     pub fn groups(
         &self,
         variant: Variant,
@@ -226,11 +257,14 @@ impl EffectSums {
         mean: Mean,
         over: Over,
     ) -> Result<Vec<Group>, AblateError> {
-        if over == Over::Band && measure != Measure::Loss {
-            return Err(AblateError::NotMeasured {
-                what: format!("the measure `{measure:?}` over the rows in the band alone"),
-                measured: "the loss".into(),
-            });
+        if let Over::Band(band) = over {
+            self.keys.band(band)?;
+            if measure != Measure::Loss {
+                return Err(AblateError::NotMeasured {
+                    what: format!("the measure `{measure:?}` over the rows of a band alone"),
+                    measured: "the loss".into(),
+                });
+            }
         }
         let kind = match mean {
             Mean::Signed => 0,
@@ -245,9 +279,9 @@ impl EffectSums {
                 sum: s.change[place][kind],
                 count: s.rows,
             },
-            Over::Band => Group {
-                sum: s.band_loss[variant][kind],
-                count: s.band_rows,
+            Over::Band(band) => Group {
+                sum: s.band_loss[band][variant][kind],
+                count: s.band_rows[band],
             },
         };
         Ok(self.clusters.iter().map(group).collect())
@@ -260,10 +294,7 @@ impl EffectSums {
 
     /// Number of clusters that have such rows: those that an interval rests on.
     pub fn n_clusters_with_rows(&self, over: Over) -> usize {
-        let rows = |s: &&ClusterSums| match over {
-            Over::All => s.rows > 0.0,
-            Over::Band => s.band_rows > 0.0,
-        };
+        let rows = |s: &&ClusterSums| s.rows_over(over) > 0.0;
         self.clusters.iter().filter(rows).count()
     }
 

@@ -28,6 +28,11 @@ impl EffectKeys {
         &self.measures
     }
 
+    /// How many bands there are.
+    pub(crate) fn bands(&self) -> usize {
+        self.bands.len()
+    }
+
     /// Values of a pair.
     pub(crate) fn len(&self) -> usize {
         self.variants.len() * self.measures.len()
@@ -65,7 +70,7 @@ impl EffectKeys {
             Variant::Total => "total".into(),
             Variant::FrozenLn => "frozen_ln".into(),
             Variant::FrozenAll => "frozen_all".into(),
-            Variant::FrozenBand(band) => format!("frozen_{}", self.band_name(band)?),
+            Variant::FrozenBand(band) => format!("frozen_{}", self.band(band)?),
         })
     }
 
@@ -79,12 +84,13 @@ impl EffectKeys {
             Measure::Entropy => "entropy".into(),
             Measure::Kl(direction) => kl(direction).into(),
             Measure::BandKl(band, direction) => {
-                format!("{}_{}", kl(direction), self.band_name(band)?)
+                format!("{}_{}", kl(direction), self.band(band)?)
             }
         })
     }
 
-    fn band_name(&self, band: usize) -> Result<&str, AblateError> {
+    /// The name of a band, by its place.
+    pub(crate) fn band(&self, band: usize) -> Result<&str, AblateError> {
         let name = self.bands.get(band).map(String::as_str);
         name.ok_or_else(|| AblateError::NotMeasured {
             what: format!("band {band} (counted from 0)"),

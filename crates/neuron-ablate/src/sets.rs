@@ -452,12 +452,12 @@ impl Sweep<'_> {
             let slot = self.plan.sequences.iter().position(|s| *s == sequence);
             let cluster = slot.map_or(0, |place| clusters[place]);
             let clean = &of_rows.terms.measures[row * m..(row + 1) * m];
-            let in_band = self.in_band(&of_rows.rows[row]);
+            let in_bands = self.in_bands(&of_rows.rows[row]);
             let each = values.chunks(self.pairs.per_pair());
             let each = each.zip(&changes.norm2[number * sets..]);
             for (result, (after, norm2)) in results.iter_mut().zip(each) {
                 let length = norm2.sqrt();
-                result.effects.add(cluster, clean, after, length, in_band);
+                result.effects.add(cluster, clean, after, length, &in_bands);
             }
         }
         Ok(())

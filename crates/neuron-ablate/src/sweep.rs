@@ -135,8 +135,8 @@ pub struct PairBlock<'a> {
     pub neurons: &'a [usize],
     /// The rows.
     pub rows: &'a [Row],
-    /// Whether the row's token (input or target, as the semantics say) is in the first band, `[row]`.
-    pub in_band: &'a [bool],
+    /// Whether the row's token (input or target, as the semantics say) is in each band, `[row][band]`.
+    pub(crate) in_bands: &'a [Vec<bool>],
     /// Activation before the intervention, `[neuron][row]`.
     pub activations: &'a [f64],
     /// Measures of the clean logits, `[row][measure]`.
@@ -151,6 +151,12 @@ pub struct PairBlock<'a> {
 }
 
 impl PairBlock<'_> {
+    /// Whether the token of a row of the block (input or target, as the semantics say) is in the first band, the long-tail band.
+    pub fn in_band(&self, row: usize) -> bool {
+        let in_bands = self.in_bands.get(row);
+        in_bands.and_then(|bands| bands.first()) == Some(&true)
+    }
+
     /// A measure of the clean logits, `[row]`.
     ///
     /// # Errors
@@ -290,7 +296,8 @@ impl<'a> Sweep<'a> {
 
     /// Checks the plan and prepares the vocabulary.
     ///
-    /// The first of `bands`, if any, is the long-tail band: it decides about [`PairBlock::in_band`].
+    /// The first of `bands`, if any, is the long-tail band: it decides about [`PairBlock::in_band`]. Over the rows of each there are means
+    /// of their own ([`Over::Band`](crate::Over::Band)).
     ///
     /// # Errors
     /// - [`AblateError::Vocabulary`] if the frequencies are not those of the model's vocabulary
@@ -556,7 +563,7 @@ impl<'a> Sweep<'a> {
                 }
                 _ => None,
             };
-            let in_band: Vec<bool> = rows.iter().map(|row| self.in_band(row)).collect();
+            let in_bands: Vec<Vec<bool>> = rows.iter().map(|row| self.in_bands(row)).collect();
             let slots: Vec<usize> = rows
                 .iter()
                 .map(|row| {
@@ -649,7 +656,7 @@ impl<'a> Sweep<'a> {
                     layer,
                     neurons: in_block,
                     rows,
-                    in_band: &in_band,
+                    in_bands: &in_bands,
                     activations: &activations,
                     clean: &row_terms.measures,
                     ablated: &measured.values,
@@ -733,16 +740,14 @@ impl<'a> Sweep<'a> {
         )
     }
 
-    /// Whether a row counts for the first band.
-    pub(crate) fn in_band(&self, row: &Row) -> bool {
+    /// Which bands a row counts for, `[band]`.
+    pub(crate) fn in_bands(&self, row: &Row) -> Vec<bool> {
         let token = match self.plan.semantics.band_token {
             BandToken::Input => row.token,
             BandToken::Target => row.target,
         };
-        self.pairs
-            .bands()
-            .first()
-            .is_some_and(|band| band.mask()[token as usize])
+        let bands = self.pairs.bands().iter();
+        bands.map(|band| band.mask()[token as usize]).collect()
     }
 }
 
@@ -806,11 +811,11 @@ fn accumulate(neurons: &mut [NeuronEffects], block: &PairBlock<'_>, slots: &[usi
                 &block.clean[r * m..(r + 1) * m],
                 ablated,
                 block.activations[pair],
-                block.in_band[r],
+                &block.in_bands[r],
             );
             if let Some(ranks) = &block.ranks {
                 let change = f64::from(ranks.ablated[pair]) - f64::from(ranks.clean[r]);
-                neuron.effects.add_rank(slot, change, block.in_band[r]);
+                neuron.effects.add_rank(slot, change, &block.in_bands[r]);
             }
         }
     });

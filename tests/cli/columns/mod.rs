@@ -49,6 +49,14 @@ fn is(column: &str, name: &str) -> bool {
     rest.is_empty()
 }
 
+/// How much of a name is no placeholder.
+fn said(name: &str) -> usize {
+    let parts = name
+        .split('<')
+        .map(|part| part.split_once('>').map_or(part, |(_, rest)| rest));
+    parts.map(str::len).sum()
+}
+
 /// The names that the page has for a table.
 fn documented(page: &str, job: &str, table: &str) -> BTreeSet<String> {
     let section = page
@@ -100,7 +108,7 @@ pub(crate) fn are_documented(job: &str, folder: &Path) {
             // The one that leaves the least open.
             let of = |column: &str| {
                 let of = names.iter().filter(|name| is(column, name));
-                of.max_by_key(|name| name.len())
+                of.max_by_key(|name| said(name))
             };
             let found = of(column).or_else(|| {
                 let stem = |unit: &str| {

@@ -16,7 +16,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use super::{NEURONS, SUMS, positions_file};
-use crate::config::{AblateConfig, Shard};
+use crate::{
+    config::{AblateConfig, Shard},
+    start::documents_are_of_before,
+};
 
 /// Puts the tables of the shards in the folders below one together, at one checkpoint.
 pub(super) fn run(
@@ -28,6 +31,14 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     let revision = config.model.steps.as_ref().and(revision);
     let shards = shards(resolved, below, revision)?;
+    let before = |shard: &&PathBuf| documents_are_of_before(&shard.join(SUMS));
+    if let Some(shard) = shards.iter().find(before) {
+        return Err(anyhow::anyhow!(
+            "the tables in `{}` are of an earlier version, which numbers documents otherwise",
+            shard.display()
+        ))
+        .hint("run the sweep over `ablation.shard` again, in another folder");
+    }
     let tables = |name: &str| {
         shards
             .iter()

@@ -48,7 +48,8 @@ pub(crate) struct Ran<'r> {
     /// Which of the replacements.
     pub(crate) range: Range<usize>,
     pub(crate) rows: &'r [Row],
-    pub(crate) in_band: &'r [bool],
+    /// `[row][band]`
+    pub(crate) in_bands: &'r [Vec<bool>],
     /// The cluster of the text.
     pub(crate) cluster: usize,
     /// Measures of the clean logits, `[row][measure]`.
@@ -127,7 +128,7 @@ impl Sweep<'_> {
                 layer,
                 neurons: &indices,
                 rows: ran.rows,
-                in_band: ran.in_band,
+                in_bands: ran.in_bands,
                 activations: &activations,
                 clean: ran.clean,
                 ablated: &ran.measured.values,
@@ -255,7 +256,7 @@ impl Sweep<'_> {
                     true => self.clean_ranks(&engines, &of_text, rows.len())?,
                     false => Vec::new(),
                 };
-                let in_band: Vec<bool> = rows.iter().map(|row| self.in_band(row)).collect();
+                let in_bands: Vec<Vec<bool>> = rows.iter().map(|row| self.in_bands(row)).collect();
                 let sequence = rows[0].sequence;
                 let slot = self.plan.sequences.iter().position(|s| *s == sequence);
                 for (number, range) in batches.iter().enumerate() {
@@ -271,7 +272,7 @@ impl Sweep<'_> {
                     each(&Ran {
                         range: range.clone(),
                         rows,
-                        in_band: &in_band,
+                        in_bands: &in_bands,
                         cluster: slot.map_or(0, |place| clusters[place]),
                         clean: &of_text.terms.measures,
                         measured: &measured,
@@ -451,11 +452,11 @@ impl Ran<'_> {
             for row in 0..n_rows {
                 let pair = i * n_rows + row;
                 let after = &self.measured.values[pair * per_pair..(pair + 1) * per_pair];
-                let (clean, in_band) = (&self.clean[row * m..(row + 1) * m], self.in_band[row]);
-                effects.add(self.cluster, clean, after, self.norms[pair], in_band);
+                let (clean, in_bands) = (&self.clean[row * m..(row + 1) * m], &self.in_bands[row]);
+                effects.add(self.cluster, clean, after, self.norms[pair], in_bands);
                 if let Some(ranks) = &self.ranks {
                     let change = f64::from(ranks.ablated[pair]) - f64::from(ranks.clean[row]);
-                    effects.add_rank(self.cluster, change, in_band);
+                    effects.add_rank(self.cluster, change, in_bands);
                 }
             }
         }
