@@ -270,7 +270,7 @@ fn steps_of_earlier_and_present_tables_are_not_paired() -> Outcome {
     });
     let columns = columns.collect::<Result<Vec<_>, Box<dyn Error>>>()?;
     let batch = RecordBatch::try_from_iter(columns)?;
-    let mut writer = TableWriter::create(&table("step1000"), batch.schema(), Format::Parquet)?;
+    let mut writer = TableWriter::create(table("step1000"), batch.schema(), Format::Parquet)?;
     writer.write(&batch)?;
     writer.finish()?;
     let input = format!("input.path={}", dir.path().join("runs").display());

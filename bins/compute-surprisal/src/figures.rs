@@ -510,7 +510,7 @@ fn acquisition_section(
         for intervention in interventions {
             let of: Vec<&Acquired> = learned
                 .iter()
-                .filter(|a| a.group() == group && a.intervention() == &intervention.name)
+                .filter(|a| a.group() == group && a.intervention() == intervention.name)
                 .collect();
             if of.is_empty() {
                 continue;
