@@ -27,7 +27,7 @@ use crate::{
     sets::Selected,
     start::{JOB, begin, frequencies, pending, plan, refuse_bad},
     summary,
-    sums::DocumentSums,
+    sums::{DocumentSums, SUMS},
     tables::{
         EffectColumns, NeuronTable, PositionTable, RunColumns, SetTable, balance, head_table,
         set_contrasts,
@@ -36,7 +36,6 @@ use crate::{
 
 /// Tables of neurons, heads and sets, and the figures of sets.
 const NEURONS: &str = "neurons.parquet";
-pub(crate) const SUMS: &str = "sums.parquet";
 const HEADS: &str = "heads.parquet";
 const SETS: &str = "sets.parquet";
 const SET_CONTRASTS: &str = "set_contrasts.parquet";

@@ -11,8 +11,7 @@ use neuron_ablate::{Plan, Sample, TokenBand, TokenFrequencies};
 
 use crate::{
     config::{AblateConfig, UnseenTokens},
-    job::SUMS,
-    sums::DOCUMENT,
+    sums::{DOCUMENT, SUMS},
 };
 
 /// The name of the job.

@@ -7,6 +7,9 @@ use neuron_ablate::{
 };
 use neuron_select::{Row, RowSums, Stratum, SumColumn, Tally};
 
+/// The table.
+pub(crate) const SUMS: &str = "sums.parquet";
+
 /// The column of the document, its row in the corpus: the same in the tables of all jobs.
 pub(crate) const DOCUMENT: &str = "document";
 

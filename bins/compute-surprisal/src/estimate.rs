@@ -8,7 +8,7 @@ use job_kit::estimate::{ForCheckpoints, memory_now};
 use job_kit::{Estimate, OutputDir, Progress, RunRecord};
 
 use crate::config::{Reading, SurprisalConfig};
-use crate::job::{self, MEAN_BATCH, Missing, Setup, Times, scores_of};
+use crate::setup::{self, MEAN_BATCH, Missing, Setup, Times, scores_of};
 use crate::store::{FORMS, PARTS, Row, Store};
 
 /// Words in context that are scored for an estimate.
@@ -68,7 +68,7 @@ pub(crate) fn estimate(
     config: &SurprisalConfig,
     resolved: &serde_json::Value,
 ) -> anyhow::Result<()> {
-    let mut record = job::begin(config, resolved);
+    let mut record = setup::begin(config, resolved);
     let setup = Setup::read(config, &mut record)?;
     let keys = setup.keys();
     let there = match &config.merge {
@@ -120,9 +120,9 @@ fn probe(
         keep: None,
     };
     let folder = tempfile::tempdir()?;
-    let out = OutputDir::create(folder.path(), job::JOB, resolved, [PARTS])?;
+    let out = OutputDir::create(folder.path(), setup::JOB, resolved, [PARTS])?;
     let store = Store::open(&out, &setup.identity, setup.keys())?;
-    let mut record = RunRecord::new(job::JOB, "", resolved);
+    let mut record = RunRecord::new(setup::JOB, "", resolved);
     let mut times = Times::default();
     let measured = scores_of([&few]);
     let progress = Progress::new("measuring", measured as u64, "scores");

@@ -11,6 +11,7 @@ mod interventions;
 mod job;
 mod neurons;
 mod results;
+mod setup;
 mod store;
 mod summary;
 mod words;

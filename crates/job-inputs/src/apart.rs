@@ -347,14 +347,17 @@ mod tests {
     #[test]
     fn a_copy_is_known_by_its_text() -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
-        let write = |name: &str, texts: &str| -> anyhow::Result<CorpusConfig> {
+        let write = |name: &str, texts: &[&str]| -> anyhow::Result<CorpusConfig> {
             let path = dir.path().join(name);
-            std::fs::write(&path, texts)?;
+            let rows = texts
+                .iter()
+                .map(|text| format!("{}\n", json!({"text": text})));
+            std::fs::write(&path, rows.collect::<String>())?;
             corpus(&format!("{{path: '{}'}}", path.display()))
         };
-        let mut selected = selected_on("path: nowhere.txt")?;
-        selected.corpus = write("a.txt", "one\ntwo\n\nthree\n")?;
-        let copy = write("b.txt", "four\n\nthree\ntwo\n")?;
+        let mut selected = selected_on("path: nowhere.jsonl")?;
+        selected.corpus = write("a.jsonl", &["one", "two", "", "three"])?;
+        let copy = write("b.jsonl", &["four", "", "three", "two"])?;
         let named = copy.named();
         let of = |rows: &[usize]| {
             let rows = rows.iter().copied().collect();
@@ -373,9 +376,9 @@ mod tests {
         assert_eq!(shares(1)?, text(&format!("1 of 1 documents of {named}")));
 
         // Where it was moved, its hash is known.
-        let moved = write("moved.txt", "one\ntwo\n\nthree\n")?;
+        let moved = write("moved.jsonl", &["one", "two", "", "three"])?;
         selected.sha256 = corpus_sha256(&moved)?;
-        selected.corpus = corpus("path: nowhere.txt")?;
+        selected.corpus = corpus("path: nowhere.jsonl")?;
         let shared = selected.shares(MeasuredOn::Text(&moved, None))?;
         assert_eq!(shared, text(&format!("all of {}", moved.named())));
         let shared = selected.shares(MeasuredOn::Text(&copy, None))?;

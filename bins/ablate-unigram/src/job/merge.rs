@@ -15,10 +15,11 @@ use job_kit::{Format, OutputDir, RunRecord, TableWriter, WithHint, output::RUN_R
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-use super::{NEURONS, SUMS, positions_file};
+use super::{NEURONS, positions_file};
 use crate::{
     config::{AblateConfig, Shard},
     start::documents_are_of_before,
+    sums::SUMS,
 };
 
 /// Puts the tables of the shards in the folders below one together, at one checkpoint.

@@ -1,0 +1,462 @@
+//! What a run is made of, and how the scores of a checkpoint come about.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use job_inputs::{
+    Ends, MeansSample, MeasuredOn, Tokens, corpus_of_contexts, note_overlap, read_sample,
+    step_in_words,
+};
+use job_kit::{Progress, RunRecord, sha256_file};
+use neox_core::Architecture;
+use neuron_ablate::{MeanOf, Sample, Scorer, WordRequest, WordScore, WordVocabulary, activities};
+use surprisal_metrics::{MetricError, WordForm};
+
+use crate::checkpoints::{Checkpoints, Loaded};
+use crate::config::{Reading, SurprisalConfig};
+use crate::groups;
+use crate::interventions::{InterventionSpec, Sources, layers_of, needs_activities};
+use crate::neurons::{self, NeuronSets};
+use crate::store::{Keys, Row, Store};
+use crate::words::{self, Words};
+
+pub(crate) const JOB: &str = "compute-surprisal";
+
+/// Sequences per forward when mean activations are taken.
+pub(crate) const MEAN_BATCH: usize = 8;
+
+/// Sequences at most on which it is seen what neurons do, to match controls on it.
+const ACTIVITY_SEQUENCES: usize = 64;
+
+/// Interventions by place in the list of names, and the pairs that lack just these.
+pub(crate) type Missing = BTreeMap<Vec<usize>, Vec<u32>>;
+
+/// What a run is made of, before anything is computed.
+pub(crate) struct Setup {
+    pub(crate) list: Vec<InterventionSpec>,
+    /// Names of all interventions.
+    pub(crate) names: Vec<String>,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) steps: Vec<Option<u64>>,
+    pub(crate) words: Words,
+    /// `[pair]`
+    pub(crate) requests: Vec<WordRequest>,
+    vocabulary: WordVocabulary,
+    sets: NeuronSets,
+    pub(crate) sample: Option<Sample>,
+    /// All that scores depend on, other than what keys hold.
+    pub(crate) identity: serde_json::Value,
+    neurons: BTreeMap<Option<u64>, String>,
+    pub(crate) selected_on_measured: Option<bool>,
+    pub(crate) d_vocab: usize,
+}
+
+impl Setup {
+    /// Reads all that a run needs but weights.
+    pub(crate) fn read(config: &SurprisalConfig, record: &mut RunRecord) -> anyhow::Result<Self> {
+        let list = config.interventions();
+        let names = intervention_names(&list)?;
+        let (checkpoints, steps) = Checkpoints::find(config, record)?;
+        let first = checkpoints.folder(steps[0])?;
+        let model = Architecture::read(&first.join("config.json"))?;
+        let d_vocab = usize::try_from(model.vocab_size)?;
+
+        let Some(tokens) = Tokens::read(&config.model, &first, &model, record)? else {
+            bail!(
+                "there is no tokenizer.json in `{}`, nor beside it: set `model.tokenizer`",
+                first.display()
+            );
+        };
+        let text = &tokens.text;
+        let ends = Ends::find(&config.model, &model, Some(&tokens), record)?;
+        let vocabulary = match config.reading {
+            Reading::Corrected => WordVocabulary::new(text, ends.eos, d_vocab)
+                .and_then(|words| words.with_boundary(text, config.boundary))
+                .with_context(|| {
+                    format!(
+                        "tokenizer `{}`: set `model.word_start` to what such a piece begins with, or `reading=liu2025`, which needs none",
+                        tokens.path.display()
+                    )
+                })?,
+            Reading::Liu2025 => WordVocabulary::without_words(ends.eos, d_vocab),
+        };
+        let pairs = words::read(&config.words, record)?;
+        let max = usize::try_from(model.max_position_embeddings)?;
+        let requests = words::requests(&pairs, config, text, ends.bos, max, record)?;
+        let (pairs, requests) = words::within_pieces(pairs, requests, &config.words, record)?;
+        let words = groups::group(pairs, &requests, config, text, d_vocab, record)?;
+
+        let sets = neurons::read(&config.neurons, record)?;
+        let neurons = neurons_by_step(&list, &sets, &steps, record)?;
+        let contexts = match config.words.bos_only {
+            true => None,
+            false => corpus_of_contexts(&config.words.path)?,
+        };
+        let documents = words.documents();
+        let measured = contexts.as_ref();
+        let selected_on_measured = note_overlap(
+            (config.neurons.file.as_deref(), "neurons.file"),
+            measured.map(|corpus| MeasuredOn::Text(corpus, documents.as_ref())),
+            "take contexts from other text (`corpus.rows` of prepare-context)",
+            record,
+        )?;
+        let needs_mean = list.iter().any(InterventionSpec::needs_mean);
+        let (sample, corpus) = match needs_mean {
+            true => {
+                let (sample, hash) =
+                    read_sample(&config.corpus, Some(&tokens), ends, &model, record)
+                        .context("mean activations need a corpus")?;
+                (Some(sample), Some(hash))
+            }
+            false => (None, None),
+        };
+        let identity = identity(config, &tokens, ends, corpus.as_deref())?;
+        Ok(Self {
+            list,
+            names,
+            checkpoints,
+            steps,
+            words,
+            requests,
+            vocabulary,
+            sets,
+            sample,
+            identity,
+            neurons,
+            selected_on_measured,
+            d_vocab,
+        })
+    }
+
+    /// What the scores go by.
+    pub(crate) fn keys(&self) -> Keys {
+        let pairs = self.words.pairs.iter();
+        Keys {
+            pairs: pairs
+                .map(|pair| (pair.word.clone(), pair.before()))
+                .collect(),
+            neurons: self.neurons.clone(),
+        }
+    }
+
+    /// What a store lacks of each step.
+    pub(crate) fn missing(
+        &self,
+        store: &Store,
+        merges: bool,
+    ) -> anyhow::Result<BTreeMap<Option<u64>, Missing>> {
+        let mut missing = BTreeMap::new();
+        for &step in &self.steps {
+            if !merges && store.has_part(step)? {
+                store.know(step, &self.checkpoints.address(step)?);
+            }
+            let by_step = what_is_missing(store, step, &self.list, self.words.pairs.len())?;
+            if !by_step.is_empty() {
+                missing.insert(step, by_step);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Scores what is missing of one checkpoint into a store.
+    pub(crate) fn score(
+        &self,
+        config: &SurprisalConfig,
+        loaded: &Loaded,
+        (store, missing): (&Store, &Missing),
+        progress: &Progress,
+        (times, record): (&mut Times, &mut RunRecord),
+    ) -> anyhow::Result<()> {
+        let job = Job {
+            config,
+            list: &self.list,
+            names: &self.names,
+            requests: &self.requests,
+            sets: &self.sets,
+            sample: self.sample.as_ref(),
+            vocabulary: &self.vocabulary,
+            store,
+        };
+        store.know(loaded.step, &loaded.address);
+        job.checkpoint(loaded, missing, progress, times, record)
+            .with_context(|| format!("failed at {}", step_in_words(loaded.step)))
+    }
+}
+
+/// Scores that are missing.
+pub(crate) fn scores_of<'m>(missing: impl IntoIterator<Item = &'m Missing>) -> usize {
+    let all = missing.into_iter().flatten();
+    all.map(|(interventions, pairs)| interventions.len() * pairs.len())
+        .sum()
+}
+
+/// The record of a run, with what is known at its start.
+pub(crate) fn begin(config: &SurprisalConfig, resolved: &serde_json::Value) -> RunRecord {
+    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
+    record.seed = Some(config.seed);
+    record
+}
+
+/// Names of all interventions, control draws included; no two alike.
+pub(crate) fn intervention_names(list: &[InterventionSpec]) -> anyhow::Result<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for spec in list {
+        spec.check()
+            .context("failed to read `interventions.list`")?;
+        names.extend(spec.facts().into_iter().map(|(name, _)| name));
+    }
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        bail!("`interventions.list` names `{}` twice", pair[0]);
+    }
+    if names.is_empty() {
+        bail!("`interventions.list` is empty");
+    }
+    Ok(names)
+}
+
+/// The neurons of each step as text; a step without any is found before anything is computed.
+fn neurons_by_step(
+    list: &[InterventionSpec],
+    sets: &NeuronSets,
+    steps: &[Option<u64>],
+    record: &mut RunRecord,
+) -> anyhow::Result<BTreeMap<Option<u64>, String>> {
+    if !list.iter().any(|spec| spec.needs_neurons()) {
+        return Ok(BTreeMap::new());
+    }
+    let mut by_step = BTreeMap::new();
+    for &step in steps {
+        let (neurons, other) = sets.at(step)?;
+        if let Some(other) = other {
+            record.warn(format!(
+                "{} has no neurons of its own: those of step {other} are used",
+                step_in_words(step)
+            ));
+        }
+        let ids: Vec<String> = neurons.iter().map(ToString::to_string).collect();
+        by_step.insert(step, ids.join(" "));
+    }
+    Ok(by_step)
+}
+
+/// Everything that a score depends on, other than the content of the checkpoint, intervention, neurons, word and context. What a run does not need
+/// is null, and fits any other.
+fn identity(
+    config: &SurprisalConfig,
+    tokens: &Tokens,
+    ends: Ends,
+    corpus: Option<&str>,
+) -> anyhow::Result<serde_json::Value> {
+    let words = &config.words;
+    Ok(serde_json::json!({
+        "model.dtype": &config.model.dtype,
+        "tokenizer": sha256_file(&tokens.path)?.0,
+        "bos and eos": [ends.bos, ends.eos],
+        "model.word_start": &config.model.word_start,
+        "words": [words.bos, words.bos_only],
+        "reading": &config.reading,
+        "boundary": &config.boundary,
+        "interventions.site": &config.interventions.site,
+        "interventions.mean_over": &config.interventions.mean_over,
+        "corpus": corpus
+            .map(|hash| serde_json::json!([hash, &config.corpus, config.means.sequences])),
+        "controls": needs_activities(&config.interventions(), &config.controls)
+            .then(|| serde_json::json!([config.controls.match_on, config.controls.caliper])),
+        "seed": config.seed,
+    }))
+}
+
+fn what_is_missing(
+    store: &Store,
+    step: Option<u64>,
+    list: &[InterventionSpec],
+    pairs: usize,
+) -> anyhow::Result<Missing> {
+    let done = store.done(step)?;
+    let drawn = store.drawn(step)?;
+    // Of each name what is done; nothing is to be done where no selected neuron has one alike.
+    let mut of_names = Vec::new();
+    for spec in list {
+        let none_alike = drawn.get(&spec.name()).is_some_and(|d| d.sets.is_empty());
+        let of_spec = spec.facts().into_iter();
+        of_names.extend(of_spec.map(|(name, _)| (none_alike, done.get(&name))));
+    }
+    let mut missing = Missing::new();
+    for pair in 0..u32::try_from(pairs)? {
+        let lacks: Vec<usize> = (0..of_names.len())
+            .filter(|&i| {
+                let (none_alike, done) = of_names[i];
+                !none_alike && !done.is_some_and(|pairs| pairs.contains(&pair))
+            })
+            .collect();
+        if !lacks.is_empty() {
+            missing.entry(lacks).or_default().push(pair);
+        }
+    }
+    Ok(missing)
+}
+
+/// What scoring has taken.
+#[derive(Debug, Default)]
+pub(crate) struct Times {
+    /// Mean activations.
+    pub(crate) means: Duration,
+    /// What neurons do, to match controls on it.
+    pub(crate) activities: Duration,
+    /// Surprisals without a value.
+    pub(crate) undefined: u64,
+}
+
+struct Job<'j> {
+    config: &'j SurprisalConfig,
+    list: &'j [InterventionSpec],
+    names: &'j [String],
+    requests: &'j [WordRequest],
+    sets: &'j NeuronSets,
+    sample: Option<&'j Sample>,
+    vocabulary: &'j WordVocabulary,
+    store: &'j Store,
+}
+
+impl Job<'_> {
+    /// Scores what is missing of one checkpoint, chunk by chunk.
+    fn checkpoint(
+        &self,
+        loaded: &Loaded,
+        missing: &Missing,
+        progress: &Progress,
+        times: &mut Times,
+        record: &mut RunRecord,
+    ) -> anyhow::Result<()> {
+        let config = self.config;
+        let needs_neurons = self.list.iter().any(InterventionSpec::needs_neurons);
+        let neurons = if needs_neurons {
+            self.sets.at(loaded.step)?.0
+        } else {
+            &[]
+        };
+        let n_layers = loaded.model.config().num_hidden_layers;
+        let mut layers = layers_of(neurons);
+        // Neurons that do not exist are refused below, by name.
+        layers.retain(|&layer| layer < n_layers);
+        let started = Instant::now();
+        let means = match self.sample {
+            Some(sample) => {
+                let by = (&loaded.model, loaded.content.as_str());
+                let means = MeansSample::new(&config.means, by, sample, config.seed);
+                let (over, of) = (config.interventions.mean_over, layers.iter().copied());
+                let (mut found, missing) = means.kept(of.map(MeanOf::Neurons), over, record)?;
+                if !missing.is_empty() {
+                    means.add(&mut found, &missing, over, MEAN_BATCH, record, &|_| ())?;
+                }
+                Some(found)
+            }
+            None => None,
+        };
+        times.means += started.elapsed();
+        let started = Instant::now();
+        let found = match self.sample {
+            Some(sample) if needs_activities(self.list, &config.controls) => {
+                let sequences = sample.draw(ACTIVITY_SEQUENCES, config.seed);
+                let model = &loaded.model;
+                activities(model, sample, &sequences, &layers, MEAN_BATCH, &|_| ())?
+            }
+            _ => BTreeMap::new(),
+        };
+        times.activities += started.elapsed();
+        let sources = Sources {
+            model: &loaded.model,
+            site: config.interventions.site,
+            neurons,
+            means: means.as_ref(),
+            activities: found,
+            controls: &config.controls,
+            seed: config.seed,
+        };
+        let built = sources.build(self.list)?;
+        if !built.drawn.is_empty() {
+            self.store.keep_drawn(loaded.step, built.drawn)?;
+        }
+        let scorer = Scorer::new(&loaded.model, self.vocabulary, config.batch_tokens)?;
+        let scorer = match config.reading {
+            Reading::Corrected => scorer,
+            Reading::Liu2025 => scorer.without_boundaries(),
+        };
+        for (lacking, pairs) in missing {
+            // Matched controls are there as far as selected neurons have some.
+            let mut there = lacking.clone();
+            there.retain(|&i| built.interventions.contains_key(&self.names[i]));
+            progress.inc(((lacking.len() - there.len()) * pairs.len()) as u64);
+            let wanted: Vec<_> = there
+                .iter()
+                .map(|&i| built.interventions[&self.names[i]].clone())
+                .collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            for chunk in pairs.chunks(config.output.chunk.max(1)) {
+                let requests: Vec<WordRequest> = chunk
+                    .iter()
+                    .map(|&pair| self.requests[pair as usize].clone())
+                    .collect();
+                let scores = scorer.score(&requests, &wanted)?;
+                let mut rows = Vec::with_capacity(chunk.len() * wanted.len());
+                for ((&pair, request), scores) in chunk.iter().zip(&requests).zip(scores) {
+                    for (&name, score) in there.iter().zip(scores) {
+                        rows.push(self.row(
+                            pair,
+                            request,
+                            &self.names[name],
+                            &score,
+                            &mut times.undefined,
+                        )?);
+                    }
+                }
+                self.store.append(loaded.step, &rows)?;
+                progress.inc(rows.len() as u64);
+            }
+        }
+        Ok(())
+    }
+
+    fn row(
+        &self,
+        pair: u32,
+        request: &WordRequest,
+        intervention: &str,
+        score: &WordScore,
+        undefined: &mut u64,
+    ) -> anyhow::Result<Row> {
+        let mut form = |form: WordForm| match score.surprisal_nats(form) {
+            Ok(nats) => Ok(Some(nats)),
+            // A checkpoint that gives no mass at all to boundaries; counted, and null in the table.
+            Err(MetricError::NoBoundaryMass { .. }) => {
+                *undefined += 1;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        };
+        let first_piece = form(WordForm::FirstPiece)?;
+        let nats = match self.config.reading {
+            Reading::Corrected => [
+                form(WordForm::Corrected)?,
+                form(WordForm::CorrectedWithoutEos)?,
+                form(WordForm::Uncorrected)?,
+                first_piece,
+            ],
+            // One token is all that this reading looks at.
+            Reading::Liu2025 => [None, None, None, first_piece],
+        };
+        Ok(Row {
+            pair,
+            intervention: intervention.to_owned(),
+            start: request.start.name().to_owned(),
+            pieces: i32::try_from(request.word.len())?,
+            entropy_nats: score.entropy_nats,
+            nats,
+        })
+    }
+}
