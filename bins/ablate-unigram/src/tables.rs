@@ -3,18 +3,17 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{
-        ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, StringArray,
-    },
+    array::{ArrayRef, BooleanArray, Float32Array, Int32Array, Int64Array, StringArray},
     datatypes::{DataType, Field, Schema, SchemaRef},
     record_batch::RecordBatch,
 };
+use job_kit::Table;
 use neuron_ablate::{
     AblateError, BandToken, Change, Dose, EffectSums, FrozenKl, HeadEffects, KlDirection,
     LayerMeans, Mean, MeanOf, Measure, NeuronEffects, NeuronId, Over, PairBlock, Semantics,
     SetEffects, Sweep, Variant, WeightStatistics, mediated_share,
 };
-use neuron_select::{Balance, TraitBalance};
+use neuron_select::TraitBalance;
 use rayon::prelude::*;
 use surprisal_metrics::{Bootstrap, Interval, Resamples};
 
@@ -277,8 +276,6 @@ pub(crate) struct SetTable<'a> {
     pub(crate) effects: EffectColumns<'a>,
 }
 
-type Columns = Vec<(String, ArrayRef)>;
-
 /// What tells the tables of runs apart, so that they can be put below each other.
 #[derive(Debug, Clone)]
 pub(crate) struct RunColumns {
@@ -292,21 +289,17 @@ pub(crate) struct RunColumns {
 impl RunColumns {
     /// A table with these columns in front.
     pub(crate) fn before(&self, table: &RecordBatch) -> anyhow::Result<RecordBatch> {
-        let rows = table.num_rows();
-        let text = |value: &str| texts(std::iter::repeat_n(Some(value.to_owned()), rows));
-        let step = self.step.map(|step| step as i64);
-        let mut columns: Columns = vec![
-            ("model".into(), text(&self.model)),
-            (
-                "step".into(),
-                Arc::new(Int64Array::from_iter(std::iter::repeat_n(step, rows))),
-            ),
-            ("semantics".into(), text(self.semantics)),
-        ];
-        let schema = table.schema();
-        let names = schema.fields().iter().map(|field| field.name().clone());
-        columns.extend(names.zip(table.columns().iter().cloned()));
-        record_batch(columns)
+        let rows = vec![(); table.num_rows()];
+        let front = Table::of(&rows)
+            .column("model", |()| Some(self.model.as_str()))
+            .column("step", |()| self.step.map(|step| step as i64))
+            .column("semantics", |()| Some(self.semantics))
+            .batch()?;
+        let (before, after) = (front.schema(), table.schema());
+        let fields = before.fields().iter().chain(after.fields()).cloned();
+        let columns = front.columns().iter().chain(table.columns()).cloned();
+        let schema = Schema::new(fields.collect::<Vec<_>>());
+        Ok(RecordBatch::try_new(Arc::new(schema), columns.collect())?)
     }
 }
 
@@ -317,48 +310,37 @@ impl NeuronTable<'_> {
         sweep: &Sweep<'_>,
         neurons: &[NeuronEffects],
     ) -> anyhow::Result<RecordBatch> {
-        let sums: Vec<&EffectSums> = neurons.iter().map(|n| &n.effects).collect();
-        let mut columns: Columns = vec![
-            (
-                "component_name".into(),
-                texts(neurons.iter().map(|n| Some(n.id().to_string()))),
-            ),
-            ("layer".into(), ints(neurons.iter().map(|n| n.layer))),
-            ("neuron".into(), ints(neurons.iter().map(|n| n.neuron))),
-        ];
-        push_rows(&mut columns, self.effects.bands, &sums);
-        let mut push = |name: &str, value: fn(&NeuronEffects) -> f64| {
-            columns.push((name.into(), floats(neurons.iter().map(|n| Some(value(n))))));
-        };
-        push("mean_activation", |n| n.mean_activation);
-        let errors = neurons.iter().map(|n| {
+        let error = |n: &NeuronEffects| {
             let means = self.means.of(MeanOf::Neurons(n.layer))?;
             let error = means.standard_error.get(n.neuron)?;
             Some(*error).filter(|error| error.is_finite())
-        });
-        columns.push(("mean_activation_se".into(), floats(errors)));
-        let mut push = |name: &str, value: fn(&NeuronEffects) -> f64| {
-            columns.push((name.into(), floats(neurons.iter().map(|n| Some(value(n))))));
         };
-        push("row_activation", NeuronEffects::row_activation);
-        push("w_out_norm", |n| n.w_out_norm);
-        self.push_weights(&mut columns);
-        push_ranks(&mut columns, self.effects.bands, &sums)?;
-        self.effects.push(&mut columns, sweep, &sums)?;
-        record_batch(columns)
+        let sums: Vec<&EffectSums> = neurons.iter().map(|n| &n.effects).collect();
+        let table = Table::of(neurons)
+            .column("component_name", |n| Some(n.id().to_string()))
+            .column("layer", |n| int(n.layer))
+            .column("neuron", |n| int(n.neuron));
+        let table = row_columns(table, self.effects.bands, &sums)
+            .column("mean_activation", |n| Some(n.mean_activation))
+            .column("mean_activation_se", error)
+            .column("row_activation", |n| Some(n.row_activation()))
+            .column("w_out_norm", |n| Some(n.w_out_norm));
+        let table = rank_columns(self.weight_columns(table), self.effects.bands, &sums);
+        Ok(self.effects.columns(table, sweep, &sums)?.batch()?)
     }
 
-    fn push_weights(&self, columns: &mut Columns) {
-        let mut push = |name: String, value: &dyn Fn(&WeightStatistics) -> Option<f64>| {
-            columns.push((name, floats(self.weights.iter().map(value))));
-        };
-        push("w_out_norm_centred".into(), &|w| Some(w.norm_seen));
-        push("logit_var".into(), &|w| w.logit_var);
-        push("null_share".into(), &|w| w.null_share);
-        push("freq_cosine".into(), &|w| w.freq_cosine);
-        for (b, band) in self.effects.bands.iter().enumerate() {
-            push(format!("freq_cosine_{band}"), &|w| w.band_cosines[b]);
-        }
+    fn weight_columns<'r, R>(&self, table: Table<'r, R>) -> Table<'r, R> {
+        let of = |value: fn(&WeightStatistics) -> Option<f64>| self.weights.iter().map(value);
+        let table = table
+            .values("w_out_norm_centred", of(|w| Some(w.norm_seen)))
+            .values("logit_var", of(|w| w.logit_var))
+            .values("null_share", of(|w| w.null_share))
+            .values("freq_cosine", of(|w| w.freq_cosine));
+        let bands = self.effects.bands.iter().enumerate();
+        bands.fold(table, |table, (b, band)| {
+            let cosines = self.weights.iter().map(|w| w.band_cosines[b]);
+            table.values(format!("freq_cosine_{band}"), cosines)
+        })
     }
 }
 
@@ -369,20 +351,14 @@ pub(crate) fn head_table(
     heads: &[HeadEffects],
 ) -> anyhow::Result<RecordBatch> {
     let sums: Vec<&EffectSums> = heads.iter().map(|h| &h.effects).collect();
-    let names = heads.iter().map(|h| Some(h.head.to_string()));
-    let mut columns: Columns = vec![
-        ("component_name".into(), texts(names)),
-        ("layer".into(), ints(heads.iter().map(|h| h.head.layer))),
-        ("head".into(), ints(heads.iter().map(|h| h.head.head))),
-    ];
-    push_rows(&mut columns, of_effects.bands, &sums);
-    columns.push((
-        "change_norm".into(),
-        floats(heads.iter().map(|h| Some(h.change_norm()))),
-    ));
-    push_ranks(&mut columns, of_effects.bands, &sums)?;
-    of_effects.push(&mut columns, sweep, &sums)?;
-    record_batch(columns)
+    let table = Table::of(heads)
+        .column("component_name", |h| Some(h.head.to_string()))
+        .column("layer", |h| int(h.head.layer))
+        .column("head", |h| int(h.head.head));
+    let table = row_columns(table, of_effects.bands, &sums)
+        .column("change_norm", |h| Some(h.change_norm()));
+    let table = rank_columns(table, of_effects.bands, &sums);
+    Ok(of_effects.columns(table, sweep, &sums)?.batch()?)
 }
 
 impl SetTable<'_> {
@@ -391,131 +367,92 @@ impl SetTable<'_> {
         let sets = &run.effects;
         let sums: Vec<&EffectSums> = sets.iter().map(|set| &set.effects).collect();
         let role = |set: &SetEffects| run.roles[set.list];
-        let names = sets.iter().map(|set| {
+        let names = |set: &SetEffects| {
             let neurons = run.lists[set.list].set(set.size).iter();
             let names: Vec<String> = neurons.map(ToString::to_string).collect();
-            Some(names.join(" "))
-        });
-        let draws = sets
-            .iter()
-            .map(|set| role(set).draw().map(|draw| draw as i32));
-        let factors = sets.iter().map(|set| match set.dose {
-            Dose::Scale(factor) => Some(factor),
-            Dose::Mean | Dose::ClipAtMean => None,
-        });
-        let mut columns: Columns = vec![
-            (
-                "list".into(),
-                texts(
-                    sets.iter()
-                        .map(|set| Some(run.lists[set.list].name().to_owned())),
-                ),
-            ),
-            (
-                "control".into(),
-                texts(sets.iter().map(|set| role(set).name().map(str::to_owned))),
-            ),
-            ("draw".into(), Arc::new(Int32Array::from_iter(draws))),
-            ("size".into(), ints(sets.iter().map(|set| set.size))),
-            (
-                "dose".into(),
-                texts(sets.iter().map(|set| Some(dose_name(set.dose)))),
-            ),
-            ("scale".into(), floats(factors)),
-            ("neurons".into(), texts(names)),
-        ];
-        push_rows(&mut columns, self.effects.bands, &sums);
-        columns.push((
-            "change_norm".into(),
-            floats(sets.iter().map(|set| Some(set.change_norm()))),
-        ));
-        self.effects.push(&mut columns, sweep, &sums)?;
-        record_batch(columns)
+            names.join(" ")
+        };
+        let table = Table::of(sets)
+            .column("list", |set| Some(run.lists[set.list].name()))
+            .column("control", |set| role(set).name())
+            .column("draw", |set| role(set).draw().map(|draw| draw as i32))
+            .column("size", |set| int(set.size))
+            .column("dose", |set| Some(dose_name(set.dose)))
+            .column("scale", |set| scale(set.dose))
+            .column("neurons", |set| Some(names(set)));
+        let table = row_columns(table, self.effects.bands, &sums)
+            .column("change_norm", |set| Some(set.change_norm()));
+        Ok(self.effects.columns(table, sweep, &sums)?.batch()?)
     }
 }
 
 /// A row per kind of controls, dose and size.
 pub(crate) fn set_contrasts(contrasts: &[SetContrast]) -> anyhow::Result<RecordBatch> {
-    let rows = || contrasts.iter();
-    let number = |of: &dyn Fn(&SetContrast) -> Option<f64>| floats(rows().map(of));
-    let scale = |c: &SetContrast| match c.dose {
-        Dose::Scale(factor) => Some(factor),
-        Dose::Mean | Dose::ClipAtMean => None,
-    };
-    let excess = |c: &SetContrast| c.change - c.of_controls;
-    let columns: [(&str, ArrayRef); 16] = [
-        (
-            "control",
-            texts(rows().map(|c| Some(c.kind.name().to_owned()))),
-        ),
-        ("draws", ints(rows().map(|c| c.draws))),
-        ("size", ints(rows().map(|c| c.size))),
-        ("dose", texts(rows().map(|c| Some(dose_name(c.dose))))),
-        ("scale", number(&scale)),
-        ("change", number(&|c| Some(c.change))),
-        ("change_of_controls", number(&|c| Some(c.of_controls))),
-        (
-            "change_of_controls_low",
-            number(&|c| Some(c.of_controls_interval?.lower)),
-        ),
-        (
-            "change_of_controls_high",
-            number(&|c| Some(c.of_controls_interval?.upper)),
-        ),
-        ("excess", number(&|c| Some(excess(c)))),
-        ("excess_low", number(&|c| Some(c.interval?.lower))),
-        ("excess_high", number(&|c| Some(c.interval?.upper))),
-        (
-            "excess_undefined",
-            number(&|c| Some(c.interval?.undefined as f64)),
-        ),
-        ("p", number(&|c| c.p)),
-        ("q", number(&|c| c.q)),
-        ("clusters", ints(rows().map(|c| c.clusters))),
-    ];
-    record_batch(columns.map(|(name, of)| (name.to_owned(), of)).into())
+    let table = Table::of(contrasts)
+        .column("control", |c| Some(c.kind.name()))
+        .column("draws", |c| int(c.draws))
+        .column("size", |c| int(c.size))
+        .column("dose", |c| Some(dose_name(c.dose)))
+        .column("scale", |c| scale(c.dose))
+        .column("change", |c| Some(c.change))
+        .column("change_of_controls", |c| Some(c.of_controls))
+        .column("change_of_controls_low", |c| {
+            Some(c.of_controls_interval?.lower)
+        })
+        .column("change_of_controls_high", |c| {
+            Some(c.of_controls_interval?.upper)
+        })
+        .column("excess", |c| Some(c.change - c.of_controls))
+        .column("excess_low", |c| Some(c.interval?.lower))
+        .column("excess_high", |c| Some(c.interval?.upper))
+        .column("excess_undefined", |c| Some(c.interval?.undefined as f64))
+        .column("p", |c| c.p)
+        .column("q", |c| c.q)
+        .column("clusters", |c| int(c.clusters));
+    Ok(table.batch()?)
 }
 
 /// A row per kind of controls and trait.
 pub(crate) fn balance(balance: &[TraitBalance]) -> anyhow::Result<RecordBatch> {
-    let rows = || balance.iter();
-    let number = |of: fn(Balance) -> f64| floats(rows().map(|row| row.balance.map(of)));
-    let columns: [(&str, ArrayRef); 7] = [
-        (
-            "kind",
-            texts(rows().map(|row| Some(row.kind.name().to_owned()))),
-        ),
-        ("trait", texts(rows().map(|row| Some(row.name.clone())))),
-        ("selection", number(|b| b.selected)),
-        ("controls", number(|b| b.controls)),
-        ("standardised_difference", number(|b| b.difference)),
-        ("selected", ints(rows().map(|row| row.selected))),
-        (
-            "without_control",
-            ints(rows().map(|row| row.without_control)),
-        ),
-    ];
-    record_batch(columns.map(|(name, of)| (name.to_owned(), of)).into())
+    let table = Table::of(balance)
+        .column("kind", |row| Some(row.kind.name()))
+        .column("trait", |row| Some(row.name.as_str()))
+        .column("selection", |row| Some(row.balance?.selected))
+        .column("controls", |row| Some(row.balance?.controls))
+        .column("standardised_difference", |row| {
+            Some(row.balance?.difference)
+        })
+        .column("selected", |row| int(row.selected))
+        .column("without_control", |row| int(row.without_control));
+    Ok(table.batch()?)
+}
+
+/// The factor of a dose that has one.
+fn scale(dose: Dose) -> Option<f64> {
+    match dose {
+        Dose::Scale(factor) => Some(factor),
+        Dose::Mean | Dose::ClipAtMean => None,
+    }
 }
 
 impl EffectColumns<'_> {
-    /// A column per variant, measure and kind of mean, with what sums them up in front.
-    fn push(
+    /// Adds a column per variant, measure and kind of mean, with what sums them up in front.
+    fn columns<'r, R>(
         &self,
-        columns: &mut Columns,
+        mut table: Table<'r, R>,
         sweep: &Sweep<'_>,
         effects: &[&EffectSums],
-    ) -> anyhow::Result<()> {
+    ) -> Result<Table<'r, R>, AblateError> {
         let (total, direct) = (Variant::Total, sweep.direct());
         let frozen_ln = Some(Variant::FrozenLn).filter(|v| sweep.variants().contains(v));
         // All effects are over the same clusters. Without any, intervals are null.
         let clusters = effects.first().map_or(0, |e| e.n_clusters());
         let resamples = self.bootstrap.map(|b| b.resample(clusters).ok());
-        let push_interval =
-            |columns: &mut Columns, name: &str, interval: &IntervalOf<'_>| match &resamples {
-                None => Ok(()),
+        let with_interval =
+            |table: Table<'r, R>, name: &str, interval: &IntervalOf<'_>| match &resamples {
+                None => Ok(table),
                 Some(resamples) => {
-                    push_interval(columns, effects, name, resamples.as_ref(), interval)
+                    interval_columns(table, effects, name, resamples.as_ref(), interval)
                 }
             };
         let mut parts = vec![(String::new(), Over::All)];
@@ -528,12 +465,10 @@ impl EffectColumns<'_> {
                 };
                 Ok(change.map(|c| c.mean_abs))
             };
-            push_effect(columns, effects, format!("{prefix}total_effect"), |e| {
-                effect(e, total)
-            })?;
-            push_effect(columns, effects, format!("{prefix}direct_effect"), |e| {
-                effect(e, direct)
-            })?;
+            for (name, variant) in [("total_effect", total), ("direct_effect", direct)] {
+                let name = format!("{prefix}{name}");
+                table = effect_column(table, effects, name, |e| effect(e, variant))?;
+            }
             // What goes through token frequency, and what through the scale of the final norm.
             for (name, direct) in [
                 ("mediated_share", Some(direct)),
@@ -542,11 +477,11 @@ impl EffectColumns<'_> {
                 let (Some(direct), name) = (direct, format!("{prefix}{name}")) else {
                     continue;
                 };
-                push_effect(columns, effects, &*name, |e| {
+                table = effect_column(table, effects, &*name, |e| {
                     let both = effect(e, total)?.zip(effect(e, direct)?);
                     Ok(both.and_then(|(total, direct)| mediated_share(total, direct, self.floor)))
                 })?;
-                push_interval(columns, &name, &|e, r| {
+                table = with_interval(table, &name, &|e, r| {
                     e.mediated_share_interval(direct, over, self.floor, r)
                 })?;
             }
@@ -561,10 +496,10 @@ impl EffectColumns<'_> {
                 let of_measure = sweep.measure_name(measure)?;
                 for (kind, mean) in means {
                     let name = format!("{of_variant}.{of_measure}.{kind}");
-                    push_effect(columns, effects, &*name, |e| {
+                    table = effect_column(table, effects, &*name, |e| {
                         Ok(Some(pick(e.change(variant, measure)?, mean)))
                     })?;
-                    push_interval(columns, &name, &|e, r| {
+                    table = with_interval(table, &name, &|e, r| {
                         e.interval(variant, measure, mean, Over::All, r)
                     })?;
                 }
@@ -572,16 +507,16 @@ impl EffectColumns<'_> {
             for (b, band) in self.bands.iter().enumerate() {
                 for (kind, mean) in means {
                     let name = format!("{of_variant}.loss.{kind}_{band}_targets");
-                    push_effect(columns, effects, &*name, |e| {
+                    table = effect_column(table, effects, &*name, |e| {
                         Ok(e.band_loss_change(variant, b)?.map(|c| pick(c, mean)))
                     })?;
-                    push_interval(columns, &name, &|e, r| {
+                    table = with_interval(table, &name, &|e, r| {
                         e.interval(variant, Measure::Loss, mean, Over::Band(b), r)
                     })?;
                 }
             }
         }
-        Ok(())
+        Ok(table)
     }
 }
 
@@ -590,31 +525,24 @@ type IntervalOf<'a> =
     dyn Fn(&EffectSums, &Resamples) -> Result<Option<Interval>, AblateError> + Sync + 'a;
 
 /// Both ends of an interval and the number of resamples without a value, null where there is no interval.
-fn push_interval(
-    columns: &mut Columns,
+fn interval_columns<'r, R>(
+    table: Table<'r, R>,
     effects: &[&EffectSums],
     name: &str,
     resamples: Option<&Resamples>,
     interval: &IntervalOf<'_>,
-) -> Result<(), AblateError> {
+) -> Result<Table<'r, R>, AblateError> {
     let of_effect = |e: &&EffectSums| resamples.map_or(Ok(None), |r| interval(e, r));
     let intervals: Vec<Option<Interval>> = effects
         .par_iter()
         .map(of_effect)
         .collect::<Result<_, _>>()?;
-    for (end, value) in [
-        ("low", (|i| i.lower) as fn(Interval) -> f64),
-        ("high", |i| i.upper),
-    ] {
-        let ends = intervals.iter().map(|i| i.map(value));
-        columns.push((format!("{name}.{end}"), floats(ends)));
-    }
-    let undefined = intervals.iter().map(|i| i.map(|i| i.undefined as i32));
-    columns.push((
-        format!("{name}.undefined"),
-        Arc::new(Int32Array::from_iter(undefined)),
-    ));
-    Ok(())
+    let each = || intervals.iter();
+    let undefined = each().map(|i| i.map(|i| i.undefined as i32));
+    Ok(table
+        .values(format!("{name}.low"), each().map(|i| i.map(|i| i.lower)))
+        .values(format!("{name}.high"), each().map(|i| i.map(|i| i.upper)))
+        .values(format!("{name}.undefined"), undefined))
 }
 
 /// The bands as what means run over, by their names.
@@ -623,73 +551,58 @@ fn over_bands(bands: &[String]) -> impl Iterator<Item = (&str, Over)> {
     bands.map(|(band, name)| (name.as_str(), Over::Band(band)))
 }
 
-fn push_rows(columns: &mut Columns, bands: &[String], effects: &[&EffectSums]) {
-    let mut push = |name: String, of: &dyn Fn(&EffectSums) -> usize| {
-        columns.push((name, ints(effects.iter().map(|e| of(e)))));
-    };
-    push("rows".into(), &EffectSums::rows);
+/// How many rows and clusters each was measured on.
+fn row_columns<'r, R>(
+    table: Table<'r, R>,
+    bands: &[String],
+    effects: &[&EffectSums],
+) -> Table<'r, R> {
+    let mut table = table.values("rows", effects.iter().map(|e| int(e.rows())));
     for (band, name) in bands.iter().enumerate() {
-        push(format!("{name}_rows"), &|e| e.band_rows(band));
+        let rows = effects.iter().map(|e| int(e.band_rows(band)));
+        table = table.values(format!("{name}_rows"), rows);
     }
-    push("clusters".into(), &|e| e.n_clusters_with_rows(Over::All));
+    let clusters = |over| {
+        effects
+            .iter()
+            .map(move |e| int(e.n_clusters_with_rows(over)))
+    };
+    table = table.values("clusters", clusters(Over::All));
     for (name, over) in over_bands(bands) {
-        push(format!("{name}_clusters"), &|e| {
-            e.n_clusters_with_rows(over)
-        });
+        table = table.values(format!("{name}_clusters"), clusters(over));
     }
+    table
 }
 
 /// Changes of the targets' ranks, where they were measured.
-fn push_ranks(
-    columns: &mut Columns,
+fn rank_columns<'r, R>(
+    table: Table<'r, R>,
     bands: &[String],
     effects: &[&EffectSums],
-) -> Result<(), AblateError> {
+) -> Table<'r, R> {
     if effects.iter().all(|e| e.rank_change(Over::All).is_none()) {
-        return Ok(());
+        return table;
     }
-    push_effect(columns, effects, "rank_mean_change", |e| {
-        Ok(e.rank_change(Over::All))
-    })?;
-    for (name, over) in over_bands(bands) {
-        let name = format!("rank_mean_change_{name}_targets");
-        push_effect(columns, effects, name, |e| Ok(e.rank_change(over)))?;
-    }
-    Ok(())
+    let changes = |over| effects.iter().map(move |e| e.rank_change(over));
+    let table = table.values("rank_mean_change", changes(Over::All));
+    over_bands(bands).fold(table, |table, (name, over)| {
+        table.values(format!("rank_mean_change_{name}_targets"), changes(over))
+    })
 }
 
-fn push_effect(
-    columns: &mut Columns,
+fn effect_column<'r, R>(
+    table: Table<'r, R>,
     effects: &[&EffectSums],
     name: impl Into<String>,
     value: impl Fn(&EffectSums) -> Result<Option<f64>, AblateError>,
-) -> Result<(), AblateError> {
+) -> Result<Table<'r, R>, AblateError> {
     let values: Vec<Option<f64>> = effects.iter().map(|e| value(e)).collect::<Result<_, _>>()?;
-    columns.push((name.into(), floats(values.into_iter())));
-    Ok(())
+    Ok(table.values(name, values))
 }
 
-fn texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
-    Arc::new(StringArray::from_iter(values))
-}
-
-fn ints(values: impl Iterator<Item = usize>) -> ArrayRef {
-    Arc::new(Int32Array::from_iter_values(values.map(|v| v as i32)))
-}
-
-fn floats(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
-    Arc::new(Float64Array::from_iter(values))
-}
-
-fn record_batch(columns: Columns) -> anyhow::Result<RecordBatch> {
-    let fields: Vec<Field> = columns
-        .iter()
-        .map(|(name, array)| Field::new(name, array.data_type().clone(), true))
-        .collect();
-    Ok(RecordBatch::try_new(
-        Arc::new(Schema::new(fields)),
-        columns.into_iter().map(|(_, array)| array).collect(),
-    )?)
+/// Of the type that places and counts have in the tables.
+fn int(value: usize) -> Option<i32> {
+    Some(value as i32)
 }
 
 fn pick(change: Change, mean: Mean) -> f64 {
