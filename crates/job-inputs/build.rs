@@ -23,14 +23,8 @@ fn main() -> io::Result<()> {
         hash.write(&fs::read(file)?);
     }
     println!("cargo:rustc-env=MEANS_CODE={:016x}", hash.finish());
-    let lib = env::var("DEP_NEOX_CORE_LIBTORCH_LIB");
-    let version = lib.as_ref().map_or_else(
-        |_| Ok("none".into()), // feature `doc-only`: nothing is linked
-        |dir| fs::read_to_string(Path::new(dir).join("../build-version")),
-    );
-    let version = version.unwrap_or_else(|_: io::Error| "unknown".into());
-    println!("cargo:rustc-env=LIBTORCH_VERSION={}", version.trim());
-    if let Ok(dir) = lib {
+    // None with the feature `doc-only`: nothing is linked.
+    if let Ok(dir) = env::var("DEP_NEOX_CORE_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{dir}");
     }
     Ok(())

@@ -21,14 +21,9 @@ use assert_cmd::Command;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tempfile::TempDir;
 
-mod random_gpt2;
+use examples::root;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .canonicalize()
-        .unwrap()
-}
+mod random_gpt2;
 
 /// The binary in the repository root, writing to `out`.
 fn ablate(out: &Path, overrides: &[&str]) -> Command {

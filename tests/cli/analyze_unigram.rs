@@ -3,14 +3,7 @@
 mod columns;
 mod examples;
 
-use std::{
-    collections::HashMap,
-    error::Error,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
-};
+use std::{collections::HashMap, error::Error, fs, path::Path, process::Command, sync::Arc};
 
 use arrow::array::{
     ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, RecordBatch, StringArray,
@@ -18,6 +11,8 @@ use arrow::array::{
 use job_kit::{Format, TableReader, TableWriter};
 use neuron_select::{NeuronId, Row, RowSums, Stratum, Tally};
 use serde_json::Value;
+
+use examples::root;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -72,10 +67,6 @@ fn check_failure(args: &[&str], code: i32, said: &[&str]) -> Outcome {
         assert!(run.stderr.contains(text), "no `{text}` in: {}", run.stderr);
     }
     Ok(())
-}
-
-fn root() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
 fn out(dir: &Path) -> String {

@@ -15,14 +15,9 @@ use assert_cmd::cargo::CommandCargoExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tempfile::TempDir;
 
-mod random_gpt2;
+use examples::root;
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .canonicalize()
-        .unwrap()
-}
+mod random_gpt2;
 
 /// A few words, so that a run takes a second.
 const WORDS: &str = r#"{"Congress": [{"context": "I am glad to report to the", "word_in_context_stats": {"count": 1}}, {"context": "The people and the "}],

@@ -4,21 +4,15 @@
 mod columns;
 mod examples;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use assert_cmd::Command;
 use job_kit::TableReader;
 use tempfile::TempDir;
 
-mod random_gpt2;
+use examples::root;
 
-fn root() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-}
+mod random_gpt2;
 
 /// A small run from the root, writing to `out`.
 fn scale(out: &Path, overrides: &[&str]) -> Command {

@@ -49,7 +49,7 @@ fn last_layer(model: &Model) -> Outcome<LastLayer<'_>> {
         };
         texts.iter().map(of_text).collect()
     };
-    Ok(LastLayer::new(readout, model.w_out(3)?, 3, forward)?)
+    Ok(LastLayer::new(readout, &model.w_out(3)?, 3, forward)?)
 }
 
 struct Setting {
@@ -236,7 +236,7 @@ fn parts_that_do_not_fit_are_refused() -> Outcome<()> {
     shape(LastLayer::new(readout()?, &transposed, 3, |_| Ok(vec![])).unwrap_err());
 
     let run = |forward: fn(&[&[i64]]) -> Vec<LastLayerStates>| -> Outcome<String> {
-        let last = LastLayer::new(readout()?, model.w_out(3)?, 3, move |texts| {
+        let last = LastLayer::new(readout()?, &model.w_out(3)?, 3, move |texts| {
             Ok(forward(texts))
         })?;
         let plan = Setting::plan(Engine::Exact);

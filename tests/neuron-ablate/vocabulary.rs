@@ -303,7 +303,7 @@ fn scaled(
         neuron_ablate::Target::OutputColumns(_) => {
             let w_out = model.w_out(0)?;
             let moved = change
-                .apply(Part::MlpOut(0), w_out, 1.5)?
+                .apply(Part::MlpOut(0), &w_out, 1.5)?
                 .f_sub(&w_out.f_to_kind(Kind::Double)?)?;
             let added = activations
                 .f_to_kind(Kind::Double)?

@@ -70,7 +70,7 @@ fn finished<'c>(
 pub(crate) fn begin(config: &AblateConfig, resolved: &serde_json::Value) -> RunRecord {
     let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
     record.seed = Some(config.seed);
-    record.version("libtorch", env!("LIBTORCH_VERSION"));
+    record.version("libtorch", neox_core::LIBTORCH_VERSION);
     record
 }
 

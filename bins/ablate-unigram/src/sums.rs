@@ -1,43 +1,14 @@
 //! Sums over rows per neuron, document and stratum: what analyze-unigram needs of the table of positions, but for activations side by side.
 
-use std::sync::Arc;
-
-use arrow::{
-    array::{ArrayRef, Float64Array, Int32Array, StringArray},
-    datatypes::{DataType, Field, Schema, SchemaRef},
-    record_batch::RecordBatch,
-};
-use job_kit::{Format, OutputDir, TableWriter};
+use arrow::record_batch::RecordBatch;
+use job_kit::{Format, OutputDir, Table, TableWriter};
 use neuron_ablate::{
     BandToken, Dose, LayerMeans, Measure, NeuronId, PairBlock, Semantics, Sweep, Variant,
 };
-use neuron_select::{Row, RowSums, Stratum, Tally};
+use neuron_select::{Row, RowSums, Stratum, SumColumn, Tally};
 
 /// Rows of the table that are made at a time.
 const BATCH: usize = 1 << 16;
-
-/// A value that is summed, the name of its column first.
-type Column = (&'static str, fn(&RowSums) -> f64);
-
-const COLUMNS: [Column; 12] = [
-    ("loss_change", |s| s.loss_change),
-    ("loss_abs_change", |s| s.loss_abs_change),
-    ("frozen_loss_change", |s| s.frozen_loss_change),
-    ("frozen_loss_abs_change", |s| s.frozen_loss_abs_change),
-    // Where they are measured.
-    FROZEN_LN,
-    FROZEN_ALL,
-    ("kl_change", |s| s.kl_change),
-    ("kl_abs_change", |s| s.kl_abs_change),
-    ("activation", |s| s.activation),
-    ("activation_change_squared", |s| s.activation_change_squared),
-    ("active_rows", |s| s.active_rows),
-    ("active_loss", |s| s.active_loss),
-];
-const FROZEN_LN: Column = ("frozen_ln_loss_abs_change", |s| s.frozen_ln_loss_abs_change);
-const FROZEN_ALL: Column = ("frozen_all_loss_abs_change", |s| {
-    s.frozen_all_loss_abs_change
-});
 
 /// Sums in the making.
 pub(crate) struct DocumentSums<'a> {
@@ -160,7 +131,8 @@ impl<'a> DocumentSums<'a> {
 
     /// Writes the table: a row per neuron, document and stratum that has rows.
     pub(crate) fn write(&self, out: &OutputDir, name: &str) -> anyhow::Result<()> {
-        let mut writer = TableWriter::to(out.file(name)?, self.schema(), Format::Parquet)?;
+        let mut writer =
+            TableWriter::to(out.file(name)?, self.batch(&[])?.schema(), Format::Parquet)?;
         let mut sums = self.tally.sums().peekable();
         while sums.peek().is_some() {
             let rows: Vec<_> = sums.by_ref().take(BATCH).collect();
@@ -170,52 +142,30 @@ impl<'a> DocumentSums<'a> {
         Ok(())
     }
 
-    fn columns(&self) -> impl Iterator<Item = Column> {
-        let (frozen_ln, frozen_all) = (self.frozen_ln, self.frozen_all);
-        let kept = move |column: &Column| match column.0 {
-            name if name == FROZEN_LN.0 => frozen_ln,
-            name if name == FROZEN_ALL.0 => frozen_all,
-            _ => true,
+    fn columns(&self) -> impl Iterator<Item = SumColumn> {
+        let measured = [self.frozen_ln, self.frozen_all];
+        let kept = move |column: &SumColumn| {
+            let frozen = RowSums::FROZEN.iter().position(|name| *name == column.0);
+            frozen.is_none_or(|place| measured[place])
         };
-        COLUMNS.into_iter().filter(kept)
+        RowSums::COLUMNS.into_iter().filter(kept)
     }
 
-    fn schema(&self) -> SchemaRef {
+    fn batch(&self, rows: &[(NeuronId, i64, Stratum, &RowSums)]) -> anyhow::Result<RecordBatch> {
         let cluster = match self.documents {
             Some(_) => "document",
             None => "batch",
         };
-        let ints = ["layer", "neuron", cluster].map(|n| Field::new(n, DataType::Int32, false));
-        let mut fields = vec![Field::new("component_name", DataType::Utf8, false)];
-        fields.extend(ints);
-        fields.push(Field::new("stratum", DataType::Utf8, false));
-        fields.push(Field::new("rows", DataType::Int32, false));
-        fields.extend(
-            self.columns()
-                .map(|(name, _)| Field::new(name, DataType::Float64, false)),
-        );
-        Arc::new(Schema::new(fields))
-    }
-
-    fn batch(&self, rows: &[(NeuronId, i64, Stratum, &RowSums)]) -> anyhow::Result<RecordBatch> {
-        let ints = |value: fn(&(NeuronId, i64, Stratum, &RowSums)) -> i32| -> ArrayRef {
-            Arc::new(Int32Array::from_iter_values(rows.iter().map(value)))
-        };
-        let names = rows.iter().map(|row| row.0.to_string());
-        let mut arrays: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(names)),
-            ints(|row| row.0.layer as i32),
-            ints(|row| row.0.neuron as i32),
-            ints(|row| row.1 as i32),
-            Arc::new(StringArray::from_iter_values(
-                rows.iter().map(|row| row.2.name()),
-            )),
-            ints(|row| row.3.rows as i32),
-        ];
-        for (_, value) in self.columns() {
-            let values = rows.iter().map(|row| value(row.3));
-            arrays.push(Arc::new(Float64Array::from_iter_values(values)));
+        let mut table = Table::of(rows)
+            .column("component_name", |row| row.0.to_string())
+            .column("layer", |row| row.0.layer as i32)
+            .column("neuron", |row| row.0.neuron as i32)
+            .column(cluster, |row| row.1 as i32)
+            .column("stratum", |row| row.2.name())
+            .column("rows", |row| row.3.rows as i32);
+        for (name, of) in self.columns() {
+            table = table.column(name, |row| *of(&mut { *row.3 }));
         }
-        Ok(RecordBatch::try_new(self.schema(), arrays)?)
+        Ok(table.batch()?)
     }
 }

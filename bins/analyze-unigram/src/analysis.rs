@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
-use job_kit::{RunRecord, WithHint};
+use job_kit::{RunRecord, WithHint, report::integer};
 use model_conventions::Counted;
 use neuron_select::{
     Candidate, Coactivation, ControlKind, ControlOptions, Controls, CrossFit, Curve,
@@ -16,12 +16,7 @@ use neuron_select::{
 };
 use surprisal_metrics::{Group, Interval, MIN_GROUPS};
 
-use crate::{
-    baseline::Baseline,
-    changes::Followed,
-    config::AnalyzeConfig,
-    input::{StepInput, thousands},
-};
+use crate::{baseline::Baseline, changes::Followed, config::AnalyzeConfig, input::StepInput};
 
 /// Largest set whose co-activation is looked at: the principal components of more take too long.
 const MAX_COACTIVATION: usize = 512;
@@ -377,7 +372,11 @@ pub(crate) fn analyze(
     let about = input.about(config.selection.rows, (rows_each, clusters, effects.len()))?;
     let counted = strata.iter().map(|(rows, grouped)| {
         let each = grouped.effects().first().map_or(0, |effects| effects.rows);
-        format!("{} {rows} of {}", thousands(each), input.clusters(grouped))
+        format!(
+            "{} {rows} of {}",
+            integer(each as i64),
+            input.clusters(grouped)
+        )
     });
     let counted: Vec<String> = counted.collect();
     let about_both = format!("{}; rows: {}", input.about_band()?, counted.join(", "));

@@ -2,13 +2,15 @@
 
 use std::collections::HashSet;
 
-use job_kit::plot::{Axis, Color, Figure, Mark};
+use job_kit::{
+    plot::{Axis, Color, Figure, Mark},
+    report::integer,
+};
 use neuron_select::{NeuronId, Ranked, RowFilter};
 
 use crate::{
     analysis::{SetName, StepAnalysis, StratumCurve},
     baseline::Share,
-    input::thousands,
     stability::Overlap,
 };
 
@@ -351,7 +353,7 @@ fn bands(step: &StepAnalysis) -> Option<Named> {
         let sizes = step.band_effects.iter().find(|e| e.set == set);
         let n = sizes.map_or(String::new(), |e| match e.draws {
             Some(draws) if draws > 0 => format!(" ({draws} sets of {})", e.neurons / draws),
-            _ => format!(" ({})", thousands(e.neurons)),
+            _ => format!(" ({})", integer(e.neurons as i64)),
         });
         let name = match set {
             SetName::Selection => "selected",

@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use job_kit::{Columns, Progress, RunRecord, TableReader, WithHint, report::number};
+use job_kit::{
+    Columns, Progress, RunRecord, TableReader, WithHint,
+    report::{integer, number},
+};
 use model_conventions::{Counted, StepName, StepNames};
 use neuron_select::{
     Candidate, Grouped, NeuronEffects, NeuronId, Row, RowFilter, Stratum, Tally, Weights,
@@ -258,10 +261,10 @@ impl StepInput {
         };
         Ok(format!(
             "{rows} rows: n = {} of {} {}, {} neurons; {}",
-            thousands(each),
-            thousands(clusters),
+            integer(each as i64),
+            integer(clusters as i64),
             self.cluster(),
-            thousands(neurons),
+            integer(neurons as i64),
             self.about_band()?
         ))
     }
@@ -269,7 +272,7 @@ impl StepInput {
     /// How many documents or sequences have rows, in words.
     pub(crate) fn clusters(&self, grouped: &Grouped) -> String {
         let clusters = grouped.n_sequences_with_rows();
-        format!("{} {}", thousands(clusters), self.cluster())
+        format!("{} {}", integer(clusters as i64), self.cluster())
     }
 
     fn cluster(&self) -> &'static str {
@@ -579,19 +582,6 @@ impl ActivationChange {
             Self::Unknown => None,
         }
     }
-}
-
-/// A count with commas at the thousands.
-pub(crate) fn thousands(count: usize) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Activations of neurons at shared positions.

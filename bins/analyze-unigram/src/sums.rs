@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use job_kit::{Columns, TableReader};
-use neuron_select::{RowSums, Stratum, Tally};
+use neuron_select::{RowSums, Stratum, SumColumn, Tally};
 
 use crate::ids::numbered;
 
@@ -10,8 +10,7 @@ use crate::ids::numbered;
 pub(crate) const FILE: &str = "sums.parquet";
 
 const STRATUM: &str = "stratum";
-/// Columns that are there where they were measured.
-const FROZEN: [&str; 2] = ["frozen_ln_loss_abs_change", "frozen_all_loss_abs_change"];
+const ROWS: &str = "rows";
 
 /// Whether a table is one of sums.
 pub(crate) fn are_in(table: &TableReader) -> bool {
@@ -24,25 +23,13 @@ pub(crate) fn read(table: &TableReader) -> anyhow::Result<Tally> {
         true => "document",
         false => "batch",
     };
-    let floats = [
-        "rows",
-        "loss_change",
-        "loss_abs_change",
-        "frozen_loss_change",
-        "frozen_loss_abs_change",
-        "kl_change",
-        "kl_abs_change",
-        "activation",
-        "activation_change_squared",
-        "active_rows",
-        "active_loss",
-    ];
-    let frozen = FROZEN.map(|column| table.has(column));
-    let mut columns = [&["layer", "neuron", cluster, STRATUM], &floats[..]].concat();
-    columns.extend(FROZEN.into_iter().filter(|column| table.has(column)));
+    let measured = |column: &SumColumn| !RowSums::FROZEN.contains(&column.0) || table.has(column.0);
+    let sums: Vec<SumColumn> = RowSums::COLUMNS.into_iter().filter(measured).collect();
+    let mut columns = vec!["layer", "neuron", cluster, STRATUM, ROWS];
+    columns.extend(sums.iter().map(|(column, _)| *column));
     let mut tally = Tally::default();
     for batch in table.batches(&columns)? {
-        add(&mut tally, &batch?, cluster, frozen)
+        add(&mut tally, &batch?, cluster, &sums)
             .with_context(|| format!("failed to read `{}`", table.path().display()))?;
     }
     if tally.rows() == 0 {
@@ -55,20 +42,26 @@ fn add(
     tally: &mut Tally,
     batch: &Columns,
     cluster: &str,
-    measured: [bool; 2],
+    columns: &[SumColumn],
 ) -> anyhow::Result<()> {
     let neurons = numbered(&batch.i64("layer")?, &batch.i64("neuron")?)?;
     let (clusters, strata) = (batch.i64(cluster)?, batch.text(STRATUM)?);
-    let of = |column: &str| batch.f64(column);
-    let rows = of("rows")?;
-    let (loss, loss_abs) = (of("loss_change")?, of("loss_abs_change")?);
-    let (frozen, frozen_abs) = (of("frozen_loss_change")?, of("frozen_loss_abs_change")?);
-    let (kl, kl_abs) = (of("kl_change")?, of("kl_abs_change")?);
-    let (activation, change) = (of("activation")?, of("activation_change_squared")?);
-    let (active_rows, active_loss) = (of("active_rows")?, of("active_loss")?);
-    let under = |place: usize| measured[place].then(|| of(FROZEN[place])).transpose();
-    let (frozen_ln, frozen_all) = (under(0)?, under(1)?);
-    for i in 0..neurons.len() {
+    let [frozen_ln, frozen_all] =
+        RowSums::FROZEN.map(|frozen| columns.iter().any(|(column, _)| *column == frozen));
+    let with_rows = |rows: f64| RowSums {
+        rows,
+        frozen_ln_rows: if frozen_ln { rows } else { 0.0 },
+        frozen_all_rows: if frozen_all { rows } else { 0.0 },
+        activation_change_rows: rows,
+        ..RowSums::default()
+    };
+    let mut sums: Vec<RowSums> = batch.f64(ROWS)?.into_iter().map(with_rows).collect();
+    for (column, of) in columns {
+        for (sums, value) in sums.iter_mut().zip(batch.f64(column)?) {
+            *of(sums) = value;
+        }
+    }
+    for (i, sums) in sums.iter().enumerate() {
         let stratum = Stratum::ALL.into_iter().find(|s| s.name() == strata[i]);
         let stratum = stratum.with_context(|| {
             format!(
@@ -77,25 +70,7 @@ fn add(
                 Stratum::ALL.map(Stratum::name).join("`, `")
             )
         })?;
-        let sums = RowSums {
-            rows: rows[i],
-            loss_change: loss[i],
-            loss_abs_change: loss_abs[i],
-            frozen_loss_change: frozen[i],
-            frozen_loss_abs_change: frozen_abs[i],
-            frozen_ln_loss_abs_change: frozen_ln.as_ref().map_or(0.0, |sums| sums[i]),
-            frozen_ln_rows: frozen_ln.as_ref().map_or(0.0, |_| rows[i]),
-            frozen_all_loss_abs_change: frozen_all.as_ref().map_or(0.0, |sums| sums[i]),
-            frozen_all_rows: frozen_all.as_ref().map_or(0.0, |_| rows[i]),
-            kl_change: kl[i],
-            kl_abs_change: kl_abs[i],
-            activation: activation[i],
-            activation_change_squared: change[i],
-            activation_change_rows: rows[i],
-            active_rows: active_rows[i],
-            active_loss: active_loss[i],
-        };
-        tally.add_sums(neurons[i], clusters[i], stratum, &sums)?;
+        tally.add_sums(neurons[i], clusters[i], stratum, sums)?;
     }
     Ok(())
 }

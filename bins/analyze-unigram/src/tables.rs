@@ -1,15 +1,9 @@
 //! The tables of a run: the Python package's CSV, and tidy Parquet.
 
-use std::sync::Arc;
-
-use arrow::{
-    array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray},
-    datatypes::{Field, Schema},
-    record_batch::RecordBatch,
-};
-use job_kit::OutputDir;
+use job_kit::{OutputDir, Table};
 use neuron_select::{
-    Balance, ControlKind, ControlSet, Laws, NeuronId, PiecewiseFit, Ranked, Standing,
+    ControlKind, ControlSet, CurveIntervals, Laws, NeuronId, PiecewiseFit, RankInterval, Ranked,
+    Standing, TraitBalance,
 };
 use surprisal_metrics::{Group, Interval};
 
@@ -52,66 +46,30 @@ const STABILITY_PARQUET: &str = "stability.parquet";
 const STEP_CHANGES_PARQUET: &str = "step_changes.parquet";
 const CONTROLS_JSON: &str = "controls.json";
 
-/// Columns in the making; every column has one value per row.
-#[derive(Default)]
-struct Table(Vec<(&'static str, ArrayRef)>);
+fn write_table<R>(out: &OutputDir, file: &str, table: Table<'_, R>) -> anyhow::Result<()> {
+    Ok(out.table(file, &table.batch()?)?)
+}
 
-impl Table {
-    fn int(mut self, name: &'static str, values: impl IntoIterator<Item = Option<i64>>) -> Self {
-        self.0.push((name, Arc::new(Int64Array::from_iter(values))));
-        self
-    }
+/// The columns that name a neuron.
+fn neurons<'r, R>(table: Table<'r, R>, of: impl Fn(&'r R) -> NeuronId) -> Table<'r, R> {
+    table
+        .column("layer", |row| Some(of(row).layer as i32))
+        .column("neuron", |row| Some(of(row).neuron as i32))
+        .column("component_name", |row| Some(of(row).to_string()))
+}
 
-    fn float(mut self, name: &'static str, values: impl IntoIterator<Item = Option<f64>>) -> Self {
-        self.0
-            .push((name, Arc::new(Float64Array::from_iter(values))));
-        self
-    }
-
-    fn text(
-        mut self,
-        name: &'static str,
-        values: impl IntoIterator<Item = Option<String>>,
-    ) -> Self {
-        self.0
-            .push((name, Arc::new(StringArray::from_iter(values))));
-        self
-    }
-
-    fn truth(mut self, name: &'static str, values: impl IntoIterator<Item = Option<bool>>) -> Self {
-        self.0
-            .push((name, Arc::new(BooleanArray::from_iter(values))));
-        self
-    }
-
-    fn neurons(mut self, ids: impl Iterator<Item = NeuronId> + Clone) -> Self {
-        self.0.push((
-            "layer",
-            Arc::new(Int32Array::from_iter_values(
-                ids.clone().map(|id| id.layer as i32),
-            )),
-        ));
-        self.0.push((
-            "neuron",
-            Arc::new(Int32Array::from_iter_values(
-                ids.clone().map(|id| id.neuron as i32),
-            )),
-        ));
-        self.text("component_name", ids.map(|id| Some(id.to_string())))
-    }
-
-    fn write(self, out: &OutputDir, file: &str) -> anyhow::Result<()> {
-        let fields: Vec<Field> = self
-            .0
-            .iter()
-            .map(|(name, array)| Field::new(*name, array.data_type().clone(), true))
-            .collect();
-        let batch = RecordBatch::try_new(
-            Arc::new(Schema::new(fields)),
-            self.0.into_iter().map(|(_, array)| array).collect(),
-        )?;
-        Ok(out.table(file, &batch)?)
-    }
+/// The ends of an interval and the number of resamples without a value, null where there is no interval.
+fn interval<'r, R>(
+    table: Table<'r, R>,
+    name: &str,
+    of: impl Fn(&'r R) -> Option<Interval>,
+) -> Table<'r, R> {
+    table
+        .column(format!("{name}_low"), |row| of(row).map(|i| i.lower))
+        .column(format!("{name}_high"), |row| of(row).map(|i| i.upper))
+        .column(format!("{name}_undefined"), |row| {
+            Some(of(row)?.undefined as i64)
+        })
 }
 
 /// Writes every table.
@@ -138,42 +96,34 @@ pub(crate) fn write(
 
 /// One row per step with lists as Python writes them, as the package of Liu et al. 2025 has it. An undefined share is `None`.
 fn python_csv(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
-    let numbers = |value: fn(&StepAnalysis, &Ranked) -> Option<f64>| {
-        steps.iter().map(move |step| {
-            let list: Vec<String> = step
-                .selected
-                .iter()
-                .map(|n| value(step, &n.ranked).map_or("None".into(), |v| format!("{v:?}")))
-                .collect();
-            Some(format!("[{}]", list.join(", ")))
-        })
-    };
-    let names = steps.iter().map(|step| {
-        let list: Vec<String> = step
-            .selected
-            .iter()
-            .map(|n| format!("'{}'", n.ranked.effects.neuron))
-            .collect();
+    let list = |step: &StepAnalysis, value: &dyn Fn(&Ranked) -> String| {
+        let list: Vec<String> = step.selected.iter().map(|n| value(&n.ranked)).collect();
         Some(format!("[{}]", list.join(", ")))
-    });
-    Table::default()
-        .int("step", steps.iter().map(|step| Some(step.step)))
-        .text("top_neurons", names)
-        .text("med_effect", numbers(|s, n| s.direct(n.mediated_share)))
-        .text("kl_diff", numbers(|_, n| Some(n.effects.kl_change)))
-        .text(
+    };
+    let numbers = |value: fn(&StepAnalysis, &Ranked) -> Option<f64>| {
+        move |step: &StepAnalysis| {
+            list(step, &|n| {
+                value(step, n).map_or("None".into(), |v| format!("{v:?}"))
+            })
+        }
+    };
+    let table = Table::of(steps)
+        .column("step", |step| Some(step.step))
+        .column("top_neurons", |step| {
+            list(step, &|n| format!("'{}'", n.effects.neuron))
+        })
+        .column("med_effect", numbers(|s, n| s.direct(n.mediated_share)))
+        .column("kl_diff", numbers(|_, n| Some(n.effects.kl_change)))
+        .column(
             "delta_loss_post",
             numbers(|_, n| Some(n.effects.loss_change)),
         )
-        .text(
+        .column(
             "delta_loss_post_frozen",
             numbers(|s, n| s.direct(Some(n.effects.frozen_loss_change))),
-        )
-        .write(out, SELECTION_CSV)
+        );
+    write_table(out, SELECTION_CSV, table)
 }
-
-/// An interval of a selected neuron.
-type OfSelected = fn(&StepAnalysis, &Selected) -> Option<Interval>;
 
 /// A row per step and selected neuron.
 fn selection(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
@@ -181,177 +131,115 @@ fn selection(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         .iter()
         .flat_map(|step| step.selected.iter().map(move |n| (step, n)))
         .collect();
-    let table = effect_columns(rows.iter().map(|(step, n)| (*step, &n.ranked)).collect());
-    let bound = |value: OfSelected, end: fn(Interval) -> f64| {
-        rows.iter().map(move |(step, n)| value(step, n).map(end))
-    };
-    let columns: [([&str; 3], OfSelected); 6] = [
-        (
-            [
-                "all_token_mediated_share_low",
-                "all_token_mediated_share_high",
-                "all_token_mediated_share_undefined",
-            ],
-            |_, n| n.all_token_mediated_share,
-        ),
-        (
-            [
-                "mediated_share_low",
-                "mediated_share_high",
-                "mediated_share_undefined",
-            ],
-            |s, n| s.direct(n.mediated_share),
-        ),
-        (
-            [
-                "ln_mediated_share_low",
-                "ln_mediated_share_high",
-                "ln_mediated_share_undefined",
-            ],
-            |_, n| n.ln_mediated_share,
-        ),
-        (
-            ["kl_change_low", "kl_change_high", "kl_change_undefined"],
-            |_, n| n.kl_change,
-        ),
-        (
-            [
-                "loss_change_low",
-                "loss_change_high",
-                "loss_change_undefined",
-            ],
-            |_, n| n.loss_change,
-        ),
-        (
-            [
-                "total_effect_low",
-                "total_effect_high",
-                "total_effect_undefined",
-            ],
-            |_, n| n.total_effect,
-        ),
+    type Of = fn(&StepAnalysis, &Selected) -> Option<Interval>;
+    let intervals: [(&str, Of); 6] = [
+        ("all_token_mediated_share", |_, n| {
+            n.all_token_mediated_share
+        }),
+        ("mediated_share", |s, n| s.direct(n.mediated_share)),
+        ("ln_mediated_share", |_, n| n.ln_mediated_share),
+        ("kl_change", |_, n| n.kl_change),
+        ("loss_change", |_, n| n.loss_change),
+        ("total_effect", |_, n| n.total_effect),
     ];
-    let table = columns
-        .into_iter()
-        .fold(table, |table, ([low, high, undefined], value)| {
-            table
-                .float(low, bound(value, |i| i.lower))
-                .float(high, bound(value, |i| i.upper))
-                .int(
-                    undefined,
-                    rows.iter()
-                        .map(|(step, n)| value(step, n).map(|i| i.undefined as i64)),
-                )
-        });
-    let certain = rows.iter().map(|(_, n)| n.sign_is_certain());
-    let table = table.truth("sign_is_certain", certain).int(
-        "clusters",
-        rows.iter().map(|(_, n)| Some(n.clusters as i64)),
-    );
-    table.write(out, SELECTION_PARQUET)
+    let table = effect_columns(&rows, |(step, n)| (step, &n.ranked));
+    let table = intervals.into_iter().fold(table, |table, (name, of)| {
+        interval(table, name, |(step, n)| of(step, n))
+    });
+    let table = table
+        .column("sign_is_certain", |(_, n)| n.sign_is_certain())
+        .column("clusters", |(_, n)| Some(n.clusters as i64));
+    write_table(out, SELECTION_PARQUET, table)
 }
 
 /// A row per step and neuron, selected or not, with its rank or the reason why it has none.
 fn ranking(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
-    let rows: Vec<(&StepAnalysis, &Ranked)> = steps
+    let rows: Vec<OfStep<'_>> = steps
         .iter()
         .flat_map(|step| step.ranking.all().iter().map(move |n| (step, n)))
         .collect();
-    let left_out = rows.iter().map(|(_, n)| match n.standing {
-        Standing::Ranked(_) => None,
-        Standing::OtherSign(_) => Some("other sign".to_owned()),
-        Standing::UnderFloor(_) => Some("under floor".to_owned()),
-        Standing::Undefined => Some("undefined".to_owned()),
-    });
-    let selected = rows.iter().map(|(step, n)| {
-        n.standing
-            .rank()
-            .is_some_and(|rank| rank <= step.selected.len())
-    });
-    let table = effect_columns(rows.clone())
-        .int(
-            "clusters",
-            rows.iter().map(|(step, _)| Some(step.clusters as i64)),
-        )
-        .truth("selected", selected.map(Some))
-        .text("left_out", left_out);
-    table.write(out, RANKING_PARQUET)
+    let table = effect_columns(&rows, |row| *row)
+        .column("clusters", |(step, _)| Some(step.clusters as i64))
+        .column("selected", |(step, n)| {
+            let rank = n.standing.rank();
+            Some(rank.is_some_and(|rank| rank <= step.selected.len()))
+        })
+        .column("left_out", |(_, n)| match n.standing {
+            Standing::Ranked(_) => None,
+            Standing::OtherSign(_) => Some("other sign"),
+            Standing::UnderFloor(_) => Some("under floor"),
+            Standing::Undefined => Some("undefined"),
+        });
+    write_table(out, RANKING_PARQUET, table)
 }
 
-fn effect_columns(rows: Vec<(&StepAnalysis, &Ranked)>) -> Table {
-    let value = |value: fn(&Ranked) -> Option<f64>| rows.iter().map(move |(_, n)| value(n));
-    let direct =
-        |value: fn(&Ranked) -> Option<f64>| rows.iter().map(move |(step, n)| step.direct(value(n)));
+/// A neuron at a step.
+type OfStep<'a> = (&'a StepAnalysis, &'a Ranked);
+
+/// What selected neurons and all of them have in common; `of` says which neuron a row is of.
+fn effect_columns<'r, R>(rows: &'r [R], of: impl Fn(&'r R) -> OfStep<'r>) -> Table<'r, R> {
+    let of = &of;
+    let value = |value: fn(&Ranked) -> Option<f64>| move |row| value(of(row).1);
+    let direct = |value: fn(&Ranked) -> Option<f64>| {
+        move |row| {
+            let (step, n) = of(row);
+            step.direct(value(n))
+        }
+    };
     let max_t = |place: usize| {
-        rows.iter()
-            .map(move |(step, n)| Some(step.max_t.get(&n.effects.neuron)?[place]))
+        move |row| {
+            let (step, n) = of(row);
+            Some(step.max_t.get(&n.effects.neuron)?[place])
+        }
     };
     let at_step_0 = |share: Share| {
-        rows.iter().map(move |(step, n)| {
-            let baseline = step.baseline.as_ref()?;
-            baseline.share(share, n.effects.neuron)
-        })
+        move |row| {
+            let (step, n) = of(row);
+            step.baseline.as_ref()?.share(share, n.effects.neuron)
+        }
     };
-    let interval =
-        |(step, n): &(&StepAnalysis, &Ranked)| step.rank_intervals.get(&n.effects.neuron).copied();
-    Table::default()
-        .int("step", rows.iter().map(|(step, _)| Some(step.step)))
-        .int(
-            "rank",
-            rows.iter()
-                .map(|(_, n)| n.standing.rank().map(|rank| rank as i64)),
-        )
-        .neurons(rows.iter().map(|(_, n)| n.effects.neuron))
-        .int(
-            "rows",
-            rows.iter().map(|(_, n)| Some(n.effects.rows as i64)),
-        )
-        .float("mediated_share", direct(|n| n.mediated_share))
-        .float("ln_mediated_share", value(|n| n.ln_mediated_share))
-        .float(
+    let ranks = |row| -> Option<&RankInterval> {
+        let (step, n) = of(row);
+        step.rank_intervals.get(&n.effects.neuron)
+    };
+    let table = Table::of(rows)
+        .column("step", |row| Some(of(row).0.step))
+        .column("rank", |row| Some(of(row).1.standing.rank()? as i64));
+    neurons(table, |row| of(row).1.effects.neuron)
+        .column("rows", |row| Some(of(row).1.effects.rows as i64))
+        .column("mediated_share", direct(|n| n.mediated_share))
+        .column("ln_mediated_share", value(|n| n.ln_mediated_share))
+        .column(
             "all_token_mediated_share",
             value(|n| n.all_token_mediated_share),
         )
-        .float("mediated_share_at_step_0", at_step_0(Share::Frequency))
-        .float("ln_mediated_share_at_step_0", at_step_0(Share::FinalNorm))
-        .float(
+        .column("mediated_share_at_step_0", at_step_0(Share::Frequency))
+        .column("ln_mediated_share_at_step_0", at_step_0(Share::FinalNorm))
+        .column(
             "all_token_mediated_share_at_step_0",
             at_step_0(Share::AllTokens),
         )
-        .float("kl_change", value(|n| Some(n.effects.kl_change)))
-        .float("kl_abs_change", value(|n| Some(n.effects.kl_abs_change)))
-        .float("loss_change", value(|n| Some(n.effects.loss_change)))
-        .float(
+        .column("kl_change", value(|n| Some(n.effects.kl_change)))
+        .column("kl_abs_change", value(|n| Some(n.effects.kl_abs_change)))
+        .column("loss_change", value(|n| Some(n.effects.loss_change)))
+        .column(
             "frozen_loss_change",
             direct(|n| Some(n.effects.frozen_loss_change)),
         )
-        .float("total_effect", value(|n| Some(n.effects.total_effect)))
-        .float("direct_effect", direct(|n| Some(n.effects.direct_effect)))
-        .float("frozen_ln_effect", value(|n| n.effects.frozen_ln_effect))
-        .float("frozen_all_effect", value(|n| n.effects.frozen_all_effect))
-        .float("activation", value(|n| Some(n.effects.activation)))
-        .float("w_out_norm_centred", value(|n| n.effects.weights.norm))
-        .float("logit_var", value(|n| n.effects.weights.logit_var))
-        .float("null_share", value(|n| n.effects.weights.null_share))
-        .int(
-            "rank_low",
-            rows.iter().map(|row| interval(row).map(|i| i.low as i64)),
-        )
-        .int(
-            "rank_median",
-            rows.iter()
-                .map(|row| interval(row).map(|i| i.median as i64)),
-        )
-        .int(
-            "rank_high",
-            rows.iter().map(|row| interval(row).map(|i| i.high as i64)),
-        )
-        .float(
-            "top_share",
-            rows.iter().map(|row| interval(row).map(|i| i.top_share)),
-        )
-        .float("loss_change_p_max_t", max_t(0))
-        .float("kl_change_p_max_t", max_t(1))
+        .column("total_effect", value(|n| Some(n.effects.total_effect)))
+        .column("direct_effect", direct(|n| Some(n.effects.direct_effect)))
+        .column("frozen_ln_effect", value(|n| n.effects.frozen_ln_effect))
+        .column("frozen_all_effect", value(|n| n.effects.frozen_all_effect))
+        .column("activation", value(|n| Some(n.effects.activation)))
+        .column("w_out_norm_centred", value(|n| n.effects.weights.norm))
+        .column("logit_var", value(|n| n.effects.weights.logit_var))
+        .column("null_share", value(|n| n.effects.weights.null_share))
+        .column("rank_low", |row| Some(ranks(row)?.low as i64))
+        .column("rank_median", |row| Some(ranks(row)?.median as i64))
+        .column("rank_high", |row| Some(ranks(row)?.high as i64))
+        .column("top_share", |row| Some(ranks(row)?.top_share))
+        .column("loss_change_p_max_t", max_t(0))
+        .column("kl_change_p_max_t", max_t(1))
 }
 
 /// A row per step, kind, draw and neuron; `stands_for` is the rank of the selected neuron that it is the control of.
@@ -376,25 +264,16 @@ fn controls(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     };
     let rows: Vec<_> = sets()
         .flat_map(|(step, set)| {
-            set.neurons
-                .iter()
-                .enumerate()
-                .map(move |(i, id)| (step, set, i, *id))
+            let ids = set.neurons.iter().enumerate();
+            ids.map(move |(i, id)| (step, set, i, *id))
         })
         .collect();
-    Table::default()
-        .int("step", rows.iter().map(|row| Some(row.0.step)))
-        .text(
-            "kind",
-            rows.iter().map(|row| Some(row.1.kind.name().to_owned())),
-        )
-        .int("draw", rows.iter().map(|row| Some(row.1.draw as i64)))
-        .int(
-            "stands_for",
-            rows.iter().map(|row| stands_for(row.0, row.1, row.2)),
-        )
-        .neurons(rows.iter().map(|row| row.3))
-        .write(out, CONTROLS_PARQUET)?;
+    let table = Table::of(&rows)
+        .column("step", |row| Some(row.0.step))
+        .column("kind", |row| Some(row.1.kind.name()))
+        .column("draw", |row| Some(row.1.draw as i64))
+        .column("stands_for", |row| stands_for(row.0, row.1, row.2));
+    write_table(out, CONTROLS_PARQUET, neurons(table, |row| row.3))?;
     let list: Vec<_> = sets()
         .map(|(step, set)| serde_json::json!({"step": step.step, "kind": set.kind.name(), "draw": set.draw, "neurons": set.neurons}))
         .collect();
@@ -403,39 +282,30 @@ fn controls(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
 
 /// A row per step, kind of control and trait: how alike the selection and its controls are in it.
 fn balance(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
-    let rows: Vec<_> = steps
+    let rows: Vec<(&StepAnalysis, &TraitBalance)> = steps
         .iter()
         .flat_map(|step| step.controls.balance.iter().map(move |row| (step, row)))
         .collect();
-    let of = |value: fn(&Balance) -> f64| {
-        rows.iter()
-            .map(move |row| row.1.balance.as_ref().map(value))
-    };
     let neurons = |step: &StepAnalysis, kind: ControlKind| match kind {
         ControlKind::Random => step.selected.len(),
         ControlKind::Matched => step.controls.matched.len(),
     };
-    Table::default()
-        .int("step", rows.iter().map(|row| Some(row.0.step)))
-        .text(
-            "kind",
-            rows.iter().map(|row| Some(row.1.kind.name().to_owned())),
-        )
-        .text("trait", rows.iter().map(|row| Some(row.1.name.to_owned())))
-        .float("selection", of(|b| b.selected))
-        .float("controls", of(|b| b.controls))
-        .float("standardised_difference", of(|b| b.difference))
-        .int(
-            "selected",
-            rows.iter()
-                .map(|(step, row)| Some(neurons(step, row.kind) as i64)),
-        )
-        .int(
-            "without_control",
-            rows.iter()
-                .map(|(step, row)| Some((step.selected.len() - neurons(step, row.kind)) as i64)),
-        )
-        .write(out, BALANCE_PARQUET)
+    let table = Table::of(&rows)
+        .column("step", |row| Some(row.0.step))
+        .column("kind", |row| Some(row.1.kind.name()))
+        .column("trait", |row| Some(row.1.name.as_str()))
+        .column("selection", |row| Some(row.1.balance.as_ref()?.selected))
+        .column("controls", |row| Some(row.1.balance.as_ref()?.controls))
+        .column("standardised_difference", |row| {
+            Some(row.1.balance.as_ref()?.difference)
+        })
+        .column("selected", |(step, row)| {
+            Some(neurons(step, row.kind) as i64)
+        })
+        .column("without_control", |(step, row)| {
+            Some((step.selected.len() - neurons(step, row.kind)) as i64)
+        });
+    write_table(out, BALANCE_PARQUET, table)
 }
 
 /// A row per step, rows and neuron, by influence; `regime` is the number of the fitted piece, from 1.
@@ -444,228 +314,119 @@ fn influence(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         .iter()
         .flat_map(|step| step.curves.iter().map(move |curve| (step.step, curve)))
         .flat_map(|(step, curve)| {
-            curve
-                .influence
-                .iter()
-                .enumerate()
-                .map(move |(i, (id, value))| (step, curve, i + 1, *id, *value))
+            let ranked = curve.influence.iter().enumerate();
+            ranked.map(move |(i, (id, value))| (step, curve, i + 1, *id, *value))
         })
         .collect();
     let ln_rank = |rank: usize| (rank as f64).ln();
     let piece = |row: &(i64, &StratumCurve, usize, NeuronId, f64)| {
-        1 + row
-            .1
-            .curve
-            .best_fit()
-            .breaks
-            .iter()
-            .filter(|b| ln_rank(row.2) > **b)
-            .count()
+        let breaks = row.1.curve.best_fit().breaks.iter();
+        1 + breaks.filter(|b| ln_rank(row.2) > **b).count()
     };
-    Table::default()
-        .int("step", rows.iter().map(|row| Some(row.0)))
-        .text(
-            "rows",
-            rows.iter()
-                .map(|row| Some(rows_name(row.1.rows).to_owned())),
-        )
-        .int("rank", rows.iter().map(|row| Some(row.2 as i64)))
-        .neurons(rows.iter().map(|row| row.3))
-        .float("influence", rows.iter().map(|row| Some(row.4)))
-        .int(
-            "piece",
-            rows.iter()
-                .map(|row| Some(piece(row) as i64).filter(|_| row.4 > 0.0)),
-        )
-        .truth(
-            "plateau",
-            rows.iter()
-                .map(|row| Some(row.2 <= row.1.plateau_neurons())),
-        )
-        .write(out, INFLUENCE_PARQUET)
+    let table = Table::of(&rows)
+        .column("step", |row| Some(row.0))
+        .column("rows", |row| Some(rows_name(row.1.rows)))
+        .column("rank", |row| Some(row.2 as i64));
+    let table = neurons(table, |row| row.3)
+        .column("influence", |row| Some(row.4))
+        .column("piece", |row| {
+            Some(piece(row) as i64).filter(|_| row.4 > 0.0)
+        })
+        .column("plateau", |row| Some(row.2 <= row.1.plateau_neurons()));
+    write_table(out, INFLUENCE_PARQUET, table)
 }
 
 /// Step, curve, place of the fit, the fit.
 type CurveRow<'a> = (i64, &'a StratumCurve, usize, &'a PiecewiseFit);
 
-/// The laws, in the row of the best line.
-fn with_laws<'a>(row: &CurveRow<'a>) -> Option<&'a Laws> {
-    row.1.laws.as_ref().filter(|_| row.2 == row.1.curve.best)
-}
-
 /// A row per step, rows and number of pieces.
 fn curves(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
-    let rows: Vec<_> = steps
+    let rows: Vec<CurveRow<'_>> = steps
         .iter()
         .flat_map(|step| step.curves.iter().map(move |curve| (step.step, curve)))
         .flat_map(|(step, curve)| {
-            curve
-                .curve
-                .fits
-                .iter()
-                .enumerate()
-                .map(move |(i, fit)| (step, curve, i, fit))
+            let fits = curve.curve.fits.iter().enumerate();
+            fits.map(move |(i, fit)| (step, curve, i, fit))
         })
         .collect();
-    let best = |row: &CurveRow<'_>| row.2 == row.1.curve.best;
-    let of_best = |value: fn(&neuron_select::CurveIntervals) -> Option<f64>| {
-        rows.iter().map(move |row| {
-            row.1
-                .intervals
-                .as_ref()
-                .filter(|_| best(row))
-                .and_then(value)
+    /// In the row of the best line.
+    fn best<'a>(row: &CurveRow<'a>) -> Option<&'a StratumCurve> {
+        Some(row.1).filter(|curve| row.2 == curve.curve.best)
+    }
+    fn laws<'a>(row: &CurveRow<'a>) -> Option<&'a Laws> {
+        best(row)?.laws.as_ref()
+    }
+    let of_best = |value: fn(&CurveIntervals) -> Option<f64>| {
+        move |row: &CurveRow<'_>| value(best(row)?.intervals.as_ref()?)
+    };
+    let goodness = |place: usize| move |row: &CurveRow<'_>| Some(laws(row)?.fits[place].goodness_p);
+    let table = Table::of(&rows)
+        .column("step", |row| Some(row.0))
+        .column("rows", |row| Some(rows_name(row.1.rows)))
+        .column("pieces", |row| Some(row.2 as i64 + 1))
+        .column("bic", |row| Some(row.3.bic))
+        .column("r_squared", |row| Some(row.3.r_squared))
+        .column("neurons", |row| Some(row.1.curve.neurons as i64))
+        .column("best", |row| Some(best(row).is_some()))
+        .column("shape", |row| Some(best(row)?.curve.shape.name()))
+        .column("break_1", |row| row.3.break_ranks().first().copied())
+        .column("break_1_low", of_best(|i| Some(i.breaks.first()?[0])))
+        .column("break_1_high", of_best(|i| Some(i.breaks.first()?[1])))
+        .column("break_2", |row| row.3.break_ranks().get(1).copied())
+        .column("break_2_low", of_best(|i| Some(i.breaks.get(1)?[0])))
+        .column("break_2_high", of_best(|i| Some(i.breaks.get(1)?[1])))
+        .column("slope_1", |row| row.3.slopes.first().copied())
+        .column("slope_2", |row| row.3.slopes.get(1).copied())
+        .column("slope_3", |row| row.3.slopes.get(2).copied())
+        .column("exponent", |row| Some(best(row)?.curve.exponent()))
+        .column("exponent_low", of_best(|i| Some(i.exponent[0])))
+        .column("exponent_high", of_best(|i| Some(i.exponent[1])))
+        .column("same_shape_share", of_best(|i| Some(i.same_shape)))
+        .column("plateau_neurons", |row| {
+            Some(best(row)?.plateau_neurons() as i64)
         })
-    };
-    let goodness = |place: usize| {
-        rows.iter()
-            .map(move |row| with_laws(row).map(|laws| laws.fits[place].goodness_p))
-    };
-    Table::default()
-        .int("step", rows.iter().map(|row| Some(row.0)))
-        .text(
-            "rows",
-            rows.iter()
-                .map(|row| Some(rows_name(row.1.rows).to_owned())),
-        )
-        .int("pieces", rows.iter().map(|row| Some(row.2 as i64 + 1)))
-        .float("bic", rows.iter().map(|row| Some(row.3.bic)))
-        .float("r_squared", rows.iter().map(|row| Some(row.3.r_squared)))
-        .int(
-            "neurons",
-            rows.iter().map(|row| Some(row.1.curve.neurons as i64)),
-        )
-        .truth("best", rows.iter().map(|row| Some(best(row))))
-        .text(
-            "shape",
-            rows.iter()
-                .map(|row| Some(row.1.curve.shape.name().to_owned()).filter(|_| best(row))),
-        )
-        .float(
-            "break_1",
-            rows.iter().map(|row| row.3.break_ranks().first().copied()),
-        )
-        .float("break_1_low", of_best(|i| i.breaks.first().map(|b| b[0])))
-        .float("break_1_high", of_best(|i| i.breaks.first().map(|b| b[1])))
-        .float(
-            "break_2",
-            rows.iter().map(|row| row.3.break_ranks().get(1).copied()),
-        )
-        .float("break_2_low", of_best(|i| i.breaks.get(1).map(|b| b[0])))
-        .float("break_2_high", of_best(|i| i.breaks.get(1).map(|b| b[1])))
-        .float(
-            "slope_1",
-            rows.iter().map(|row| row.3.slopes.first().copied()),
-        )
-        .float(
-            "slope_2",
-            rows.iter().map(|row| row.3.slopes.get(1).copied()),
-        )
-        .float(
-            "slope_3",
-            rows.iter().map(|row| row.3.slopes.get(2).copied()),
-        )
-        .float(
-            "exponent",
-            rows.iter()
-                .map(|row| Some(row.1.curve.exponent()).filter(|_| best(row))),
-        )
-        .float("exponent_low", of_best(|i| Some(i.exponent[0])))
-        .float("exponent_high", of_best(|i| Some(i.exponent[1])))
-        .float("same_shape_share", of_best(|i| Some(i.same_shape)))
-        .int(
-            "plateau_neurons",
-            rows.iter()
-                .map(|row| Some(row.1.plateau_neurons() as i64).filter(|_| best(row))),
-        )
-        .text(
-            "verdict",
-            rows.iter().map(|row| {
-                with_laws(row)
-                    .and(row.1.verdict())
-                    .map(|v| v.name().to_owned())
-            }),
-        )
-        .text(
-            "likeliest_law",
-            rows.iter()
-                .map(|row| Some(with_laws(row)?.likeliest.name().to_owned())),
-        )
-        .float("power_law_goodness_p", goodness(0))
-        .float("lognormal_goodness_p", goodness(1))
-        .float("exponential_goodness_p", goodness(2))
-        .text(
-            "likest_other_law",
-            rows.iter()
-                .map(|row| Some(with_laws(row)?.closest().other.name().to_owned())),
-        )
-        .float(
-            "vuong_z",
-            rows.iter().map(|row| Some(with_laws(row)?.closest().z)),
-        )
-        .float(
-            "vuong_p",
-            rows.iter().map(|row| Some(with_laws(row)?.closest().p)),
-        )
-        .write(out, CURVES_PARQUET)
+        .column("verdict", |row| {
+            Some(laws(row).and(row.1.verdict())?.name())
+        })
+        .column("likeliest_law", |row| Some(laws(row)?.likeliest.name()))
+        .column("power_law_goodness_p", goodness(0))
+        .column("lognormal_goodness_p", goodness(1))
+        .column("exponential_goodness_p", goodness(2))
+        .column("likest_other_law", |row| {
+            Some(laws(row)?.closest().other.name())
+        })
+        .column("vuong_z", |row| Some(laws(row)?.closest().z))
+        .column("vuong_p", |row| Some(laws(row)?.closest().p));
+    write_table(out, CURVES_PARQUET, table)
 }
 
 /// A row per step, rows, set and draw.
 fn coactivation(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
     let rows: Vec<_> = steps
         .iter()
-        .flat_map(|step| step.coactivation.iter().map(move |set| (step.step, set)))
+        .flat_map(|step| {
+            step.coactivation
+                .iter()
+                .map(move |set| (step.step, set, &set.coactivation))
+        })
         .collect();
-    Table::default()
-        .int("step", rows.iter().map(|row| Some(row.0)))
-        .text(
-            "rows",
-            rows.iter()
-                .map(|row| Some(rows_name(row.1.rows).to_owned())),
-        )
-        .text(
-            "set",
-            rows.iter().map(|row| Some(row.1.set.name().to_owned())),
-        )
-        .int(
-            "draw",
-            rows.iter().map(|row| row.1.draw.map(|draw| draw as i64)),
-        )
-        .int(
-            "positions",
-            rows.iter()
-                .map(|row| Some(row.1.coactivation.positions as i64)),
-        )
-        .int(
-            "neurons",
-            rows.iter()
-                .map(|row| Some(row.1.coactivation.neurons as i64)),
-        )
-        .int(
-            "constant_neurons",
-            rows.iter()
-                .map(|row| Some(row.1.coactivation.constant as i64)),
-        )
-        .float(
-            "mean_correlation",
-            rows.iter().map(|row| row.1.coactivation.mean_correlation),
-        )
-        .float(
-            "mean_abs_correlation",
-            rows.iter()
-                .map(|row| row.1.coactivation.mean_abs_correlation),
-        )
-        .int(
-            "effective_dimension_covariance",
-            rows.iter()
-                .map(|row| Some(row.1.coactivation.effective_dimension_covariance as i64)),
-        )
-        .int(
-            "effective_dimension_zscored",
-            rows.iter()
-                .map(|row| Some(row.1.coactivation.effective_dimension_zscored as i64)),
-        )
-        .write(out, COACTIVATION_PARQUET)
+    let table = Table::of(&rows)
+        .column("step", |row| Some(row.0))
+        .column("rows", |row| Some(rows_name(row.1.rows)))
+        .column("set", |row| Some(row.1.set.name()))
+        .column("draw", |row| row.1.draw.map(|draw| draw as i64))
+        .column("positions", |row| Some(row.2.positions as i64))
+        .column("neurons", |row| Some(row.2.neurons as i64))
+        .column("constant_neurons", |row| Some(row.2.constant as i64))
+        .column("mean_correlation", |row| row.2.mean_correlation)
+        .column("mean_abs_correlation", |row| row.2.mean_abs_correlation)
+        .column("effective_dimension_covariance", |row| {
+            Some(row.2.effective_dimension_covariance as i64)
+        })
+        .column("effective_dimension_zscored", |row| {
+            Some(row.2.effective_dimension_zscored as i64)
+        });
+    write_table(out, COACTIVATION_PARQUET, table)
 }
 
 /// A row per step, rows and set; controls of one kind are taken together.
@@ -674,42 +435,17 @@ fn band_effects(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         .iter()
         .flat_map(|step| step.band_effects.iter().map(move |set| (step.step, set)))
         .collect();
-    Table::default()
-        .int("step", rows.iter().map(|row| Some(row.0)))
-        .text(
-            "rows",
-            rows.iter()
-                .map(|row| Some(rows_name(row.1.rows).to_owned())),
-        )
-        .text(
-            "set",
-            rows.iter().map(|row| Some(row.1.set.name().to_owned())),
-        )
-        .int("neurons", rows.iter().map(|row| Some(row.1.neurons as i64)))
-        .int(
-            "draws",
-            rows.iter().map(|row| row.1.draws.map(|n| n as i64)),
-        )
-        .float("total_effect", rows.iter().map(|row| Some(row.1.mean)))
-        .float(
-            "total_effect_low",
-            rows.iter().map(|row| row.1.interval.map(|i| i.lower)),
-        )
-        .float(
-            "total_effect_high",
-            rows.iter().map(|row| row.1.interval.map(|i| i.upper)),
-        )
-        .int(
-            "total_effect_undefined",
-            rows.iter()
-                .map(|row| row.1.interval.map(|i| i.undefined as i64)),
-        )
-        .float("selection_rank_p", rows.iter().map(|row| row.1.rank_p))
-        .int(
-            "clusters",
-            rows.iter().map(|row| Some(row.1.clusters as i64)),
-        )
-        .write(out, BAND_EFFECTS_PARQUET)
+    let table = Table::of(&rows)
+        .column("step", |row| Some(row.0))
+        .column("rows", |row| Some(rows_name(row.1.rows)))
+        .column("set", |row| Some(row.1.set.name()))
+        .column("neurons", |row| Some(row.1.neurons as i64))
+        .column("draws", |row| row.1.draws.map(|n| n as i64))
+        .column("total_effect", |row| Some(row.1.mean));
+    let table = interval(table, "total_effect", |row| row.1.interval)
+        .column("selection_rank_p", |row| row.1.rank_p)
+        .column("clusters", |row| Some(row.1.clusters as i64));
+    write_table(out, BAND_EFFECTS_PARQUET, table)
 }
 
 /// A row per step and set: rare minus common rows, each document counted once.
@@ -718,30 +454,14 @@ fn band_contrasts(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()>
         .iter()
         .flat_map(|step| step.band_contrasts.iter().map(move |set| (step.step, set)))
         .collect();
-    let of = |value: fn(Interval) -> f64| rows.iter().map(move |row| row.1.interval.map(value));
-    Table::default()
-        .int("step", rows.iter().map(|row| Some(row.0)))
-        .text(
-            "set",
-            rows.iter().map(|row| Some(row.1.set.name().to_owned())),
-        )
-        .int("neurons", rows.iter().map(|row| Some(row.1.neurons as i64)))
-        .float(
-            "longtail_minus_common",
-            rows.iter().map(|row| Some(row.1.mean)),
-        )
-        .float("longtail_minus_common_low", of(|i| i.lower))
-        .float("longtail_minus_common_high", of(|i| i.upper))
-        .int(
-            "longtail_minus_common_undefined",
-            rows.iter()
-                .map(|row| row.1.interval.map(|i| i.undefined as i64)),
-        )
-        .int(
-            "clusters",
-            rows.iter().map(|row| Some(row.1.clusters as i64)),
-        )
-        .write(out, BAND_CONTRASTS_PARQUET)
+    let table = Table::of(&rows)
+        .column("step", |row| Some(row.0))
+        .column("set", |row| Some(row.1.set.name()))
+        .column("neurons", |row| Some(row.1.neurons as i64))
+        .column("longtail_minus_common", |row| Some(row.1.mean));
+    let table = interval(table, "longtail_minus_common", |row| row.1.interval)
+        .column("clusters", |row| Some(row.1.clusters as i64));
+    write_table(out, BAND_CONTRASTS_PARQUET, table)
 }
 
 /// A row per step and measure: the selection on the documents that made it, and on others.
@@ -750,36 +470,18 @@ fn cross_fit(out: &OutputDir, steps: &[StepAnalysis]) -> anyhow::Result<()> {
         .iter()
         .flat_map(|step| step.cross_fits.iter().map(move |fit| (step.step, fit)))
         .collect();
-    let of = |value: fn(Interval) -> f64| rows.iter().map(move |row| row.1.interval.map(value));
-    Table::default()
-        .int("step", rows.iter().map(|row| Some(row.0)))
-        .text(
-            "measure",
-            rows.iter().map(|row| Some(row.1.measure.to_owned())),
-        )
-        .int(
-            "folds",
-            rows.iter().map(|row| Some(row.1.fit.folds.len() as i64)),
-        )
-        .float(
-            "in_sample",
-            rows.iter().map(|row| Some(row.1.fit.in_sample)),
-        )
-        .float("held_out", rows.iter().map(|row| Some(row.1.fit.held_out)))
-        .float("held_out_low", of(|i| i.lower))
-        .float("held_out_high", of(|i| i.upper))
-        .int(
-            "held_out_undefined",
-            rows.iter()
-                .map(|row| row.1.interval.map(|i| i.undefined as i64)),
-        )
-        .int(
-            "clusters",
-            rows.iter()
-                .map(|row| Some(Group::with_values(&row.1.fit.groups) as i64)),
-        )
-        .float("shrinkage", rows.iter().map(|row| row.1.fit.shrinkage()))
-        .write(out, CROSS_FIT_PARQUET)
+    let table = Table::of(&rows)
+        .column("step", |row| Some(row.0))
+        .column("measure", |row| Some(row.1.measure))
+        .column("folds", |row| Some(row.1.fit.folds.len() as i64))
+        .column("in_sample", |row| Some(row.1.fit.in_sample))
+        .column("held_out", |row| Some(row.1.fit.held_out));
+    let table = interval(table, "held_out", |row| row.1.interval)
+        .column("clusters", |row| {
+            Some(Group::with_values(&row.1.fit.groups) as i64)
+        })
+        .column("shrinkage", |row| row.1.fit.shrinkage());
+    write_table(out, CROSS_FIT_PARQUET, table)
 }
 
 /// A row per pair of steps, set or neuron, and measure: how its mean has changed, paired by document (or sequence).
@@ -788,57 +490,28 @@ fn step_changes(out: &OutputDir, changes: &[StepChange]) -> anyhow::Result<()> {
         Subject::Neuron(id) => Some(id),
         Subject::Selection | Subject::All => None,
     };
-    let of = |value: fn(Interval) -> f64| changes.iter().map(move |c| c.interval.map(value));
-    Table::default()
-        .int("step", changes.iter().map(|c| Some(c.step)))
-        .int("later_step", changes.iter().map(|c| Some(c.later)))
-        .text(
-            "set",
-            changes.iter().map(|c| Some(c.subject.name().to_owned())),
-        )
-        .int(
-            "layer",
-            changes.iter().map(|c| Some(neuron(c)?.layer as i64)),
-        )
-        .int(
-            "neuron",
-            changes.iter().map(|c| Some(neuron(c)?.neuron as i64)),
-        )
-        .text(
-            "measure",
-            changes.iter().map(|c| Some(c.measure.to_owned())),
-        )
-        .float("difference", changes.iter().map(|c| Some(c.mean)))
-        .float("difference_low", of(|i| i.lower))
-        .float("difference_high", of(|i| i.upper))
-        .int(
-            "difference_undefined",
-            changes
-                .iter()
-                .map(|c| c.interval.map(|i| i.undefined as i64)),
-        )
-        .int("clusters", changes.iter().map(|c| Some(c.clusters as i64)))
-        .write(out, STEP_CHANGES_PARQUET)
+    let table = Table::of(changes)
+        .column("step", |c| Some(c.step))
+        .column("later_step", |c| Some(c.later))
+        .column("set", |c| Some(c.subject.name()))
+        .column("layer", |c| Some(neuron(c)?.layer as i64))
+        .column("neuron", |c| Some(neuron(c)?.neuron as i64))
+        .column("measure", |c| Some(c.measure))
+        .column("difference", |c| Some(c.mean));
+    let table = interval(table, "difference", |c| c.interval)
+        .column("clusters", |c| Some(c.clusters as i64));
+    write_table(out, STEP_CHANGES_PARQUET, table)
 }
 
 /// A row per pair of steps.
 fn stability(out: &OutputDir, overlaps: &[Overlap]) -> anyhow::Result<()> {
-    Table::default()
-        .int("step", overlaps.iter().map(|o| Some(o.step)))
-        .int("other_step", overlaps.iter().map(|o| Some(o.other)))
-        .int(
-            "selected",
-            overlaps.iter().map(|o| Some(o.selected[0] as i64)),
-        )
-        .int(
-            "other_selected",
-            overlaps.iter().map(|o| Some(o.selected[1] as i64)),
-        )
-        .float("jaccard", overlaps.iter().map(|o| o.jaccard))
-        .float("jaccard_by_chance", overlaps.iter().map(|o| o.chance))
-        .float(
-            "rank_biased_overlap",
-            overlaps.iter().map(|o| o.rank_biased_overlap),
-        )
-        .write(out, STABILITY_PARQUET)
+    let table = Table::of(overlaps)
+        .column("step", |o| Some(o.step))
+        .column("other_step", |o| Some(o.other))
+        .column("selected", |o| Some(o.selected[0] as i64))
+        .column("other_selected", |o| Some(o.selected[1] as i64))
+        .column("jaccard", |o| o.jaccard)
+        .column("jaccard_by_chance", |o| o.chance)
+        .column("rank_biased_overlap", |o| o.rank_biased_overlap);
+    write_table(out, STABILITY_PARQUET, table)
 }

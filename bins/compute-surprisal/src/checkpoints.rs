@@ -5,10 +5,10 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use anyhow::{Context, anyhow, bail};
 use checkpoint_source::Source;
-use job_inputs::{content_files, series, source, step_in_words};
+use job_inputs::{content_files, load_options, series, source, step_in_words};
 use job_kit::{RunRecord, sha256_file};
 use model_conventions::{Counted, StepNames, step_of, step_of_folder};
-use neox_core::{AuditRow, LoadOptions, Model, parse_device, parse_dtype};
+use neox_core::{AuditRow, LoadOptions, Model};
 
 use crate::config::SurprisalConfig;
 
@@ -99,9 +99,7 @@ impl Checkpoints {
     ) -> anyhow::Result<(Self, Vec<Option<u64>>)> {
         let model = &config.model;
         let source = source(model)?;
-        let options = LoadOptions::default()
-            .with_device(parse_device(&model.device)?)
-            .with_dtype(parse_dtype(&model.dtype)?);
+        let options = load_options(model)?;
         if config.steps.is_some() {
             record.warn(
                 "`steps` is called `model.steps` now, as in the other jobs; it is read as that",

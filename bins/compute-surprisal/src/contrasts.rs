@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Float64Array, Int32Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
-};
+use arrow::array::RecordBatch;
+use job_kit::Table;
 use job_kit::report::{Grid, Section};
 use neuron_ablate::NeuronId;
-use neuron_select::{Balance, ControlKind, q_values, rank_p};
+use neuron_select::{ControlKind, TraitBalance, q_values, rank_p};
 use surprisal_metrics::{Bootstrap, Group, Interval, Unit};
 
 use crate::interventions::{Drawn, Facts, InterventionSpec};
@@ -150,100 +148,49 @@ pub(crate) fn adjust(contrasts: &mut [Contrast]) {
     }
 }
 
-fn number<T>(rows: &[T], of: impl Fn(&T) -> Option<f64>) -> ArrayRef {
-    Arc::new(rows.iter().map(of).collect::<Float64Array>())
-}
-
-fn count<T>(rows: &[T], of: impl Fn(&T) -> Option<u64>) -> ArrayRef {
-    Arc::new(rows.iter().map(of).collect::<UInt64Array>())
-}
-
-/// Of the type that `layer` and `neuron` have in the tables of all jobs.
-fn places<T>(rows: &[T], of: impl Fn(&T) -> usize) -> anyhow::Result<ArrayRef> {
-    let places = rows.iter().map(|row| i32::try_from(of(row)).map(Some));
-    Ok(Arc::new(places.collect::<Result<Int32Array, _>>()?))
-}
-
-fn text<T>(rows: &[T], of: impl Fn(&T) -> String) -> ArrayRef {
-    Arc::new(StringArray::from_iter_values(rows.iter().map(of)))
-}
-
-fn batch(columns: Vec<(String, ArrayRef)>) -> anyhow::Result<RecordBatch> {
-    let columns = columns.into_iter().map(|(name, of)| (name, of, true));
-    Ok(RecordBatch::try_from_iter_with_nullable(columns)?)
-}
-
 /// `contrasts.csv`, `contrasts.parquet`
 pub(crate) fn table(rows: &[Contrast], unit: Unit) -> anyhow::Result<RecordBatch> {
     let unit = unit.name();
-    let number = |of: fn(&Contrast) -> Option<f64>| number(rows, of);
-    batch(vec![
-        ("step".into(), steps(rows, |c| c.step)?),
-        (
-            "intervention".into(),
-            text(rows, |c| c.intervention.clone()),
-        ),
-        (
-            "control".into(),
-            text(rows, |c| c.control.name().to_owned()),
-        ),
-        ("group".into(), text(rows, |c| c.group.clone())),
-        ("words".into(), count(rows, |c| Some(c.words as u64))),
-        ("contexts".into(), count(rows, |c| Some(c.contexts as u64))),
-        (
-            "documents".into(),
-            count(rows, |c| c.documents.map(|n| n as u64)),
-        ),
-        ("draws".into(), count(rows, |c| Some(c.draws as u64))),
-        (format!("change_{unit}"), number(|c| c.change)),
-        (
-            format!("change_of_controls_{unit}"),
-            number(|c| c.of_controls),
-        ),
-        (format!("excess_{unit}"), number(|c| Some(c.excess))),
-        (
-            format!("excess_lower_{unit}"),
-            number(|c| Some(c.interval?.lower)),
-        ),
-        (
-            format!("excess_upper_{unit}"),
-            number(|c| Some(c.interval?.upper)),
-        ),
-        ("p".into(), number(|c| c.p)),
-        ("q".into(), number(|c| c.q)),
-    ])
+    let table = Table::of(rows)
+        .values("step", steps(rows, |c| c.step)?)
+        .column("intervention", |c| Some(c.intervention.as_str()))
+        .column("control", |c| Some(c.control.name()))
+        .column("group", |c| Some(c.group.as_str()))
+        .column("words", |c| Some(c.words as u64))
+        .column("contexts", |c| Some(c.contexts as u64))
+        .column("documents", |c| c.documents.map(|n| n as u64))
+        .column("draws", |c| Some(c.draws as u64))
+        .column(format!("change_{unit}"), |c| c.change)
+        .column(format!("change_of_controls_{unit}"), |c| c.of_controls)
+        .column(format!("excess_{unit}"), |c| Some(c.excess))
+        .column(format!("excess_lower_{unit}"), |c| Some(c.interval?.lower))
+        .column(format!("excess_upper_{unit}"), |c| Some(c.interval?.upper))
+        .column("p", |c| c.p)
+        .column("q", |c| c.q);
+    Ok(table.batch()?)
 }
 
 /// `balance.parquet`
 pub(crate) fn balance(drawn: &[DrawnAt]) -> anyhow::Result<RecordBatch> {
-    let rows: Vec<_> = drawn
+    let rows: Vec<(&DrawnAt, &TraitBalance)> = drawn
         .iter()
         .flat_map(|at| at.drawn.balance.iter().map(move |row| (at, row)))
         .collect();
-    let value = |of: fn(Balance) -> f64| number(&rows, |(_, row)| row.balance.map(of));
-    batch(vec![
-        ("step".into(), steps(&rows, |(at, _)| at.step)?),
-        (
-            "intervention".into(),
-            text(&rows, |(at, _)| at.intervention.clone()),
-        ),
-        (
-            "kind".into(),
-            text(&rows, |(_, row)| row.kind.name().to_owned()),
-        ),
-        ("trait".into(), text(&rows, |(_, row)| row.name.clone())),
-        ("selection".into(), value(|b| b.selected)),
-        ("controls".into(), value(|b| b.controls)),
-        ("standardised_difference".into(), value(|b| b.difference)),
-        (
-            "selected".into(),
-            count(&rows, |(_, row)| Some(row.selected as u64)),
-        ),
-        (
-            "without_control".into(),
-            count(&rows, |(_, row)| Some(row.without_control as u64)),
-        ),
-    ])
+    let table = Table::of(&rows)
+        .values("step", steps(&rows, |(at, _)| at.step)?)
+        .column("intervention", |(at, _)| Some(at.intervention.as_str()))
+        .column("kind", |(_, row)| Some(row.kind.name()))
+        .column("trait", |(_, row)| Some(row.name.as_str()))
+        .column("selection", |(_, row)| Some(row.balance?.selected))
+        .column("controls", |(_, row)| Some(row.balance?.controls))
+        .column("standardised_difference", |(_, row)| {
+            Some(row.balance?.difference)
+        })
+        .column("selected", |(_, row)| Some(row.selected as u64))
+        .column("without_control", |(_, row)| {
+            Some(row.without_control as u64)
+        });
+    Ok(table.batch()?)
 }
 
 /// `neurons.parquet`: a row for each neuron that an intervention changes at a step; `selected` are the selected neurons of each.
@@ -283,32 +230,24 @@ pub(crate) fn neurons(
             }
         }
     }
-    batch(vec![
-        ("step".into(), steps(&rows, |row| row.step)?),
-        (
-            "intervention".into(),
-            text(&rows, |row| row.intervention.clone()),
-        ),
-        (
-            "operation".into(),
-            text(&rows, |row| row.facts.operation.clone()),
-        ),
-        (
-            "neurons".into(),
-            text(&rows, |row| row.facts.neurons.to_owned()),
-        ),
-        ("dose".into(), number(&rows, |row| row.facts.dose)),
-        (
-            "draw".into(),
-            Arc::new(rows.iter().map(|r| r.facts.draw).collect::<UInt32Array>()),
-        ),
-        ("layer".into(), places(&rows, |row| row.neuron.layer)?),
-        ("neuron".into(), places(&rows, |row| row.neuron.neuron)?),
-        (
-            "component_name".into(),
-            text(&rows, |row| row.neuron.to_string()),
-        ),
-    ])
+    // Of the types that these have in the tables of all jobs.
+    let places = |of: fn(&NeuronId) -> usize| {
+        let places = rows
+            .iter()
+            .map(|row| i32::try_from(of(&row.neuron)).map(Some));
+        places.collect::<Result<Vec<_>, _>>()
+    };
+    let table = Table::of(&rows)
+        .values("step", steps(&rows, |row| row.step)?)
+        .column("intervention", |row| Some(row.intervention.as_str()))
+        .column("operation", |row| Some(row.facts.operation.as_str()))
+        .column("neurons", |row| Some(row.facts.neurons))
+        .column("dose", |row| row.facts.dose)
+        .column("draw", |row| row.facts.draw)
+        .values("layer", places(|id| id.layer)?)
+        .values("neuron", places(|id| id.neuron)?)
+        .column("component_name", |row| Some(row.neuron.to_string()));
+    Ok(table.batch()?)
 }
 
 /// What the terminal shows: the last step.

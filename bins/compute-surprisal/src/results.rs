@@ -1,16 +1,11 @@
 //! The tables of a finished run.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use anyhow::Context;
-use arrow::array::{
-    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
-    UInt32Array, UInt64Array,
-};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::RecordBatch;
 use job_inputs::step_in_words;
-use job_kit::{Format, RunRecord, TableWriter};
+use job_kit::{Format, RunRecord, Table, TableWriter};
 
 use crate::config::{Reading, SurprisalConfig};
 use crate::contrasts::{self, Contrast, DrawnAt};
@@ -130,12 +125,12 @@ fn drawn(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Vec<Draw
 /// `surprisal.parquet`, and the summary on the way.
 fn tidy(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<(Vec<Line>, Vec<Contrast>)> {
     let names = inputs.names();
-    let schema = schema(inputs.config.unit.name());
-    let mut writer = TableWriter::to(inputs.out.file(SURPRISAL)?, schema.clone(), Format::Parquet)?;
+    let schema = batch(inputs, None, &[])?.schema();
+    let mut writer = TableWriter::to(inputs.out.file(SURPRISAL)?, schema, Format::Parquet)?;
     let (mut lines, mut contrasts) = (Vec::new(), Vec::new());
     for &step in inputs.steps {
         let rows = inputs.store.read(step, &names)?;
-        writer.write(&batch(inputs, &schema, step, &rows)?)?;
+        writer.write(&batch(inputs, step, &rows)?)?;
         let values = rows.iter().map(|row| {
             (
                 row.intervention.as_str(),
@@ -154,44 +149,7 @@ fn tidy(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<(Vec<Line
     Ok((lines, contrasts))
 }
 
-fn schema(unit: &str) -> SchemaRef {
-    use DataType::{Boolean, Float64, Int32, Int64, UInt32, UInt64, Utf8};
-    let mut fields = vec![
-        Field::new("model", Utf8, false),
-        Field::new("step", Int64, true),
-        Field::new("seed", UInt64, false),
-        Field::new("intervention", Utf8, false),
-        Field::new("operation", Utf8, false),
-        Field::new("neurons", Utf8, false),
-        Field::new("dose", Float64, true),
-        Field::new("draw", UInt32, true),
-        Field::new("group", Utf8, false),
-        Field::new("long_tail_token", Boolean, true),
-        Field::new("word", Utf8, false),
-        Field::new("zipf", Float64, true),
-        Field::new("context_id", UInt32, false),
-        Field::new("document", Utf8, true),
-        Field::new("position", UInt32, false),
-        Field::new("context_tokens", UInt32, false),
-        Field::new("start", Utf8, false),
-        Field::new("pieces", Int32, false),
-    ];
-    let of_forms = FORMS.map(str::to_owned).into_iter();
-    let more = ["boundary", "base", "change", "base_entropy"].map(str::to_owned);
-    fields.extend(
-        of_forms
-            .chain(more)
-            .map(|name| Field::new(format!("{name}_{unit}"), Float64, true)),
-    );
-    Arc::new(Schema::new(fields))
-}
-
-fn batch(
-    inputs: &Inputs<'_>,
-    schema: &SchemaRef,
-    step: Option<u64>,
-    rows: &[Row],
-) -> anyhow::Result<RecordBatch> {
+fn batch(inputs: &Inputs<'_>, step: Option<u64>, rows: &[Row]) -> anyhow::Result<RecordBatch> {
     let (config, words) = (inputs.config, inputs.words);
     let pair = |row: &Row| &words.pairs[row.pair as usize];
     let facts: HashMap<String, Facts> = inputs
@@ -227,67 +185,47 @@ fn batch(
         || config.model.repo.clone().unwrap_or_default(),
         |path| path.display().to_string(),
     );
-    let n = rows.len();
-    let mut columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(name, n))),
-        Arc::new(
-            std::iter::repeat_n(step.map(i64::try_from).transpose()?, n).collect::<Int64Array>(),
-        ),
-        Arc::new(UInt64Array::from_value(config.seed, n)),
-        text(rows, &|r| &r.intervention),
-        Arc::new(StringArray::from_iter_values(
-            facts.iter().map(|facts| &facts.operation),
-        )),
-        Arc::new(StringArray::from_iter_values(
-            facts.iter().map(|facts| facts.neurons),
-        )),
-        number(&facts, &|facts| facts.dose),
-        Arc::new(
-            facts
-                .iter()
-                .map(|facts| facts.draw)
-                .collect::<UInt32Array>(),
-        ),
-        text(rows, &|r| &words.groups[words.group[r.pair as usize]]),
-        Arc::new(
-            rows.iter()
-                .map(|r| Some(words.long_tail.as_ref()?[r.pair as usize]))
-                .collect::<BooleanArray>(),
-        ),
-        text(rows, &|r| &pair(r).word),
-        number(rows, &|r| pair(r).zipf),
-        Arc::new(UInt32Array::from_iter_values(
-            rows.iter().map(|r| pair(r).context_id),
-        )),
-        Arc::new(
-            rows.iter()
-                .map(|r| pair(r).document.as_deref())
-                .collect::<StringArray>(),
-        ),
-        Arc::new(UInt32Array::from_iter_values(rows.iter().map(position))),
-        Arc::new(UInt32Array::from_iter_values(
-            rows.iter().map(context_tokens),
-        )),
-        text(rows, &|r| &r.start),
-        Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.pieces))),
-    ];
-    columns.extend((0..FORMS.len()).map(|form| number(rows, &|r| unit(r.nats[form]))));
-    columns.extend([
+    let step = step.map(i64::try_from).transpose()?;
+    let mut table = Table::of(rows)
+        .column("model", |_| name.as_str())
+        .column("step", |_| step)
+        .column("seed", |_| config.seed)
+        .column("intervention", |r| r.intervention.as_str())
+        .values("operation", facts.iter().map(|f| f.operation.as_str()))
+        .values("neurons", facts.iter().map(|f| f.neurons))
+        .values("dose", facts.iter().map(|f| f.dose))
+        .values("draw", facts.iter().map(|f| f.draw))
+        .column("group", |r| {
+            words.groups[words.group[r.pair as usize]].as_str()
+        })
+        .column("long_tail_token", |r| {
+            Some(words.long_tail.as_ref()?[r.pair as usize])
+        })
+        .column("word", |r| pair(r).word.as_str())
+        .column("zipf", |r| pair(r).zipf)
+        .column("context_id", |r| pair(r).context_id)
+        .column("document", |r| pair(r).document.as_deref())
+        .column("position", position)
+        .column("context_tokens", context_tokens)
+        .column("start", |r| r.start.as_str())
+        .column("pieces", |r| r.pieces);
+    let of_unit = config.unit.name();
+    for (place, form) in FORMS.iter().enumerate() {
+        table = table.column(format!("{form}_{of_unit}"), |r| unit(r.nats[place]));
+    }
+    let table = table
         // What the corrected form adds to the sum of the pieces: B(before) - B(after).
-        number(rows, &|r| unit(Some(r.nats[0]? - r.nats[2]?))),
-        number(rows, &base_of),
-        number(rows, &|r| Some(inputs.shown(r)? - base_of(r)?)),
-        number(rows, &|r| unit(base.get(&r.pair)?.1)),
-    ]);
-    Ok(RecordBatch::try_new(schema.clone(), columns)?)
-}
-
-fn text<'r>(rows: &'r [Row], value: &dyn Fn(&'r Row) -> &'r str) -> ArrayRef {
-    Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
-}
-
-fn number<T>(rows: &[T], value: &dyn Fn(&T) -> Option<f64>) -> ArrayRef {
-    Arc::new(rows.iter().map(value).collect::<Float64Array>())
+        .column(format!("boundary_{of_unit}"), |r| {
+            unit(Some(r.nats[0]? - r.nats[2]?))
+        })
+        .column(format!("base_{of_unit}"), base_of)
+        .column(format!("change_{of_unit}"), |r| {
+            Some(inputs.shown(r)? - base_of(r)?)
+        })
+        .column(format!("base_entropy_{of_unit}"), |r| {
+            unit(base.get(&r.pair)?.1)
+        });
+    Ok(table.batch()?)
 }
 
 fn wide_file(intervention: &str) -> String {

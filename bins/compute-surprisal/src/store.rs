@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail};
-use arrow::array::{Float64Array, Int32Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use job_inputs::step_in_words;
 use job_kit::output::RUN_RECORD;
-use job_kit::{Format, OutputDir, RunRecord, TableReader, TableWriter, WithHint, write_file};
+use job_kit::{
+    Format, OutputDir, RunRecord, Table, TableReader, TableWriter, WithHint, write_file,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -366,28 +366,23 @@ impl Store {
         let path = self
             .folder
             .join(format!("{}{number:06}.parquet", prefix(step)));
-        let schema = schema();
         let checkpoint = self.checkpoint(step);
-        let mut columns: Vec<arrow::array::ArrayRef> = vec![
-            text(rows, &|_| &checkpoint),
-            text(rows, &|r| &self.keys.pairs[r.pair as usize].0),
-            text(rows, &|r| &self.keys.pairs[r.pair as usize].1),
-            text(rows, &|r| &r.intervention),
-            text(rows, &|r| self.neurons(step, &r.intervention)),
-            Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.start))),
-            Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.pieces))),
-            Arc::new(
-                rows.iter()
-                    .map(|r| r.entropy_nats)
-                    .collect::<Float64Array>(),
-            ),
-        ];
-        columns.extend((0..FORMS.len()).map(|form| {
-            Arc::new(rows.iter().map(|r| r.nats[form]).collect::<Float64Array>())
-                as arrow::array::ArrayRef
-        }));
-        let mut writer = TableWriter::create(&path, schema.clone(), Format::Parquet)?;
-        writer.write(&RecordBatch::try_new(schema, columns)?)?;
+        let pair = |r: &Row| &self.keys.pairs[r.pair as usize];
+        let mut table = Table::of(rows)
+            .column("checkpoint", |_| checkpoint.as_str())
+            .column("word", |r| pair(r).0.as_str())
+            .column("context", |r| pair(r).1.as_str())
+            .column("intervention", |r| r.intervention.as_str())
+            .column("neurons", |r| self.neurons(step, &r.intervention))
+            .column("start", |r| r.start.as_str())
+            .column("pieces", |r| r.pieces)
+            .column(ENTROPY, |r| r.entropy_nats);
+        for (place, form) in FORMS.into_iter().enumerate() {
+            table = table.column(form, |r| r.nats[place]);
+        }
+        let batch = table.batch()?;
+        let mut writer = TableWriter::create(&path, batch.schema(), Format::Parquet)?;
+        writer.write(&batch)?;
         writer.finish()?;
         Ok(())
     }
@@ -506,25 +501,6 @@ fn step_key(step: Option<u64>) -> String {
 /// What the names of a step's parts begin with.
 fn prefix(step: Option<u64>) -> String {
     step.map_or("no-step-".to_owned(), |step| format!("step{step}-"))
-}
-
-fn text<'r>(rows: &'r [Row], value: &dyn Fn(&'r Row) -> &'r str) -> arrow::array::ArrayRef {
-    Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
-}
-
-fn schema() -> SchemaRef {
-    let mut fields = vec![
-        Field::new("checkpoint", DataType::Utf8, false),
-        Field::new("word", DataType::Utf8, false),
-        Field::new("context", DataType::Utf8, false),
-        Field::new("intervention", DataType::Utf8, false),
-        Field::new("neurons", DataType::Utf8, false),
-        Field::new("start", DataType::Utf8, false),
-        Field::new("pieces", DataType::Int32, false),
-        Field::new(ENTROPY, DataType::Float64, true),
-    ];
-    fields.extend(FORMS.map(|form| Field::new(form, DataType::Float64, true)));
-    Arc::new(Schema::new(fields))
 }
 
 /// Two identities as one, and the keys under which they differ. Null fits any value; a key that one of them lacks differs.

@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
-use std::sync::Arc;
+use std::num::TryFromIntError;
 
 use anyhow::Context;
-use arrow::array::{
-    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, UInt64Array,
-};
+use arrow::array::RecordBatch;
+use job_kit::Table;
 use neuron_select::q_values;
 use surprisal_metrics::{
     Acquisition, Bootstrap, Doubt, Group, Interval, LearningCurve, MetricError, Paired, Unit,
@@ -255,84 +254,31 @@ impl<'s> Step<'s> {
 
 /// `summary.csv`, `summary.parquet`
 pub(crate) fn table(lines: &[Line], unit: Unit) -> anyhow::Result<RecordBatch> {
-    let number = |f: &dyn Fn(&Line) -> Option<f64>| {
-        Arc::new(lines.iter().map(f).collect::<Float64Array>()) as ArrayRef
-    };
-    let count = |f: &dyn Fn(&Line) -> Option<u64>| {
-        Arc::new(lines.iter().map(f).collect::<UInt64Array>()) as ArrayRef
-    };
-    let text = |f: &dyn Fn(&Line) -> String| {
-        Arc::new(lines.iter().map(|l| Some(f(l))).collect::<StringArray>()) as ArrayRef
-    };
     let unit = unit.name();
-    Ok(RecordBatch::try_from_iter_with_nullable([
-        ("step".to_owned(), steps(lines, |l| l.step)?, true),
-        (
-            "intervention".to_owned(),
-            text(&|l| l.intervention.clone()),
-            false,
-        ),
-        ("group".to_owned(), text(&|l| l.group.clone()), false),
-        ("zipf_mean".to_owned(), number(&|l| l.zipf), true),
-        ("words".to_owned(), count(&|l| Some(l.words as u64)), false),
-        (
-            "contexts".to_owned(),
-            count(&|l| Some(l.contexts as u64)),
-            false,
-        ),
-        (
-            "documents".to_owned(),
-            count(&|l| l.documents.map(|n| n as u64)),
-            true,
-        ),
-        (
-            "pairs_undefined".to_owned(),
-            count(&|l| Some(l.undefined as u64)),
-            false,
-        ),
-        (format!("mean_{unit}"), number(&|l| Some(l.mean)), false),
-        (
-            format!("mean_lower_{unit}"),
-            number(&|l| l.interval.map(|i| i.lower)),
-            true,
-        ),
-        (
-            format!("mean_upper_{unit}"),
-            number(&|l| l.interval.map(|i| i.upper)),
-            true,
-        ),
-        (
-            format!("difference_{unit}"),
-            number(&|l| l.paired.map(|p| p.difference)),
-            true,
-        ),
-        (
-            format!("difference_lower_{unit}"),
-            number(&|l| l.paired?.interval.map(|i| i.lower)),
-            true,
-        ),
-        (
-            format!("difference_upper_{unit}"),
-            number(&|l| l.paired?.interval.map(|i| i.upper)),
-            true,
-        ),
-        (
-            "words_higher".to_owned(),
-            count(&|l| l.paired.map(|p| p.higher as u64)),
-            true,
-        ),
-        (
-            "words_lower".to_owned(),
-            count(&|l| l.paired.map(|p| p.lower as u64)),
-            true,
-        ),
-        (
-            "sign_test_p".to_owned(),
-            number(&|l| l.paired.map(|p| p.sign_p)),
-            true,
-        ),
-        ("sign_test_q".to_owned(), number(&|l| l.sign_q), true),
-    ])?)
+    let table = Table::of(lines)
+        .values("step", steps(lines, |l| l.step)?)
+        .column("intervention", |l| l.intervention.as_str())
+        .column("group", |l| l.group.as_str())
+        .column("zipf_mean", |l| l.zipf)
+        .column("words", |l| l.words as u64)
+        .column("contexts", |l| l.contexts as u64)
+        .column("documents", |l| l.documents.map(|n| n as u64))
+        .column("pairs_undefined", |l| l.undefined as u64)
+        .column(format!("mean_{unit}"), |l| l.mean)
+        .column(format!("mean_lower_{unit}"), |l| Some(l.interval?.lower))
+        .column(format!("mean_upper_{unit}"), |l| Some(l.interval?.upper))
+        .column(format!("difference_{unit}"), |l| Some(l.paired?.difference))
+        .column(format!("difference_lower_{unit}"), |l| {
+            Some(l.paired?.interval?.lower)
+        })
+        .column(format!("difference_upper_{unit}"), |l| {
+            Some(l.paired?.interval?.upper)
+        })
+        .column("words_higher", |l| Some(l.paired?.higher as u64))
+        .column("words_lower", |l| Some(l.paired?.lower as u64))
+        .column("sign_test_p", |l| Some(l.paired?.sign_p))
+        .column("sign_test_q", |l| l.sign_q);
+    Ok(table.batch()?)
 }
 
 /// What the terminal shows: the last step, each intervention against `base`.
@@ -479,76 +425,29 @@ pub(crate) fn acquired(
 
 /// `acquisition.csv`, `acquisition.parquet`
 pub(crate) fn acquisition_table(learned: &[Acquired], unit: Unit) -> anyhow::Result<RecordBatch> {
-    let number = |f: &dyn Fn(&Acquired) -> Option<f64>| {
-        Arc::new(learned.iter().map(f).collect::<Float64Array>()) as ArrayRef
-    };
-    let text = |f: &dyn Fn(&Acquired) -> &str| {
-        Arc::new(learned.iter().map(|a| Some(f(a))).collect::<StringArray>()) as ArrayRef
-    };
-    let extrapolated: BooleanArray = learned
-        .iter()
-        .map(|a| a.age().map(|age| age.extrapolated))
-        .collect();
     let unit = unit.name();
-    Ok(RecordBatch::try_from_iter_with_nullable([
-        ("intervention".to_owned(), text(&|a| &a.intervention), false),
-        ("group".to_owned(), text(&|a| &a.group), false),
-        ("word".to_owned(), text(&|a| &a.word), false),
-        (
-            "contexts".to_owned(),
-            Arc::new(UInt64Array::from_iter_values(
-                learned.iter().map(|a| u64::from(a.contexts)),
-            )),
-            false,
-        ),
-        (
-            "acquired_log10_step".to_owned(),
-            number(&|a| a.age().map(|age| age.log10_step)),
-            true,
-        ),
-        (
-            "extrapolated".to_owned(),
-            Arc::new(extrapolated) as ArrayRef,
-            true,
-        ),
-        (
-            "fit".to_owned(),
-            text(&|a| a.doubt().map_or("holds", Doubt::name)),
-            false,
-        ),
-        (format!("chance_{unit}"), number(&|a| Some(a.chance)), false),
-        (
-            format!("curve_lower_{unit}"),
-            number(&|a| Some(a.curve.lower)),
-            false,
-        ),
-        (
-            format!("curve_drop_{unit}"),
-            number(&|a| Some(a.curve.drop)),
-            false,
-        ),
-        (
-            "curve_mid_log10_step".to_owned(),
-            number(&|a| Some(a.curve.mid)),
-            false,
-        ),
-        (
-            "curve_width_decades".to_owned(),
-            number(&|a| Some(a.curve.width)),
-            false,
-        ),
-        (
-            format!("curve_rmse_{unit}"),
-            number(&|a| Some(a.curve.rmse)),
-            false,
-        ),
-    ])?)
+    let table = Table::of(learned)
+        .column("intervention", |a| a.intervention.as_str())
+        .column("group", |a| a.group.as_str())
+        .column("word", |a| a.word.as_str())
+        .column("contexts", |a| u64::from(a.contexts))
+        .column("acquired_log10_step", |a| Some(a.age()?.log10_step))
+        .column("extrapolated", |a| Some(a.age()?.extrapolated))
+        .column("fit", |a| a.doubt().map_or("holds", Doubt::name))
+        .column(format!("chance_{unit}"), |a| a.chance)
+        .column(format!("curve_lower_{unit}"), |a| a.curve.lower)
+        .column(format!("curve_drop_{unit}"), |a| a.curve.drop)
+        .column("curve_mid_log10_step", |a| a.curve.mid)
+        .column("curve_width_decades", |a| a.curve.width)
+        .column(format!("curve_rmse_{unit}"), |a| a.curve.rmse);
+    Ok(table.batch()?)
 }
 
 /// Of the type that `step` has in the tables of all jobs, so that they join.
-pub(crate) fn steps<T>(rows: &[T], of: impl Fn(&T) -> Option<u64>) -> anyhow::Result<ArrayRef> {
-    let steps = rows
-        .iter()
-        .map(|row| of(row).map(i64::try_from).transpose());
-    Ok(Arc::new(steps.collect::<Result<Int64Array, _>>()?))
+pub(crate) fn steps<T>(
+    rows: &[T],
+    of: impl Fn(&T) -> Option<u64>,
+) -> Result<Vec<Option<i64>>, TryFromIntError> {
+    let step = |row| of(row).map(i64::try_from).transpose();
+    rows.iter().map(step).collect()
 }

@@ -20,7 +20,7 @@ pub(crate) fn describe(setting: &Setting) -> Map<String, Value> {
     let mut machine = Map::new();
     let mut put = |name: &str, value: Value| machine.insert(name.to_owned(), value);
     put("program", json!(format!("longtail-check {VERSION}")));
-    put("libtorch", json!(env!("LIBTORCH_VERSION")));
+    put("libtorch", json!(neox_core::LIBTORCH_VERSION));
     put("device", json!(device_name(setting.device)));
     if let Device::Cuda(index) = setting.device {
         put(

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use neox_core::{LoadOptions, Model};
+use neox_core::{LoadOptions, Model, keep_freed_memory};
 use serde_json::json;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -137,6 +137,7 @@ fn tensors(shape: &Shape, spread: f64) -> Result<Vec<(String, Tensor)>, TchError
 /// # Errors
 /// As [`Model::load`].
 pub(crate) fn load(folder: &Path, device: Device, dtype: Kind) -> anyhow::Result<Model> {
+    keep_freed_memory();
     let model = Model::load(
         folder,
         &LoadOptions::default().with_device(device).with_dtype(dtype),

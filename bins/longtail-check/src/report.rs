@@ -259,15 +259,7 @@ fn three_digits(value: f64) -> String {
         return format!("{value:.decimals$}");
     }
     let unit = 10f64.powf(value.abs().log10().floor() - 2.0);
-    let digits = format!("{:.0}", (value / unit).round() * unit);
-    let mut grouped = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
+    job_kit::report::integer(((value / unit).round() * unit).round() as i64)
 }
 
 /// Runs some work, with a panic as an error.

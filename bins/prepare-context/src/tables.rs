@@ -1,11 +1,7 @@
 //! The tables that a run writes.
 
-use std::sync::Arc;
-
-use arrow::{
-    array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array},
-    error::ArrowError,
-};
+use arrow::{array::RecordBatch, error::ArrowError};
+use job_kit::Table;
 use longtail_corpus::{Context, FoundContexts, WordContexts};
 
 /// One row per word and context. Offsets are bytes of the document's text.
@@ -14,108 +10,36 @@ pub(crate) fn context_table(found: &FoundContexts) -> Result<RecordBatch, ArrowE
         .words
         .iter()
         .flat_map(|word| {
-            word.contexts
-                .iter()
-                .enumerate()
-                .map(move |(id, context)| (word, id, context))
+            let contexts = word.contexts.iter().enumerate();
+            contexts.map(move |(id, context)| (word, id, context))
         })
         .collect();
-    let offset = |get: fn(&Context) -> usize| -> ArrayRef {
-        Arc::new(UInt64Array::from_iter_values(
-            rows.iter().map(|(_, _, context)| get(context) as u64),
-        ))
-    };
-    RecordBatch::try_from_iter([
-        (
-            "word",
-            Arc::new(StringArray::from_iter_values(
-                rows.iter().map(|(word, _, _)| &word.word),
-            )) as ArrayRef,
-        ),
-        (
-            "context_id",
-            Arc::new(UInt32Array::from_iter_values(
-                rows.iter().map(|(_, id, _)| *id as u32),
-            )),
-        ),
-        (
-            "context",
-            Arc::new(StringArray::from_iter_values(
-                rows.iter().map(|(_, _, context)| &context.text),
-            )),
-        ),
-        (
-            "separator",
-            Arc::new(StringArray::from_iter_values(
-                rows.iter().map(|(_, _, context)| context.separator),
-            )),
-        ),
-        (
-            "zipf",
-            Arc::new(Float64Array::from_iter(
-                rows.iter().map(|(word, _, _)| word.zipf),
-            )),
-        ),
-        ("document", offset(|context| context.document)),
-        (
-            "file",
-            Arc::new(StringArray::from_iter_values(
-                rows.iter()
-                    .map(|(_, _, context)| context.file.display().to_string()),
-            )),
-        ),
-        ("row", offset(|context| context.row)),
-        ("context_start", offset(|context| context.start)),
-        ("word_start", offset(|context| context.word.start)),
-        ("word_end", offset(|context| context.word.end)),
-        (
-            "count_after_context",
-            Arc::new(UInt64Array::from_iter_values(
-                rows.iter().map(|(_, _, context)| context.count),
-            )),
-        ),
-        (
-            "share_after_context",
-            Arc::new(Float64Array::from_iter_values(
-                rows.iter().map(|(_, _, context)| context.frequency),
-            )),
-        ),
-        (
-            "log_share_after_context_per_million",
-            Arc::new(Float64Array::from_iter_values(
-                rows.iter()
-                    .map(|(_, _, context)| context.log_freq_per_million()),
-            )),
-        ),
-    ])
+    Table::of(&rows)
+        .column("word", |(word, ..)| word.word.as_str())
+        .column("context_id", |(_, id, _)| *id as u32)
+        .column("context", |(.., context)| context.text.as_str())
+        .column("separator", |(.., context)| context.separator)
+        .column("zipf", |(word, ..)| word.zipf)
+        .column("document", |(.., context)| context.document as u64)
+        .column("file", |(.., context)| context.file.display().to_string())
+        .column("row", |(.., context)| context.row as u64)
+        .column("context_start", |(.., context)| context.start as u64)
+        .column("word_start", |(.., context)| context.word.start as u64)
+        .column("word_end", |(.., context)| context.word.end as u64)
+        .column("count_after_context", |(.., context)| context.count)
+        .column("share_after_context", |(.., context)| context.frequency)
+        .column("log_share_after_context_per_million", |(.., context)| {
+            context.log_freq_per_million()
+        })
+        .batch()
 }
 
 /// One row per word, those without a context too.
 pub(crate) fn word_table(found: &FoundContexts) -> Result<RecordBatch, ArrowError> {
-    RecordBatch::try_from_iter([
-        (
-            "word",
-            Arc::new(StringArray::from_iter_values(
-                found.words.iter().map(|word| &word.word),
-            )) as ArrayRef,
-        ),
-        (
-            "zipf",
-            Arc::new(Float64Array::from_iter(
-                found.words.iter().map(|word| word.zipf),
-            )),
-        ),
-        (
-            "occurrences",
-            Arc::new(UInt64Array::from_iter_values(
-                found.words.iter().map(|word| word.occurrences),
-            )),
-        ),
-        (
-            "contexts",
-            Arc::new(UInt64Array::from_iter_values(
-                found.words.iter().map(|word| word.contexts.len() as u64),
-            )),
-        ),
-    ])
+    Table::of(&found.words)
+        .column("word", |word| word.word.as_str())
+        .column("zipf", |word| word.zipf)
+        .column("occurrences", |word| word.occurrences)
+        .column("contexts", |word| word.contexts.len() as u64)
+        .batch()
 }

@@ -164,7 +164,7 @@ impl Arms {
         Ok(())
     }
 
-    /// Neurons, the same along random directions, and other neurons. `progress` hears of sequences read.
+    /// Neurons, the same along random directions, and other neurons. `progress` is told how many sequences were read.
     pub(crate) fn add_neurons(
         &mut self,
         setting: &Setting<'_>,

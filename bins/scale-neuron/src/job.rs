@@ -53,7 +53,7 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     let out = OutputDir::create(&config.output.dir, JOB, resolved, outputs(config))?;
     let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
     record.seed = Some(config.seed);
-    record.version("libtorch", env!("LIBTORCH_VERSION"));
+    record.version("libtorch", neox_core::LIBTORCH_VERSION);
     let neurons = match &config.neurons {
         Some(neurons) => neurons.resolve(&mut record)?,
         None => Vec::new(),

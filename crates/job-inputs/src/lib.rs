@@ -18,7 +18,8 @@ pub use config::{
 pub use means::{MeanSequences, MeansConfig, MeansSample};
 pub use neurons::{NeuronRows, neuron_rows, step_in_words};
 pub use read::{
-    Loaded, Vocabulary, content_files, corpus_sha256, read_sample, read_tokens, source,
+    Loaded, Vocabulary, content_files, corpus_sha256, load_options, read_sample, read_tokens,
+    source,
 };
 pub use text_inputs::{BandConfig, CorpusConfig};
 pub use tokens::{Ends, Tokens};

@@ -12,7 +12,7 @@ use arrow::{
     datatypes::{DataType, Field, Schema},
 };
 use job_kit::{Format, Progress, RunRecord, TableReader, TableWriter, write_file};
-use neox_core::Model;
+use neox_core::{LIBTORCH_VERSION, Model};
 use neuron_ablate::{LayerMeans, MeanOf, MeanOver, Means, Sample, SampleMeans, sample_means};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -74,15 +74,6 @@ mod all {
 /// By this file a folder says that it is a cache (bford.info/cachedir): no backup needs it, and what a run finds in it is no input.
 const CACHE: &str = "CACHEDIR.TAG";
 const CACHE_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Mean activations, kept for other runs (`means.keep`); they can be taken anew.\n";
-
-/// Of what means depend on, all but the text and what they are of.
-const CODE: &str = concat!(
-    env!("MEANS_CODE"),
-    " ",
-    env!("LIBTORCH_VERSION"),
-    " ",
-    env!("CARGO_PKG_VERSION")
-);
 
 /// Means of several things over the text of a checkpoint.
 #[derive(Debug)]
@@ -225,7 +216,14 @@ impl<'a> MeansSample<'a> {
 /// What means depend on: the weights and how they are computed with, the program, the text and its documents.
 fn key((model, content): (&Model, &str), sample: &Sample, sequences: &[usize]) -> String {
     let mut hash = Sha256::new();
-    let computed = format!("{CODE} {:?} {:?}", model.dtype(), model.device());
+    // Of what means depend on, all but the text and what they are of.
+    let code = [
+        env!("MEANS_CODE"),
+        LIBTORCH_VERSION,
+        env!("CARGO_PKG_VERSION"),
+    ]
+    .join(" ");
+    let computed = format!("{code} {:?} {:?}", model.dtype(), model.device());
     for text in [content, &computed] {
         hash.update(text);
         hash.update([0]);

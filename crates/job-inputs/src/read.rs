@@ -8,7 +8,9 @@ use input_files::{Format, InputError, IntegerArray, read_npy, read_text};
 use job_kit::{Progress, RunRecord, sha256_file};
 use longtail_corpus::{Band, BandReading, Frequencies, TokenCounts, pack_sequences};
 use model_conventions::{step_of, step_of_folder};
-use neox_core::{Architecture, LoadOptions, Model, WeightFiles, parse_device, parse_dtype};
+use neox_core::{
+    Architecture, LoadOptions, Model, WeightFiles, keep_freed_memory, parse_device, parse_dtype,
+};
 use neuron_ablate::Sample;
 use serde::Deserialize;
 use text_inputs::{BandConfig, CorpusConfig, Reading};
@@ -31,6 +33,18 @@ pub fn source(config: &ModelConfig) -> anyhow::Result<Source> {
             "no model: set `model.path` to a local folder, or `model.repo` to a repository on the hub"
         ),
     }
+}
+
+/// Where the configuration puts a model and in which precision; and this process, which is about to hold one, goes easy on memory that
+/// it has ([`keep_freed_memory`]).
+///
+/// # Errors
+/// If there is no such device or precision.
+pub fn load_options(config: &ModelConfig) -> anyhow::Result<LoadOptions> {
+    keep_freed_memory();
+    Ok(LoadOptions::default()
+        .with_device(parse_device(&config.device)?)
+        .with_dtype(parse_dtype(&config.dtype)?))
 }
 
 /// The files that make a checkpoint what it is, in the order of [`Loaded::content`]: weights and configuration.
@@ -86,9 +100,7 @@ impl Loaded {
         let mut fetching = None;
         let checkpoint =
             source(model)?.checkpoint(revision, &mut |transfer| show(&mut fetching, transfer))?;
-        let options = LoadOptions::default()
-            .with_device(parse_device(&model.device)?)
-            .with_dtype(parse_dtype(&model.dtype)?);
+        let options = load_options(model)?;
         let files = content_files(&checkpoint)?;
         // Hashing takes as long as loading, and leaves most of the machine to it.
         let (loaded, hashes) = std::thread::scope(|scope| {

@@ -34,5 +34,5 @@ pub use self::{
     progress::Progress,
     run_record::{RunRecord, finished_run},
     stdio::print,
-    table::{Format, TableError, TableWriter},
+    table::{Format, Table, TableError, TableWriter},
 };

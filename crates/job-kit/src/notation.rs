@@ -40,14 +40,24 @@ pub fn number(value: f64, digits: usize) -> String {
 }
 
 /// A whole number, with a comma at the thousands.
-pub(crate) fn integer(value: i64) -> String {
+pub fn integer(value: i64) -> String {
     // Exact for every integer, unlike a way through f64.
-    let digits = value.unsigned_abs().to_string();
-    let mut text = if value < 0 {
-        "\u{2212}".to_owned()
-    } else {
-        String::new()
-    };
+    let sign = if value < 0 { "\u{2212}" } else { "" };
+    format!("{sign}{}", in_thousands(&value.unsigned_abs().to_string()))
+}
+
+/// A number with its decimals, a real minus sign, and a comma at the thousands.
+pub(crate) fn decimal(value: f64, decimals: usize) -> String {
+    let text = format!("{:.decimals$}", value.abs());
+    let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
+    let negative = value < 0.0 && text.chars().any(|c| c.is_ascii_digit() && c != '0');
+    let sign = if negative { "\u{2212}" } else { "" };
+    format!("{sign}{}{rest}", in_thousands(whole))
+}
+
+/// Digits with a comma at the thousands.
+fn in_thousands(digits: &str) -> String {
+    let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
         if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
@@ -55,21 +65,6 @@ pub(crate) fn integer(value: i64) -> String {
         text.push(digit);
     }
     text
-}
-
-/// A number with its decimals, a real minus sign, and a comma at the thousands.
-pub(crate) fn decimal(value: f64, decimals: usize) -> String {
-    let text = format!("{:.decimals$}", value.abs());
-    let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
-    let mut grouped = String::new();
-    for (i, digit) in whole.chars().enumerate() {
-        if i > 0 && (whole.len() - i).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    let negative = value < 0.0 && text.chars().any(|c| c.is_ascii_digit() && c != '0');
-    format!("{}{grouped}{rest}", if negative { "\u{2212}" } else { "" })
 }
 
 /// An exponent in raised digits.

@@ -161,7 +161,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// A file that gets its name when it is whole.
+/// A file that is renamed to its name when it is complete.
 ///
 /// It is written under a temporary name in the same folder, and removed if dropped before [`commit`](Self::commit).
 /// A process killed in between leaves the temporary file, which the next [`OutputDir::create`] removes.

@@ -6,7 +6,7 @@ mod style;
 use std::fmt::Write;
 
 pub use self::grid::{Cell, Grid};
-pub use crate::notation::number;
+pub use crate::notation::{integer, number};
 use crate::{
     notation::escape,
     output::{OutputDir, OutputError},

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::output::{FileRecord, OutputDir, OutputError, RUN_RECORD, sha256_file};
-use crate::secrets::without_secrets;
+use crate::secrets::{as_recorded, without_secrets};
 
 /// What a run was: filled in as it goes, written as `run.json` at its end.
 ///
@@ -193,22 +193,18 @@ pub fn finished_run(
     if record["job"] != job || record["versions"][job] != version {
         return Err(format!("its folder is not of {job} {version}"));
     }
-    // Through text on both sides, as numbers may change in their last bit on the way.
-    let alone = |config: &Value| {
-        let mut config: Value = serde_json::from_str(&config.to_string()).unwrap_or_default();
+    let alone = |mut config: Value| {
         for key in beside {
             let (parents, last) = key.rsplit_once('.').unwrap_or(("", key));
-            let parents = parents.split('.').filter(|name| !name.is_empty());
-            let owner = parents
-                .into_iter()
-                .try_fold(&mut config, |part, name| part.get_mut(name));
+            let mut parents = parents.split('.').filter(|name| !name.is_empty());
+            let owner = parents.try_fold(&mut config, |part, name| part.get_mut(name));
             if let Some(Value::Object(owner)) = owner {
                 owner.remove(last);
             }
         }
         config
     };
-    if alone(&record["config"]) != alone(&without_secrets(config.clone())) {
+    if alone(record["config"].clone()) != alone(as_recorded(config)) {
         return Err("it was run with another configuration".into());
     }
     let files = |of: &str| -> BTreeMap<String, FileRecord> {

@@ -43,3 +43,10 @@ pub(crate) fn without_secrets(value: Value) -> Value {
         other => other,
     }
 }
+
+/// A configuration as it is read back from a record: without credentials, and with the numbers that their text gives, which may differ in the
+/// last bit.
+pub(crate) fn as_recorded(config: &Value) -> Value {
+    let text = without_secrets(config.clone()).to_string();
+    serde_json::from_str(&text).unwrap_or_default()
+}

@@ -1,5 +1,6 @@
-//! Tables on disk: Parquet, Feather and CSV written as a stream. They are read by `input-files`.
+//! Tables: made column by column, and on disk as Parquet, Feather and CSV, written as a stream. They are read by `input-files`.
 
+mod build;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -9,7 +10,10 @@ use input_files::InputError;
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
-pub use self::write::TableWriter;
+pub use self::{
+    build::{ColumnValue, Table},
+    write::TableWriter,
+};
 use crate::{hint::Hint, nearest::nearest, output::OutputError};
 
 /// How a table is stored.

@@ -5,14 +5,14 @@
 //!     --model target/compare/random-70m --token-file target/compare/tokens.npy --batch 4 --length 256
 //! ```
 //!
-//! Takes the arguments of `crates/xtask/src/compare/python/forward.py`; `cargo xtask compare forward` runs both.
+//! Takes the arguments of `crates/xtask/src/compare/python/forward.py`, and `--dtype` (`f32`, `f16`, `bf16`); `cargo xtask compare forward` runs both.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use neox_core::{LoadOptions, Model, NoHooks, next_token_ln_probs};
+use neox_core::{LoadOptions, Model, NoHooks, keep_freed_memory, next_token_ln_probs, parse_dtype};
 use tch::Tensor;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -27,7 +27,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             .ok_or_else(|| format!("argument `{name}` is missing"))
     };
     tch::set_num_threads(args.get("--threads").unwrap_or(&"2").parse()?);
-    let model = Model::load(Path::new(arg("--model")?), &LoadOptions::default())?;
+    keep_freed_memory();
+    let dtype = parse_dtype(args.get("--dtype").unwrap_or(&"f32"))?;
+    let options = LoadOptions::default().with_dtype(dtype);
+    let model = Model::load(Path::new(arg("--model")?), &options)?;
     let (batch, length): (i64, i64) = (arg("--batch")?.parse()?, arg("--length")?.parse()?);
     let tokens = Tensor::read_npy(arg("--token-file")?)?
         .f_view(-1)?

@@ -7,6 +7,7 @@ use crate::branches::Layout;
 use crate::error::{ForwardError, LoadError};
 use crate::family::Part;
 use crate::hooks::{Hooks, visit};
+use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::rotary::Rotary;
 use crate::site::Site;
@@ -15,14 +16,12 @@ use crate::weights::Loader;
 #[derive(Debug)]
 pub(crate) struct Attention {
     /// Queries of all heads, then keys, then values.
-    w_qkv: Tensor,
-    b_qkv: Option<Tensor>,
+    qkv: Linear,
     /// Norms of queries and of keys, all heads together.
     qk_norm: Option<(Norm, Norm)>,
     /// Bound on the size of queries, keys and values.
     clip: Option<f64>,
-    w_o: Tensor,
-    b_o: Option<Tensor>,
+    output: Linear,
     heads: i64,
     kv_heads: i64,
     d_head: i64,
@@ -126,17 +125,16 @@ impl Attention {
                 Norm::load(loader, Part::KeyNorm(layer), kv_heads * d_head)?,
             )),
         };
+        let w_qkv = loader
+            .qkv(layer, false)?
+            .ok_or_else(|| LoadError::MissingTensor {
+                name: format!("{:?}", Part::Qkv(layer)),
+            })?;
         Ok(Self {
-            w_qkv: loader
-                .qkv(layer, false)?
-                .ok_or_else(|| LoadError::MissingTensor {
-                    name: format!("{:?}", Part::Qkv(layer)),
-                })?,
-            b_qkv: loader.qkv(layer, true)?,
+            qkv: Linear::new(w_qkv, loader.qkv(layer, true)?)?,
             qk_norm,
             clip: architecture.clip_qkv,
-            w_o: loader.weight(Part::AttentionOut(layer))?,
-            b_o: loader.bias(Part::AttentionOut(layer))?,
+            output: Linear::load(loader, Part::AttentionOut(layer))?,
             heads,
             kv_heads,
             d_head,
@@ -159,7 +157,7 @@ impl Attention {
     ) -> Result<Tensor, ForwardError> {
         let (batch, pos, _) = x.size3()?;
         let (heads, kv_heads, d_head) = (self.heads, self.kv_heads, self.d_head);
-        let mut qkv = x.f_linear(&self.w_qkv, self.b_qkv.as_ref())?; // [batch, pos, (heads + 2 kv_heads) * d_head]
+        let mut qkv = self.qkv.forward(x)?; // [batch, pos, (heads + 2 kv_heads) * d_head]
         if let Some(bound) = self.clip {
             qkv = qkv.f_clamp_(-bound, bound)?;
         }
@@ -203,7 +201,7 @@ impl Attention {
             .f_transpose(1, 2)?
             .f_reshape([batch, pos, heads * d_head])?;
         let z = visit(hooks, Site::HeadOut(self.layer), z)?;
-        Ok(chosen(&z, rows)?.f_linear(&self.w_o, self.b_o.as_ref())?)
+        Ok(self.output.forward(&chosen(&z, rows)?)?)
     }
 
     /// `softmax(factor * q k^T)` over the keys a query may see: `[batch, heads, query, key]`.

@@ -41,6 +41,7 @@ mod attention;
 mod block;
 mod branches;
 pub mod hooks;
+mod linear;
 mod mlp;
 pub mod model;
 mod norm;
@@ -63,7 +64,7 @@ pub use activation::Activation;
 pub use architecture::{Architecture, NormKind, Positions, Residual, RopeScaling, ScoreScale};
 pub use audit::{AuditRow, Audited, Finding, audit};
 pub use branches::Branch;
-pub use device::{load_cuda, parse_device, parse_dtype};
+pub use device::{keep_freed_memory, load_cuda, parse_device, parse_dtype};
 pub use error::{
     ConfigError, DeviceError, ForwardError, HookError, LoadError, PickleError, TensorMismatch,
     TextError,
@@ -77,5 +78,9 @@ pub use options::LoadOptions;
 pub use save::{SAVED_FILES, SaveError, save_with, stored_tensor};
 pub use site::Site;
 pub use text::Text;
+
 /// The crates whose types are part of this one's interface: [`tch::Tensor`] of every forward, and [`Text::tokenizer`]'s.
 pub use {tch, tokenizers};
+
+/// The version of libtorch that this crate was built with; `unknown` where libtorch's folder does not say it, `none` with `doc-only`.
+pub const LIBTORCH_VERSION: &str = env!("LIBTORCH_VERSION");

@@ -12,6 +12,7 @@ use crate::branches::{Branch, Layout};
 use crate::error::{ForwardError, HookError, LoadError};
 use crate::family::Part;
 use crate::hooks::{Hooks, visit};
+use crate::linear::unembedded;
 use crate::norm::Norm;
 use crate::options::LoadOptions;
 use crate::site::Site;
@@ -121,12 +122,12 @@ impl Model {
         &self.unembedding
     }
 
-    /// Output weights of a layer's MLP, `[d_model, d_mlp]`: neuron `n` writes column `n`.
+    /// Output weights of a layer's MLP, `[d_model, d_mlp]`: neuron `n` writes column `n`. Large ones are copied.
     ///
     /// # Errors
     /// - [`ForwardError::Layer`] if there is no such layer
-    pub fn w_out(&self, layer: usize) -> Result<&Tensor, ForwardError> {
-        Ok(&self.block(layer)?.mlp.w_out)
+    pub fn w_out(&self, layer: usize) -> Result<Tensor, ForwardError> {
+        Ok(self.block(layer)?.mlp.output.weight()?)
     }
 
     /// The norm that a layer's MLP writes through to the residual stream, in a model that norms behind its branches.
@@ -141,8 +142,8 @@ impl Model {
     ///
     /// # Errors
     /// - [`ForwardError::Layer`] if there is no such layer
-    pub fn b_out(&self, layer: usize) -> Result<Option<&Tensor>, ForwardError> {
-        Ok(self.block(layer)?.mlp.b_out.as_ref())
+    pub fn b_out(&self, layer: usize) -> Result<Option<Tensor>, ForwardError> {
+        Ok(self.block(layer)?.mlp.output.bias()?)
     }
 
     /// Logits of every position, not centred.
@@ -415,7 +416,7 @@ impl Model {
     /// - [`ForwardError::Torch`] if the last dimension is not `d_model`
     pub fn unembed(&self, residual: &Tensor) -> Result<Tensor, ForwardError> {
         let normed = self.final_norm.forward(residual)?;
-        Ok(normed.f_linear::<Tensor>(&self.unembedding, None)?)
+        Ok(unembedded(&normed, &self.unembedding)?)
     }
 
     fn unembed_hooked(
@@ -426,7 +427,7 @@ impl Model {
         let normed = self
             .final_norm
             .forward_hooked(residual, Site::LnFinalScale, hooks)?;
-        let logits = normed.f_linear::<Tensor>(&self.unembedding, None)?;
+        let logits = unembedded(&normed, &self.unembedding)?;
         visit(hooks, Site::Logits, logits)
     }
 

@@ -15,7 +15,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use neox_core::{LoadOptions, Model, Text};
+use neox_core::{LoadOptions, Model, Text, keep_freed_memory};
 use neuron_ablate::{
     Intervention, NeuronId, NeuronSite, Operation, Scorer, WordRequest, WordVocabulary,
 };
@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     tch::set_num_threads(args.get("--threads").unwrap_or(&"2").parse()?);
 
+    keep_freed_memory();
     let model = Model::load(Path::new(arg("--model")?), &LoadOptions::default())?;
     let text = Text::from_file(Path::new(arg("--tokenizer")?))?;
     let layer = model.config().num_hidden_layers - 1;

@@ -37,7 +37,7 @@ impl Activity {
 
 /// The activity of every neuron of some layers, `[d_mlp]` each, over the rows of `sequences` ([`Sample::rows`]).
 ///
-/// Sequences of one length go through the model `batch` at a time; `progress` hears how many more are done.
+/// Sequences of one length go through the model `batch` at a time; `progress` is told how many more are done.
 ///
 /// # Errors
 /// - [`AblateError::NoSuchComponent`] for a layer that the model does not have

@@ -311,20 +311,3 @@ impl EffectSums {
         total
     }
 }
-
-/// Share of the total effect that a mediator carries, `1 - DE / TE`, a ratio of means of absolute changes: token frequency where the
-/// direct effect DE is that of its frozen direction, the scale of the final norm where it is that of the frozen norm.
-///
-/// `None` where the total effect is below `floor`, because a ratio to nothing says nothing, and where an effect is not a number.
-///
-/// # Examples
-/// ```
-/// use neuron_ablate::mediated_share;
-/// assert_eq!(mediated_share(0.2, 0.05, 1e-6), Some(0.75));
-/// assert_eq!(mediated_share(0.0, 0.0, 1e-6), None);
-/// assert_eq!(mediated_share(1.0, f64::NAN, 0.0), None);
-/// ```
-pub fn mediated_share(total: f64, direct: f64, floor: f64) -> Option<f64> {
-    let share = (total >= floor && total > 0.0).then(|| 1.0 - direct / total);
-    share.filter(|share| share.is_finite())
-}

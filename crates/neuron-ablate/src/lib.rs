@@ -73,7 +73,7 @@ mod word_request;
 
 pub use activity::{Activity, activities};
 pub use dose::Dose;
-pub use effects::{Change, EffectSums, Mean, NeuronEffects, Over, mediated_share};
+pub use effects::{Change, EffectSums, Mean, NeuronEffects, Over};
 pub use engine::{Engine, EngineOptions, EngineReport, ExactSums};
 pub use error::AblateError;
 pub use frequency::{TokenBand, TokenFrequencies};
@@ -100,6 +100,7 @@ pub use semantics::{
 };
 pub use sets::{NestedSets, SetEffects};
 pub use states::{LastLayerStates, last_layer_states};
+pub use surprisal_metrics::mediated_share;
 pub use sweep::{Effects, HeadEffects, PairBlock, Plan, Ranks, Sink, Sweep};
 pub use trade_off::{
     NamedChange, ScalingCost, ScalingEffects, ScalingMeasure, ScalingPlan, TargetGroup,

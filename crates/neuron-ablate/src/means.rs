@@ -142,7 +142,7 @@ impl SampleMeans {
 
 /// Mean activation of every neuron of the last MLP over the positions of the whole sample, `[d_mlp]`.
 ///
-/// Sequences of one length go through the model `batch` at a time; `progress` hears how many more, and how many so far, are done.
+/// Sequences of one length go through the model `batch` at a time; `progress` is told how many more, and how many so far, are done.
 ///
 /// # Errors
 /// - [`AblateError::Torch`] if libtorch fails

@@ -56,7 +56,7 @@ impl MlpWrite {
     }
 
     pub(crate) fn of_layer(model: &Model, layer: usize) -> Result<Self, AblateError> {
-        let direct = Self::direct(model.w_out(layer)?)?;
+        let direct = Self::direct(&model.w_out(layer)?)?;
         let Some(norm) = model.norm_after_mlp(layer)? else {
             return Ok(direct);
         };
@@ -68,7 +68,7 @@ impl MlpWrite {
                 w_c,
                 norm,
                 w_out: w_out.shallow_clone(),
-                b_out: model.b_out(layer)?.map(host).transpose()?,
+                b_out: model.b_out(layer)?.as_ref().map(host).transpose()?,
             }),
             w_out,
         })
@@ -102,7 +102,7 @@ impl MlpWrite {
 /// - [`AblateError::Forward`] if there is no such layer
 /// - [`AblateError::Torch`] if libtorch fails
 pub fn output_norms(model: &Model, layer: usize) -> Result<Vec<f64>, AblateError> {
-    let w_out = host(model.w_out(layer)?)?.f_tr()?.f_contiguous()?; // [d_mlp, d_model]
+    let w_out = host(&model.w_out(layer)?)?.f_tr()?.f_contiguous()?; // [d_mlp, d_model]
     Ok(norms(&w_out)?)
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use surprisal_metrics::Group;
+use surprisal_metrics::{Group, mediated_share};
 
 use crate::{NeuronId, Push, RowFilter, SelectError, Stratum};
 
@@ -103,7 +103,30 @@ pub struct RowSums {
     pub active_loss: f64,
 }
 
+/// The column of a sum in tables, and the sum.
+pub type SumColumn = (&'static str, fn(&mut RowSums) -> &mut f64);
+
 impl RowSums {
+    /// The columns of a table of sums, behind how many rows there are. Those of [`RowSums::FROZEN`] are there where they were measured.
+    pub const COLUMNS: [SumColumn; 12] = [
+        ("loss_change", |s| &mut s.loss_change),
+        ("loss_abs_change", |s| &mut s.loss_abs_change),
+        ("frozen_loss_change", |s| &mut s.frozen_loss_change),
+        ("frozen_loss_abs_change", |s| &mut s.frozen_loss_abs_change),
+        (Self::FROZEN[0], |s| &mut s.frozen_ln_loss_abs_change),
+        (Self::FROZEN[1], |s| &mut s.frozen_all_loss_abs_change),
+        ("kl_change", |s| &mut s.kl_change),
+        ("kl_abs_change", |s| &mut s.kl_abs_change),
+        ("activation", |s| &mut s.activation),
+        ("activation_change_squared", |s| {
+            &mut s.activation_change_squared
+        }),
+        ("active_rows", |s| &mut s.active_rows),
+        ("active_loss", |s| &mut s.active_loss),
+    ];
+    /// With the scale of the final norm frozen, and with the frequency direction of all tokens.
+    pub const FROZEN: [&str; 2] = ["frozen_ln_loss_abs_change", "frozen_all_loss_abs_change"];
+
     /// The sums of a single row.
     pub fn of_row(row: &Row) -> Self {
         let active = truth(row.activation > 0.0);
@@ -282,8 +305,7 @@ impl NeuronEffects {
     }
 
     fn share(&self, direct: f64, floor: f64) -> Option<f64> {
-        (self.total_effect >= floor && self.total_effect > 0.0)
-            .then(|| 1.0 - direct / self.total_effect)
+        mediated_share(self.total_effect, direct, floor)
     }
 }
 

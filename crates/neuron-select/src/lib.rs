@@ -51,7 +51,7 @@ pub use controls::{
 };
 pub use cross_fit::{CrossFit, Fold, cross_fit};
 pub use curve::{Curve, CurveIntervals, PiecewiseFit, Shape, bootstrap_curve};
-pub use effects::{Grouped, Measure, NeuronEffects, Row, RowSums, Tally, Weights};
+pub use effects::{Grouped, Measure, NeuronEffects, Row, RowSums, SumColumn, Tally, Weights};
 pub use error::SelectError;
 pub use laws::{GOODNESS_LEVEL, Law, LawFit, Laws, VUONG_LEVEL, Verdict, Vuong};
 pub use many::{max_t, q_values};

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{AtomicFile, OutputError, PARTIAL, partial, sha256_file, write_file};
+use crate::secrets::as_recorded;
 
 /// Name of the record of a finished run in its output folder.
 pub const RUN_RECORD: &str = "run.json";
@@ -514,9 +515,7 @@ fn changed_settings(folder: &Path, config: &Value) -> Vec<String> {
     let Some(earlier) = record.as_ref().and_then(|record| record.get("config")) else {
         return Vec::new();
     };
-    // Through text on both sides, as numbers may change in their last bit on the way.
-    let now = crate::secrets::without_secrets(config.clone()).to_string();
-    let now: Value = serde_json::from_str(&now).unwrap_or_default();
+    let now = as_recorded(config);
     let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
     leaves("", earlier, &mut before);
     leaves("", &now, &mut after);
