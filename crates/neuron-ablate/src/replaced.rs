@@ -10,8 +10,8 @@ use std::{
     str::FromStr,
 };
 
-use neox_core::{HookError, Hooks, Model, Site};
-use tch::{Kind, Tensor};
+use neox_core::{HookError, Hooks, Model, Norm, Site};
+use tch::{Kind, TchError, Tensor};
 
 use crate::{
     AblateError, Dose, InterventionError, LayerMeans, NeuronId, Row, Sample,
@@ -204,16 +204,13 @@ impl Replaced {
 
     /// What the neurons of the first layer change in the residual stream behind its block, `[pos, d_model]`, f32; `activations` are
     /// those of the whole layer in the unchanged model, `[pos, d_mlp]`.
-    fn first_change(&self, model: &Model, activations: &Tensor) -> Result<Tensor, AblateError> {
+    fn first_change(&self, mlp: &Output<'_>, activations: &Tensor) -> Result<Tensor, AblateError> {
         let first = Site::MlpPost(self.layer);
-        let mut written = None;
-        for channels in self.channels.iter().filter(|c| c.site == first) {
-            let of_neurons = channels.written(model, self.layer, activations)?;
-            written = Some(of_residual(model, self.layer, activations, of_neurons)?);
-        }
-        written.ok_or_else(|| AblateError::Empty {
+        let channels = self.channels.iter().find(|c| c.site == first);
+        let channels = channels.ok_or_else(|| AblateError::Empty {
             what: format!("{} is no neuron of layer {}", self.name, self.layer),
-        })
+        })?;
+        Ok(mlp.change(activations, channels)?)
     }
 }
 
@@ -245,20 +242,47 @@ fn there(model: &Model, places: &[usize]) -> Result<Tensor, AblateError> {
     Ok(Tensor::f_from_slice(&places)?.f_to_device(model.device())?)
 }
 
-/// What the residual stream behind a block changes by when `written` (f32) is added to the output of its MLP, which reads `activations`.
-fn of_residual(
-    model: &Model,
-    layer: usize,
-    activations: &Tensor,
-    written: Tensor,
-) -> Result<Tensor, AblateError> {
-    let Some(norm) = model.norm_after_mlp(layer)? else {
-        return Ok(written);
-    };
-    let output = activations.f_linear(&model.w_out(layer)?, model.b_out(layer)?)?;
-    let changed = output.f_add(&written)?.f_to_kind(output.f_kind()?)?;
-    let change = norm.forward(&changed)?.f_sub(&norm.forward(&output)?)?;
-    Ok(change.f_to_kind(Kind::Float)?)
+/// How the MLP of a layer writes to the residual stream.
+struct Output<'m> {
+    /// `[d_model, d_mlp]`
+    w_out: Tensor,
+    b_out: Option<Tensor>,
+    /// Behind the MLP.
+    norm: Option<&'m Norm>,
+}
+
+impl<'m> Output<'m> {
+    fn new(model: &'m Model, layer: usize) -> Result<Self, AblateError> {
+        Ok(Self {
+            w_out: model.w_out(layer)?,
+            b_out: model.b_out(layer)?,
+            norm: model.norm_after_mlp(layer)?,
+        })
+    }
+
+    /// What channels of the layer change in the residual stream behind its block, `[pos, d_model]`, f32; `activations` are those of the
+    /// whole layer, `[pos, d_mlp]`.
+    fn change(&self, activations: &Tensor, channels: &Channels) -> Result<Tensor, TchError> {
+        let chosen = activations.f_index_select(-1, &channels.places)?;
+        let before = chosen.f_to_kind(Kind::Float)?; // [pos, channel]
+        let (factors, weights) = match &channels.new {
+            New::Weights(added) => (before, added.shallow_clone()),
+            New::Values { mean, dose } => {
+                let after = new_values(*dose, mean, &chosen)?.f_to_kind(Kind::Float)?;
+                let weights = self.w_out.f_index_select(1, &channels.places)?;
+                let weights = weights.f_to_kind(Kind::Float)?.f_tr()?;
+                (after.f_sub(&before)?, weights)
+            }
+        };
+        let written = factors.f_matmul(&weights)?;
+        let Some(norm) = self.norm else {
+            return Ok(written);
+        };
+        let output = activations.f_linear(&self.w_out, self.b_out.as_ref())?;
+        let changed = output.f_add(&written)?.f_to_kind(output.f_kind()?)?;
+        let change = norm.forward(&changed)?.f_sub(&norm.forward(&output)?)?;
+        change.f_to_kind(Kind::Float)
+    }
 }
 
 impl Channels {
@@ -285,30 +309,9 @@ impl Channels {
             new: New::Values { mean, dose },
         })
     }
-
-    /// What the output of the MLP changes by, `[pos, d_model]`, f32; `activations` are those of its whole layer, `[pos, d_mlp]`.
-    fn written(
-        &self,
-        model: &Model,
-        layer: usize,
-        activations: &Tensor,
-    ) -> Result<Tensor, AblateError> {
-        let chosen = activations.f_index_select(-1, &self.places)?;
-        let before = chosen.f_to_kind(Kind::Float)?; // [pos, channel]
-        let (factors, weights) = match &self.new {
-            New::Weights(added) => (before, added.shallow_clone()),
-            New::Values { mean, dose } => {
-                let after = new_values(*dose, mean, &chosen)?.f_to_kind(Kind::Float)?;
-                let weights = model.w_out(layer)?.f_index_select(1, &self.places)?;
-                let weights = weights.f_to_kind(Kind::Float)?.f_tr()?;
-                (after.f_sub(&before)?, weights)
-            }
-        };
-        Ok(factors.f_matmul(&weights)?)
-    }
 }
 
-fn new_values(dose: Dose, mean: &Tensor, chosen: &Tensor) -> Result<Tensor, tch::TchError> {
+fn new_values(dose: Dose, mean: &Tensor, chosen: &Tensor) -> Result<Tensor, TchError> {
     match dose {
         Dose::Mean => mean.f_expand_as(chosen)?.f_contiguous(),
         Dose::Scale(factor) => chosen.f_mul_scalar(factor),
@@ -362,20 +365,25 @@ impl Hooks for ReplaceEach<'_> {
             return Ok(value);
         }
         let here: Vec<_> = self.channels().filter(|(_, c)| c.site == site).collect();
+        let changes_weights = |(_, c): &(usize, &Channels)| matches!(c.new, New::Weights(_));
+        let mlp = match site {
+            Site::MlpPost(layer) if here.iter().any(changes_weights) => {
+                Some(Output::new(self.model, layer)?)
+            }
+            _ => None,
+        };
         for (text, channels) in here {
             let mut of_text = value.f_get(text as i64)?; // [pos, width]
-            match (&channels.new, site) {
+            match (&channels.new, &mlp) {
                 (New::Values { mean, dose }, _) => {
                     let chosen = of_text.f_index_select(-1, &channels.places)?;
                     let new = new_values(*dose, mean, &chosen)?;
                     let _ = of_text.f_index_copy_(-1, &channels.places, &new)?;
                 }
-                (New::Weights(_), Site::MlpPost(layer)) => {
-                    let written = channels.written(self.model, layer, &of_text)?;
-                    let written = of_residual(self.model, layer, &of_text, written)?;
-                    self.written.insert(text, written);
+                (New::Weights(_), Some(mlp)) => {
+                    self.written.insert(text, mlp.change(&of_text, channels)?);
                 }
-                (New::Weights(_), _) => {}
+                (New::Weights(_), None) => {}
             }
         }
         Ok(value)
@@ -474,10 +482,11 @@ pub(crate) fn changes(
         Site::ResidPost(layer) => {
             let start = before.f_detach_copy()?;
             let activations = captured.at(Site::MlpPost(layer))?;
+            let mlp = Output::new(model, layer)?;
             for text in 0..texts {
                 let activations = activations.f_get(text)?;
                 for (i, replaced) in replaced.iter().enumerate() {
-                    let change = replaced.first_change(model, &activations)?;
+                    let change = replaced.first_change(&mlp, &activations)?;
                     let _ = start.f_get(text * copies + i as i64)?.f_add_(&change)?;
                 }
             }
