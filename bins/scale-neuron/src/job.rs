@@ -137,6 +137,9 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
             ));
         }
     }
+    if neurons.is_empty() && !arms.arms.is_empty() {
+        record.warn("no neurons are named, so rows of the unembedding alone are scaled (`neurons.file`, `neurons.list`)");
+    }
     if arms.arms.is_empty() {
         bail!(
             "nothing to scale: name a law in `scaling.laws`, or neurons in `neurons.file` or `neurons.list`"

@@ -93,7 +93,7 @@ fn build(release: &'static Release, folder: &Path) -> anyhow::Result<Vec<PathBuf
     let (workspace, target) = (folder.join("workspace"), folder.join("target"));
     lay_out(release, &workspace)
         .with_context(|| format!("failed to lay out `{}`", workspace.display()))?;
-    let mut cargo = workspace::cargo(["build", "--profile", "wheel", "--target-dir"]);
+    let mut cargo = workspace::cargo(["build", "--release", "--target-dir"]);
     cargo.arg(&target).current_dir(&workspace);
     for program in PROGRAMS {
         cargo.args(["--bin", program]);
@@ -108,7 +108,7 @@ fn build(release: &'static Release, folder: &Path) -> anyhow::Result<Vec<PathBuf
     cargo.env("LIBTORCH", libtorch);
     cargo.env("LONGTAIL_RPATH", RPATH);
     workspace::run(&mut cargo)?;
-    let programs = PROGRAMS.map(|name| target.join("wheel").join(name));
+    let programs = PROGRAMS.map(|name| target.join("release").join(name));
     for program in &programs {
         check_runpath(program)?;
     }
