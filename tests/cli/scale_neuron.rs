@@ -398,7 +398,8 @@ fn a_selection_file_names_the_neurons() {
             .success();
         assert_eq!(said(), shared, "{rows}");
         let warnings = record(out.path())["warnings"].to_string();
-        assert_eq!(warnings.contains("rows 20..40"), shared, "{warnings}");
+        let told = warnings.contains("documents of `examples/data/corpus/held-out.jsonl`");
+        assert_eq!(told, shared, "{warnings}");
     }
 }
 
@@ -498,6 +499,32 @@ fn neurons_of_several_layers_are_scaled_as_in_the_checkpoint_that_is_written() {
     assert!(compared >= 6, "{compared}");
 }
 
+/// An estimate is told, and nothing is written; a run says before it measures what it takes, and what it writes is near to that.
+#[test]
+fn an_estimate_is_near_what_is_written() {
+    let out = TempDir::new().unwrap();
+    let tables = ["controls.draws=4", "evaluation.factors=[0.0, 0.5, 2.0]"];
+    let checkpoint = ["checkpoint={scaled: neurons, dtype: f32}"];
+    for (name, more) in [("tables", &tables[..]), ("checkpoint", &checkpoint)] {
+        let folder = out.path().join(name);
+        let told = scale(&folder, more).arg("--estimate").assert().success();
+        let text = String::from_utf8_lossy(&told.get_output().stdout).into_owned();
+        for part in ["1 checkpoint of", "second", "of disk", "of memory"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!folder.exists());
+        scale(&folder, more).assert().success();
+        let run = record(&folder);
+        let estimate = run["notes"]["estimate"]["disk_bytes"].as_f64().unwrap();
+        let outputs = run["outputs"].as_object().unwrap().values();
+        let written: f64 = outputs.map(|file| file["bytes"].as_f64().unwrap()).sum();
+        assert!(
+            estimate > 0.7 * written && estimate < 2.0 * written,
+            "{name}: {estimate} {written}"
+        );
+    }
+}
+
 #[test]
 fn refuses_what_it_cannot_do() {
     refuses(&["neurons.list=[\"4.5\"]"], &["4.5", "layers 0 to 3"]);
@@ -555,7 +582,11 @@ fn one_sequence_has_no_interval_and_none_stands_twice() {
 #[test]
 fn a_repository_that_was_named_is_used() {
     let (out, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let output = scale(out.path(), &["model.repo=EleutherAI/pythia-70m-deduped"])
+    let args = [
+        "model.repo=EleutherAI/pythia-70m-deduped",
+        "neurons.list=['5.1']",
+    ];
+    let output = scale(out.path(), &args)
         .env("HF_HOME", cache.path())
         .env("HF_HUB_OFFLINE", "1")
         .output()

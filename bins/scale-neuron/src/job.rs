@@ -3,19 +3,18 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
-use job_inputs::{Loaded, MeasuredOn, mebibytes, note_overlap};
+use job_inputs::Loaded;
 use job_kit::{OutputDir, Progress, RunRecord, plot::Figure};
 use neox_core::{SAVED_FILES, parse_dtype, save_with, stored_tensor};
 use neuron_ablate::{
-    ForwardCost, NeuronId, NullSpace, ScalingCost, ScalingPlan, TargetGroup, WeightChange,
-    measure_scaling, output_norms, scaling_cost,
+    NeuronId, ScalingCost, ScalingEffects, TargetGroup, WeightChange, output_norms,
 };
-use neuron_select::MatchOn;
-use surprisal_metrics::MIN_GROUPS;
 
 use crate::{
-    arms::{Arms, Setting, layers_of},
+    arms::{Arms, layers_of},
     config::{CheckpointConfig, ScaleConfig, Scaled},
+    estimate,
+    prepared::Prepared,
     results::{Measured, Results},
     show::{self, Facts},
     tables::{self, NeuronShare},
@@ -24,7 +23,7 @@ use crate::{
 /// The folder of the written checkpoint, in the output folder.
 const CHECKPOINT: &str = "checkpoint";
 
-const JOB: &str = "scale-neuron";
+pub(crate) const JOB: &str = "scale-neuron";
 const REPORT: &str = "report.html";
 const FIGURE: &str = "trade-off";
 
@@ -47,136 +46,96 @@ fn outputs(config: &ScaleConfig) -> Vec<String> {
     names
 }
 
-/// Runs the job.
-pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
-    let factors = config.factors()?;
-    let out = OutputDir::create(&config.output.dir, JOB, resolved, outputs(config))?;
+/// Begins the record of a run.
+pub(crate) fn begin(config: &ScaleConfig, resolved: &serde_json::Value) -> RunRecord {
     let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
     record.seed = Some(config.seed);
     record.version("libtorch", neox_core::LIBTORCH_VERSION);
-    let neurons = match &config.neurons {
-        Some(neurons) => neurons.resolve(&mut record)?,
-        None => Vec::new(),
-    };
-    let loaded = Loaded::read(
-        &config.model,
-        config.model.revision.as_deref(),
-        &config.corpus,
-        &mut record,
-    )?;
-    let vocabulary = loaded.vocabulary(
-        &config.frequency,
-        config.band.as_ref(),
-        config.scaling.band_reading,
-        &mut record,
-    )?;
-    let (model, sample, q) = (&loaded.model, &loaded.sample, vocabulary.frequencies.q());
-    let rare = config.scaling.rare(&vocabulary)?;
-    let space = NullSpace::find(model, q, vocabulary.n_tokens, config.scaling.null_space())?;
-    let overlap = space
-        .common()
-        .iter()
-        .filter(|id| rare.ids().contains(id))
-        .count();
-    if overlap > 0 {
-        record.warn(format!("{overlap} tokens count both as rare and as common, and are filed as rare: lower `scaling.top_k_percent`, or the upper bound of the band"));
-    }
+    record
+}
 
-    let sequences = config.evaluation.sequences.resolve(sample, config.seed);
-    record.note("sequences_measured", sequences.clone());
-    if let Some(from) = &config.neurons {
-        let measured = MeasuredOn::Sequences(&config.corpus, sample, &sequences);
-        let instead = "measure other text (`corpus.rows`, `evaluation.sequences`)";
-        let file = (from.file.as_deref(), "neurons.file");
-        note_overlap(file, Some(measured), instead, &mut record)?;
-    }
-    let mut arms = Arms::default();
-    let controls = config.controls();
-    let setting = Setting {
-        model,
-        sample,
-        space: &space,
-        controls: &controls,
-        sequences: &sequences,
-        seed: config.seed,
-        batch: config.evaluation.batch,
-    };
-    arms.add_rows(
-        &setting,
-        &rare,
-        &config.scaling.laws,
-        config.scaling.epsilon,
-    )
-    .context("failed to scale rare tokens (`scaling.laws`)")?;
-    for law in &config.scaling.laws {
-        let strongest = rare
-            .strengths(*law, config.scaling.epsilon)?
-            .into_iter()
-            .fold(0.0, f64::max);
-        if strongest > 1.0 + 1e-4 {
-            record.warn(format!("the {} law scales some tokens {strongest:.2} times as strongly as the base factor says, because `scaling.epsilon` is not small beside the lowest frequency", law.name()));
-        }
-    }
-    if !neurons.is_empty() {
-        let read = match controls.match_on {
-            MatchOn::Intervention => sequences.len(),
-            MatchOn::ActivationAndNorm => sample.sequences().len(),
-        };
-        let reading = Progress::new("activations", read as u64, "sequences");
-        arms.add_neurons(&setting, &neurons, &|more| reading.inc(more as u64))?;
-        record.timing("activations", reading.finish());
-        let unmatched = &arms.drawn.unmatched;
-        if !unmatched.is_empty() {
-            let names: Vec<String> = unmatched.iter().map(ToString::to_string).collect();
-            record.warn(format!(
-                "{} of {} neurons have no neuron alike within `controls.caliper` = {} standard deviations and are left out where the others are held against matched controls: {}",
-                names.len(),
-                neurons.len(),
-                controls.caliper,
-                names.join(", ")
-            ));
-        }
-    }
-    if neurons.is_empty() && !arms.arms.is_empty() {
-        record.warn("no neurons are named, so rows of the unembedding alone are scaled (`neurons.file`, `neurons.list`)");
-    }
-    if arms.arms.is_empty() {
-        bail!(
-            "nothing to scale: name a law in `scaling.laws`, or neurons in `neurons.file` or `neurons.list`"
-        );
-    }
-
-    let checkpoint = wanted(config, &arms)?;
-    let clusters = sample.n_clusters(&sequences);
-    record.count("clusters", clusters as u64);
-    if clusters < MIN_GROUPS {
-        record.warn(format!("the measured sequences are of {clusters} documents, so there are no intervals: they need {MIN_GROUPS} at least (`evaluation.sequences`)"));
-    }
-    let (rare_ids, common_ids) = (rare.ids().to_vec(), space.common().to_vec());
-    let memory = mebibytes("evaluation.memory_mib", config.evaluation.memory_mib)?;
-    let plan = ScalingPlan::new(sequences, factors.clone(), rare_ids, common_ids)
-        .with_batch(config.evaluation.batch)
-        .with_memory_budget(memory);
-    let cost = scaling_cost(model, sample, &arms.changes, &plan)?;
-    let mut controls_plan = plan.clone();
-    controls_plan.factors = config.control_factors(&factors);
-    let of_controls = match arms.controls.is_empty() {
-        true => None,
-        false => Some(scaling_cost(model, sample, &arms.controls, &controls_plan)?),
-    };
-    say_cost([Some(cost), of_controls]);
-    let ticks = cost.ticks() + of_controls.map_or(0, |cost| cost.ticks());
+/// Runs the job.
+pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
+    let out = OutputDir::create(&config.output.dir, JOB, resolved, outputs(config))?;
+    let mut record = begin(config, resolved);
+    let prepared = Prepared::read(config, &mut record)?;
+    let checkpoint = wanted(config, &prepared.arms)?;
+    estimate::begin(config, &prepared, &mut record)?;
+    let costs = prepared.costs()?;
+    say_cost(&costs);
+    let ticks: usize = costs.iter().map(ScalingCost::ticks).sum();
     let scaling = Progress::new("scaling", ticks as u64, "rows");
-    let hear = |rows: usize| scaling.inc(rows as u64);
-    let measured = measure_scaling(model, sample, &arms.changes, &plan, &hear)?;
-    let of_controls = match of_controls {
-        None => None,
-        Some(_) => {
-            let controls = measure_scaling(model, sample, &arms.controls, &controls_plan, &hear)?;
-            Some((controls, controls_plan.factors))
-        }
-    };
+    let (treated, controls) = prepared.measure(&|rows| scaling.inc(rows as u64))?;
     record.timing("scaling", scaling.finish());
+    count_rows(&treated, &mut record);
+
+    let Prepared { arms, space, .. } = &prepared;
+    let resampling = Progress::new("intervals", arms.arms.len() as u64, "changes");
+    let of_controls = controls.as_ref().zip(prepared.controls.as_ref());
+    let results = Results::new(
+        arms,
+        Measured {
+            factors: &prepared.treated.factors,
+            treated: &treated,
+            controls: of_controls.map(|(of, plan)| (of, &plan.factors[..])),
+        },
+        &config.bootstrap(),
+        &|| resampling.inc(1),
+    )?;
+    record.timing("intervals", resampling.finish());
+
+    let shares = neuron_shares(&prepared)?;
+    let facts = Facts {
+        space,
+        rare_tokens: prepared.rare.ids().len(),
+        unigram_share: space.unigram_share(prepared.vocabulary.frequencies.q())?,
+        scaled_share: mean_share(shares.iter().filter(|neuron| neuron.scaled)),
+        mean_share: mean_share(shares.iter()).unwrap_or_default(),
+        factor: config.scaling.factor,
+        level: config.bootstrap().level,
+    };
+    let (threshold, least) = (prepared.rare.threshold(), prepared.rare.least());
+    record.note(
+        "null_space",
+        null_space_note(&facts, arms, threshold, least)?,
+    );
+    tables::neurons(&out, &shares)?;
+    tables::effects(&out, &results)?;
+    tables::contrasts(&out, &results)?;
+    tables::balance(&out, &results.balance)?;
+    let drawn = treated.rows_in(TargetGroup::Rare) > 0 && treated.rows_in(TargetGroup::Common) > 0;
+    let factors = &prepared.treated.factors;
+    let mut figure = drawn.then(|| show::trade_off(&results, factors, config.scaling.factor));
+    if let Some(drawn) = &figure
+        && drawn.write(&out, FIGURE, &mut record)?.is_none()
+    {
+        figure = None;
+    }
+    if let Some((wanted, place)) = checkpoint {
+        write_checkpoint(
+            wanted,
+            &arms.changes[place].change,
+            config.scaling.factor,
+            &prepared.loaded,
+            &out,
+        )?;
+    }
+    if config.output.report {
+        out.write(
+            REPORT,
+            show::report(&results, &facts, figure.as_ref(), record.warnings())?,
+        )?;
+    }
+    record.write(&out)?;
+    let summary = show::summary(&results, &facts);
+    Ok(job_kit::print(format!(
+        "{summary}\nFiles: {}\n",
+        out.path().display()
+    ))?)
+}
+
+/// Counts what was measured and what was dropped, and warns of groups without a row.
+fn count_rows(measured: &ScalingEffects, record: &mut RunRecord) {
     for group in TargetGroup::ALL {
         record.count(
             &format!("rows_with_{}_targets", group.name()),
@@ -200,91 +159,40 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     ] {
         record.count(name, count as u64);
     }
-    let resampling = Progress::new("intervals", arms.arms.len() as u64, "changes");
-    let results = Results::new(
-        &arms,
-        Measured {
-            factors: &factors,
-            treated: &measured,
-            controls: of_controls.as_ref().map(|(of, at)| (of, &at[..])),
-        },
-        &config.bootstrap(),
-        &|| resampling.inc(1),
-    )?;
-    record.timing("intervals", resampling.finish());
+}
 
-    // Those of the neurons, the last one where no neurons are scaled.
-    let layers = match &layers_of(&neurons)[..] {
+/// What the null space holds of each neuron of the layers of the neurons, or of the last one where none are scaled.
+fn neuron_shares(prepared: &Prepared) -> anyhow::Result<Vec<NeuronShare>> {
+    let (model, scaled) = (&prepared.loaded.model, &prepared.neurons);
+    let layers = match &layers_of(scaled)[..] {
         [] => vec![model.config().num_hidden_layers - 1],
         layers => layers.to_vec(),
     };
     let mut shares = Vec::new();
     for layer in layers {
         let norms = output_norms(model, layer)?;
-        let each = space.neuron_shares(model, layer)?.into_iter().zip(norms);
-        shares.extend(each.enumerate().map(|(neuron, (share, norm))| {
-            let neuron = NeuronId { layer, neuron };
-            NeuronShare {
-                neuron,
-                share,
-                norm,
-                scaled: neurons.contains(&neuron),
-            }
-        }));
+        let each = prepared.space.neuron_shares(model, layer)?;
+        shares.extend(
+            each.into_iter()
+                .zip(norms)
+                .enumerate()
+                .map(|(neuron, (share, norm))| {
+                    let neuron = NeuronId { layer, neuron };
+                    NeuronShare {
+                        neuron,
+                        share,
+                        norm,
+                        scaled: scaled.contains(&neuron),
+                    }
+                }),
+        );
     }
-    let mean = |of: &dyn Fn(&&NeuronShare) -> bool| {
-        let (mut sum, mut count) = (0.0, 0);
-        for neuron in shares.iter().filter(of) {
-            (sum, count) = (sum + neuron.share, count + 1);
-        }
-        (count > 0).then(|| sum / f64::from(count))
-    };
-    let facts = Facts {
-        space: &space,
-        rare_tokens: rare.ids().len(),
-        unigram_share: space.unigram_share(q)?,
-        scaled_share: mean(&|neuron| neuron.scaled),
-        mean_share: mean(&|_| true).unwrap_or_default(),
-        factor: config.scaling.factor,
-        level: config.bootstrap().level,
-    };
-    record.note(
-        "null_space",
-        null_space_note(&facts, &arms, rare.threshold(), rare.least())?,
-    );
-    tables::neurons(&out, &shares)?;
-    tables::effects(&out, &results)?;
-    tables::contrasts(&out, &results)?;
-    tables::balance(&out, &results.balance)?;
-    let drawn =
-        measured.rows_in(TargetGroup::Rare) > 0 && measured.rows_in(TargetGroup::Common) > 0;
-    let mut figure = drawn.then(|| show::trade_off(&results, &factors, config.scaling.factor));
-    if let Some(drawn) = &figure
-        && drawn.write(&out, FIGURE, &mut record)?.is_none()
-    {
-        figure = None;
-    }
-    if let Some((wanted, place)) = checkpoint {
-        write_checkpoint(
-            wanted,
-            &arms.changes[place].change,
-            config.scaling.factor,
-            &loaded,
-            &out,
-        )?;
-    }
-    if config.output.report {
-        out.write(
-            REPORT,
-            show::report(&results, &facts, figure.as_ref(), record.warnings())?,
-        )?;
-    }
-    record.write(&out)?;
-    let summary = show::summary(&results, &facts);
-    Ok(job_kit::print(format!(
-        "{summary}\nFiles: {}\n",
-        out.path().display()
-    ))?)
+    Ok(shares)
+}
+
+fn mean_share<'a>(shares: impl Iterator<Item = &'a NeuronShare>) -> Option<f64> {
+    let (sum, count) = shares.fold((0.0, 0_u32), |(sum, count), of| (sum + of.share, count + 1));
+    (count > 0).then(|| sum / f64::from(count))
 }
 
 fn null_space_note(
@@ -324,17 +232,12 @@ fn null_space_note(
 }
 
 /// Says what running the model on costs, where it does.
-fn say_cost(costs: [Option<ScalingCost>; 2]) {
-    let run_on: Vec<ForwardCost> = costs
-        .into_iter()
-        .flatten()
-        .map(|cost| cost.run_on)
-        .collect();
-    let sum = |of: fn(&ForwardCost) -> usize| run_on.iter().map(of).sum::<usize>();
-    let forwards = sum(|cost| cost.forwards);
+fn say_cost(costs: &[ScalingCost]) {
+    let run_on = || costs.iter().map(|cost| cost.run_on);
+    let forwards: usize = run_on().map(|cost| cost.forwards).sum();
     if forwards > 0 {
-        let copies = run_on.iter().map(|cost| cost.copies).max().unwrap_or(0);
-        let blocks = sum(|cost| cost.blocks);
+        let copies = run_on().map(|cost| cost.copies).max().unwrap_or(0);
+        let blocks: usize = run_on().map(|cost| cost.blocks).sum();
         tracing::info!(
             "scaling neurons that are not read off the last layer: the model runs on from their layers, with each change, control and factor; that is {forwards} forwards of up to {copies} copies, {blocks} blocks of the model in all"
         );

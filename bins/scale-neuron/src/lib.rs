@@ -2,7 +2,9 @@
 
 mod arms;
 mod config;
+mod estimate;
 mod job;
+mod prepared;
 mod results;
 mod show;
 mod tables;
@@ -13,9 +15,8 @@ use batch_runs::BatchArgs;
 use clap::Parser;
 use job_kit::Verbosity;
 
-use crate::config::ScaleConfig;
+use crate::{config::ScaleConfig, job::JOB};
 
-const JOB: &str = "scale-neuron";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const EXAMPLES: &str = "\
@@ -31,7 +32,9 @@ Examples (from the root of the repository):
       write the changed weights to output.dir/checkpoint, for Hugging Face transformers and for our other jobs
   scale-neuron 'neurons.list=[\"0.3\", \"1.7\", \"3.19\"]' \\
     controls.draws=2 evaluation.sequences=4 output.dir=outputs/scale-layers
-      neurons of several layers: the model runs on from the first, with each factor and control";
+      neurons of several layers: the model runs on from the first, with each factor and control
+  scale-neuron --estimate evaluation.sequences=100 output.dir=outputs/scale-100
+      how long a run over more text takes, how much memory and disk";
 
 /// Scale rare tokens, or neurons, along the null space of common tokens
 ///
@@ -43,6 +46,9 @@ Examples (from the root of the repository):
 struct Cli {
     #[command(flatten)]
     batch: BatchArgs,
+    /// Measure a small piece, say how long the run takes, how much memory and disk, and stop
+    #[arg(long, conflicts_with = "multirun")]
+    estimate: bool,
     #[command(flatten)]
     verbosity: Verbosity,
 }
@@ -54,9 +60,16 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
-    batch_runs::run::<ScaleConfig>(JOB, VERSION, &cli.batch, cli.verbosity, |resolved| {
-        job::run(&resolved.config, resolved.value())
-    })
+    batch_runs::run::<ScaleConfig>(
+        JOB,
+        VERSION,
+        &cli.batch,
+        cli.verbosity,
+        |resolved| match cli.estimate {
+            true => estimate::estimate(&resolved.config, resolved.value()),
+            false => job::run(&resolved.config, resolved.value()),
+        },
+    )
 }
 
 #[cfg(test)]

@@ -1,0 +1,190 @@
+//! What a run measures: the model, the null space, the changes and the plans for them.
+
+use anyhow::{Context, bail};
+use job_inputs::{Loaded, MeasuredOn, Vocabulary, mebibytes, note_overlap};
+use job_kit::{Progress, RunRecord};
+use neuron_ablate::{
+    NamedChange, NeuronId, NullSpace, RareTokens, ScalingCost, ScalingEffects, ScalingPlan,
+    measure_scaling, scaling_cost,
+};
+use neuron_select::MatchOn;
+use surprisal_metrics::MIN_GROUPS;
+
+use crate::{
+    arms::{Arms, Setting},
+    config::ScaleConfig,
+};
+
+/// What a run measures.
+pub(crate) struct Prepared {
+    /// The neurons to scale.
+    pub(crate) neurons: Vec<NeuronId>,
+    pub(crate) loaded: Loaded,
+    pub(crate) vocabulary: Vocabulary,
+    pub(crate) rare: RareTokens,
+    pub(crate) space: NullSpace,
+    pub(crate) arms: Arms,
+    /// For the changes that are no controls.
+    pub(crate) treated: ScalingPlan,
+    /// For controls, where there are any.
+    pub(crate) controls: Option<ScalingPlan>,
+}
+
+impl Prepared {
+    /// Reads the inputs, finds the null space and draws the controls.
+    pub(crate) fn read(config: &ScaleConfig, record: &mut RunRecord) -> anyhow::Result<Self> {
+        let factors = config.factors()?;
+        let neurons = match &config.neurons {
+            Some(neurons) => neurons.resolve(record)?,
+            None => Vec::new(),
+        };
+        let revision = config.model.revision.as_deref();
+        let loaded = Loaded::read(&config.model, revision, &config.corpus, record)?;
+        let vocabulary = loaded.vocabulary(
+            &config.frequency,
+            config.band.as_ref(),
+            config.scaling.band_reading,
+            record,
+        )?;
+        let (model, sample) = (&loaded.model, &loaded.sample);
+        let rare = config.scaling.rare(&vocabulary)?;
+        let q = vocabulary.frequencies.q();
+        let space = NullSpace::find(model, q, vocabulary.n_tokens, config.scaling.null_space())?;
+        let mut both = space.common().iter().filter(|id| rare.ids().contains(id));
+        if both.by_ref().next().is_some() {
+            let overlap = 1 + both.count();
+            record.warn(format!("{overlap} tokens count both as rare and as common, and are filed as rare: lower `scaling.top_k_percent`, or the upper bound of the band"));
+        }
+
+        let sequences = config.evaluation.sequences.resolve(sample, config.seed);
+        record.note("sequences_measured", sequences.clone());
+        if let Some(from) = &config.neurons {
+            let measured = MeasuredOn::Sequences(&config.corpus, sample, &sequences);
+            let instead = "measure other text (`corpus.rows`, `evaluation.sequences`)";
+            let file = (from.file.as_deref(), "neurons.file");
+            note_overlap(file, Some(measured), instead, record)?;
+        }
+        let setting = Setting {
+            model,
+            sample,
+            space: &space,
+            controls: &config.controls(),
+            sequences: &sequences,
+            seed: config.seed,
+            batch: config.evaluation.batch,
+        };
+        let mut arms = Arms::default();
+        scale_rows(config, &setting, &rare, &mut arms, record)?;
+        match neurons.is_empty() {
+            true if arms.arms.is_empty() => bail!(
+                "nothing to scale: name a law in `scaling.laws`, or neurons in `neurons.file` or `neurons.list`"
+            ),
+            true => record.warn("no neurons are named, so rows of the unembedding alone are scaled (`neurons.file`, `neurons.list`)"),
+            false => scale_neurons(&setting, &neurons, &mut arms, record)?,
+        }
+        let clusters = sample.n_clusters(&sequences);
+        record.count("clusters", clusters as u64);
+        if clusters < MIN_GROUPS {
+            record.warn(format!("the measured sequences are of {clusters} documents, so there are no intervals: they need {MIN_GROUPS} at least (`evaluation.sequences`)"));
+        }
+
+        let memory = mebibytes("evaluation.memory_mib", config.evaluation.memory_mib)?;
+        let of_controls = config.control_factors(&factors);
+        let (rare_ids, common_ids) = (rare.ids().to_vec(), space.common().to_vec());
+        let treated = ScalingPlan::new(sequences, factors, rare_ids, common_ids)
+            .with_batch(config.evaluation.batch)
+            .with_memory_budget(memory);
+        let controls = (!arms.controls.is_empty()).then(|| {
+            let mut plan = treated.clone();
+            plan.factors = of_controls;
+            plan
+        });
+        Ok(Self {
+            neurons,
+            loaded,
+            vocabulary,
+            rare,
+            space,
+            arms,
+            treated,
+            controls,
+        })
+    }
+
+    /// The plans, with the changes that they are for.
+    fn plans(&self) -> impl Iterator<Item = (&ScalingPlan, &[NamedChange])> {
+        let controls = self.controls.iter();
+        [(&self.treated, &self.arms.changes[..])]
+            .into_iter()
+            .chain(controls.map(|plan| (plan, &self.arms.controls[..])))
+    }
+
+    /// What measuring costs, plan by plan.
+    pub(crate) fn costs(&self) -> anyhow::Result<Vec<ScalingCost>> {
+        let (model, sample) = (&self.loaded.model, &self.loaded.sample);
+        let cost = |(plan, changes)| Ok(scaling_cost(model, sample, changes, plan)?);
+        self.plans().map(cost).collect()
+    }
+
+    /// Measures the changes, and the controls where there are any.
+    pub(crate) fn measure(
+        &self,
+        progress: &dyn Fn(usize),
+    ) -> anyhow::Result<(ScalingEffects, Option<ScalingEffects>)> {
+        let (model, sample) = (&self.loaded.model, &self.loaded.sample);
+        let of = |changes, plan| measure_scaling(model, sample, changes, plan, progress);
+        let treated = of(&self.arms.changes, &self.treated)?;
+        let controls = self.controls.as_ref();
+        let controls = controls.map(|plan| of(&self.arms.controls, plan));
+        Ok((treated, controls.transpose()?))
+    }
+}
+
+/// Rows of the unembedding under each law.
+fn scale_rows(
+    config: &ScaleConfig,
+    setting: &Setting<'_>,
+    rare: &RareTokens,
+    arms: &mut Arms,
+    record: &mut RunRecord,
+) -> anyhow::Result<()> {
+    let (laws, epsilon) = (&config.scaling.laws, config.scaling.epsilon);
+    arms.add_rows(setting, rare, laws, epsilon)
+        .context("failed to scale rare tokens (`scaling.laws`)")?;
+    for law in laws {
+        let strengths = rare.strengths(*law, epsilon)?;
+        let strongest = strengths.into_iter().fold(0.0, f64::max);
+        if strongest > 1.0 + 1e-4 {
+            record.warn(format!("the {} law scales some tokens {strongest:.2} times as strongly as the base factor says, because `scaling.epsilon` is not small beside the lowest frequency", law.name()));
+        }
+    }
+    Ok(())
+}
+
+/// The neurons, and controls of them.
+fn scale_neurons(
+    setting: &Setting<'_>,
+    neurons: &[NeuronId],
+    arms: &mut Arms,
+    record: &mut RunRecord,
+) -> anyhow::Result<()> {
+    let read = match setting.controls.match_on {
+        MatchOn::Intervention => setting.sequences.len(),
+        MatchOn::ActivationAndNorm => setting.sample.sequences().len(),
+    };
+    let reading = Progress::new("activations", read as u64, "sequences");
+    arms.add_neurons(setting, neurons, &|more| reading.inc(more as u64))?;
+    record.timing("activations", reading.finish());
+    let unmatched = &arms.drawn.unmatched;
+    if !unmatched.is_empty() {
+        let names: Vec<String> = unmatched.iter().map(ToString::to_string).collect();
+        record.warn(format!(
+            "{} of {} neurons have no neuron alike within `controls.caliper` = {} standard deviations and are left out where the others are held against matched controls: {}",
+            names.len(),
+            neurons.len(),
+            setting.controls.caliper,
+            names.join(", ")
+        ));
+    }
+    Ok(())
+}
