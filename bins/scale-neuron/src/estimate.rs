@@ -9,7 +9,10 @@ use job_kit::{
 use neox_core::{Part, parse_dtype, stored_tensor};
 use neuron_ablate::{ScalingCost, ScalingMeasure, TargetGroup};
 
-use crate::{config::ScaleConfig, job, prepared::Prepared};
+use crate::{
+    config::ScaleConfig,
+    prepared::{self, Prepared},
+};
 
 /// Sequences that are measured for an estimate.
 const PROBE_SEQUENCES: usize = 1;
@@ -64,7 +67,7 @@ pub(crate) fn begin(
 
 /// Measures a piece of the run and says what the whole takes; leaves nothing behind.
 pub(crate) fn estimate(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
-    let mut record = job::begin(config, resolved);
+    let mut record = prepared::begin(config, resolved);
     let begin = Instant::now();
     let mut prepared = Prepared::read(config, &mut record)?;
     let of_shapes = of_shapes(config, &prepared)?;

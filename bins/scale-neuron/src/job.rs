@@ -14,7 +14,7 @@ use crate::{
     arms::{Arms, layers_of},
     config::{CheckpointConfig, ScaleConfig, Scaled},
     estimate,
-    prepared::Prepared,
+    prepared::{self, JOB, Prepared},
     results::{Measured, Results},
     show::{self, Facts},
     tables::{self, NeuronShare},
@@ -23,7 +23,6 @@ use crate::{
 /// The folder of the written checkpoint, in the output folder.
 const CHECKPOINT: &str = "checkpoint";
 
-pub(crate) const JOB: &str = "scale-neuron";
 const REPORT: &str = "report.html";
 const FIGURE: &str = "trade-off";
 
@@ -46,18 +45,10 @@ fn outputs(config: &ScaleConfig) -> Vec<String> {
     names
 }
 
-/// Begins the record of a run.
-pub(crate) fn begin(config: &ScaleConfig, resolved: &serde_json::Value) -> RunRecord {
-    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
-    record.seed = Some(config.seed);
-    record.version("libtorch", neox_core::LIBTORCH_VERSION);
-    record
-}
-
 /// Runs the job.
 pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
     let out = OutputDir::create(&config.output.dir, JOB, resolved, outputs(config))?;
-    let mut record = begin(config, resolved);
+    let mut record = prepared::begin(config, resolved);
     let prepared = Prepared::read(config, &mut record)?;
     let checkpoint = wanted(config, &prepared.arms)?;
     estimate::begin(config, &prepared, &mut record)?;

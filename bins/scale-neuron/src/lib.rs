@@ -15,7 +15,7 @@ use batch_runs::BatchArgs;
 use clap::Parser;
 use job_kit::Verbosity;
 
-use crate::{config::ScaleConfig, job::JOB};
+use crate::{config::ScaleConfig, prepared::JOB};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 

@@ -15,6 +15,16 @@ use crate::{
     config::ScaleConfig,
 };
 
+pub(crate) const JOB: &str = "scale-neuron";
+
+/// Begins the record of a run.
+pub(crate) fn begin(config: &ScaleConfig, resolved: &serde_json::Value) -> RunRecord {
+    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
+    record.seed = Some(config.seed);
+    record.version("libtorch", neox_core::LIBTORCH_VERSION);
+    record
+}
+
 /// What a run measures.
 pub(crate) struct Prepared {
     /// The neurons to scale.
