@@ -60,9 +60,12 @@ impl Prepared {
         let rare = config.scaling.rare(&vocabulary)?;
         let q = vocabulary.frequencies.q();
         let space = NullSpace::find(model, q, vocabulary.n_tokens, config.scaling.null_space())?;
-        let mut both = space.common().iter().filter(|id| rare.ids().contains(id));
-        if both.by_ref().next().is_some() {
-            let overlap = 1 + both.count();
+        let overlap = space
+            .common()
+            .iter()
+            .filter(|id| rare.ids().contains(id))
+            .count();
+        if overlap > 0 {
             record.warn(format!("{overlap} tokens count both as rare and as common, and are filed as rare: lower `scaling.top_k_percent`, or the upper bound of the band"));
         }
 

@@ -16,7 +16,7 @@ use tch::{Kind, TchError, Tensor};
 use crate::{
     AblateError, Dose, InterventionError, LayerMeans, NeuronId, Row, Sample,
     readout::host,
-    states::{Captured, same_length_batches},
+    states::{Captured, captured, same_length_batches},
 };
 
 /// Most copies of texts in one forward; a power of two, as all their numbers are, so that a part of a run (blocks of so many
@@ -420,6 +420,23 @@ pub(crate) fn groups<'r>(sample: &Sample, rows: &'r [Row], at_once: usize) -> Ve
     groups
         .map(|group| texts.by_ref().take(group.len()).collect())
         .collect()
+}
+
+/// The unchanged model on the texts of a group, and which positions of each text are rows, `[row]` on its device.
+pub(crate) fn unchanged(
+    model: &Model,
+    sample: &Sample,
+    group: &[&[Row]],
+    sites: &[Site],
+) -> Result<(Captured, Vec<Tensor>), AblateError> {
+    let tokens = |rows: &&[Row]| sample.sequences()[rows[0].sequence].as_slice();
+    let tokens: Vec<&[i64]> = group.iter().map(tokens).collect();
+    let positions = |rows: &&[Row]| {
+        let positions: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
+        Tensor::f_from_slice(&positions)?.f_to_device(model.device())
+    };
+    let positions = group.iter().map(positions).collect::<Result<_, _>>()?;
+    Ok((captured(model, &tokens, sites)?, positions))
 }
 
 /// Consecutive replacements of one layer, `copies` at most; `layers` is `[replacement]`.

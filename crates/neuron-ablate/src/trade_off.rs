@@ -37,8 +37,7 @@ use crate::{
     row_logits::RowLogits,
     scaling::{ScalingError, Target, WeightChange},
     states::{
-        LastLayerStates, captured, last_layer, last_layer_states, same_length_batches,
-        writes_directly,
+        LastLayerStates, last_layer, last_layer_states, same_length_batches, writes_directly,
     },
     vectors::{Vectors, dot, on_host},
 };
@@ -544,14 +543,7 @@ impl Measuring<'_> {
         let sites = replaced::sites(&replaced);
         let d_vocab = self.vocabulary.place.len();
         for group in groups(self.sample, self.rows, texts_at_once(copies, each.len())) {
-            let tokens = |rows: &&[Row]| self.sample.sequences()[rows[0].sequence].as_slice();
-            let tokens: Vec<&[i64]> = group.iter().map(tokens).collect();
-            let captured = captured(model, &tokens, &sites)?;
-            let kept = |rows: &&[Row]| {
-                let kept: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
-                Tensor::f_from_slice(&kept)?.f_to_device(model.device())
-            };
-            let kept: Vec<Tensor> = group.iter().map(kept).collect::<Result<_, _>>()?;
+            let (captured, kept) = replaced::unchanged(model, self.sample, &group, &sites)?;
             for range in &batches {
                 let in_batch = &replaced[range.clone()];
                 let changes = replaced::changes(model, in_batch, &captured, &kept)?;

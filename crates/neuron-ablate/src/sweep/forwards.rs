@@ -22,7 +22,7 @@ use crate::{
     readout::host,
     replaced::{self, ForwardCost, Replaced, batches, copies, groups, texts_at_once},
     row_logits::RowLogits,
-    states::{Captured, captured},
+    states::Captured,
     vectors::on_host,
 };
 
@@ -221,14 +221,7 @@ impl Sweep<'_> {
             &all_rows,
             texts_at_once(copies, replaced.len()),
         ) {
-            let tokens = |rows: &&[Row]| self.sample.sequences()[rows[0].sequence].as_slice();
-            let tokens: Vec<&[i64]> = group.iter().map(tokens).collect();
-            let captured = captured(model, &tokens, &sites)?;
-            let kept = |rows: &&[Row]| {
-                let kept: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
-                Tensor::f_from_slice(&kept)?.f_to_device(model.device())
-            };
-            let kept: Vec<Tensor> = group.iter().map(kept).collect::<Result<_, _>>()?;
+            let (captured, kept) = replaced::unchanged(model, self.sample, &group, &sites)?;
             let in_batches = |range: &Range<usize>| {
                 replaced::changes(model, &replaced[range.clone()], &captured, &kept)
             };

@@ -4,6 +4,7 @@
 //! a part of the neurons over the first sequence, and its time leaves out imports, loading and the forward of the model: both
 //! count against us. Values are compared over the first sequence.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -157,7 +158,7 @@ fn contest<'s>(
         title: format!("Ablation of last-layer neurons, d = 512, V = 50,304, N = 2,048, {name}"),
         unit: "pair",
         sides,
-        agree: Box::new(move || agree(setting, &checks, &tables)),
+        agree: Box::new(move || agree(setting, &checks, &tables, TOLERANCE)),
     })
 }
 
@@ -190,51 +191,59 @@ fn run_of_theirs(
     table: &Path,
 ) -> anyhow::Result<Program> {
     let neurons = if setting.quick { FEW } else { theirs.neurons };
+    Ok(script_on(setting, "ablation.py", model, table)?.args([
+        "--way",
+        theirs.way,
+        "--chunk",
+        theirs.chunk,
+        "--neurons",
+        &neurons.to_string(),
+    ]))
+}
+
+/// A script on a model and the tokens, counts and band of all comparisons, which writes a table.
+pub(super) fn script_on(
+    setting: &Setting,
+    name: &str,
+    model: &Path,
+    table: &Path,
+) -> anyhow::Result<Program> {
     let paths: [(&str, PathBuf); 4] = [
         ("--model", model.to_owned()),
         ("--token-file", setting.inputs.tokens()?),
         ("--counts", setting.inputs.bundled("pythia/unigrams.npy")),
         ("--out", table.to_owned()),
     ];
-    Ok(setting
-        .script("ablation.py")
-        .args(
-            paths
-                .iter()
-                .flat_map(|(name, path)| [(*name).into(), path.as_os_str().to_owned()]),
-        )
-        .args([
-            "--band-rank",
-            BAND_RANK,
-            "--band-percentile",
-            BAND_PERCENTILE,
-            "--way",
-            theirs.way,
-            "--chunk",
-            theirs.chunk,
-            "--neurons",
-            &neurons.to_string(),
-        ]))
+    let paths = paths.iter();
+    let paths = paths.flat_map(|(name, path)| [(*name).into(), path.as_os_str().to_owned()]);
+    let band = [
+        "--band-rank",
+        BAND_RANK,
+        "--band-percentile",
+        BAND_PERCENTILE,
+    ];
+    Ok(setting.script(name).args(paths).args(band))
 }
 
 /// Compares each table of ours with each of PyTorch's, over the sequence that both did.
-fn agree(
+pub(super) fn agree(
     setting: &Setting,
-    ours: &[(&str, Program, PathBuf)],
-    theirs: &[(&str, PathBuf)],
+    ours: &[(impl Display, Program, PathBuf)],
+    theirs: &[(impl Display, PathBuf)],
+    tolerance: &str,
 ) -> anyhow::Result<Agreement> {
     let (mut equal, mut said) = (true, Vec::new());
     for (label, program, folder) in ours {
         program.run()?;
         for (way, table) in theirs {
-            let found = same_effects(setting, &folder.join("neurons.parquet"), table, TOLERANCE)?;
+            let found = same_effects(setting, &folder.join("neurons.parquet"), table, tolerance)?;
             equal &= found.equal;
             said.push(format!("{label} and {way}: {}", found.text));
         }
     }
     Ok(Agreement {
         equal,
-        text: format!("{}; allowed {TOLERANCE}.", said.join("; ")),
+        text: format!("{}; allowed {tolerance}.", said.join("; ")),
     })
 }
 

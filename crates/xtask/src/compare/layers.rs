@@ -4,12 +4,12 @@
 //! and mean activations. PyTorch takes some of the neurons over the first sequence, and its time leaves out imports, loading and mean
 //! activations. Values are compared over the first sequence.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Setting;
-use super::ablation::{BAND_PERCENTILE, BAND_RANK, run_of_ours, same_effects};
+use super::ablation::{agree, run_of_ours, script_on};
 use super::process::Program;
-use super::rounds::{Agreement, Contest, Record, Side};
+use super::rounds::{Contest, Record, Side};
 
 /// The first and a middle layer of six.
 const LAYERS: [usize; 2] = [0, 3];
@@ -58,7 +58,11 @@ fn contest<'s>(setting: &'s Setting, layer: usize, model: &Path) -> anyhow::Resu
             whole: true,
             once: false,
         });
-        checks.push((label, ours(neurons, "0", &compared)?, compared));
+        checks.push((
+            format!("ours, {label},"),
+            ours(neurons, "0", &compared)?,
+            compared,
+        ));
     }
     for copies in COPIES {
         let table = setting
@@ -78,7 +82,7 @@ fn contest<'s>(setting: &'s Setting, layer: usize, model: &Path) -> anyhow::Resu
         ),
         unit: "pair",
         sides,
-        agree: Box::new(move || agree(setting, &checks, &tables)),
+        agree: Box::new(move || agree(setting, &checks, &tables, TOLERANCE)),
     })
 }
 
@@ -90,19 +94,7 @@ fn run_of_theirs(
     table: &Path,
 ) -> anyhow::Result<Program> {
     let neurons = if setting.quick { THEIRS_QUICK } else { THEIRS };
-    let paths: [(&str, PathBuf); 4] = [
-        ("--model", model.to_owned()),
-        ("--token-file", setting.inputs.tokens()?),
-        ("--counts", setting.inputs.bundled("pythia/unigrams.npy")),
-        ("--out", table.to_owned()),
-    ];
-    let paths = paths.iter();
-    let paths = paths.flat_map(|(name, path)| [(*name).into(), path.as_os_str().to_owned()]);
-    Ok(setting.script("layers.py").args(paths).args([
-        "--band-rank",
-        BAND_RANK,
-        "--band-percentile",
-        BAND_PERCENTILE,
+    Ok(script_on(setting, "layers.py", model, table)?.args([
         "--layer",
         &layer.to_string(),
         "--copies",
@@ -110,25 +102,4 @@ fn run_of_theirs(
         "--neurons",
         &neurons.to_string(),
     ]))
-}
-
-/// Compares each table of ours with each of PyTorch's, over the sequence that both did.
-fn agree(
-    setting: &Setting,
-    ours: &[(&str, Program, PathBuf)],
-    theirs: &[(String, PathBuf)],
-) -> anyhow::Result<Agreement> {
-    let (mut equal, mut said) = (true, Vec::new());
-    for (label, program, folder) in ours {
-        program.run()?;
-        for (way, table) in theirs {
-            let found = same_effects(setting, &folder.join("neurons.parquet"), table, TOLERANCE)?;
-            equal &= found.equal;
-            said.push(format!("ours, {label}, and {way}: {}", found.text));
-        }
-    }
-    Ok(Agreement {
-        equal,
-        text: format!("{}; allowed {TOLERANCE}.", said.join("; ")),
-    })
 }

@@ -4,10 +4,10 @@
 //! first one, and its time leaves out imports, loading, the null space and the forward of the model. Values are compared over the first
 //! sequence.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Setting;
-use super::ablation::{BAND_PERCENTILE, BAND_RANK, answer_of};
+use super::ablation::{BAND_PERCENTILE, BAND_RANK, answer_of, script_on};
 use super::process::Program;
 use super::rounds::{Agreement, Contest, Record, Side};
 
@@ -85,19 +85,7 @@ fn run_of_ours(
 }
 
 fn run_of_theirs(setting: &Setting, model: &Path, table: &Path) -> anyhow::Result<Program> {
-    let paths: [(&str, PathBuf); 4] = [
-        ("--model", model.to_owned()),
-        ("--token-file", setting.inputs.tokens()?),
-        ("--counts", setting.inputs.bundled("pythia/unigrams.npy")),
-        ("--out", table.to_owned()),
-    ];
-    let paths = paths.iter();
-    let paths = paths.flat_map(|(name, path)| [(*name).into(), path.as_os_str().to_owned()]);
-    Ok(setting.script("scale_neuron.py").args(paths).args([
-        "--band-rank",
-        BAND_RANK,
-        "--band-percentile",
-        BAND_PERCENTILE,
+    Ok(script_on(setting, "scale_neuron.py", model, table)?.args([
         "--neurons",
         "0,1,2,3,4,5,6,7,8,9",
         "--factors",
