@@ -16,7 +16,9 @@
 
 mod batch;
 mod kernel;
+mod logits;
 mod tensors;
+mod values;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,14 +35,16 @@ use crate::AblateError;
 use crate::interventions::{
     Intervention, InterventionError, InterventionHooks, NeuronSite, activate,
 };
-use crate::word_request::{WordRequest, WordStart, WordVocabulary};
+use crate::word_request::{WordRequest, WordVocabulary};
 use crate::{
     LastLayer, LastLayerStates, Readout, last_layer::Forward, states::writes_directly,
     vectors::on_host,
 };
-use batch::{BRANCHED_ROW, Batch, Place, RowTexts};
+use batch::{BRANCHED_ROW, Batch, RowTexts};
 use kernel::{Changed, Neurons, WordSums};
+use logits::{Beside, LogitSums};
 use tensors::{NeuronVectors, Projected, TensorSums};
+use values::RowValues;
 
 /// Why words were not scored.
 #[derive(Debug, thiserror::Error)]
@@ -138,9 +142,8 @@ pub struct Scorer<'m> {
     layer: usize,
     /// Output weights of its neurons, `[d_mlp, d_model]`.
     w_out: Tensor,
-    /// Columns of ones, of tokens that begin a word and of those that do not: `[d_vocab, 3]`, f64.
-    classes: Tensor,
-    eos: i64,
+    /// Sums of logits that hooks or tensor operations made.
+    logit_sums: LogitSums,
     sums: Sums,
     batch_tokens: usize,
     /// Rows whose logits are in memory at once.
@@ -185,26 +188,6 @@ struct States {
     /// MLP of the last layer before and after the activation function, `[row, d_mlp]`.
     pre: Option<Tensor>,
     post: Option<Tensor>,
-}
-
-/// Log-probabilities and boundary masses of the wanted rows, on the host.
-#[derive(Debug, Clone, Default)]
-struct RowValues {
-    /// `[target]`
-    ln_probs: Vec<f64>,
-    /// `[row]`: begins, continues, eos.
-    boundaries: Vec<[f64; 3]>,
-    /// `[row]`, nats; empty where it is not asked for.
-    entropies: Vec<f64>,
-}
-
-impl RowValues {
-    /// Takes those of further rows.
-    fn extend(&mut self, further: Self) {
-        self.ln_probs.extend(further.ln_probs);
-        self.boundaries.extend(further.boundaries);
-        self.entropies.extend(further.entropies);
-    }
 }
 
 impl<'m> Scorer<'m> {
@@ -283,12 +266,6 @@ impl<'m> Scorer<'m> {
                 expected: d_vocab as usize,
             });
         }
-        let classes: Vec<f64> = words
-            .begins
-            .iter()
-            .zip(&words.continues)
-            .flat_map(|(&begins, &continues)| [1.0, begins.into(), continues.into()])
-            .collect();
         // Blocks of logits that stay in a CPU's cache; a GPU wants more at once.
         let entries = if device.is_cuda() { 1 << 26 } else { 1 << 21 };
         let rows_at_once = (entries / d_vocab).max(8);
@@ -296,10 +273,7 @@ impl<'m> Scorer<'m> {
             source,
             layer,
             w_out,
-            classes: Tensor::f_from_slice(&classes)?
-                .f_view([d_vocab, 3])?
-                .f_to_device(device)?,
-            eos: words.eos,
+            logit_sums: LogitSums::new(words, device)?,
             sums: match device {
                 Device::Cpu => Sums::Kernel(Box::new(WordSums::new(readout, words)?)),
                 _ => Sums::Tensors(TensorSums::new(readout)?),
@@ -369,9 +343,12 @@ impl<'m> Scorer<'m> {
             let values = tch::no_grad(|| self.values(&batch, &shared, interventions, &prepared))?;
             for (intervention, values) in interventions.iter().zip(&values) {
                 for place in &batch.places {
-                    let score = place.score(&requests[place.request], values);
-                    let score = score.finite(place.request, intervention.name())?;
-                    scores[place.request].push(score);
+                    let request = &requests[place.request];
+                    scores[place.request].push(values.score(
+                        place,
+                        request,
+                        intervention.name(),
+                    )?);
                 }
             }
         }
@@ -427,8 +404,8 @@ impl<'m> Scorer<'m> {
         for batch in self.batches(requests, 0)? {
             let values = tch::no_grad(|| self.hooked_values(&batch, hooks))?;
             for place in &batch.places {
-                let score = place.score(&requests[place.request], &values);
-                scores.push((place.request, score.finite(place.request, "hooks")?));
+                let score = values.score(place, &requests[place.request], "hooks")?;
+                scores.push((place.request, score));
             }
         }
         scores.sort_by_key(|(request, _)| *request);
@@ -452,10 +429,6 @@ fn check(requests: &[WordRequest]) -> Result<(), ScoreError> {
 }
 
 impl Scorer<'_> {
-    fn d_vocab(&self) -> i64 {
-        self.classes.size()[0]
-    }
-
     /// The whole model.
     fn model(&self, what: &'static str) -> Result<&Model, AblateError> {
         match self.source {
@@ -556,7 +529,7 @@ impl Scorer<'_> {
             Tensor::f_stack(&each, 0)?
                 .f_view([n_texts * longest, -1])?
                 .f_index_select(0, &wanted)?
-                .f_to_device(self.classes.device())
+                .f_to_device(self.logit_sums.device())
         };
         Ok(States {
             resid: rows(|states| &states.resid)?,
@@ -714,7 +687,8 @@ impl Scorer<'_> {
                 drop(projected.take()); // before the next one takes its memory
                 projected = Some(tensors.project(&states.resid.f_narrow(0, start, rows)?)?);
             }
-            let index = self.targets(batch, start, len)?;
+            let rows = start as usize..(start + len) as usize;
+            let targets = self.logit_sums.targets(batch, rows)?;
             let clean = match (shared, &projected) {
                 (Some(states), Some(block)) => Some((states, block.rows(within, len)?)),
                 _ => None,
@@ -740,8 +714,11 @@ impl Scorer<'_> {
                         .into());
                     }
                 };
-                let entropy = intervention.neurons().is_empty();
-                self.read(logits, &index, entropy, &mut values[i])?;
+                let beside = Beside {
+                    boundaries: self.boundaries,
+                    entropies: intervention.neurons().is_empty(),
+                };
+                values[i].extend(self.logit_sums.read(logits, &targets, beside)?);
             }
         }
         Ok(())
@@ -765,6 +742,7 @@ impl Scorer<'_> {
         let n_rows = batch.rows.len() as i64;
         for start in (0..n_rows).step_by(self.rows_at_once as usize) {
             let len = self.rows_at_once.min(n_rows - start);
+            let rows = start as usize..(start + len) as usize;
             let these = of_rows.f_narrow(0, start, len)?;
             let logits = match (&self.sums, readout) {
                 (_, true) => these.f_to_kind(Kind::Float)?,
@@ -772,28 +750,21 @@ impl Scorer<'_> {
                     tensors.logits(&tensors.project(&these)?, None)?
                 }
                 (Sums::Kernel(kernel), false) => {
-                    let targets = batch.targets_of(start as usize..(start + len) as usize);
+                    let targets = batch.targets_of(rows);
                     let none = Neurons::default();
                     let read = kernel.read(&these, &[], &none, &targets, self.boundaries)?;
                     values.extend(read.0);
                     continue;
                 }
             };
-            let index = self.targets(batch, start, len)?;
-            self.read(logits, &index, false, &mut values)?;
+            let beside = Beside {
+                boundaries: self.boundaries,
+                entropies: false,
+            };
+            let targets = self.logit_sums.targets(batch, rows)?;
+            values.extend(self.logit_sums.read(logits, &targets, beside)?);
         }
         Ok(values)
-    }
-
-    /// The targets of some rows, as places in their logits.
-    fn targets(&self, batch: &Batch, start: i64, len: i64) -> Result<Tensor, TchError> {
-        let d_vocab = self.d_vocab();
-        let targets = batch.targets_of(start as usize..(start + len) as usize);
-        let places = targets.iter();
-        let places: Vec<i64> = places
-            .map(|&(row, token)| row as i64 * d_vocab + token)
-            .collect();
-        Tensor::f_from_slice(&places)?.f_to_device(self.classes.device())
     }
 
     /// `a' - a` of the intervention's neurons in f32, `[row, k]`.
@@ -857,61 +828,6 @@ impl Scorer<'_> {
         let index = Tensor::f_from_slice(&index)?.f_to_device(self.w_out.device())?;
         self.w_out.f_index_select(0, &index)
     }
-
-    /// Log-probabilities of the targets and masses of the boundary classes; overwrites `logits`.
-    ///
-    /// Sums over the vocabulary are made in f64: in f32 a product adds entries one after the other, and over 50,000 of about the same
-    /// size loses 1e-3 of them.
-    fn read(
-        &self,
-        mut logits: Tensor,
-        index: &Tensor,
-        entropy: bool,
-        values: &mut RowValues,
-    ) -> Result<(), TchError> {
-        let max = logits.f_amax([-1i64].as_slice(), true)?;
-        let _ = logits.f_sub_(&max)?; // [row, d_vocab]
-        let targets = logits
-            .f_view(-1)?
-            .f_index_select(0, index)?
-            .f_to_kind(Kind::Double)?;
-        let row = index.f_floor_divide_scalar(self.d_vocab())?;
-        let ln_probs = |total: &Tensor| targets.f_sub(&total.f_index_select(0, &row)?);
-        let eos = logits.f_select(1, self.eos)?.f_to_kind(Kind::Double)?;
-        let shifted = match entropy {
-            true => Some(logits.f_to_kind(Kind::Double)?),
-            false => None,
-        };
-        let p = logits.f_exp_()?.f_to_kind(Kind::Double)?;
-        // With z the shifted logits: ln sum e^z - sum e^z z / sum e^z.
-        let mut read_entropies = |total: &Tensor| -> Result<(), TchError> {
-            let Some(z) = &shifted else { return Ok(()) };
-            let weighted = z.f_mul(&p)?.f_sum_dim_intlist(-1, false, Kind::Double)?;
-            let mean = weighted.f_mul(&total.f_neg()?.f_exp()?)?;
-            let found = Vec::<f64>::try_from(&total.f_sub(&mean)?)?;
-            values.entropies.extend(found);
-            Ok(())
-        };
-        if !self.boundaries {
-            let total = p.f_sum_dim_intlist(-1, false, Kind::Double)?.f_log()?; // [row]
-            read_entropies(&total)?;
-            let ln_probs = Vec::<f64>::try_from(&ln_probs(&total)?)?;
-            values.ln_probs.extend(ln_probs);
-            return Ok(());
-        }
-        let sums = p.f_matmul(&self.classes)?.f_log()?; // [row, 3]
-        let total = sums.f_select(1, 0)?; // [row]
-        read_entropies(&total.f_contiguous()?)?;
-        let ln_probs = Vec::<f64>::try_from(&ln_probs(&total)?)?;
-        values.ln_probs.extend(ln_probs);
-        let boundaries = Tensor::f_stack(&[sums.f_select(1, 1)?, sums.f_select(1, 2)?, eos], 1)?
-            .f_sub(&total.f_unsqueeze(1)?)?;
-        let flat: Vec<f64> = Vec::try_from(&boundaries.f_contiguous()?.f_view(-1)?)?;
-        values
-            .boundaries
-            .extend(flat.chunks_exact(3).map(|c| [c[0], c[1], c[2]]));
-        Ok(())
-    }
 }
 
 /// What was prepared for the interventions of a call.
@@ -954,76 +870,5 @@ impl Hooks for Capture {
         // Of the last block the forward computes the wanted rows alone: `[1, row, d_mlp]`.
         self.kept.insert(name, value.f_squeeze_dim(0)?);
         Ok(value)
-    }
-}
-
-impl Place {
-    fn score(&self, request: &WordRequest, values: &RowValues) -> WordScore {
-        let none = Boundary {
-            ln_begins: f64::NEG_INFINITY,
-            ln_eos: f64::NEG_INFINITY,
-        };
-        let (before, after) = match self.last_row {
-            None => (none, none),
-            Some(last) => {
-                let [begins, continues, eos] = values.boundaries[self.first_row];
-                let before = match request.start {
-                    WordStart::Space => Boundary {
-                        ln_begins: begins,
-                        ln_eos: eos,
-                    },
-                    WordStart::Text | WordStart::Line => Boundary {
-                        ln_begins: continues,
-                        ln_eos: eos,
-                    },
-                    WordStart::Inside | WordStart::Merged => Boundary {
-                        ln_begins: 0.0,
-                        ln_eos: f64::NEG_INFINITY,
-                    },
-                };
-                let [ln_begins, _, ln_eos] = values.boundaries[last];
-                (before, Boundary { ln_begins, ln_eos })
-            }
-        };
-        WordScore {
-            text: Arc::clone(&request.text),
-            span: request.span.clone(),
-            ln_probs: self
-                .pieces
-                .iter()
-                .map(|&i| below_zero(values.ln_probs[i]))
-                .collect(),
-            before,
-            after,
-            entropy_nats: values.entropies.get(self.first_row).copied(),
-        }
-    }
-}
-
-/// Takes off what rounding puts above probability 1; NaN stays.
-fn below_zero(ln_prob: f64) -> f64 {
-    if ln_prob > 0.0 { 0.0 } else { ln_prob }
-}
-
-impl WordScore {
-    /// An error where a piece has no probability above 0 or a mass is NaN.
-    fn finite(self, request: usize, intervention: &str) -> Result<Self, ScoreError> {
-        match self.is_finite() {
-            true => Ok(self),
-            false => Err(ScoreError::NotFinite {
-                request,
-                intervention: intervention.to_owned(),
-            }),
-        }
-    }
-
-    fn is_finite(&self) -> bool {
-        let masses = [
-            self.before.ln_begins,
-            self.before.ln_eos,
-            self.after.ln_begins,
-            self.after.ln_eos,
-        ];
-        self.ln_probs.iter().all(|p| p.is_finite()) && !masses.iter().any(|m| m.is_nan())
     }
 }

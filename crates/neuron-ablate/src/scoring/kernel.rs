@@ -16,7 +16,7 @@ use crate::{
     word_request::WordVocabulary,
 };
 
-use super::RowValues;
+use super::values::RowValues;
 
 /// Rows and changes of one call. Over a tile of the kernel their sums fit the second-level cache; the vectors of a change, which are read from
 /// memory, serve all the rows.
