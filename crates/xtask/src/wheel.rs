@@ -4,6 +4,7 @@
 //! alone is another.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,10 @@ use crate::workspace::{self, root};
 
 const MAKE: &str = include_str!("wheel/make.py");
 const COMPARE: &str = include_str!("wheel/compare.py");
+/// Functions of which glibc has a version newer than [`OLDEST_GLIBC`].
+const OLDER_GLIBC: &str = "crates/xtask/src/wheel/older_glibc.c";
+/// That of many clusters; programs that ask for a newer one do not start there.
+const OLDEST_GLIBC: (u32, u32) = (2, 34);
 /// The programs that hold all jobs; `launch.py` knows which of them needs torch.
 const PROGRAMS: [&str; 2] = ["longtail-neurons", "longtail-neurons-torch"];
 /// From `site-packages/longtail_neurons/bin` to the libraries of torch.
@@ -107,12 +112,58 @@ fn build(release: &'static Release, folder: &Path) -> anyhow::Result<Vec<PathBuf
         .with_context(|| format!("failed to find `{}`", libtorch.display()))?;
     cargo.env("LIBTORCH", libtorch);
     cargo.env("LONGTAIL_RPATH", RPATH);
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", with_older_glibc(folder)?);
     workspace::run(&mut cargo)?;
     let programs = PROGRAMS.map(|name| target.join("release").join(name));
     for program in &programs {
         check_runpath(program)?;
+        warn_of_newer_glibc(program)?;
     }
     Ok(programs.into())
+}
+
+/// Compiles our versions of functions of glibc; the flags of rustc that link them.
+fn with_older_glibc(folder: &Path) -> anyhow::Result<String> {
+    let object = folder.join("older_glibc.o");
+    let mut cc = Command::new("cc");
+    cc.args(["-c", "-O2", "-fPIC", "-fno-math-errno", "-o"]);
+    workspace::run(cc.arg(&object).arg(root().join(OLDER_GLIBC)))?;
+    let own = env::var("RUSTFLAGS").unwrap_or_default();
+    let link = format!("-Clink-arg={}", object.display());
+    let flags: Vec<&str> = own.split_whitespace().chain([link.as_str()]).collect();
+    Ok(flags.join("\x1f"))
+}
+
+/// Says which functions of a program ask for a newer glibc than many clusters have.
+fn warn_of_newer_glibc(program: &Path) -> anyhow::Result<()> {
+    let mut readelf = Command::new("readelf");
+    readelf.args(["--wide", "--dyn-syms"]).arg(program);
+    let symbols = workspace::answer(&mut readelf)
+        .context("`readelf --dyn-syms` failed; it comes with the C compiler (binutils)")?;
+    let newer = newer_symbols(&symbols);
+    if !newer.is_empty() {
+        let (major, minor) = OLDEST_GLIBC;
+        eprintln!(
+            "warning: `{}` needs a newer glibc than {major}.{minor}, for {}: see `{OLDER_GLIBC}`, or build on an older distribution",
+            program.display(),
+            newer.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Symbols of glibc versions after [`OLDEST_GLIBC`] in what `readelf --dyn-syms` prints.
+fn newer_symbols(symbols: &str) -> Vec<&str> {
+    let is_newer = |symbol: &&str| {
+        let version = symbol.split_once("@GLIBC_").map(|(_, version)| version);
+        let mut parts = version.unwrap_or_default().split('.');
+        let mut part = || parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);
+        (part(), part()) > OLDEST_GLIBC
+    };
+    let words = symbols
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(7));
+    words.filter(is_newer).collect()
 }
 
 /// Makes a workspace of the same sources with the tch of a release.
@@ -318,6 +369,29 @@ mod tests {
             let listed: Vec<&str> = listed.map(|(name, _)| name.as_str()).collect();
             assert_eq!(named, listed, "{program}");
         }
+    }
+
+    #[test]
+    fn symbols_of_a_newer_glibc_are_found() {
+        let symbols = "Symbol table '.dynsym' contains 3 entries:\n   \
+            Num:    Value          Size Type    Bind   Vis      Ndx Name\n     \
+            1: 0000000000000000     0 FUNC    GLOBAL DEFAULT  UND hypotf@GLIBC_2.35 (2)\n     \
+            2: 0000000000000000     0 FUNC    GLOBAL DEFAULT  UND pthread_join@GLIBC_2.34 (3)\n     \
+            3: 0000000000000000     0 FUNC    GLOBAL DEFAULT  UND memcpy@GLIBC_2.14 (4)\n     \
+            4: 0000000000000000     0 FUNC    GLOBAL DEFAULT  UND _ZdlPv@GLIBCXX_3.4 (5)\n";
+        assert_eq!(newer_symbols(symbols), ["hypotf@GLIBC_2.35"]);
+    }
+
+    #[test]
+    fn older_functions_are_linked_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let flags = with_older_glibc(folder.path()).unwrap();
+        assert!(flags.ends_with("older_glibc.o"), "{flags}");
+        let object = folder.path().join("older_glibc.o");
+        let symbols = workspace::answer(Command::new("nm").arg(object)).unwrap();
+        assert!(symbols.contains("T hypotf"), "{symbols}");
+        // It asks for nothing itself.
+        assert!(!symbols.contains(" U "), "{symbols}");
     }
 
     #[test]
