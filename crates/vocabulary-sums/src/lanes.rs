@@ -28,6 +28,8 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn sub(self, y: Self) -> Self;
     unsafe fn mul(self, y: Self) -> Self;
     unsafe fn max(self, y: Self) -> Self;
+    /// The larger of `|self|` and `|y|`, as integers, which order like them, with those that are not numbers on top.
+    unsafe fn max_abs(self, y: Self) -> Self;
     /// `self * y + z`, rounded once where the machine can.
     unsafe fn fma(self, y: Self, z: Self) -> Self;
     /// Sum over the lanes, in f64.
@@ -88,6 +90,11 @@ unsafe impl Lanes for [f32; 8] {
     #[inline(always)]
     unsafe fn max(self, y: Self) -> Self {
         std::array::from_fn(|i| self[i].max(y[i]))
+    }
+    #[inline(always)]
+    unsafe fn max_abs(self, y: Self) -> Self {
+        let bits = |x: f32| x.abs().to_bits();
+        std::array::from_fn(|i| f32::from_bits(bits(self[i]).max(bits(y[i]))))
     }
     #[inline(always)]
     unsafe fn fma(self, y: Self, z: Self) -> Self {
@@ -154,6 +161,15 @@ mod x86 {
             unsafe { _mm256_max_ps(self, y) }
         }
         #[inline(always)]
+        unsafe fn max_abs(self, y: Self) -> Self {
+            unsafe {
+                let magnitude = _mm256_set1_epi32(i32::MAX);
+                let x = _mm256_and_si256(_mm256_castps_si256(self), magnitude);
+                let y = _mm256_and_si256(_mm256_castps_si256(y), magnitude);
+                _mm256_castsi256_ps(_mm256_max_epu32(x, y))
+            }
+        }
+        #[inline(always)]
         unsafe fn fma(self, y: Self, z: Self) -> Self {
             unsafe { _mm256_fmadd_ps(self, y, z) }
         }
@@ -207,6 +223,15 @@ mod x86 {
         #[inline(always)]
         unsafe fn max(self, y: Self) -> Self {
             unsafe { _mm512_max_ps(self, y) }
+        }
+        #[inline(always)]
+        unsafe fn max_abs(self, y: Self) -> Self {
+            unsafe {
+                let magnitude = _mm512_set1_epi32(i32::MAX);
+                let x = _mm512_and_si512(_mm512_castps_si512(self), magnitude);
+                let y = _mm512_and_si512(_mm512_castps_si512(y), magnitude);
+                _mm512_castsi512_ps(_mm512_max_epu32(x, y))
+            }
         }
         #[inline(always)]
         unsafe fn fma(self, y: Self, z: Self) -> Self {
@@ -269,6 +294,14 @@ mod arm {
         #[inline(always)]
         unsafe fn max(self, y: Self) -> Self {
             unsafe { vmaxq_f32(self, y) }
+        }
+        #[inline(always)]
+        unsafe fn max_abs(self, y: Self) -> Self {
+            unsafe {
+                let x = vreinterpretq_u32_f32(vabsq_f32(self));
+                let y = vreinterpretq_u32_f32(vabsq_f32(y));
+                vreinterpretq_f32_u32(vmaxq_u32(x, y))
+            }
         }
         #[inline(always)]
         unsafe fn fma(self, y: Self, z: Self) -> Self {
