@@ -278,6 +278,8 @@ impl Combine<'_> {
                     let mut u = [L::splat(0.0); R];
                     for (r, u) in u.iter_mut().enumerate() {
                         *u = L::load(vector.as_ptr().add(i + r * L::N));
+                        // There are more vectors than the machine follows by itself.
+                        L::prefetch(vector.as_ptr().wrapping_add(i + (R + r) * L::N));
                     }
                     for (k, sums) in sums.iter_mut().enumerate() {
                         let factor = L::splat(*factors.as_ptr().add(first + k));

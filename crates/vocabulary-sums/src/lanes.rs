@@ -24,6 +24,9 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
+    /// Asks for the line of a place that is loaded soon, where the machine can be asked; any place will do.
+    #[inline(always)]
+    fn prefetch(_from: *const f32) {}
     unsafe fn add(self, y: Self) -> Self;
     unsafe fn sub(self, y: Self) -> Self;
     unsafe fn mul(self, y: Self) -> Self;
@@ -145,6 +148,11 @@ mod x86 {
             unsafe { _mm256_storeu_ps(to, self) }
         }
         #[inline(always)]
+        fn prefetch(from: *const f32) {
+            // SAFETY: a hint, which reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        }
+        #[inline(always)]
         unsafe fn add(self, y: Self) -> Self {
             unsafe { _mm256_add_ps(self, y) }
         }
@@ -207,6 +215,11 @@ mod x86 {
         #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             unsafe { _mm512_storeu_ps(to, self) }
+        }
+        #[inline(always)]
+        fn prefetch(from: *const f32) {
+            // SAFETY: a hint, which reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
         }
         #[inline(always)]
         unsafe fn add(self, y: Self) -> Self {
