@@ -682,7 +682,7 @@ impl AlongRows<'_> {
         // Plain numbers, which threads share.
         let (gram, dots) = (&self.logits.gram, &self.logits.dots);
         let (n_neurons, u, d_vocab) = (dots.len(), self.u, self.d_vocab);
-        let of_dose = |((cross, target), terms): ((&[f64], i64), &[(usize, f64)])| {
+        let of_dose = |(cross, target, terms): (&[f64], i64, &[(usize, f64)])| {
             let mut set = OfSet::default();
             let mut from = 0;
             let of_size = |&size: &usize| {
@@ -702,11 +702,15 @@ impl AlongRows<'_> {
             };
             list.sizes.iter().map(of_size).collect::<Vec<OfSet>>()
         };
-        let (crosses, targets) = (self.cross.chunks(n_neurons), &of_rows.targets);
-        let of_rows = crosses
-            .zip(targets)
-            .flat_map(|(cross, &target)| std::iter::repeat_n((cross, target), doses.len()));
-        let each: Vec<_> = of_rows.zip(terms.chunks(places.len())).collect();
+        let each: Vec<_> = terms
+            .chunks(places.len())
+            .enumerate()
+            .map(|(number, terms)| {
+                let row = number / doses.len();
+                let cross = &self.cross[row * n_neurons..(row + 1) * n_neurons];
+                (cross, of_rows.targets[row], terms)
+            })
+            .collect();
         let sets: Vec<OfSet> = each.into_par_iter().flat_map_iter(of_dose).collect();
         Changes {
             rows,
