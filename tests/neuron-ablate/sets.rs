@@ -269,14 +269,24 @@ fn nested_sets_are_the_sets_themselves() {
             agree(&find(&nested, dose, size), &find(&alone, dose, size), 1e-7);
         }
     }
-    // With next to no memory, rows come one by one and neurons are not kept over the vocabulary.
-    let small = setting.sweep(vec![0], Dose::Mean, 1 << 16);
-    let small = small
-        .run_sets(&[list(&ranked, &sizes)], &DOSES, &mean, &|_| ())
-        .unwrap();
-    for (a, b) in small.iter().zip(&nested) {
-        agree(&means(&a.effects, &sweep), &means(&b.effects, &sweep), 1e-7);
-        assert!((a.change_norm() - b.change_norm()).abs() < 1e-9);
+    // Beside lists of the same neurons in another order, and of others; memory for the vectors of ten neurons, so that the last list
+    // is measured by itself; and with next to no memory, so that rows come one by one and no neurons are kept over the vocabulary.
+    let lists = [
+        list(&ranked, &sizes),
+        list(&[19, 5, 193, 6, 105], &[2, 5]),
+        list(&[40, 41, 42, 43], &[4]),
+    ];
+    let all = sweep.run_sets(&lists, &DOSES, &mean, &|_| ()).unwrap();
+    for (a, b) in all.iter().zip(&nested) {
+        assert_eq!(means(&a.effects, &sweep), means(&b.effects, &sweep));
+    }
+    for memory in [4 * 10 * 4 * 4096, 1 << 16] {
+        let small = setting.sweep(vec![0], Dose::Mean, memory);
+        let small = small.run_sets(&lists, &DOSES, &mean, &|_| ()).unwrap();
+        for (a, b) in small.iter().zip(&all) {
+            agree(&means(&a.effects, &sweep), &means(&b.effects, &sweep), 1e-7);
+            assert!((a.change_norm() - b.change_norm()).abs() < 1e-9);
+        }
     }
 }
 

@@ -369,35 +369,23 @@ fn a_direction_is_the_sum_of_its_vectors() {
     let mut expected = vec![sum.case(&[(19, 1.0)]), sum.case(&terms[..1])];
     for i in 1..20 {
         let last = &terms[i..=i];
-        pairs.push((
-            0,
-            Direction::Further {
-                back: 1,
-                terms: last,
-            },
-        ));
+        pairs.push((0, Direction::Further(last)));
         expected.push(sum.case(&terms[..=i]));
     }
     pairs.extend([(0, Direction::Sum(&[])), (0, Direction::Sum(&terms))]);
     expected.extend([sum.case(&[]), sum.case(&terms)]);
-    // Six neighbours of the same vectors, and six that go on from them.
-    let scaled: Vec<Vec<(usize, f64)>> = (0..6)
-        .map(|i| terms.iter().map(|&(v, f)| (v, f * f64::from(i))).collect())
+    // Up to 19 chains of the same vectors in three steps, one of them with none: more than are added up at once, and rests of every size.
+    let scaled: Vec<Vec<(usize, f64)>> = (0..19)
+        .map(|i| {
+            let by = f64::from(i) / 6.0;
+            terms.iter().map(|&(v, f)| (v, f * by)).collect()
+        })
         .collect();
     for terms in &scaled {
         pairs.push((0, Direction::Sum(&terms[..5])));
-        expected.push(sum.case(&terms[..5]));
-    }
-    for terms in &scaled {
-        let further = &terms[5..12];
-        pairs.push((
-            0,
-            Direction::Further {
-                back: 6,
-                terms: further,
-            },
-        ));
-        expected.push(sum.case(&terms[..12]));
+        pairs.push((0, Direction::Further(&[])));
+        pairs.push((0, Direction::Further(&terms[5..12])));
+        expected.extend([&terms[..5], &terms[..5], &terms[..12]].map(|terms| sum.case(terms)));
     }
     for path in Path::available() {
         let kernel = Kernel::with_path(&sum.row.layout, &sum.row.log_q, path);
@@ -430,16 +418,7 @@ fn a_direction_does_not_go_on_from_another_row() {
         &Pairs {
             rows: &[row.clone(), row],
             vectors: &[kernel.vector(&sum.vectors[0])],
-            pairs: &[
-                (0, Direction::Sum(&terms)),
-                (
-                    1,
-                    Direction::Further {
-                        back: 1,
-                        terms: &terms,
-                    },
-                ),
-            ],
+            pairs: &[(0, Direction::Sum(&terms)), (1, Direction::Further(&terms))],
             bases: &[Base::default(); 2],
             tilts: &[],
         },

@@ -135,6 +135,8 @@ const MOST_DIRECTIONS: usize = 512;
 const MOST_ROWS: usize = 32;
 /// Sums of vectors that the kernel makes at once: over a tile they fit the second-level cache.
 const SUMS_PER_CALL: usize = 64;
+/// Rows whose sums of the same vectors the kernel makes together.
+const SIDE_BY_SIDE: usize = 8;
 /// Fewest directions, even if there are not enough calls for all threads.
 pub(crate) const FEWEST_DIRECTIONS: usize = 4;
 /// Calls for each thread, if there are directions enough: so that none waits long for the last.
@@ -504,7 +506,11 @@ impl Engines {
         };
         let (all_rows, per_pair) = (&prepared.vectors, pairs.per_pair());
         let most = directions.iter().map(Vec::len).max().unwrap_or(0).max(1);
-        let at_once = (SUMS_PER_CALL / most).clamp(1, ROWS_PER_CALL);
+        let at_once = match (SUMS_PER_CALL / most).clamp(1, ROWS_PER_CALL) {
+            // Whole groups of those that are added up side by side.
+            many @ SIDE_BY_SIDE.. => many / SIDE_BY_SIDE * SIDE_BY_SIDE,
+            few => few,
+        };
         let of_group = |(jobs, directions): (&[Block<'_>], &[Vec<Direction<'_>>])| {
             let mut list = Vec::new();
             for (job, directions) in jobs.iter().zip(directions) {

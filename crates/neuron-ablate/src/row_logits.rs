@@ -49,14 +49,18 @@ impl Dots {
     /// Those of `sum factor vector`.
     pub(crate) fn sum<'d>(factors: &[f64], of_vectors: impl IntoIterator<Item = &'d Self>) -> Self {
         let mut sum = Self::default();
-        for (factor, dots) in factors.iter().zip(of_vectors) {
-            sum.q.resize(dots.q.len(), 0.0);
-            sum.v.resize(dots.v.len(), 0.0);
-            let places = sum.q.iter_mut().chain(&mut sum.v);
-            places
-                .zip(dots.q.iter().chain(&dots.v))
-                .for_each(|(sum, dot)| *sum += factor * dot);
+        for (&factor, dots) in factors.iter().zip(of_vectors) {
+            sum.add(factor, dots);
         }
         sum
+    }
+
+    /// Adds `factor` times those of another vector.
+    pub(crate) fn add(&mut self, factor: f64, other: &Self) {
+        self.q.resize(other.q.len(), 0.0);
+        self.v.resize(other.v.len(), 0.0);
+        let own = self.q.iter_mut().chain(&mut self.v);
+        own.zip(other.q.iter().chain(&other.v))
+            .for_each(|(own, other)| *own += factor * other);
     }
 }

@@ -1,26 +1,26 @@
 //! Sets of neurons changed together, at several doses: the curve of effect against group size (methods, section 13).
 
-use std::{fmt, ops::Range};
+use std::{collections::BTreeSet, fmt, ops::Range};
 
+use rayon::prelude::*;
 use tch::{Kind, Tensor};
-use vocabulary_sums::Direction;
+use vocabulary_sums::{Direction, Vector};
 
 use crate::{
     AblateError, Dose, LayerMeans, NeuronId, Row, Sweep,
+    closed_form::Projected,
     effects::EffectSums,
     engine::blocks,
     engine::{Directions, Engine, EngineOptions, Engines, Prepared},
     error::distinct,
     pairs::{Block, RowTerms},
+    product::product,
     progress::Tick,
     replaced::Replaced,
     row_logits::{Dots, RowLogits},
     sweep::chunk_by_sequence,
     vectors::{Vectors, on_host},
 };
-
-/// Bytes of changes at once: enough rows for all threads, and no more than stays in a cache before it is read again.
-const AT_ONCE: usize = 16 << 20;
 
 /// A ranked list of neurons, and how many of its first ones make a set: nested sets. Neurons are numbers in the last MLP layer, or
 /// [`NeuronId`]s of any layers.
@@ -248,16 +248,17 @@ impl Sweep<'_> {
         let sets = (n_sets, Directions::Sums);
         let engines = Engines::new(&self.pairs, readout, options, sets, memory)?;
         let vectors = self.plan.memory_budget / (4 * self.pairs.layout().d_vocab());
-        let d_model = self.unembedding.w_u().size()[1] as usize;
         let rows_at_once = (vectors / 2 / engines.vectors_per_row()).max(1);
         let mut results = self.without_rows(lists, doses);
         let (all_rows, _) = self.sample.rows(&self.plan.sequences)?;
-        let of_list = |list| OfList::new(self, list, mean, vectors / 4);
-        // All lists at once if they fit, otherwise each anew for some rows.
-        let n_neurons: usize = lists.iter().map(|list| list.ranked.len()).sum();
-        let kept: Vec<OfList<'_>> = match n_neurons <= vectors / 4 {
-            true => lists.iter().map(of_list).collect::<Result<_, _>>()?,
-            false => Vec::new(),
+        let batches = batches(lists, vectors / 4);
+        let of_batch = |batch: &Range<usize>| {
+            OfNeurons::new(self, &engines, &lists[batch.clone()], mean, vectors / 4)
+        };
+        // All at once if they fit, otherwise each batch anew for some rows.
+        let kept = match batches.as_slice() {
+            [all] => Some(of_batch(all)?),
+            _ => None,
         };
         for rows in chunk_by_sequence(&all_rows, rows_at_once) {
             let (resid, activations) = self.states(rows)?;
@@ -277,33 +278,38 @@ impl Sweep<'_> {
             let of_rows = OfRows {
                 m_c,
                 rows,
-                targets: self.pairs.target_places(rows)?,
+                targets: Vec::try_from(self.pairs.target_places(rows)?)?,
                 terms,
                 prepared,
                 centred,
-                activations,
+                activations: on_host(&activations)?,
             };
-            let mut first = 0;
-            for (number, list) in lists.iter().enumerate() {
-                let sets = list.sizes.len() * doses.len();
+            let mut left = results.as_mut_slice();
+            for batch in &batches {
                 let made;
-                let of_list = match kept.get(number) {
+                let of_neurons = match &kept {
                     Some(kept) => kept,
                     None => {
-                        made = of_list(list)?;
+                        made = of_batch(batch)?;
                         &made
                     }
                 };
-                let at_once = match (engines.kernel(), &of_list.logits) {
-                    (Some(_), Some(_)) => AT_ONCE / (8 * d_model * sets.max(1)),
-                    _ => vectors / 4 / sets.max(1),
-                };
-                for range in blocks(rows.len(), at_once.max(1)) {
-                    let changes = Changes::new(self, of_list, &of_rows, range, doses)?;
-                    let results = &mut results[first..first + sets];
-                    self.add_changes(&engines, &of_rows, of_list, &changes, results, progress)?;
+                let along = of_neurons.along_rows(&engines, &of_rows)?;
+                for list in &lists[batch.clone()] {
+                    let sets = list.sizes.len() * doses.len();
+                    let (of_list, rest) = std::mem::take(&mut left).split_at_mut(sets);
+                    left = rest;
+                    let at = (&engines, &of_rows, list);
+                    if let Some(along) = &along {
+                        let changes = along.changes(of_neurons, &of_rows, list, doses);
+                        self.add_changes(at, &changes, Some(&along.vectors), of_list, progress)?;
+                        continue;
+                    }
+                    for rows in blocks(rows.len(), (vectors / 4 / sets.max(1)).max(1)) {
+                        let changes = self.changes(of_neurons, &of_rows, list, rows, doses)?;
+                        self.add_changes(at, &changes, None, of_list, progress)?;
+                    }
                 }
-                first += sets;
             }
         }
         Ok(results)
@@ -365,44 +371,13 @@ impl Sweep<'_> {
     /// Measures the changes of a list's sets, and adds them to `results`, `[dose][size]`.
     fn add_changes(
         &self,
-        engines: &Engines,
-        of_rows: &OfRows<'_>,
-        of_list: &OfList<'_>,
+        (engines, of_rows, list): (&Engines, &OfRows<'_>, &NestedSets),
         changes: &Changes,
+        vectors: Option<&[Vector<'_>]>,
         results: &mut [SetEffects],
         progress: &(dyn Fn(Tick) + Sync),
     ) -> Result<(), AblateError> {
         let (m, sets) = (self.measures().len(), results.len());
-        let prepared = &of_rows.prepared;
-        let targets =
-            of_rows
-                .targets
-                .f_narrow(0, changes.rows.start as i64, changes.rows.len() as i64)?;
-        let along = match &of_list.logits {
-            Some(u) if engines.kernel().is_some() => {
-                Some((u, changes.along(of_list, u, &targets)?))
-            }
-            _ => None,
-        };
-        let (projected, at_target, dots);
-        let (at_target, dots): (&[f64], &[Dots]) = match &along {
-            Some((_, along)) => {
-                projected = None;
-                (&along.at_target, &along.dots)
-            }
-            None => {
-                let d_model = changes.delta.size()[2];
-                let made = self
-                    .unembedding
-                    .project(&changes.delta.f_view([-1, d_model])?)?;
-                let each = Vec::<i64>::try_from(&targets)?.into_iter();
-                let each: Vec<i64> = each.flat_map(|t| std::iter::repeat_n(t, sets)).collect();
-                at_target = made.logits.each_at(&Tensor::f_from_slice(&each)?)?;
-                dots = self.pairs.dots(&made.logits)?;
-                projected = Some(made);
-                (&at_target, &dots)
-            }
-        };
         let ones = vec![1.0; sets];
         let job = |(number, row): (usize, usize)| {
             let of_row = number * sets..(number + 1) * sets;
@@ -411,39 +386,29 @@ impl Sweep<'_> {
                 at: row..row + 1,
                 change: &ones,
                 norm2: &changes.norm2[of_row.clone()],
-                u_dots: &dots[of_row.clone()],
-                u_at: &at_target[of_row.clone()],
+                u_dots: &changes.dots[of_row.clone()],
+                u_at: &changes.at_target[of_row.clone()],
                 cross: &changes.cross[of_row],
                 spreads: &[],
             }
         };
         let jobs: Vec<Block<'_>> = changes.rows.clone().enumerate().map(job).collect();
-        let measured = match (&projected, &along, engines.kernel()) {
-            (None, Some(((u, _), along)), Some(kernel)) => {
-                let d_vocab = self.pairs.layout().d_vocab();
-                let vectors: Vec<_> = u.host()?.chunks(d_vocab).collect();
-                let vectors: Vec<_> = vectors.iter().map(|u| kernel.vector(u)).collect();
-                let (sizes, n_neurons) = (&of_list.list.sizes, of_list.mean.len());
-                let directions = along.directions(sizes, n_neurons, sets / sizes.len());
-                engines.measure_sums(
-                    &self.pairs,
-                    &jobs,
-                    prepared,
-                    &vectors,
-                    &directions,
-                    progress,
-                )
+        let prepared = &of_rows.prepared;
+        let measured = match (&changes.logits, vectors) {
+            (Logits::Sums(terms), Some(vectors)) => {
+                let directions = directions(terms, list, sets);
+                engines.measure_sums(&self.pairs, &jobs, prepared, vectors, &directions, progress)
             }
-            (Some(made), ..) => {
+            (Logits::Own(made), _) => {
                 engines.measure_each(&self.pairs, &jobs, prepared, made, progress)?
             }
-            _ => Vec::new(),
+            (Logits::Sums(_), None) => Vec::new(),
         };
         let clusters = self.sample.clusters(&self.plan.sequences);
         for (number, (row, measured)) in changes.rows.clone().zip(measured).enumerate() {
             let Row { sequence, pos, .. } = of_rows.rows[row];
             let values = measured.map_err(|at| AblateError::Set {
-                name: of_list.list.name.clone(),
+                name: list.name.clone(),
                 what: format!(
                     "changing its first {} neurons at sequence {sequence}, position {pos} gives logits that are not finite: audit the weights and activations, or choose a smaller dose",
                     results[at.direction].size
@@ -462,6 +427,75 @@ impl Sweep<'_> {
         }
         Ok(())
     }
+
+    /// What a list's sets do at some rows, by way of `W_U`.
+    fn changes(
+        &self,
+        of_neurons: &OfNeurons,
+        of_rows: &OfRows<'_>,
+        list: &NestedSets,
+        rows: Range<usize>,
+        doses: &[Dose],
+    ) -> Result<Changes, AblateError> {
+        let (start, n_rows) = (rows.start as i64, rows.len() as i64);
+        let places = of_neurons.places(list);
+        let factors: Vec<f64> = rows
+            .clone()
+            .flat_map(|row| doses.iter().map(move |&dose| (row, dose)))
+            .flat_map(|(row, dose)| of_neurons.factors(&places, of_rows, row, dose))
+            .collect();
+        let ids: Vec<i64> = places.iter().map(|&place| place as i64).collect();
+        let ids = Tensor::f_from_slice(&ids)?.f_to_device(of_neurons.centred.device())?;
+        let weights = of_neurons.centred.f_index_select(0, &ids)?;
+        let factors = Tensor::f_from_slice(&factors)?
+            .f_view([-1, places.len() as i64])?
+            .f_to_device(weights.device())?; // [row and dose, neuron]
+        let sums = Tensor::f_stack(&along(&factors, &weights, &list.sizes)?, 1)?;
+        // [row and dose, size, d_model], which is [row, set, d_model].
+        let delta = sums.f_view([n_rows, -1, sums.size()[2]])?;
+        let delta = match (self.write.norm(), &of_rows.m_c) {
+            (Some(norm), Some(m_c)) => {
+                let change = norm.change(&m_c.f_narrow(0, start, n_rows)?, &delta)?;
+                let seen = self.unembedding.readout().seen(&change)?;
+                seen.f_to_device(of_rows.centred.device())?
+            }
+            _ => delta,
+        };
+        let x = of_rows.centred.f_narrow(0, start, n_rows)?.f_unsqueeze(1)?;
+        let dots =
+            |products: Tensor| on_host(&products.f_sum_dim_intlist(-1, false, Kind::Double)?);
+        let (cross, norm2) = (dots(delta.f_mul(&x)?)?, dots(delta.f_square()?)?);
+        let (_, sets, d_model) = delta.size3()?;
+        let made = self.unembedding.project(&delta.f_view([-1, d_model])?)?;
+        let targets = of_rows.targets[rows.clone()].iter();
+        let each: Vec<i64> = targets
+            .flat_map(|&t| std::iter::repeat_n(t, sets as usize))
+            .collect();
+        Ok(Changes {
+            rows,
+            norm2,
+            cross,
+            dots: self.pairs.dots(&made.logits)?,
+            at_target: made.logits.each_at(&Tensor::f_from_slice(&each)?)?,
+            logits: Logits::Own(made),
+        })
+    }
+}
+
+/// Neighbouring lists that together have no more than `limit` neurons, or one that has more by itself.
+fn batches(lists: &[NestedSets], limit: usize) -> Vec<Range<usize>> {
+    let (mut batches, mut start) = (Vec::new(), 0);
+    let mut within: BTreeSet<usize> = BTreeSet::new();
+    for (number, list) in lists.iter().enumerate() {
+        within.extend(&list.ranked);
+        if within.len() > limit && number > start {
+            batches.push(start..number);
+            start = number;
+            within = list.ranked.iter().copied().collect();
+        }
+    }
+    batches.push(start..lists.len());
+    batches
 }
 
 /// The rows of one pass.
@@ -471,196 +505,246 @@ struct OfRows<'r> {
     prepared: Prepared<'r>,
     /// `x_c`, `[row, d_model]`.
     centred: Tensor,
-    /// `[row, d_mlp]`
-    activations: Tensor,
+    /// `[row][d_mlp]`
+    activations: Vec<f64>,
     /// What a norm behind the MLP sees of its output, `[row, d_model]`, f64.
     m_c: Option<Tensor>,
-    /// `[row]`
-    targets: Tensor,
+    /// Places in the layout, `[row]`.
+    targets: Vec<i64>,
 }
 
-/// The neurons of a list.
-struct OfList<'l> {
-    list: &'l NestedSets,
-    ids: Tensor,
-    /// `[neuron]`
+/// The neurons of some lists, each of them once.
+struct OfNeurons {
+    /// Ascending.
+    ids: Vec<usize>,
     mean: Vec<f64>,
     /// What the final norm sees of the output weights, or the norm behind the MLP if there is one: `[neuron, d_model]`, f64.
     centred: Tensor,
-    /// `u`, `[neuron, d_vocab]`, with its dot products; without it changes go through `W_U` themselves.
-    logits: Option<(Vectors, Vec<Dots>)>,
+    /// For the kernel; without it changes go through `W_U` themselves.
+    logits: Option<NeuronLogits>,
 }
 
-impl<'l> OfList<'l> {
-    /// Keeps the neurons' logits if they are no more than `limit` vectors over the vocabulary.
+/// What neurons write, as logits.
+struct NeuronLogits {
+    /// `[neuron, d_vocab]`
+    u: Vectors,
+    dots: Vec<Dots>,
+    /// Products of the centred output weights, `[neuron][neuron]`.
+    gram: Vec<f64>,
+}
+
+impl OfNeurons {
+    /// Makes the neurons' logits if the kernel takes them and they are no more than `limit` vectors over the vocabulary.
     fn new(
         sweep: &Sweep<'_>,
-        list: &'l NestedSets,
+        engines: &Engines,
+        lists: &[NestedSets],
         mean: &[f64],
         limit: usize,
     ) -> Result<Self, AblateError> {
-        let ids: Vec<i64> = list.ranked.iter().map(|&n| n as i64).collect();
-        let ids = Tensor::f_from_slice(&ids)?;
-        let of_list = |of_all: &Tensor| of_all.f_index_select(0, &ids);
-        let weights = of_list(sweep.write.directions())?;
+        let ids: BTreeSet<usize> = lists
+            .iter()
+            .flat_map(|list| &list.ranked)
+            .copied()
+            .collect();
+        let ids: Vec<usize> = ids.into_iter().collect();
+        let chosen: Vec<i64> = ids.iter().map(|&n| n as i64).collect();
+        let chosen = Tensor::f_from_slice(&chosen)?;
+        let of_ids = |of_all: &Tensor| of_all.f_index_select(0, &chosen);
+        let weights = of_ids(sweep.write.directions())?;
         let (centred, logits) = if let Some(norm) = sweep.write.norm() {
-            (of_list(norm.w_c())?, None)
-        } else if list.ranked.len() <= limit {
-            let projected = sweep.unembedding.project(&weights)?;
-            let dots = sweep.pairs.dots(&projected.logits)?;
-            (projected.centred, Some((projected.logits, dots)))
+            (of_ids(norm.w_c())?, None)
+        } else if engines.kernel().is_some() && ids.len() <= limit {
+            let Projected {
+                centred, logits: u, ..
+            } = sweep.unembedding.project(&weights)?;
+            let dots = sweep.pairs.dots(&u)?;
+            let gram = on_host(&product(&centred, &centred.f_tr()?)?)?;
+            (centred, Some(NeuronLogits { u, dots, gram }))
         } else {
             let centred = sweep.unembedding.readout().seen(&weights)?;
-            (centred.f_to_device(sweep.unembedding.w_u().device())?, None)
+            let device = sweep.unembedding.w_u().device();
+            (centred.f_to_device(device)?, None)
         };
         Ok(Self {
-            list,
+            mean: ids.iter().map(|&n| mean[n]).collect(),
             ids,
-            mean: list.ranked.iter().map(|&n| mean[n]).collect(),
             centred,
             logits,
         })
     }
+
+    /// Where the neurons of a list are.
+    fn places(&self, list: &NestedSets) -> Vec<usize> {
+        let place = |neuron: &usize| self.ids.partition_point(|id| id < neuron);
+        list.ranked.iter().map(place).collect()
+    }
+
+    /// `D` of some neurons at a row.
+    fn factors(
+        &self,
+        places: &[usize],
+        of_rows: &OfRows<'_>,
+        row: usize,
+        dose: Dose,
+    ) -> impl Iterator<Item = f64> {
+        let d_mlp = of_rows.activations.len() / of_rows.rows.len();
+        let activations = &of_rows.activations[row * d_mlp..(row + 1) * d_mlp];
+        let factor =
+            move |&place: &usize| dose.change(activations[self.ids[place]], self.mean[place]);
+        places.iter().map(factor)
+    }
+
+    /// What the kernel needs to add up the neurons' logits at some rows; nothing where changes go through `W_U`.
+    fn along_rows<'n>(
+        &'n self,
+        engines: &Engines,
+        of_rows: &OfRows<'_>,
+    ) -> Result<Option<AlongRows<'n>>, AblateError> {
+        let (Some(kernel), Some(logits)) = (engines.kernel(), &self.logits) else {
+            return Ok(None);
+        };
+        let u = logits.u.host()?;
+        let d_vocab = (u.len() / self.ids.len().max(1)).max(1);
+        Ok(Some(AlongRows {
+            logits,
+            u,
+            d_vocab,
+            vectors: u.par_chunks(d_vocab).map(|u| kernel.vector(u)).collect(),
+            cross: on_host(&product(&of_rows.centred, &self.centred.f_tr()?)?)?,
+        }))
+    }
 }
 
-/// What the sets of a list add to the residual stream of some rows; a set is a (dose, size).
-struct Changes {
-    rows: Range<usize>,
-    /// `D`, `[row][dose][neuron]`.
-    change: Vec<f64>,
-    /// `delta`, `[row, set, d_model]`, f64.
-    delta: Tensor,
-    /// `|delta|^2`, `[row][set]`.
-    norm2: Vec<f64>,
-    /// `x_c . delta`, `[row][set]`.
+/// The logits of neurons, and how the neurons meet some rows.
+struct AlongRows<'n> {
+    logits: &'n NeuronLogits,
+    /// `[neuron][d_vocab]`
+    u: &'n [f32],
+    d_vocab: usize,
+    vectors: Vec<Vector<'n>>,
+    /// `x_c . w_c`, `[row][neuron]`.
     cross: Vec<f64>,
 }
 
-/// The sets of a list at some rows as sums of the neurons' vectors.
-struct Along {
-    /// Neuron and its factor, `[row][dose][neuron]`.
-    terms: Vec<(usize, f64)>,
-    /// Of the sums, `[row][set]`.
+/// What the sets of a list do at some rows; a set is a (dose, size).
+struct Changes {
+    rows: Range<usize>,
+    /// `|delta|^2` of what they add to the residual stream, `[row][set]`.
+    norm2: Vec<f64>,
+    /// `x_c . delta`, `[row][set]`.
+    cross: Vec<f64>,
+    /// Dot products of what they add to the logits, `[row][set]`.
     dots: Vec<Dots>,
-    /// The sums at the target of the row, `[row][set]`.
+    /// The same at the target of the row.
     at_target: Vec<f64>,
+    logits: Logits,
 }
 
-impl Along {
-    /// What the kernel shall add up, `[row][set]`: along a list each set goes on from the one before.
-    fn directions<'a>(
-        &'a self,
-        sizes: &'a [usize],
-        n_neurons: usize,
-        n_doses: usize,
-    ) -> Vec<Vec<Direction<'a>>> {
-        let of_row = |of_row: &'a [(usize, f64)]| {
-            // `[dose][size]`
-            let of_doses = of_row.chunks(n_neurons).flat_map(|terms| {
-                (0..sizes.len()).map(move |place| match place {
-                    0 => Direction::Sum(&terms[..sizes[0]]),
-                    _ => Direction::Further {
-                        back: 1,
-                        terms: &terms[sizes[place - 1]..sizes[place]],
-                    },
-                })
-            });
-            of_doses.collect()
-        };
-        self.terms.chunks(n_neurons * n_doses).map(of_row).collect()
-    }
+/// What a set does at a row, as [`Changes`] has it.
+#[derive(Default, Clone)]
+struct OfSet {
+    norm2: f64,
+    cross: f64,
+    at_target: f64,
+    dots: Dots,
 }
 
-impl Changes {
-    fn new(
-        sweep: &Sweep<'_>,
-        of_list: &OfList<'_>,
+/// What sets add to the logits.
+enum Logits {
+    /// Sums of the neurons' vectors: place of the neuron and its factor, `[row][dose][neuron]`.
+    Sums(Vec<(usize, f64)>),
+    /// `[row and set]`
+    Own(Projected),
+}
+
+impl AlongRows<'_> {
+    /// Of the sets of a list at all rows; along the list each goes on from the one before.
+    fn changes(
+        &self,
+        of_neurons: &OfNeurons,
         of_rows: &OfRows<'_>,
-        rows: Range<usize>,
+        list: &NestedSets,
         doses: &[Dose],
-    ) -> Result<Self, AblateError> {
-        let (start, n_rows) = (rows.start as i64, rows.len() as i64);
-        let activations = on_host(
-            &of_rows
-                .activations
-                .f_narrow(0, start, n_rows)?
-                .f_index_select(1, &of_list.ids)?,
-        )?; // [row, neuron]
-        let n_neurons = of_list.mean.len();
-        let change: Vec<f64> = activations
-            .chunks(n_neurons)
-            .flat_map(|of_row| doses.iter().map(move |dose| (of_row, dose)))
-            .flat_map(|(of_row, dose)| {
-                let each = of_row.iter().zip(&of_list.mean);
-                each.map(|(&a, &mean)| dose.change(a, mean))
+    ) -> Changes {
+        let places = of_neurons.places(list);
+        let rows = 0..of_rows.rows.len();
+        let doses_of_rows = rows
+            .clone()
+            .flat_map(|row| doses.iter().map(move |&dose| (row, dose)));
+        // `[row][dose][neuron]`
+        let terms: Vec<(usize, f64)> = doses_of_rows
+            .flat_map(|(row, dose)| {
+                let factors = of_neurons.factors(&places, of_rows, row, dose);
+                places.iter().copied().zip(factors)
             })
             .collect();
-        let factors = Tensor::f_from_slice(&change)?
-            .f_view([-1, n_neurons as i64])?
-            .f_to_device(of_list.centred.device())?; // [row and dose, neuron]
-        // [row and dose, size, width], which is [row, set, width].
-        let of_sets = |sums: &[Tensor]| {
-            let stacked = Tensor::f_stack(sums, 1)?;
-            let width = stacked.size()[2];
-            stacked.f_view([n_rows, -1, width])
+        // Plain numbers, which threads share.
+        let (gram, dots) = (&self.logits.gram, &self.logits.dots);
+        let (n_neurons, u, d_vocab) = (dots.len(), self.u, self.d_vocab);
+        let of_dose = |(cross, target, terms): (&[f64], i64, &[(usize, f64)])| {
+            let mut set = OfSet::default();
+            let mut from = 0;
+            let of_size = |&size: &usize| {
+                for (number, &(place, factor)) in terms[..size].iter().enumerate().skip(from) {
+                    let gram = &gram[place * n_neurons..(place + 1) * n_neurons];
+                    let before = terms[..number].iter();
+                    let before: f64 = before.map(|&(other, by)| by * gram[other]).sum();
+                    set.norm2 += factor * (2.0 * before + factor * gram[place]);
+                    set.cross += factor * cross[place];
+                    set.at_target += factor * f64::from(u[place * d_vocab + target as usize]);
+                    set.dots.add(factor, &dots[place]);
+                }
+                from = size;
+                // Rounding may leave less than nothing.
+                set.norm2 = set.norm2.max(0.0);
+                set.clone()
+            };
+            list.sizes.iter().map(of_size).collect::<Vec<OfSet>>()
         };
-        let sizes = &of_list.list.sizes;
-        let delta = of_sets(&along(&factors, &of_list.centred, sizes)?)?;
-        let delta = match (sweep.write.norm(), &of_rows.m_c) {
-            (Some(norm), Some(m_c)) => {
-                let change = norm.change(&m_c.f_narrow(0, start, n_rows)?, &delta)?;
-                let seen = sweep.unembedding.readout().seen(&change)?;
-                seen.f_to_device(of_rows.centred.device())?
-            }
-            _ => delta,
-        };
-        let x = of_rows.centred.f_narrow(0, start, n_rows)?.f_unsqueeze(1)?;
-        let cross = on_host(
-            &delta
-                .f_mul(&x)?
-                .f_sum_dim_intlist(-1, false, Kind::Double)?,
-        )?;
-        let norm2 = on_host(
-            &delta
-                .f_square()?
-                .f_sum_dim_intlist(-1, false, Kind::Double)?,
-        )?;
-        Ok(Self {
+        let each: Vec<_> = terms
+            .chunks(places.len())
+            .enumerate()
+            .map(|(number, terms)| {
+                let row = number / doses.len();
+                let cross = &self.cross[row * n_neurons..(row + 1) * n_neurons];
+                (cross, of_rows.targets[row], terms)
+            })
+            .collect();
+        let sets: Vec<OfSet> = each.into_par_iter().flat_map_iter(of_dose).collect();
+        Changes {
             rows,
-            change,
-            delta,
-            norm2,
-            cross,
-        })
-    }
-
-    /// The same as sums of the neurons' vectors `u`; `targets` are places of the layout, `[row]`.
-    fn along(
-        &self,
-        of_list: &OfList<'_>,
-        (u, of_neurons): &(Vectors, Vec<Dots>),
-        targets: &Tensor,
-    ) -> Result<Along, AblateError> {
-        let (n_rows, n_neurons, sizes) = (self.rows.len(), of_neurons.len(), &of_list.list.sizes);
-        let at = u.at(targets)?; // [neuron][row]
-        let n_doses = self.change.len() / (n_rows * n_neurons);
-        let (mut dots, mut at_target) = (Vec::new(), Vec::new());
-        for (number, factors) in self.change.chunks(n_neurons).enumerate() {
-            let row = number / n_doses;
-            for &size in sizes {
-                dots.push(Dots::sum(&factors[..size], &of_neurons[..size]));
-                let of_row = at.iter().skip(row).step_by(n_rows);
-                let each = factors[..size].iter().zip(of_row);
-                at_target.push(each.map(|(factor, at)| factor * at).sum());
-            }
+            norm2: sets.iter().map(|set| set.norm2).collect(),
+            cross: sets.iter().map(|set| set.cross).collect(),
+            at_target: sets.iter().map(|set| set.at_target).collect(),
+            dots: sets.into_iter().map(|set| set.dots).collect(),
+            logits: Logits::Sums(terms),
         }
-        let each = self.change.iter().enumerate();
-        Ok(Along {
-            terms: each.map(|(i, &factor)| (i % n_neurons, factor)).collect(),
-            dots,
-            at_target,
-        })
     }
+}
+
+/// What the kernel shall add up, `[row][set]`: along a list each set goes on from the one before. `terms` are `[row][dose][neuron]`.
+fn directions<'t>(
+    terms: &'t [(usize, f64)],
+    list: &NestedSets,
+    sets: usize,
+) -> Vec<Vec<Direction<'t>>> {
+    let (sizes, n_neurons) = (&list.sizes, list.ranked.len());
+    let of_row = |of_row: &'t [(usize, f64)]| {
+        let of_dose = |terms: &'t [(usize, f64)]| {
+            let further = sizes
+                .windows(2)
+                .map(|pair| Direction::Further(&terms[pair[0]..pair[1]]));
+            std::iter::once(Direction::Sum(&terms[..sizes[0]]))
+                .chain(further)
+                .collect::<Vec<_>>()
+        };
+        of_row.chunks(n_neurons).flat_map(of_dose).collect()
+    };
+    terms
+        .chunks(n_neurons * (sets / sizes.len()))
+        .map(of_row)
+        .collect()
 }
 
 /// `sum_{n < size} factor_n vector_n` for each size, `[row, width]` each; `factors` is `[row, n]`, `vectors` is `[n, width]`.

@@ -24,10 +24,15 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
+    /// Asks for the line of a place that is loaded soon, where the machine can be asked; any place will do.
+    #[inline(always)]
+    fn prefetch(_from: *const f32) {}
     unsafe fn add(self, y: Self) -> Self;
     unsafe fn sub(self, y: Self) -> Self;
     unsafe fn mul(self, y: Self) -> Self;
     unsafe fn max(self, y: Self) -> Self;
+    /// The larger of `|self|` and `|y|`, as integers, which order like them, with those that are not numbers on top.
+    unsafe fn max_abs(self, y: Self) -> Self;
     /// `self * y + z`, rounded once where the machine can.
     unsafe fn fma(self, y: Self, z: Self) -> Self;
     /// Sum over the lanes, in f64.
@@ -90,6 +95,11 @@ unsafe impl Lanes for [f32; 8] {
         std::array::from_fn(|i| self[i].max(y[i]))
     }
     #[inline(always)]
+    unsafe fn max_abs(self, y: Self) -> Self {
+        let bits = |x: f32| x.abs().to_bits();
+        std::array::from_fn(|i| f32::from_bits(bits(self[i]).max(bits(y[i]))))
+    }
+    #[inline(always)]
     unsafe fn fma(self, y: Self, z: Self) -> Self {
         std::array::from_fn(|i| self[i] * y[i] + z[i])
     }
@@ -138,6 +148,11 @@ mod x86 {
             unsafe { _mm256_storeu_ps(to, self) }
         }
         #[inline(always)]
+        fn prefetch(from: *const f32) {
+            // SAFETY: a hint, which reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        }
+        #[inline(always)]
         unsafe fn add(self, y: Self) -> Self {
             unsafe { _mm256_add_ps(self, y) }
         }
@@ -152,6 +167,15 @@ mod x86 {
         #[inline(always)]
         unsafe fn max(self, y: Self) -> Self {
             unsafe { _mm256_max_ps(self, y) }
+        }
+        #[inline(always)]
+        unsafe fn max_abs(self, y: Self) -> Self {
+            unsafe {
+                let magnitude = _mm256_set1_epi32(i32::MAX);
+                let x = _mm256_and_si256(_mm256_castps_si256(self), magnitude);
+                let y = _mm256_and_si256(_mm256_castps_si256(y), magnitude);
+                _mm256_castsi256_ps(_mm256_max_epu32(x, y))
+            }
         }
         #[inline(always)]
         unsafe fn fma(self, y: Self, z: Self) -> Self {
@@ -193,6 +217,11 @@ mod x86 {
             unsafe { _mm512_storeu_ps(to, self) }
         }
         #[inline(always)]
+        fn prefetch(from: *const f32) {
+            // SAFETY: a hint, which reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        }
+        #[inline(always)]
         unsafe fn add(self, y: Self) -> Self {
             unsafe { _mm512_add_ps(self, y) }
         }
@@ -207,6 +236,15 @@ mod x86 {
         #[inline(always)]
         unsafe fn max(self, y: Self) -> Self {
             unsafe { _mm512_max_ps(self, y) }
+        }
+        #[inline(always)]
+        unsafe fn max_abs(self, y: Self) -> Self {
+            unsafe {
+                let magnitude = _mm512_set1_epi32(i32::MAX);
+                let x = _mm512_and_si512(_mm512_castps_si512(self), magnitude);
+                let y = _mm512_and_si512(_mm512_castps_si512(y), magnitude);
+                _mm512_castsi512_ps(_mm512_max_epu32(x, y))
+            }
         }
         #[inline(always)]
         unsafe fn fma(self, y: Self, z: Self) -> Self {
@@ -269,6 +307,14 @@ mod arm {
         #[inline(always)]
         unsafe fn max(self, y: Self) -> Self {
             unsafe { vmaxq_f32(self, y) }
+        }
+        #[inline(always)]
+        unsafe fn max_abs(self, y: Self) -> Self {
+            unsafe {
+                let x = vreinterpretq_u32_f32(vabsq_f32(self));
+                let y = vreinterpretq_u32_f32(vabsq_f32(y));
+                vreinterpretq_f32_u32(vmaxq_u32(x, y))
+            }
         }
         #[inline(always)]
         unsafe fn fma(self, y: Self, z: Self) -> Self {

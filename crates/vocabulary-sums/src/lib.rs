@@ -63,7 +63,7 @@ use pass::{Change, TileMoments, TileVectors};
 pub use path::Path;
 pub use sums::Sums;
 pub use tile::exp_sum;
-use tile::{MAX_PAIRS, Want, exponentials, moments};
+use tile::{MAX_PAIRS, Want, bits, exponentials, largest, moments};
 use tiles::{SUM_TILE_LEN, TILE_LEN, Tile, tiles};
 
 /// Largest remainder of the series for a tilt, relative to the sum of exponentials.
@@ -155,14 +155,9 @@ pub enum Direction<'a> {
     Vector(usize),
     /// A sum of vectors, each with its factor.
     Sum(&'a [(usize, f64)]),
-    /// The sum of a pair before it, which is of the same row, and these added to it: along a list of nested sets each vector is added
-    /// once.
-    Further {
-        /// How many places before.
-        back: usize,
-        /// What is added.
-        terms: &'a [(usize, f64)],
-    },
+    /// The sum of the pair just before it, which is of the same row, and these added to it: along a list of nested sets each vector is
+    /// added once.
+    Further(&'a [(usize, f64)]),
 }
 
 impl Direction<'_> {
@@ -170,7 +165,7 @@ impl Direction<'_> {
     fn terms(&self) -> &[(usize, f64)] {
         match self {
             Direction::Vector(_) => &[],
-            Direction::Sum(terms) | Direction::Further { terms, .. } => terms,
+            Direction::Sum(terms) | Direction::Further(terms) => terms,
         }
     }
 
@@ -182,7 +177,7 @@ impl Direction<'_> {
         let at = |vector: usize| f64::from(vectors[vector].at(place));
         match self {
             Direction::Vector(vector) => at(*vector),
-            Direction::Sum(_) | Direction::Further { .. } => {
+            Direction::Sum(_) | Direction::Further(_) => {
                 let terms = self.terms().iter();
                 terms.map(|&(vector, factor)| factor * at(vector)).sum()
             }
@@ -295,13 +290,91 @@ impl Kernel {
     /// # Panics
     /// - if one has another length than the layout
     pub fn row<'a>(&self, l: &'a [f32], g: &'a [f32]) -> RowVectors<'a> {
-        let plain = self.row_at(l, g, vec![0.0; self.n_cells]);
-        let clean = self.clean(&plain);
-        let level = |sums: &Sums| Some(sums.s1 / sums.s0).filter(|mean| mean.is_finite());
-        let level = clean.iter().map(|s| level(s).unwrap_or(0.0)).collect();
-        let row = self.row_at(l, g, level);
+        assert!(
+            [l, g].iter().all(|v| v.len() == self.log_q.len()),
+            "a vector has another length than the vocabulary"
+        );
+        let level = self.level(l);
+        let mut l_bits = Aligned::zeros(l.len());
+        self.in_bits(l, &level, &mut l_bits);
+        let e = exponentials(self.path, &l_bits);
+        let clean = |tile: &Tile| self.clean_moments(&l_bits, &e, g, tile, Want::Second);
+        let row = RowVectors {
+            l_max_bits: self.max_abs(&l_bits),
+            clean: self.tiles.iter().map(clean).collect(),
+            level,
+            lse: f64::NAN,
+            l_bits,
+            e,
+            l,
+            g,
+            g_max: self.max_abs(g),
+        };
         let lse = Sums::over(self.clean(&row).iter()).lse();
         RowVectors { lse, ..row }
+    }
+
+    /// The mean of clean logits in each cell under their softmax.
+    fn level(&self, l: &[f32]) -> Vec<f64> {
+        let mut l_bits = Aligned::zeros(l.len());
+        self.in_bits(l, &vec![0.0; self.n_cells], &mut l_bits);
+        let mut sums = vec![Sums::EMPTY; self.n_cells];
+        for tile in &self.tiles {
+            let at = tile.range.clone();
+            let of_tile = if largest(self.path, &l_bits[at.clone()]) <= MAX_BITS {
+                // Neither exponentials nor `g` play a part.
+                let moments = self.clean_moments(&l_bits, &l_bits, &l_bits, tile, Want::Plain);
+                Sums {
+                    shift: 0.0,
+                    s0: moments.m[0],
+                    s1: moments.n[0] * LN_2,
+                    s2: 0.0,
+                }
+            } else {
+                let l = l[at].iter().map(|&l| f64::from(l));
+                let shift = l.clone().fold(f64::NEG_INFINITY, f64::max);
+                l.fold(
+                    Sums {
+                        shift,
+                        ..Sums::EMPTY
+                    },
+                    |sums, l| {
+                        let e = (l - shift).exp();
+                        Sums {
+                            s0: sums.s0 + e,
+                            s1: sums.s1 + e * l,
+                            ..sums
+                        }
+                    },
+                )
+            };
+            sums[tile.cell].merge(&of_tile);
+        }
+        let mean = |sums: &Sums| Some(sums.s1 / sums.s0).filter(|mean| mean.is_finite());
+        sums.iter().map(|sums| mean(sums).unwrap_or(0.0)).collect()
+    }
+
+    /// `(l - level) / ln 2`; `level` is `[cell]`.
+    fn in_bits(&self, l: &[f32], level: &[f64], out: &mut [f32]) {
+        for tile in &self.tiles {
+            let (l, out) = (&l[tile.range.clone()], &mut out[tile.range.clone()]);
+            bits(self.path, level[tile.cell], l, out);
+        }
+    }
+
+    /// The moments of a tile where nothing moves.
+    fn clean_moments(
+        &self,
+        l_bits: &[f32],
+        e: &[f32],
+        g: &[f32],
+        tile: &Tile,
+        want: Want,
+    ) -> TileMoments {
+        let vectors = self.vectors(l_bits, e, g, tile);
+        // The factor of the direction is 0.
+        let (u, clean) = ([vectors.g], [Change::default()]);
+        moments(self.path, (0, want), vectors, &u, &clean)[0]
     }
 
     /// The sums of the clean logits of a row, `[cell]`.
@@ -336,39 +409,6 @@ impl Kernel {
             at.add(&mut pair, |_, _, sums| out[tile.cell].merge(sums));
         }
         out
-    }
-
-    fn row_at<'a>(&self, l: &'a [f32], g: &'a [f32], level: Vec<f64>) -> RowVectors<'a> {
-        assert_eq!(
-            l.len(),
-            self.log_q.len(),
-            "a vector has another length than the vocabulary"
-        );
-        let mut l_bits = Aligned::zeros(l.len());
-        for tile in &self.tiles {
-            let (from, to) = (&l[tile.range.clone()], &mut l_bits[tile.range.clone()]);
-            for (bits, &l) in to.iter_mut().zip(from) {
-                *bits = ((f64::from(l) - level[tile.cell]) * LOG2_E) as f32;
-            }
-        }
-        let e = exponentials(self.path, &l_bits);
-        let clean = |tile: &Tile| {
-            let vectors = self.vectors(&l_bits, &e, g, tile);
-            let u = &g[tile.range.clone()]; // its factor is 0
-            let clean = [Change::default()];
-            moments(self.path, (0, Want::Second), vectors, &[u], &clean)[0]
-        };
-        RowVectors {
-            l_max_bits: self.max_abs(&l_bits),
-            clean: self.tiles.iter().map(clean).collect(),
-            level,
-            lse: f64::NAN,
-            l_bits,
-            e,
-            l,
-            g,
-            g_max: self.max_abs(g),
-        }
     }
 
     fn vectors<'v>(
@@ -413,7 +453,7 @@ impl Kernel {
         assert_eq!(covered, values.len(), "a vector has part of a cell");
         let max = |tile: &Tile| {
             let at = tile.range.start - start..tile.range.end - start;
-            f64::from(max_abs(&values[at]))
+            largest(self.path, &values[at])
         };
         Vector {
             values,
@@ -430,7 +470,7 @@ impl Kernel {
             self.log_q.len(),
             "a vector has another length than the vocabulary"
         );
-        let max = |tile: &Tile| f64::from(max_abs(&values[tile.range.clone()]));
+        let max = |tile: &Tile| largest(self.path, &values[tile.range.clone()]);
         self.tiles.iter().map(max).collect()
     }
 
@@ -503,7 +543,7 @@ impl Kernel {
     ) {
         let mut room = Room::new(pairs.pairs, self.nothing.len());
         for (index, tile) in self.tiles.iter().enumerate() {
-            let directions = room.fill(self, (index, tile), pairs.vectors, pairs.pairs);
+            let directions = room.fill(self, (index, tile), pairs.vectors);
             let mut first = 0;
             for of_row in pairs.pairs.chunk_by(|one, next| one.0 == next.0) {
                 let at = TileRow {

@@ -6,6 +6,7 @@ use std::f32::consts::LOG2_E;
 
 use crate::aligned::Aligned;
 use crate::lanes::{Lanes, MAX_LANES, exp2};
+use crate::max_abs;
 use crate::pass::{Change, TileMoments, TileVectors, pass};
 use crate::path::{Path, Work};
 
@@ -113,6 +114,47 @@ impl Work for Exponentials<'_> {
                 exp2(L::splat(*x)).mul(unit).store(lanes.as_mut_ptr());
                 *out = lanes[0];
             }
+        }
+    }
+}
+
+/// [`max_abs`] by these instructions.
+pub(crate) fn largest(path: Path, x: &[f32]) -> f64 {
+    // SAFETY: the path of a kernel comes from `Path::available`.
+    unsafe { path.run(Largest(x)) }
+}
+
+struct Largest<'a>(&'a [f32]);
+
+impl Work for Largest<'_> {
+    type Out = f64;
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes, const K: usize>(self) -> f64 {
+        max_abs(self.0).into()
+    }
+}
+
+/// `(x - level) / ln 2` of every value, in f64 before it is rounded.
+pub(crate) fn bits(path: Path, level: f64, x: &[f32], out: &mut [f32]) {
+    // SAFETY: the path of a kernel comes from `Path::available`.
+    unsafe { path.run(Bits { level, x, out }) }
+}
+
+struct Bits<'a> {
+    level: f64,
+    x: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Work for Bits<'_> {
+    type Out = ();
+
+    /// A plain loop, which the compiler makes of these instructions.
+    #[inline(always)]
+    unsafe fn run<L: Lanes, const K: usize>(self) {
+        for (out, &x) in self.out.iter_mut().zip(self.x) {
+            *out = ((f64::from(x) - self.level) * std::f64::consts::LOG2_E) as f32;
         }
     }
 }

@@ -4,6 +4,7 @@
 //! them down and the ratio of two sides in one round stays comparable; before a ratio is shown, the values have been compared.
 
 mod ablation;
+mod agreement;
 mod environment;
 mod forward;
 mod inputs;
@@ -13,6 +14,7 @@ mod process;
 mod rounds;
 mod scale_neuron;
 mod scaling;
+mod sets;
 mod words;
 
 use std::collections::HashMap;
@@ -64,6 +66,10 @@ enum Topic {
     Ablation,
     /// Ablation of neurons before the last layer, with the model run on
     Layers,
+    /// Sets of last-layer neurons changed together
+    Sets,
+    /// A whole run of `ablate-unigram` on Pythia-410M's shape
+    Run,
     /// Scaled rows of `W_U` and scaled neurons
     ScaleNeuron,
     /// Our ablation alone, against the number of neurons and of rows
@@ -120,6 +126,8 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<()> {
             Topic::Forward,
             Topic::Ablation,
             Topic::Layers,
+            Topic::Sets,
+            Topic::Run,
             Topic::ScaleNeuron,
             Topic::Scaling,
         ],
@@ -166,6 +174,8 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<()> {
             Topic::Forward => forward::contests(&setting)?,
             Topic::Ablation => ablation::contests(&setting)?,
             Topic::Layers => layers::contests(&setting)?,
+            Topic::Sets => sets::contests(&setting)?,
+            Topic::Run => ablation::whole_run(&setting)?,
             Topic::ScaleNeuron => scale_neuron::contests(&setting)?,
             Topic::Scaling => scaling::contests(&setting)?,
         };

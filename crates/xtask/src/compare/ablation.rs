@@ -4,15 +4,14 @@
 //! a part of the neurons over the first sequence, and its time leaves out imports, loading and the forward of the model: both
 //! count against us. Values are compared over the first sequence.
 
-use std::fmt::Display;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::Context;
 use serde_json::Value;
 
 use super::Setting;
-use super::environment::script;
+use super::agreement::agree;
 use super::process::Program;
 use super::rounds::{Agreement, Contest, Record, Side};
 
@@ -85,31 +84,69 @@ const FEW: usize = 4;
 /// The long-tail band, by ranks, so that both sides find it on their own.
 pub(super) const BAND_RANK: &str = "48064";
 pub(super) const BAND_PERCENTILE: &str = "20";
-/// PyTorch's own float32 `log_softmax` is off by this much at 50,304 tokens, nats.
-const TOLERANCE: &str = "3e-4";
 
 pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
-    Ok(vec![
-        contest(
-            setting,
-            "lightly trained",
-            "trained",
-            &setting.inputs.trained_70m()?,
-        )?,
-        contest(
-            setting,
-            "random weights",
-            "random",
-            &setting.inputs.random_70m()?,
-        )?,
-    ])
+    let title = |weights: &str| {
+        format!("Ablation of last-layer neurons, d = 512, V = 50,304, N = 2,048, {weights}")
+    };
+    let models = [
+        ("lightly trained", "trained", setting.inputs.trained_70m()?),
+        ("random weights", "random", setting.inputs.random_70m()?),
+    ];
+    let of_model = |(weights, short, model): &(&str, &str, PathBuf)| {
+        contest(setting, title(weights), short, model, (OURS, THEIRS))
+    };
+    models.iter().map(of_model).collect()
+}
+
+/// A whole run on a larger model, as it comes, beside PyTorch's ways that do not take an hour.
+pub(super) fn whole_run(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
+    let model = setting.inputs.random("pythia-410m")?;
+    let title = "A whole run: all neurons of the last layer of Pythia-410M's shape, d = 1,024, V = 50,304, N = 4,096, random weights";
+    let sides = (&OURS[2..], &THEIRS[..2]);
+    let mut contest = contest(setting, title.into(), "410m", &model, sides)?;
+    // That of the last round; the comparison of values has another folder.
+    let record = folder_of_ours(setting, "410m", 0, "timed").join("run.json");
+    let agree = contest.agree;
+    contest.agree = Box::new(move || {
+        let found = agree()?;
+        let text = format!("{} Steps of ours: {}.", found.text, steps(&record)?);
+        Ok(Agreement { text, ..found })
+    });
+    Ok(vec![contest])
+}
+
+/// What the steps of a run took.
+fn steps(record: &Path) -> anyhow::Result<String> {
+    let read = || -> anyhow::Result<Value> { Ok(serde_json::from_slice(&fs::read(record)?)?) };
+    let record = read().with_context(|| format!("failed to read `{}`", record.display()))?;
+    let (all, steps) = (record["seconds"].as_f64(), &record["timings_seconds"]);
+    let (all, steps) = all
+        .zip(steps.as_object())
+        .context("the record of a run has no `seconds`, or no `timings_seconds`")?;
+    let steps = steps.iter();
+    let steps: Vec<(&String, f64)> = steps
+        .filter_map(|(step, took)| Some((step, took.as_f64()?)))
+        .collect();
+    let rest = all - steps.iter().map(|(_, took)| took).sum::<f64>();
+    let steps = steps
+        .iter()
+        .map(|(step, took)| format!("`{step}` {took:.1} s, "));
+    Ok(steps
+        .chain([format!("loading and tables {rest:.1} s")])
+        .collect())
+}
+
+fn folder_of_ours(setting: &Setting, short: &str, way: usize, rows: &str) -> PathBuf {
+    setting.work.join(format!("ablation-{short}-{way}-{rows}"))
 }
 
 fn contest<'s>(
     setting: &'s Setting,
-    name: &str,
+    title: String,
     short: &str,
     model: &Path,
+    (of_ours, of_theirs): (&[Ours], &[Theirs]),
 ) -> anyhow::Result<Contest<'s>> {
     let sequences = if setting.quick {
         "0"
@@ -118,9 +155,9 @@ fn contest<'s>(
     };
     let mut sides = Vec::new();
     let mut checks = Vec::new();
-    for (i, ours) in OURS.iter().enumerate() {
-        let table = |rows: &str| setting.work.join(format!("ablation-{short}-{i}-{rows}"));
-        let timed = table("timed");
+    for (i, ours) in of_ours.iter().enumerate() {
+        let folder = |rows: &str| folder_of_ours(setting, short, i, rows);
+        let timed = folder("timed");
         sides.push(Side {
             label: ours.label.into(),
             ours: true,
@@ -129,36 +166,34 @@ fn contest<'s>(
             whole: true,
             once: false,
         });
-        let one = table("compared");
+        let one = folder("compared");
         checks.push((
             ours.label,
             run_of_ours(setting, ours.overrides, model, "0", &one)?,
-            one,
+            one.join("neurons.parquet"),
         ));
     }
     let mut tables = Vec::new();
-    for (i, theirs) in THEIRS.iter().enumerate() {
+    for (i, theirs) in of_theirs.iter().enumerate() {
         if setting.quick && theirs.once {
             continue;
         }
         let table = setting
             .work
             .join(format!("ablation-{short}-pytorch-{i}.parquet"));
+        let program = run_of_theirs(setting, theirs, model, &table)?;
+        let side = Side::of_its_work(theirs.label, false, program);
         sides.push(Side {
-            label: theirs.label.into(),
-            ours: false,
-            program: run_of_theirs(setting, theirs, model, &table)?,
-            record: None,
-            whole: false,
             once: theirs.once,
+            ..side
         });
         tables.push((theirs.label, table));
     }
     Ok(Contest {
-        title: format!("Ablation of last-layer neurons, d = 512, V = 50,304, N = 2,048, {name}"),
+        title,
         unit: "pair",
         sides,
-        agree: Box::new(move || agree(setting, &checks, &tables, TOLERANCE)),
+        agree: Box::new(move || agree(setting, &checks, &tables)),
     })
 }
 
@@ -177,6 +212,8 @@ pub(super) fn run_of_ours(
             "frequency=pythia",
             "ablation.neurons=all",
             "output.positions=false",
+            // Kept ones would make every run but the first a shorter one.
+            "means.keep=null",
             &format!("band.lower=rank:{BAND_RANK}"),
             &format!("band.upper={BAND_PERCENTILE}"),
             &format!("ablation.sequences=[{sequences}]"),
@@ -223,66 +260,4 @@ pub(super) fn script_on(
         BAND_PERCENTILE,
     ];
     Ok(setting.script(name).args(paths).args(band))
-}
-
-/// Compares each table of ours with each of PyTorch's, over the sequence that both did.
-pub(super) fn agree(
-    setting: &Setting,
-    ours: &[(impl Display, Program, PathBuf)],
-    theirs: &[(impl Display, PathBuf)],
-    tolerance: &str,
-) -> anyhow::Result<Agreement> {
-    let (mut equal, mut said) = (true, Vec::new());
-    for (label, program, folder) in ours {
-        program.run()?;
-        for (way, table) in theirs {
-            let found = same_effects(setting, &folder.join("neurons.parquet"), table, tolerance)?;
-            equal &= found.equal;
-            said.push(format!("{label} and {way}: {}", found.text));
-        }
-    }
-    Ok(Agreement {
-        equal,
-        text: format!("{}; allowed {tolerance}.", said.join("; ")),
-    })
-}
-
-/// Compares the effects of the neurons that two tables have both.
-pub(super) fn same_effects(
-    setting: &Setting,
-    ours: &Path,
-    theirs: &Path,
-    tolerance: &str,
-) -> anyhow::Result<Agreement> {
-    let (equal, found, errors) = answer_of(setting, "agreement.py", ours, theirs, tolerance)?;
-    let text = match found["largest_difference"].as_f64() {
-        Some(largest) => format!(
-            "{} neurons, {} columns, largest difference {largest:.1e} nats",
-            found["neurons"], found["columns"]
-        ),
-        None => errors,
-    };
-    Ok(Agreement { equal, text })
-}
-
-/// What a script that compares two files says: whether they agree, its answer, and its errors.
-pub(super) fn answer_of(
-    setting: &Setting,
-    name: &str,
-    ours: &Path,
-    theirs: &Path,
-    tolerance: &str,
-) -> anyhow::Result<(bool, Value, String)> {
-    let mut python = Command::new(setting.pytorch.python());
-    python
-        .args(["-B", &script(name)])
-        .args([ours, theirs])
-        .args(["--atol", tolerance]);
-    let output = python
-        .output()
-        .with_context(|| format!("failed to start `{name}`, which compares the values"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let answer = serde_json::from_str(text.trim()).unwrap_or_default();
-    Ok((output.status.success(), answer, errors))
 }

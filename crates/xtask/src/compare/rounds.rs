@@ -51,6 +51,15 @@ impl Record {
         }
     }
 
+    /// That of sets of neurons, of which the pairs are triples of row, set and dose.
+    pub(crate) fn of_sets(folder: &Path) -> Self {
+        Self {
+            timing: "sets",
+            count: "set_pairs",
+            ..Self::of_pairs(folder)
+        }
+    }
+
     /// That of scale-neuron, which measures each row under so many changes and factors.
     pub(crate) fn of_rows(folder: &Path, changes: usize) -> Self {
         Self {

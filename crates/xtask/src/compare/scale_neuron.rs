@@ -7,21 +7,20 @@
 use std::path::Path;
 
 use super::Setting;
-use super::ablation::{BAND_PERCENTILE, BAND_RANK, answer_of, script_on};
+use super::ablation::{BAND_PERCENTILE, BAND_RANK, script_on};
+use super::agreement::agree;
 use super::process::Program;
-use super::rounds::{Agreement, Contest, Record, Side};
+use super::rounds::{Contest, Record, Side};
 
 const FACTORS: &str = "0, 0.5, 1.25, 1.5, 2, 3, 5";
 /// Rows of `W_U` and neurons, at seven factors.
 const CHANGES: usize = 2 * 7;
-/// PyTorch's own float32 `log_softmax` is off by this much at 50,304 tokens, nats.
-const TOLERANCE: &str = "3e-4";
 
 pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
     let model = setting.inputs.random_70m()?;
     let timed = setting.work.join("scale-neuron-timed");
     let compared = setting.work.join("scale-neuron-compared");
-    let table = setting.work.join("scale-neuron-pytorch.json");
+    let table = setting.work.join("scale-neuron-pytorch.parquet");
     let sequences = if setting.quick { "0" } else { "0, 1, 2, 3" };
     let sides = vec![
         Side {
@@ -39,25 +38,14 @@ pub(super) fn contests(setting: &Setting) -> anyhow::Result<Vec<Contest<'_>>> {
         ),
     ];
     let one = run_of_ours(setting, &model, "0", &compared)?;
+    let ours = [("ours", one, compared.join("effects.parquet"))];
+    let theirs = [("PyTorch", table)];
     Ok(vec![Contest {
         title: "Scaled rows and neurons (triples of row, change and factor), d = 512, V = 50,304, random weights"
             .into(),
         unit: "triple",
         sides,
-        agree: Box::new(move || {
-            one.run()?;
-            let ours = compared.join("effects.parquet");
-            let (equal, found, errors) =
-                answer_of(setting, "same_scaling.py", &ours, &table, TOLERANCE)?;
-            let text = match found["largest_difference"].as_f64() {
-                Some(largest) => format!(
-                    "{} means, largest difference {largest:.1e}; allowed {TOLERANCE}.",
-                    found["values"]
-                ),
-                None => errors,
-            };
-            Ok(Agreement { equal, text })
-        }),
+        agree: Box::new(move || agree(setting, &ours, &theirs)),
     }])
 }
 

@@ -1,7 +1,8 @@
 //! What our ablation costs as neurons and rows grow; nobody else takes part.
 
 use super::Setting;
-use super::ablation::{run_of_ours, same_effects};
+use super::ablation::run_of_ours;
+use super::agreement::same_effects;
 use super::rounds::{Agreement, Contest, Record, Side};
 
 /// Neurons, and sequences of the sample.

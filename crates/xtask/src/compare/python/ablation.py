@@ -13,7 +13,6 @@ import time
 
 import numpy
 import pyarrow
-import pyarrow.parquet
 import torch
 import torch.nn.functional as F
 from transformers import GPTNeoXForCausalLM
@@ -61,6 +60,14 @@ class LastLayer:
         self.ln = model.gpt_neox.final_layer_norm
         w_u = model.get_output_embeddings().weight.double()
         self.w_u = (w_u - w_u.mean(dim=0)).float()
+
+    def rows(self, tokens, sequence):
+        """Residual stream, activations and target of each row of a sequence.
+
+        No row has the beginning-of-sequence token at its position or as its target, since it stands at the front alone.
+        """
+        kept = slice(FIRST_POSITION, tokens.shape[1] - 1)
+        return self.resid[sequence, kept], self.act[sequence, kept], tokens[sequence, FIRST_POSITION + 1 :]
 
     def logits(self, resid):
         return F.linear(F.layer_norm(resid, self.ln.normalized_shape, self.ln.weight, self.ln.bias, self.ln.eps), self.w_u)
@@ -160,12 +167,18 @@ def closed_form_way(layer, voc, rows, neurons, chunk):
 
 
 def table(layer, neurons, changes, number):
-    columns = {
-        "component_name": [f"{number}.{n}" for n in neurons.tolist()],
-        "neuron": neurons.to(torch.int32).numpy(),
-        "rows": numpy.full(len(neurons), changes.shape[1], dtype=numpy.int32),
-        "mean_activation": layer.mean[neurons].double().numpy(),
-    }
+    """A row per neuron."""
+    return effects(
+        changes,
+        component_name=[f"{number}.{n}" for n in neurons.tolist()],
+        neuron=neurons.to(torch.int32).numpy(),
+        mean_activation=layer.mean[neurons].double().numpy(),
+    )
+
+
+def effects(changes, **columns):
+    """A row for each of what was changed: `columns`, and means of the changes over rows."""
+    columns["rows"] = numpy.full(changes.shape[0], changes.shape[1], dtype=numpy.int32)
     changes = changes.double()
     for v, variant in enumerate(VARIANTS):
         for m, measure in enumerate(MEASURES):
@@ -176,35 +189,24 @@ def table(layer, neurons, changes, number):
 
 @torch.no_grad()
 def main():
-    parser = common.parser(__doc__)
-    parser.add_argument("--token-file", required=True, help="sequences of token ids, .npy")
-    parser.add_argument("--counts", required=True, help="token counts, .npy")
-    parser.add_argument("--tokens", type=int, default=50277, help="tokens of the tokenizer; rows past them are never in the band")
-    parser.add_argument("--band-rank", type=int, required=True, help="rank of the rarest token in the band")
-    parser.add_argument("--band-percentile", type=float, required=True, help="rank percentile of its most frequent token")
+    parser = common.rows_parser(__doc__)
     parser.add_argument("--way", choices=["forward", "closed-form"], default="forward")
     parser.add_argument("--chunk", default="1x32", help="neurons x positions at once")
     parser.add_argument("--neurons", type=int, default=24, help="the first so many")
-    parser.add_argument("--sequence", type=int, default=0)
     args = parser.parse_args()
     common.start(args)
     model = GPTNeoXForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     tokens = torch.from_numpy(numpy.load(args.token_file))
     layer = LastLayer(model, tokens)
     voc = Vocabulary(args, model.config.vocab_size)
-    sequence = tokens[args.sequence]
-    # No row has the beginning-of-sequence token at its position or as its target, since it stands at the front alone.
-    kept = slice(FIRST_POSITION, len(sequence) - 1)
-    rows = layer.resid[args.sequence, kept], layer.act[args.sequence, kept], sequence[FIRST_POSITION + 1 :]
+    rows = layer.rows(tokens, args.sequence)
     neurons = torch.arange(args.neurons)
     chunk = tuple(int(n) for n in args.chunk.split("x"))
     way = {"forward": forward_way, "closed-form": closed_form_way}[args.way]
     started = time.perf_counter()
     changes = way(layer, voc, rows, neurons, chunk)
     made = table(layer, neurons, changes, model.config.num_hidden_layers - 1)
-    if args.out:
-        pyarrow.parquet.write_table(made, args.out)
-    common.report(time.perf_counter() - started, len(neurons) * len(rows[0]))
+    common.finish(args, started, len(neurons) * len(rows[0]), made)
 
 
 if __name__ == "__main__":

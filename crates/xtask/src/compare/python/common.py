@@ -7,6 +7,7 @@ import resource
 import time
 
 import numpy
+import pyarrow.parquet
 import torch
 
 
@@ -16,6 +17,18 @@ def parser(doc):
     args.add_argument("--model", type=pathlib.Path, required=True, help="folder of a checkpoint")
     args.add_argument("--threads", type=int, default=2)
     args.add_argument("--out", type=pathlib.Path, help="where the values go")
+    return args
+
+
+def rows_parser(doc):
+    """The same, and those of every script that measures the rows of a sequence."""
+    args = parser(doc)
+    args.add_argument("--token-file", required=True, help="sequences of token ids, .npy")
+    args.add_argument("--counts", required=True, help="token counts, .npy")
+    args.add_argument("--tokens", type=int, default=50277, help="tokens of the tokenizer; rows past them are never in the band")
+    args.add_argument("--band-rank", type=int, required=True, help="rank of the rarest token in the band")
+    args.add_argument("--band-percentile", type=float, required=True, help="rank percentile of its most frequent token")
+    args.add_argument("--sequence", type=int, default=0)
     return args
 
 
@@ -29,6 +42,13 @@ def report(seconds, units, **more):
     """Prints the one line that `cargo xtask compare` reads."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"seconds": seconds, "units": units, "peak_kib": peak, **more}), flush=True)
+
+
+def finish(args, started, units, table):
+    """Reports the time since `started`, and writes the table."""
+    report(time.perf_counter() - started, units)
+    if args.out:
+        pyarrow.parquet.write_table(table, args.out)
 
 
 def frequencies(path, d_vocab):

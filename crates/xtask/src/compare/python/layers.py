@@ -10,7 +10,6 @@ Writes a row per neuron with the columns of `neurons.parquet`. The time excludes
 import time
 
 import numpy
-import pyarrow.parquet
 import torch
 import torch.nn.functional as F
 from transformers import GPTNeoXForCausalLM
@@ -74,17 +73,11 @@ def ablate(layer, voc, sequence, neurons, copies, positions):
 
 @torch.no_grad()
 def main():
-    parser = common.parser(__doc__)
-    parser.add_argument("--token-file", required=True, help="sequences of token ids, .npy")
-    parser.add_argument("--counts", required=True, help="token counts, .npy")
-    parser.add_argument("--tokens", type=int, default=50277, help="tokens of the tokenizer; rows past them are never in the band")
-    parser.add_argument("--band-rank", type=int, required=True, help="rank of the rarest token in the band")
-    parser.add_argument("--band-percentile", type=float, required=True, help="rank percentile of its most frequent token")
+    parser = common.rows_parser(__doc__)
     parser.add_argument("--layer", type=int, required=True)
     parser.add_argument("--copies", type=int, default=1, help="copies of the text in one forward")
     parser.add_argument("--positions", type=int, default=32, help="positions whose logits are made at once")
     parser.add_argument("--neurons", type=int, default=24, help="the first so many")
-    parser.add_argument("--sequence", type=int, default=0)
     args = parser.parse_args()
     common.start(args)
     model = GPTNeoXForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
@@ -95,9 +88,7 @@ def main():
     started = time.perf_counter()
     changes = ablate(layer, voc, tokens[args.sequence], neurons, args.copies, args.positions)
     made = table(layer, neurons, changes, args.layer)
-    if args.out:
-        pyarrow.parquet.write_table(made, args.out)
-    common.report(time.perf_counter() - started, changes.shape[0] * changes.shape[1])
+    common.finish(args, started, changes.shape[0] * changes.shape[1], made)
 
 
 if __name__ == "__main__":

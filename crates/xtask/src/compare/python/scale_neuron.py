@@ -4,19 +4,19 @@ The null space and the changes of weights are those of docs/methods.md, section 
 proportion to a factor (rows of `W_U`), or with the scale of the final LayerNorm (output weights); of each vector of logits the measures are taken as
 published code takes them, element by element, and added up over rows.
 
-Writes a row per change, factor and measure: the mean over all rows. The time excludes imports, loading, the null space and the forward of the model.
+Writes a row per change, factor and measure with the columns of `effects.parquet`: the mean change over all rows. The time excludes imports, loading, the null space and the forward of the model.
 """
 
-import json
 import time
 
 import numpy
+import pyarrow
 import torch
 import torch.nn.functional as F
 from transformers import GPTNeoXForCausalLM
 
 import common
-from ablation import FIRST_POSITION, LastLayer
+from ablation import LastLayer
 
 MEASURES = ("loss", "rare_mass", "top1", "top5", "entropy", "kl_clean_scaled", "kl_scaled_clean", "jensen_shannon")
 
@@ -71,18 +71,12 @@ def measure(logits, clean_log_p, targets, rare):
 
 @torch.no_grad()
 def main():
-    parser = common.parser(__doc__)
-    parser.add_argument("--token-file", required=True, help="sequences of token ids, .npy")
-    parser.add_argument("--counts", required=True, help="token counts, .npy")
-    parser.add_argument("--tokens", type=int, default=50277, help="tokens of the tokenizer; rows past them are in no group")
-    parser.add_argument("--band-rank", type=int, required=True, help="rank of the rarest token that counts as rare")
-    parser.add_argument("--band-percentile", type=float, required=True, help="rank percentile of the most frequent one")
+    parser = common.rows_parser(__doc__)
     parser.add_argument("--percent", type=float, default=5.0, help="per cent of the vocabulary that counts as common")
     parser.add_argument("--variance", type=float, default=0.95)
     parser.add_argument("--neurons", required=True, help="of the last layer, with commas")
     parser.add_argument("--factors", required=True, help="with commas")
     parser.add_argument("--chunk", type=int, default=32, help="positions at once")
-    parser.add_argument("--sequence", type=int, default=0)
     args = parser.parse_args()
     common.start(args)
     model = GPTNeoXForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
@@ -99,34 +93,29 @@ def main():
     neurons_change = (w @ basis.T @ basis).float()
     factors = [float(f) for f in args.factors.split(",")]
 
-    sequence = tokens[args.sequence]
-    kept = slice(FIRST_POSITION, len(sequence) - 1)
-    resid, act, targets = layer.resid[args.sequence, kept], layer.act[args.sequence, kept], sequence[FIRST_POSITION + 1 :]
+    resid, act, targets = layer.rows(tokens, args.sequence)
     sums = {name: torch.zeros(len(factors), len(MEASURES), dtype=torch.float64) for name in ("rows", "neurons")}
     started = time.perf_counter()
     for t in range(0, len(resid), args.chunk):
         x, a, y = resid[t : t + args.chunk], act[t : t + args.chunk], targets[t : t + args.chunk]
         clean = layer.logits(x)
         clean_log_p = F.log_softmax(clean, dim=-1)
+        before = measure(clean, clean_log_p, y, rare)
         normed = F.layer_norm(x, layer.ln.normalized_shape, gamma, beta, eps)
         u = torch.zeros_like(clean)
         u[:, rare] = normed @ rows_change.T
         delta = a[:, neurons] @ neurons_change
         for i, factor in enumerate(factors):
-            sums["rows"][i] += measure(clean + (factor - 1) * u, clean_log_p, y, rare).double().sum(dim=0)
-            moved = layer.logits(x + (factor - 1) * delta)
-            sums["neurons"][i] += measure(moved, clean_log_p, y, rare).double().sum(dim=0)
-    seconds = time.perf_counter() - started
-    if args.out:
-        means = [
-            {"scaled": name, "factor": factor, "measure": measure, "mean": float(of_name[i, m] / len(resid))}
-            for name, of_name in sums.items()
-            for i, factor in enumerate(factors)
-            for m, measure in enumerate(MEASURES)
-        ]
-        with open(args.out, "w", encoding="utf-8") as file:
-            json.dump(means, file)
-    common.report(seconds, len(resid) * len(factors) * len(sums))
+            of_factor = {"rows": clean + (factor - 1) * u, "neurons": layer.logits(x + (factor - 1) * delta)}
+            for name, moved in of_factor.items():
+                sums[name][i] += (measure(moved, clean_log_p, y, rare) - before).double().sum(dim=0)
+    means = [
+        {"scaled": name, "factor": factor, "targets": "all", "measure": measure, "rows": len(resid), "change": float(of_name[i, m] / len(resid))}
+        for name, of_name in sums.items()
+        for i, factor in enumerate(factors)
+        for m, measure in enumerate(MEASURES)
+    ]
+    common.finish(args, started, len(resid) * len(factors) * len(sums), pyarrow.Table.from_pylist(means))
 
 
 if __name__ == "__main__":
