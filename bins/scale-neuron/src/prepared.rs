@@ -1,5 +1,7 @@
 //! What a run measures: the model, the null space, the changes and the plans for them.
 
+use std::collections::HashSet;
+
 use anyhow::{Context, bail};
 use job_inputs::{Loaded, MeasuredOn, Vocabulary, mebibytes, note_overlap};
 use job_kit::{Progress, RunRecord};
@@ -57,11 +59,8 @@ impl Prepared {
         let rare = config.scaling.rare(&vocabulary)?;
         let q = vocabulary.frequencies.q();
         let space = NullSpace::find(model, q, vocabulary.n_tokens, config.scaling.null_space())?;
-        let overlap = space
-            .common()
-            .iter()
-            .filter(|id| rare.ids().contains(id))
-            .count();
+        let common: HashSet<&i64> = space.common().iter().collect();
+        let overlap = rare.ids().iter().filter(|id| common.contains(id)).count();
         if overlap > 0 {
             record.warn(format!("{overlap} tokens count both as rare and as common, and are filed as rare: lower `scaling.top_k_percent`, or the upper bound of the band"));
         }

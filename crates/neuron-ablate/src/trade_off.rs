@@ -204,8 +204,10 @@ impl ScalingPlan {
     }
 }
 
-/// Changes that are measured at once, each at one row: over a tile of the kernel they fit the second-level cache.
-const SUMS_PER_CALL: usize = 64;
+/// (row, change) pairs that are measured at once: over a tile of the kernel their directions fit the second-level cache.
+const PAIRS_PER_CALL: usize = 64;
+/// Rows that are measured at once are a multiple of this: so many sums of the same vectors share the loads of these.
+const ROWS_PER_CALL: usize = 4;
 const MEASURES: usize = ScalingMeasure::ALL.len();
 const GROUPS: usize = TargetGroup::ALL.len();
 
@@ -467,7 +469,7 @@ impl AtFactors<'_> {
     }
 }
 
-/// Changes by their factors.
+/// Changes by their factors, as many together as one call of the kernel takes.
 fn at_factors<'p>(changes: &[&'p NamedChange], plan: &'p ScalingPlan) -> Vec<AtFactors<'p>> {
     let mut sets: Vec<AtFactors<'p>> = Vec::new();
     for (place, change) in changes.iter().enumerate() {
@@ -475,7 +477,10 @@ fn at_factors<'p>(changes: &[&'p NamedChange], plan: &'p ScalingPlan) -> Vec<AtF
         if factors.is_empty() {
             continue;
         }
-        match sets.iter_mut().find(|set| set.factors == factors) {
+        let has_room = |set: &&mut AtFactors<'p>| {
+            set.factors == factors && set.changes.len() < PAIRS_PER_CALL / ROWS_PER_CALL
+        };
+        match sets.iter_mut().find(has_room) {
             Some(set) => set.changes.push(place),
             None => sets.push(AtFactors {
                 factors,
@@ -1000,7 +1005,9 @@ impl<'b> Block<'b> {
 
     /// Measures all rows, `[row]`.
     fn measure_all(&self, sets: &[AtFactors<'_>]) -> Vec<Measured> {
-        let at_once = (SUMS_PER_CALL / self.moves.len().max(1)).max(1);
+        let most = sets.iter().map(|set| set.changes.len()).max();
+        let at_once = PAIRS_PER_CALL / most.unwrap_or(0).max(1);
+        let at_once = (at_once / ROWS_PER_CALL).max(1) * ROWS_PER_CALL;
         let ranges: Vec<Range<usize>> = blocks(self.rows.len(), at_once).collect();
         let measured = ranges.into_par_iter();
         measured
