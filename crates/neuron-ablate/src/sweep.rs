@@ -22,7 +22,7 @@ use crate::{
     error::distinct,
     keys::EffectKeys,
     last_layer::{self, LastLayer},
-    means::{mean_activations, mean_activations_of},
+    means::mean_activations_of,
     mlp_write::MlpWrite,
     pairs::{Block, Pairs},
     progress::Tick,
@@ -692,10 +692,7 @@ impl<'a> Sweep<'a> {
     fn mean_activations(&self, progress: &(dyn Fn(Tick) + Sync)) -> Result<Vec<f64>, AblateError> {
         let (over, batch) = (self.plan.semantics.mean_activation, self.plan.batch);
         let hear = |more, done| progress(Tick::Sequences { more, done });
-        match self.model {
-            Some(model) => mean_activations(model, self.sample, over, batch, &hear),
-            None => mean_activations_of(&self.forward.0, self.sample, over, batch, &hear),
-        }
+        mean_activations_of(&self.forward.0, self.sample, over, batch, &hear)
     }
 
     /// The whole model.
