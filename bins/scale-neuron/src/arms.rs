@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use anyhow::Context;
 use neox_core::Model;
 use neuron_ablate::{
-    MeanOver, NamedChange, NeuronId, NullSpace, RareTokens, Sample, ScalingLaw, WeightChange,
-    activities, layer_means, output_norms,
+    MeanOver, NamedChange, NeuronId, NullSpace, RareTokens, Sample, ScalingLaw, Subspace,
+    WeightChange, activities, layer_means, output_norms,
 };
 use neuron_select::{
     Candidate, ControlKind, ControlOptions, Controls, MatchOn, Pool, Push, SelectError,
@@ -88,12 +88,11 @@ impl Arm {
     }
 }
 
-/// Arms with their changes: those of the arms that are no controls, and of controls, each in the order of the arms.
+/// Arms with their changes, `[arm]`.
 #[derive(Debug, Default)]
 pub(crate) struct Arms {
     pub(crate) arms: Vec<Arm>,
     pub(crate) changes: Vec<NamedChange>,
-    pub(crate) controls: Vec<NamedChange>,
     /// The neurons that other neurons were drawn as controls of.
     pub(crate) drawn: Controls,
 }
@@ -104,6 +103,10 @@ pub(crate) struct Setting<'a> {
     pub(crate) sample: &'a Sample,
     pub(crate) space: &'a NullSpace,
     pub(crate) controls: &'a ControlOptions,
+    /// The factors that controls are measured at.
+    pub(crate) control_factors: &'a [f64],
+    /// Random subspaces in the place of the null space, `[draw]`.
+    pub(crate) random: &'a [Subspace],
     /// The sequences that are measured.
     pub(crate) sequences: &'a [usize],
     pub(crate) seed: u64,
@@ -111,19 +114,19 @@ pub(crate) struct Setting<'a> {
 }
 
 impl Arms {
-    fn push(&mut self, arm: Arm, change: WeightChange) {
-        let changes = match arm.control {
-            None => &mut self.changes,
-            Some(_) => &mut self.controls,
-        };
-        changes.push(NamedChange::new(arm.name(), change));
+    fn push(&mut self, setting: &Setting<'_>, arm: Arm, change: WeightChange) {
+        let change = NamedChange::new(arm.name(), change);
+        self.changes.push(match arm.control {
+            None => change,
+            Some(_) => change.with_factors(setting.control_factors.to_vec()),
+        });
         self.arms.push(arm);
     }
 
     /// Arms that are no controls, with their changes.
     pub(crate) fn treated(&self) -> impl Iterator<Item = (&Arm, &NamedChange)> {
-        let treated = self.arms.iter().filter(|arm| arm.control.is_none());
-        treated.zip(&self.changes)
+        let all = self.arms.iter().zip(&self.changes);
+        all.filter(|(arm, _)| arm.control.is_none())
     }
 
     /// Rows of the unembedding under each law, and along random directions.
@@ -134,6 +137,7 @@ impl Arms {
         laws: &[ScalingLaw],
         epsilon: f64,
     ) -> anyhow::Result<()> {
+        let rows = setting.space.rows(rare.ids())?;
         for law in laws {
             let strengths = rare.strengths(*law, epsilon)?;
             let arm = Arm {
@@ -142,23 +146,14 @@ impl Arms {
                 control: None,
                 draw: 0,
             };
-            self.push(
-                arm.clone(),
-                setting.space.row_change(rare.ids(), &strengths, None)?,
-            );
-            for draw in 0..setting.controls.draws {
-                let random = setting.space.random(setting.seed, draw as u64)?;
+            self.push(setting, arm.clone(), rows.change(&strengths, None)?);
+            for (draw, random) in setting.random.iter().enumerate() {
                 let control = Arm {
                     control: Some(Control::RandomDirections),
                     draw,
                     ..arm.clone()
                 };
-                self.push(
-                    control,
-                    setting
-                        .space
-                        .row_change(rare.ids(), &strengths, Some(&random))?,
-                );
+                self.push(setting, control, rows.change(&strengths, Some(random))?);
             }
         }
         Ok(())
@@ -181,18 +176,19 @@ impl Arms {
             control: None,
             draw: 0,
         };
-        self.push(arm.clone(), space.neuron_change(model, neurons, None)?);
+        let change = space.neuron_change(model, neurons, None)?;
+        self.push(setting, arm.clone(), change);
         if draws == 0 {
             return Ok(());
         }
-        for draw in 0..draws {
-            let random = space.random(seed, draw as u64)?;
+        for (draw, random) in setting.random.iter().enumerate() {
             let control = Arm {
                 control: Some(Control::RandomDirections),
                 draw,
                 ..arm.clone()
             };
-            self.push(control, space.neuron_change(model, neurons, Some(&random))?);
+            let change = space.neuron_change(model, neurons, Some(random))?;
+            self.push(setting, control, change);
         }
         let pool = pool(setting, &layers_of(neurons), progress)?;
         self.drawn = match setting.controls.draw(neurons, &pool, seed) {
@@ -210,7 +206,7 @@ impl Arms {
                 draw,
                 ..arm.clone()
             };
-            self.push(control, space.neuron_change(model, set, None)?);
+            self.push(setting, control, space.neuron_change(model, set, None)?);
             anyhow::Ok(())
         };
         for set in &drawn.sets {

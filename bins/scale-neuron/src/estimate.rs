@@ -7,7 +7,7 @@ use job_kit::{
     estimate::{ForCheckpoints, bytes_in, memory_now},
 };
 use neox_core::{Part, parse_dtype, stored_tensor};
-use neuron_ablate::{ScalingCost, ScalingMeasure, TargetGroup};
+use neuron_ablate::{ScalingMeasure, TargetGroup};
 
 use crate::{
     config::ScaleConfig,
@@ -27,9 +27,9 @@ const LESS: &str = "a smaller `evaluation.memory_mib` takes less";
 /// What the outputs and the process take.
 fn of_shapes(config: &ScaleConfig, prepared: &Prepared) -> anyhow::Result<Estimate> {
     let loaded = &prepared.loaded;
-    let controls = prepared.controls.as_ref();
-    let cells = prepared.arms.changes.len() * prepared.treated.factors.len()
-        + prepared.arms.controls.len() * controls.map_or(0, |plan| plan.factors.len());
+    let changes = prepared.arms.changes.iter();
+    let factors = changes.map(|change| prepared.plan.factors_of(change).len());
+    let cells: usize = factors.sum();
     let effects = cells * TargetGroup::ALL.len() * ScalingMeasure::ALL.len() * EFFECT;
     let neurons = loaded.model.config().intermediate_size as usize * NEURON;
     let checkpoint = match &config.checkpoint {
@@ -44,7 +44,7 @@ fn of_shapes(config: &ScaleConfig, prepared: &Prepared) -> anyhow::Result<Estima
     };
     Ok(Estimate {
         disk: (effects + neurons + SHOWN) as u64 + checkpoint,
-        memory: memory_now().map(|now| now.most + prepared.treated.memory_budget as u64),
+        memory: memory_now().map(|now| now.most + prepared.plan.memory_budget as u64),
         time: None,
     })
 }
@@ -72,17 +72,9 @@ pub(crate) fn estimate(config: &ScaleConfig, resolved: &serde_json::Value) -> an
     let mut prepared = Prepared::read(config, &mut record)?;
     let of_shapes = of_shapes(config, &prepared)?;
     let before = begin.elapsed();
-    let ticks = |prepared: &Prepared| -> anyhow::Result<usize> {
-        Ok(prepared.costs()?.iter().map(ScalingCost::ticks).sum())
-    };
-    let all = ticks(&prepared)?;
-    for plan in [Some(&mut prepared.treated), prepared.controls.as_mut()]
-        .into_iter()
-        .flatten()
-    {
-        plan.sequences.truncate(PROBE_SEQUENCES);
-    }
-    let few = ticks(&prepared)?;
+    let all = prepared.cost()?.ticks();
+    prepared.plan.sequences.truncate(PROBE_SEQUENCES);
+    let few = prepared.cost()?.ticks();
     let measuring = Progress::new("measuring", few as u64, "rows");
     let begin = Instant::now();
     prepared.measure(&|rows| measuring.inc(rows as u64))?;

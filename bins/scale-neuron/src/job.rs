@@ -7,7 +7,7 @@ use job_inputs::Loaded;
 use job_kit::{OutputDir, Progress, RunRecord, plot::Figure};
 use neox_core::{SAVED_FILES, parse_dtype, save_with, stored_tensor};
 use neuron_ablate::{
-    NeuronId, ScalingCost, ScalingEffects, TargetGroup, WeightChange, output_norms,
+    ForwardCost, NeuronId, ScalingEffects, TargetGroup, WeightChange, output_norms,
 };
 
 use crate::{
@@ -52,23 +52,22 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     let prepared = Prepared::read(config, &mut record)?;
     let checkpoint = wanted(config, &prepared.arms)?;
     estimate::begin(config, &prepared, &mut record)?;
-    let costs = prepared.costs()?;
-    say_cost(&costs);
-    let ticks: usize = costs.iter().map(ScalingCost::ticks).sum();
-    let scaling = Progress::new("scaling", ticks as u64, "rows");
-    let (treated, controls) = prepared.measure(&|rows| scaling.inc(rows as u64))?;
+    let cost = prepared.cost()?;
+    say_cost(cost.run_on);
+    let scaling = Progress::new("scaling", cost.ticks() as u64, "rows");
+    let measured = prepared.measure(&|rows| scaling.inc(rows as u64))?;
     record.timing("scaling", scaling.finish());
-    count_rows(&treated, &mut record);
+    count_rows(&measured, &mut record);
 
     let Prepared { arms, space, .. } = &prepared;
     let resampling = Progress::new("intervals", arms.arms.len() as u64, "changes");
-    let of_controls = controls.as_ref().zip(prepared.controls.as_ref());
+    let plan = &prepared.plan;
     let results = Results::new(
         arms,
         Measured {
-            factors: &prepared.treated.factors,
-            treated: &treated,
-            controls: of_controls.map(|(of, plan)| (of, &plan.factors[..])),
+            plan,
+            changes: &arms.changes,
+            effects: &measured,
         },
         &config.bootstrap(),
         &|| resampling.inc(1),
@@ -94,9 +93,10 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
     tables::effects(&out, &results)?;
     tables::contrasts(&out, &results)?;
     tables::balance(&out, &results.balance)?;
-    let drawn = treated.rows_in(TargetGroup::Rare) > 0 && treated.rows_in(TargetGroup::Common) > 0;
-    let factors = &prepared.treated.factors;
-    let mut figure = drawn.then(|| show::trade_off(&results, factors, config.scaling.factor));
+    let rows_in = |group| measured.rows_in(group) > 0;
+    let drawn = rows_in(TargetGroup::Rare) && rows_in(TargetGroup::Common);
+    let base = config.scaling.factor;
+    let mut figure = drawn.then(|| show::trade_off(&results, &plan.factors, base));
     if let Some(drawn) = &figure
         && drawn.write(&out, FIGURE, &mut record)?.is_none()
     {
@@ -223,12 +223,14 @@ fn null_space_note(
 }
 
 /// Says what running the model on costs, where it does.
-fn say_cost(costs: &[ScalingCost]) {
-    let run_on = || costs.iter().map(|cost| cost.run_on);
-    let forwards: usize = run_on().map(|cost| cost.forwards).sum();
+fn say_cost(run_on: ForwardCost) {
+    let ForwardCost {
+        forwards,
+        copies,
+        blocks,
+        ..
+    } = run_on;
     if forwards > 0 {
-        let copies = run_on().map(|cost| cost.copies).max().unwrap_or(0);
-        let blocks: usize = run_on().map(|cost| cost.blocks).sum();
         tracing::info!(
             "scaling neurons that are not read off the last layer: the model runs on from their layers, with each change, control and factor; that is {forwards} forwards of up to {copies} copies, {blocks} blocks of the model in all"
         );

@@ -1,11 +1,13 @@
 //! What a run measures: the model, the null space, the changes and the plans for them.
 
+use std::collections::HashSet;
+
 use anyhow::{Context, bail};
 use job_inputs::{Loaded, MeasuredOn, Vocabulary, mebibytes, note_overlap};
 use job_kit::{Progress, RunRecord};
 use neuron_ablate::{
-    NamedChange, NeuronId, NullSpace, RareTokens, ScalingCost, ScalingEffects, ScalingPlan,
-    measure_scaling, scaling_cost,
+    NeuronId, NullSpace, RareTokens, ScalingCost, ScalingEffects, ScalingPlan, measure_scaling,
+    scaling_cost,
 };
 use neuron_select::MatchOn;
 use surprisal_metrics::MIN_GROUPS;
@@ -34,10 +36,7 @@ pub(crate) struct Prepared {
     pub(crate) rare: RareTokens,
     pub(crate) space: NullSpace,
     pub(crate) arms: Arms,
-    /// For the changes that are no controls.
-    pub(crate) treated: ScalingPlan,
-    /// For controls, where there are any.
-    pub(crate) controls: Option<ScalingPlan>,
+    pub(crate) plan: ScalingPlan,
 }
 
 impl Prepared {
@@ -60,11 +59,8 @@ impl Prepared {
         let rare = config.scaling.rare(&vocabulary)?;
         let q = vocabulary.frequencies.q();
         let space = NullSpace::find(model, q, vocabulary.n_tokens, config.scaling.null_space())?;
-        let overlap = space
-            .common()
-            .iter()
-            .filter(|id| rare.ids().contains(id))
-            .count();
+        let common: HashSet<&i64> = space.common().iter().collect();
+        let overlap = rare.ids().iter().filter(|id| common.contains(id)).count();
         if overlap > 0 {
             record.warn(format!("{overlap} tokens count both as rare and as common, and are filed as rare: lower `scaling.top_k_percent`, or the upper bound of the band"));
         }
@@ -77,11 +73,15 @@ impl Prepared {
             let file = (from.file.as_deref(), "neurons.file");
             note_overlap(file, Some(measured), instead, record)?;
         }
+        let controls = config.controls();
+        let random = (0..controls.draws).map(|draw| space.random(config.seed, draw as u64));
         let setting = Setting {
             model,
             sample,
             space: &space,
-            controls: &config.controls(),
+            controls: &controls,
+            control_factors: &config.control_factors(&factors),
+            random: &random.collect::<Result<Vec<_>, _>>()?,
             sequences: &sequences,
             seed: config.seed,
             batch: config.evaluation.batch,
@@ -102,16 +102,10 @@ impl Prepared {
         }
 
         let memory = mebibytes("evaluation.memory_mib", config.evaluation.memory_mib)?;
-        let of_controls = config.control_factors(&factors);
         let (rare_ids, common_ids) = (rare.ids().to_vec(), space.common().to_vec());
-        let treated = ScalingPlan::new(sequences, factors, rare_ids, common_ids)
+        let plan = ScalingPlan::new(sequences, factors, rare_ids, common_ids)
             .with_batch(config.evaluation.batch)
             .with_memory_budget(memory);
-        let controls = (!arms.controls.is_empty()).then(|| {
-            let mut plan = treated.clone();
-            plan.factors = of_controls;
-            plan
-        });
         Ok(Self {
             neurons,
             loaded,
@@ -119,37 +113,23 @@ impl Prepared {
             rare,
             space,
             arms,
-            treated,
-            controls,
+            plan,
         })
     }
 
-    /// The plans, with the changes that they are for.
-    fn plans(&self) -> impl Iterator<Item = (&ScalingPlan, &[NamedChange])> {
-        let controls = self.controls.iter();
-        [(&self.treated, &self.arms.changes[..])]
-            .into_iter()
-            .chain(controls.map(|plan| (plan, &self.arms.controls[..])))
+    /// What measuring costs.
+    pub(crate) fn cost(&self) -> anyhow::Result<ScalingCost> {
+        let (model, sample) = (&self.loaded.model, &self.loaded.sample);
+        Ok(scaling_cost(model, sample, &self.arms.changes, &self.plan)?)
     }
 
-    /// What measuring costs, plan by plan.
-    pub(crate) fn costs(&self) -> anyhow::Result<Vec<ScalingCost>> {
-        let (model, sample) = (&self.loaded.model, &self.loaded.sample);
-        let cost = |(plan, changes)| Ok(scaling_cost(model, sample, changes, plan)?);
-        self.plans().map(cost).collect()
-    }
-
-    /// Measures the changes, and the controls where there are any.
-    pub(crate) fn measure(
-        &self,
-        progress: &dyn Fn(usize),
-    ) -> anyhow::Result<(ScalingEffects, Option<ScalingEffects>)> {
-        let (model, sample) = (&self.loaded.model, &self.loaded.sample);
-        let of = |changes, plan| measure_scaling(model, sample, changes, plan, progress);
-        let treated = of(&self.arms.changes, &self.treated)?;
-        let controls = self.controls.as_ref();
-        let controls = controls.map(|plan| of(&self.arms.controls, plan));
-        Ok((treated, controls.transpose()?))
+    /// Measures all arms; `[arm]` are the places of changes.
+    pub(crate) fn measure(&self, progress: &dyn Fn(usize)) -> anyhow::Result<ScalingEffects> {
+        let (model, sample, changes) =
+            (&self.loaded.model, &self.loaded.sample, &self.arms.changes);
+        Ok(measure_scaling(
+            model, sample, changes, &self.plan, progress,
+        )?)
     }
 }
 

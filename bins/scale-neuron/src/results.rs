@@ -1,7 +1,7 @@
 //! Effects with intervals, alone and against controls.
 
 use anyhow::Context;
-use neuron_ablate::{ScalingEffects, ScalingMeasure, TargetGroup};
+use neuron_ablate::{NamedChange, ScalingEffects, ScalingMeasure, ScalingPlan, TargetGroup};
 use neuron_select::{TraitBalance, q_values, rank_p};
 use surprisal_metrics::{Bootstrap, Group, Interval};
 
@@ -65,11 +65,12 @@ pub(crate) struct Results {
     matched_spread: f64,
 }
 
-/// What was measured, of arms that are no controls and of controls, at the factors of each.
+/// What was measured of each arm, at its factors.
 pub(crate) struct Measured<'m> {
-    pub(crate) factors: &'m [f64],
-    pub(crate) treated: &'m ScalingEffects,
-    pub(crate) controls: Option<(&'m ScalingEffects, &'m [f64])>,
+    pub(crate) plan: &'m ScalingPlan,
+    /// `[arm]`
+    pub(crate) changes: &'m [NamedChange],
+    pub(crate) effects: &'m ScalingEffects,
 }
 
 /// One value of each row: at which factor, of which rows, which measure.
@@ -81,18 +82,14 @@ struct Value {
 }
 
 impl Measured<'_> {
-    /// `scaled - clean` of an arm by cluster; none where it is a control and the factor is not one of theirs.
-    fn of(&self, arms: &[Arm], arm: usize, value: Value) -> anyhow::Result<Option<Vec<Group>>> {
-        let is_control = arms[arm].control.is_some();
-        let before = arms[..arm].iter();
-        let place = before.filter(|a| a.control.is_some() == is_control).count();
-        let (effects, factors) = match (is_control, self.controls) {
-            (false, _) => (self.treated, self.factors),
-            (true, Some(controls)) => controls,
-            (true, None) => return Ok(None),
-        };
-        let at = factors.iter().position(|factor| *factor == value.factor);
-        let of = at.map(|at| effects.difference(place, at, value.group, value.measure));
+    /// `scaled - clean` of an arm by cluster; none where the factor is not one of its own.
+    fn of(&self, arm: usize, value: Value) -> anyhow::Result<Option<Vec<Group>>> {
+        let mut factors = self.plan.factors_of(&self.changes[arm]).iter();
+        let at = factors.position(|factor| *factor == value.factor);
+        let of = at.map(|at| {
+            let Value { group, measure, .. } = value;
+            self.effects.difference(arm, at, group, measure)
+        });
         Ok(of.transpose()?)
     }
 }
@@ -117,9 +114,9 @@ impl Results {
             matched_spread: arms.drawn.matched_spread(),
         };
         for arm in 0..results.arms.len() {
-            for &factor in measured.factors {
+            for &factor in &measured.plan.factors {
                 for group in TargetGroup::ALL {
-                    let rows = measured.treated.rows_in(group);
+                    let rows = measured.effects.rows_in(group);
                     for measure in ScalingMeasure::ALL.into_iter().filter(|_| rows > 0) {
                         let value = Value {
                             factor,
@@ -145,7 +142,7 @@ impl Results {
         measured: &Measured<'_>,
         bootstrap: &Bootstrap,
     ) -> anyhow::Result<()> {
-        let Some(own) = measured.of(&self.arms, arm, value)? else {
+        let Some(own) = measured.of(arm, value)? else {
             return Ok(());
         };
         let Value {
@@ -153,7 +150,7 @@ impl Results {
             group,
             measure,
         } = value;
-        let clean = measured.treated.clean(group, measure);
+        let clean = measured.effects.clean(group, measure);
         self.effects.push(Effect {
             arm,
             factor,
@@ -171,7 +168,7 @@ impl Results {
                     let other = &self.arms[c];
                     self.arms[arm].is_held_against(other) && other.control == Some(control)
                 });
-                let cells = held.filter_map(|c| measured.of(&self.arms, c, value).transpose());
+                let cells = held.filter_map(|c| measured.of(c, value).transpose());
                 cells.collect()
             };
             let controls = of(control)?;

@@ -1,8 +1,8 @@
-//! One weight file: safetensors, mapped into memory, or a `torch.save` archive.
+//! One weight file: safetensors or a `torch.save` archive.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use file_kind::FileKind;
@@ -10,7 +10,7 @@ use memmap2::Mmap;
 use model_conventions::WeightFormat;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 use zip::ZipArchive;
 
 use crate::error::LoadError;
@@ -33,7 +33,7 @@ pub(crate) struct TensorInfo {
 pub(crate) enum Shard {
     Safetensors {
         path: PathBuf,
-        map: Mmap,
+        file: File,
         /// Where the data starts.
         start: usize,
         metadata: Metadata,
@@ -79,20 +79,26 @@ impl Shard {
         match self {
             Self::Safetensors {
                 path,
-                map,
+                file,
                 start,
                 metadata,
             } => {
-                let bytes = metadata
-                    .info(name)
+                let tensor = metadata.info(name);
+                let (from, to) = tensor
                     .map(|tensor| tensor.data_offsets)
-                    .and_then(|(from, to)| map.get(*start + from..*start + to))
                     .ok_or_else(|| LoadError::MissingTensor { name: name.into() })?;
                 let kind = info
                     .kind
                     .ok_or_else(|| malformed(path, format!("`{name}` is {}", info.dtype)))?;
-                tensor_of(bytes, &info.shape, kind)
-                    .ok_or_else(|| malformed(path, format!("`{name}` has the wrong length")))?
+                if bytes_of(&info.shape, kind) != Some(to - from) {
+                    return Err(malformed(path, format!("`{name}` has the wrong length")));
+                }
+                read_tensor(file, *start + from, &info.shape, kind)?.map_err(|source| {
+                    LoadError::Read {
+                        path: path.clone(),
+                        source,
+                    }
+                })
             }
             Self::TorchSave {
                 path,
@@ -126,15 +132,42 @@ fn malformed(path: &Path, problem: String) -> LoadError {
     }
 }
 
-/// A tensor copied from little-endian bytes; `None` unless the length is exactly right.
-fn tensor_of(bytes: &[u8], shape: &[i64], kind: Kind) -> Option<Result<Tensor, LoadError>> {
+/// The length of a tensor in bytes, if there is such a length.
+fn bytes_of(shape: &[i64], kind: Kind) -> Option<usize> {
     let count = shape.iter().try_fold(1usize, |n, &size| {
         n.checked_mul(usize::try_from(size).ok()?)
     })?;
-    if count.checked_mul(kind.elt_size_in_bytes()) != Some(bytes.len()) {
+    count.checked_mul(kind.elt_size_in_bytes())
+}
+
+/// A tensor copied from little-endian bytes; `None` unless the length is exactly right.
+fn tensor_of(bytes: &[u8], shape: &[i64], kind: Kind) -> Option<Result<Tensor, LoadError>> {
+    if bytes_of(shape, kind) != Some(bytes.len()) {
         return None;
     }
     Some(Tensor::f_from_data_size(bytes, shape, kind).map_err(LoadError::from))
+}
+
+/// A tensor whose little-endian bytes begin at a place of a file, read to where it stays: pages of a mapped file would count as memory of the
+/// process beside it, and cost a fault each.
+fn read_tensor(
+    mut file: &File,
+    at: usize,
+    shape: &[i64],
+    kind: Kind,
+) -> Result<std::io::Result<Tensor>, TchError> {
+    let tensor = Tensor::f_empty(shape, (kind, Device::Cpu))?;
+    let bytes = tensor.numel() * kind.elt_size_in_bytes();
+    if bytes == 0 {
+        return Ok(Ok(tensor));
+    }
+    #[expect(unsafe_code, reason = "a view of a tensor's memory")]
+    // SAFETY: the tensor is fresh, contiguous, on the CPU and of so many bytes, and nothing else knows of it.
+    let room = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), bytes) };
+    let read = file
+        .seek(SeekFrom::Start(at as u64))
+        .and_then(|_| file.read_exact(room));
+    Ok(read.map(|()| tensor))
 }
 
 // --- safetensors ---
@@ -147,7 +180,7 @@ fn open_safetensors(path: &Path) -> Result<(Shard, BTreeMap<String, TensorInfo>)
     let file = File::open(path).map_err(read_error)?;
     #[expect(
         unsafe_code,
-        reason = "a mapping is only sound while no one truncates the file; checkpoints are written once and renamed into place"
+        reason = "a mapping is only sound while no one truncates the file; checkpoints are written once and renamed into place, and only the header is read from it"
     )]
     let map = unsafe { Mmap::map(&file) }.map_err(read_error)?;
     let (start, metadata, infos) = parse_safetensors(&map).map_err(|bad| match bad {
@@ -163,8 +196,8 @@ fn open_safetensors(path: &Path) -> Result<(Shard, BTreeMap<String, TensorInfo>)
     })?;
     let shard = Shard::Safetensors {
         path: path.to_owned(),
+        file,
         start,
-        map,
         metadata,
     };
     Ok((shard, infos))

@@ -86,7 +86,7 @@ pub use means::{
 };
 pub use mlp_write::{output_directions, output_norms};
 pub use neuron_id::NeuronId;
-pub use null_space::{Keep, NullSpace, NullSpaceOptions, Subspace};
+pub use null_space::{Keep, NullRows, NullSpace, NullSpaceOptions, Subspace};
 pub use outcome::Measure;
 pub use progress::Tick;
 pub use readout::{NormScale, Readout};

@@ -8,7 +8,7 @@ use tch::{Kind, TchError, Tensor};
 use crate::{
     AblateError, MeanOver, Sample,
     last_layer::Forward,
-    states::{captured, in_f32, last_layer, same_length_batches},
+    states::{captured, in_f32, last_layer, last_layer_states, same_length_batches},
 };
 
 /// What means are taken of.
@@ -154,10 +154,8 @@ pub fn mean_activations(
     batch: usize,
     progress: &dyn Fn(usize, usize),
 ) -> Result<Vec<f64>, AblateError> {
-    let all: Vec<usize> = (0..sample.sequences().len()).collect();
-    let of = [MeanOf::Neurons(last_layer(model))];
-    let means = sample_means(model, sample, &all, &of, batch, progress)?;
-    Ok(means[0].over(over)?.mean.clone())
+    let forward = |texts: &[&[i64]]| last_layer_states(model, texts);
+    mean_activations_of(&forward, sample, over, batch, progress)
 }
 
 /// Mean activations of the neurons of some layers, and mean outputs of the heads of others, over the positions of the whole sample;
@@ -217,7 +215,7 @@ pub fn sample_means(
     means_of(&values, sample, sequences, of, batch, progress)
 }
 
-/// As [`mean_activations`], by a forward that is not our model's.
+/// As [`mean_activations`], by any forward.
 pub(crate) fn mean_activations_of(
     forward: &Forward<'_>,
     sample: &Sample,

@@ -22,6 +22,8 @@ use crate::{
 
 /// Entries of `gamma` below it cannot be divided by.
 const LEAST_GAMMA: f64 = 1e-6;
+/// Rows of `W_U` that are held in f64 at once, where all are gone through.
+const TILE: i64 = 2048;
 
 /// Which directions count as spanned by common tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -103,10 +105,28 @@ pub struct NullSpace {
     common: Vec<i64>,
     rank: usize,
     variance: f64,
-    /// `W_U` as the options say, `[d_vocab, d_model]`, f64 on the CPU.
-    seen: Tensor,
-    readout: Readout,
+    rows: Rows,
     space: Subspace,
+}
+
+/// Rows of `W_U` as the options say, in f64 on the CPU: made where they are asked for, since all of them would be twice as large as `W_U`.
+#[derive(Debug)]
+struct Rows {
+    readout: Readout,
+    /// What is taken off each row, `[1, d_model]`, where `W_U` is centred.
+    mean: Option<Tensor>,
+    folded: bool,
+}
+
+/// Some rows of `W_U` with their parts in the null space, for changes of them.
+#[derive(Debug)]
+pub struct NullRows<'s> {
+    space: &'s NullSpace,
+    ids: Vec<i64>,
+    /// `[row, d_model]`, f64.
+    rows: Tensor,
+    /// Their parts, `[row, dimension]`, f64.
+    parts: Tensor,
 }
 
 impl Subspace {
@@ -165,16 +185,15 @@ impl NullSpace {
             d_vocab,
             top_k_percent,
         )?;
-        let readout = Readout::of_model(model)?;
-        let seen = seen(&readout, centred, folded)?; // [d_vocab, d_model]
-        let rows = seen.f_index_select(0, &Tensor::f_from_slice(&common)?)?; // [k, d_model]
+        let w_u = Rows::new(Readout::of_model(model)?, centred, folded)?;
+        let rows = w_u.of(&common)?; // [k, d_model]
         let d_model = rows.size()[1] as usize;
         // With fewer rows than columns the thin decomposition would lack the directions that no row touches.
         let (_, singular, v) = rows.f_svd(common.len() >= d_model, true)?; // v: [d_model, d_model], by column
         let singular: Vec<f64> = Vec::try_from(&singular)?;
         let (rank, variance) = kept(&singular, keep)?;
         // What the norm does not see is no room: LayerNorm leaves the direction of ones without any token.
-        let room = room(&readout, folded);
+        let room = w_u.room();
         if rank >= room {
             return Err(ScalingError::NoNullSpace { rank, room });
         }
@@ -188,8 +207,7 @@ impl NullSpace {
             common,
             rank,
             variance,
-            seen,
-            readout,
+            rows: w_u,
             space: Subspace { basis },
         })
     }
@@ -221,7 +239,7 @@ impl NullSpace {
 
     /// Expected share of a random vector: dimension over the dimensions that there are.
     pub fn chance(&self) -> f64 {
-        self.space.dimension() as f64 / room(&self.readout, self.options.folded) as f64
+        self.space.dimension() as f64 / self.rows.room() as f64
     }
 
     /// Share of the squared norm of each neuron's output weights in a layer that lies in the null space, `[d_mlp]`;
@@ -256,7 +274,7 @@ impl NullSpace {
     /// - [`ScalingError::FlatFrequencies`] if all tokens are equally frequent
     /// - [`ScalingError::Torch`] if libtorch fails
     pub fn unigram_share(&self, frequencies: &[f64]) -> Result<f64, ScalingError> {
-        let d_vocab = self.seen.size()[0] as usize;
+        let d_vocab = self.rows.readout.w_u().size()[0] as usize;
         if frequencies.len() != d_vocab {
             return Err(ScalingError::Vocabulary {
                 frequencies: frequencies.len(),
@@ -273,9 +291,7 @@ impl NullSpace {
         let log_q: Vec<f64> = frequencies.iter().map(|q| q.ln()).collect();
         let mean = log_q.iter().sum::<f64>() / log_q.len() as f64;
         let log_q: Vec<f64> = log_q.iter().map(|v| v - mean).collect();
-        let direction = Tensor::f_from_slice(&log_q)?
-            .f_unsqueeze(0)?
-            .f_matmul(&self.seen)?; // [1, d_model]
+        let direction = self.rows.sum(&log_q)?; // [1, d_model]
         let all = squared_norms(&direction)?[0];
         let part = squared_norms(&self.space.coefficients(&direction)?)?[0];
         if all > 0.0 {
@@ -292,7 +308,7 @@ impl NullSpace {
     /// # Errors
     /// - [`ScalingError::Torch`] if libtorch fails
     pub fn random(&self, seed: u64, draw: u64) -> Result<Subspace, ScalingError> {
-        let (dimension, d_model) = (self.space.dimension(), self.seen.size()[1] as usize);
+        let (dimension, d_model) = (self.space.dimension(), self.d_model() as usize);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(draw);
         // Box-Muller; 1 - u is above 0.
@@ -302,7 +318,7 @@ impl NullSpace {
         let mut vectors =
             Tensor::f_from_slice(&values)?.f_view([dimension as i64, d_model as i64])?;
         if self.options.folded {
-            vectors = self.readout.seen(&vectors)?;
+            vectors = self.rows.readout.seen(&vectors)?;
         }
         let (q, _) = Tensor::f_linalg_qr(&vectors.f_tr()?, "reduced")?; // [d_model, dimension]
         Ok(Subspace {
@@ -324,25 +340,21 @@ impl NullSpace {
         strengths: &[f64],
         instead: Option<&Subspace>,
     ) -> Result<WeightChange, ScalingError> {
-        if strengths.len() != ids.len() {
-            return Err(ScalingError::Setting {
-                name: "number of strengths",
-                value: strengths.len() as f64,
-                expected: format!("one for each of {} rows", ids.len()),
-            });
-        }
-        finite("strengths", strengths)?;
-        let rows = self.seen.f_index_select(0, &Tensor::f_from_slice(ids)?)?;
-        let strengths = Tensor::f_from_slice(strengths)?.f_unsqueeze(1)?; // [row, 1]
-        let (coefficients, mut basis) = self.part(&rows, instead)?;
-        if self.options.folded {
-            basis = basis.f_div(self.readout.gamma())?;
-        }
-        Ok(WeightChange::new(
-            Target::UnembeddingRows(ids.to_vec()),
-            coefficients.f_mul(&strengths)?,
-            Some(basis),
-        ))
+        self.rows(ids)?.change(strengths, instead)
+    }
+
+    /// The rows `ids` of `W_U`, for several changes of them.
+    ///
+    /// # Errors
+    /// - [`ScalingError::Torch`] if libtorch fails, for instance for an id past the vocabulary
+    pub fn rows(&self, ids: &[i64]) -> Result<NullRows<'_>, ScalingError> {
+        let rows = self.rows.of(ids)?;
+        Ok(NullRows {
+            space: self,
+            ids: ids.to_vec(),
+            parts: self.space.coefficients(&rows)?,
+            rows,
+        })
     }
 
     /// The change of the output weights of `neurons`, of any layers, when each is scaled along its null-space part:
@@ -363,7 +375,7 @@ impl NullSpace {
         instead: Option<&Subspace>,
     ) -> Result<WeightChange, ScalingError> {
         distinct("neuron", neurons)?;
-        let size = [neurons.len() as i64, self.seen.size()[1]];
+        let size = [neurons.len() as i64, self.d_model()];
         let mut weights = Tensor::f_zeros(size, (Kind::Double, Device::Cpu))?;
         let mut gamma = Tensor::f_ones(size, (Kind::Double, Device::Cpu))?;
         for (layer, places) in by_layer(model, neurons)? {
@@ -381,7 +393,8 @@ impl NullSpace {
                 let _ = gamma.f_index_copy_(0, &places, &of_norm.f_expand_as(&directions)?)?;
             }
         }
-        let (coefficients, basis) = self.part(&weights, instead)?;
+        let parts = self.space.coefficients(&weights)?;
+        let (coefficients, basis) = self.along(&weights, parts, instead)?;
         let target = Target::OutputColumns(neurons.to_vec());
         if model.config().residual != Residual::NormAfter {
             return Ok(WeightChange::new(target, coefficients, Some(basis)));
@@ -393,20 +406,20 @@ impl NullSpace {
     /// Directions that neurons write along, `[neuron, d_model]`, as the space sees them.
     fn as_seen(&self, directions: &Tensor) -> Result<Tensor, ScalingError> {
         match self.options.folded {
-            true => Ok(self.readout.seen(directions)?),
+            true => Ok(self.rows.readout.seen(directions)?),
             false => Ok(directions.shallow_clone()),
         }
     }
 
-    /// The part in the null space, or along another subspace but of that size: coefficients, `[n, dimension]`, of a basis.
-    fn part(
+    /// The parts of vectors in the null space, or along another subspace but of that size: coefficients, `[n, dimension]`, of a basis.
+    fn along(
         &self,
         vectors: &Tensor,
+        parts: Tensor,
         instead: Option<&Subspace>,
     ) -> Result<(Tensor, Tensor), ScalingError> {
-        let part = self.space.coefficients(vectors)?;
         let Some(other) = instead else {
-            return Ok((part, self.space.basis.shallow_clone()));
+            return Ok((parts, self.space.basis.shallow_clone()));
         };
         let along = other.coefficients(vectors)?;
         // Bases are orthonormal, so that these are the norms of the parts.
@@ -416,34 +429,120 @@ impl NullSpace {
                 .f_sqrt()
         };
         // A vector without a part stays without one.
-        let ratio = norm(&part)?.f_div(&norm(&along)?.f_clamp_min(f64::MIN_POSITIVE)?)?;
+        let ratio = norm(&parts)?.f_div(&norm(&along)?.f_clamp_min(f64::MIN_POSITIVE)?)?;
         Ok((along.f_mul(&ratio)?, other.basis.shallow_clone()))
     }
+
+    fn d_model(&self) -> i64 {
+        self.rows.readout.gamma().size()[0]
+    }
 }
 
-/// `W_U` as the options say.
-fn seen(readout: &Readout, centred: bool, folded: bool) -> Result<Tensor, ScalingError> {
-    let mut rows = host(readout.w_u())?;
-    if centred {
-        rows = minus_mean(&rows, 0)?;
-    }
-    if folded {
-        let gamma = readout.gamma();
-        let least = gamma.f_abs()?.f_min()?.f_double_value(&[])?;
-        if least < LEAST_GAMMA {
-            return Err(ScalingError::Folded { least });
+impl NullRows<'_> {
+    /// As [`NullSpace::row_change`].
+    ///
+    /// # Errors
+    /// - as [`NullSpace::row_change`]
+    pub fn change(
+        &self,
+        strengths: &[f64],
+        instead: Option<&Subspace>,
+    ) -> Result<WeightChange, ScalingError> {
+        if strengths.len() != self.ids.len() {
+            return Err(ScalingError::Setting {
+                name: "number of strengths",
+                value: strengths.len() as f64,
+                expected: format!("one for each of {} rows", self.ids.len()),
+            });
         }
-        rows = readout.seen(&rows.f_mul(gamma)?)?;
+        finite("strengths", strengths)?;
+        let strengths = Tensor::f_from_slice(strengths)?.f_unsqueeze(1)?; // [row, 1]
+        let parts = self.parts.shallow_clone();
+        let (coefficients, mut basis) = self.space.along(&self.rows, parts, instead)?;
+        if self.space.options.folded {
+            basis = basis.f_div(self.space.rows.readout.gamma())?;
+        }
+        Ok(WeightChange::new(
+            Target::UnembeddingRows(self.ids.clone()),
+            coefficients.f_mul(&strengths)?,
+            Some(basis),
+        ))
     }
-    Ok(rows)
 }
 
-/// Number of dimensions in which rows can lie.
-fn room(readout: &Readout, folded: bool) -> usize {
-    match folded {
-        true => readout.dimensions(),
-        false => readout.gamma().size()[0] as usize,
+impl Rows {
+    fn new(readout: Readout, centred: bool, folded: bool) -> Result<Self, ScalingError> {
+        if folded {
+            let least = readout.gamma().f_abs()?.f_min()?.f_double_value(&[])?;
+            if least < LEAST_GAMMA {
+                return Err(ScalingError::Folded { least });
+            }
+        }
+        let mean = match centred {
+            false => None,
+            true => {
+                let all = Tensor::f_ones([readout.w_u().size()[0]], (Kind::Double, Device::Cpu))?;
+                let sum = weighted_sum(readout.w_u(), &all)?;
+                Some(sum.f_div_scalar(all.numel() as f64)?)
+            }
+        };
+        Ok(Self {
+            readout,
+            mean,
+            folded,
+        })
     }
+
+    /// Rows by token id, `[id, d_model]`.
+    fn of(&self, ids: &[i64]) -> Result<Tensor, ScalingError> {
+        let w_u = self.readout.w_u();
+        let ids = Tensor::f_from_slice(ids)?.f_to_device(w_u.device())?;
+        self.seen(host(&w_u.f_index_select(0, &ids)?)?)
+    }
+
+    /// The sum of all rows, each times a factor, where the factors add up to 0: `[1, d_model]`.
+    fn sum(&self, factors: &[f64]) -> Result<Tensor, ScalingError> {
+        // What is taken off each row plays no part in such a sum.
+        let sum = weighted_sum(self.readout.w_u(), &Tensor::f_from_slice(factors)?)?;
+        self.folded_in(sum)
+    }
+
+    /// Rows as the options say, `[row, d_model]`, in their own memory.
+    fn seen(&self, mut rows: Tensor) -> Result<Tensor, ScalingError> {
+        if let Some(mean) = &self.mean {
+            let _ = rows.f_sub_(mean)?;
+        }
+        self.folded_in(rows)
+    }
+
+    /// Rows with the final norm folded in, if it is, in their own memory.
+    fn folded_in(&self, mut rows: Tensor) -> Result<Tensor, ScalingError> {
+        if self.folded {
+            let _ = rows.f_mul_(self.readout.gamma())?;
+            if self.readout.centres() {
+                let _ = rows.f_sub_(&rows.f_mean_dim(-1, true, Kind::Double)?)?;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Number of dimensions in which rows can lie.
+    fn room(&self) -> usize {
+        match self.folded {
+            true => self.readout.dimensions(),
+            false => self.readout.gamma().size()[0] as usize,
+        }
+    }
+}
+
+/// `sum_v factor_v row_v`, `[1, d_model]` in f64 on the CPU; in tiles, so that no copy of all rows is made.
+fn weighted_sum(w_u: &Tensor, factors: &Tensor) -> Result<Tensor, ScalingError> {
+    let mut sum = Tensor::f_zeros([1, w_u.size2()?.1], (Kind::Double, Device::Cpu))?;
+    let factors = factors.f_unsqueeze(0)?.f_split(TILE, 1)?;
+    for (rows, factors) in w_u.f_split(TILE, 0)?.iter().zip(factors) {
+        sum = sum.f_add(&factors.f_matmul(&host(rows)?)?)?;
+    }
+    Ok(sum)
 }
 
 /// Refuses NaN and infinity.

@@ -22,7 +22,7 @@ use crate::{
     error::distinct,
     keys::EffectKeys,
     last_layer::{self, LastLayer},
-    means::{mean_activations, mean_activations_of},
+    means::mean_activations_of,
     mlp_write::MlpWrite,
     pairs::{Block, Pairs},
     progress::Tick,
@@ -267,6 +267,10 @@ pub struct Sweep<'a> {
 
 /// Most neurons of a block: the kernel groups what moments leave of them.
 const MOST_NEURONS: usize = 512;
+/// Neurons whose vectors rows need not share to be cheap, so that few rows go together: the next ones take the memory of these, and a
+/// process that asks for less of it has fewer fresh pages.
+const FEW_NEURONS: usize = 64;
+const ROWS_OF_FEW: usize = 256;
 /// The part of the memory, one in so many, that states may take.
 const STATES_SHARE: usize = 16;
 
@@ -692,10 +696,7 @@ impl<'a> Sweep<'a> {
     fn mean_activations(&self, progress: &(dyn Fn(Tick) + Sync)) -> Result<Vec<f64>, AblateError> {
         let (over, batch) = (self.plan.semantics.mean_activation, self.plan.batch);
         let hear = |more, done| progress(Tick::Sequences { more, done });
-        match self.model {
-            Some(model) => mean_activations(model, self.sample, over, batch, &hear),
-            None => mean_activations_of(&self.forward.0, self.sample, over, batch, &hear),
-        }
+        mean_activations_of(&self.forward.0, self.sample, over, batch, &hear)
     }
 
     /// The whole model.
@@ -733,8 +734,12 @@ impl<'a> Sweep<'a> {
         let keep = all <= vectors / 2;
         let for_neurons = if keep { all } else { vectors / 4 };
         let rows = (vectors.saturating_sub(for_neurons) / per_row).max(1);
+        let most_rows = match all <= FEW_NEURONS {
+            true => ROWS_OF_FEW,
+            false => usize::MAX,
+        };
         (
-            rows,
+            rows.min(most_rows),
             for_neurons.clamp(FEWEST_DIRECTIONS, MOST_NEURONS),
             keep,
         )

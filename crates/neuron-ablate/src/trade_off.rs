@@ -127,14 +127,26 @@ pub struct NamedChange {
     pub name: String,
     /// The change.
     pub change: WeightChange,
+    /// Factors in the place of the plan's.
+    pub factors: Option<Vec<f64>>,
 }
 
 impl NamedChange {
-    /// Gives a change its name.
+    /// Gives a change its name; it is measured at the factors of the plan.
     pub fn new(name: impl Into<String>, change: WeightChange) -> Self {
         Self {
             name: name.into(),
             change,
+            factors: None,
+        }
+    }
+
+    /// With [`factors`](Self::factors) of its own, as a control that is measured at one.
+    #[must_use]
+    pub fn with_factors(self, factors: Vec<f64>) -> Self {
+        Self {
+            factors: Some(factors),
+            ..self
         }
     }
 }
@@ -145,7 +157,7 @@ impl NamedChange {
 pub struct ScalingPlan {
     /// Sequences of the sample whose rows are measured.
     pub sequences: Vec<usize>,
-    /// Factors `s`; 1 changes nothing.
+    /// Factors `s` of changes that have none of their own; 1 changes nothing.
     pub factors: Vec<f64>,
     /// Ids of the rare tokens.
     pub rare: Vec<i64>,
@@ -185,10 +197,17 @@ impl ScalingPlan {
             ..self
         }
     }
+
+    /// The factors of a change.
+    pub fn factors_of<'f>(&'f self, change: &'f NamedChange) -> &'f [f64] {
+        change.factors.as_deref().unwrap_or(&self.factors)
+    }
 }
 
-/// Changes that are measured at once, each at one row: over a tile of the kernel they fit the second-level cache.
-const SUMS_PER_CALL: usize = 64;
+/// (row, change) pairs that are measured at once: over a tile of the kernel their directions fit the second-level cache.
+const PAIRS_PER_CALL: usize = 64;
+/// Rows that are measured at once are a multiple of this: so many sums of the same vectors share the loads of these.
+const ROWS_PER_CALL: usize = 4;
 const MEASURES: usize = ScalingMeasure::ALL.len();
 const GROUPS: usize = TargetGroup::ALL.len();
 
@@ -230,7 +249,7 @@ impl ScalingEffects {
             .collect()
     }
 
-    /// A measure under a change and a factor, by their places in the plan, by sequence.
+    /// A measure under a change and a factor, by the places of the change and of the factor among its own, by sequence.
     ///
     /// # Errors
     /// - [`ScalingError::NotInPlan`] for a place that the plan does not have
@@ -247,7 +266,7 @@ impl ScalingEffects {
                 change,
                 factor,
                 changes: self.scaled.len(),
-                factors: self.scaled.first().map_or(0, Vec::len),
+                factors: of_change.map_or(0, Vec::len),
             });
         };
         let sums = sums.iter();
@@ -329,7 +348,7 @@ pub fn scaling_cost(
     plan: &ScalingPlan,
 ) -> Result<ScalingCost, ScalingError> {
     let (rows, _) = sample.rows(&plan.sequences)?;
-    let each = running_on(model, changes, &plan.factors);
+    let each = running_on(model, changes, plan);
     let layers: Vec<usize> = each.iter().map(|column| column.layer).collect();
     let copies = copies(model, sample, &plan.sequences, plan.memory_budget / 4);
     Ok(ScalingCost {
@@ -338,7 +357,7 @@ pub fn scaling_cost(
     })
 }
 
-/// Measures every change at every factor; `progress` hears of rows done, each for all changes that one forward is enough for, and of
+/// Measures every change at each of its factors; `progress` hears of rows done, each for all changes that one forward is enough for, and of
 /// those for which the model runs on, each at one factor ([`scaling_cost`]).
 ///
 /// # Errors
@@ -355,7 +374,9 @@ pub fn measure_scaling(
     progress: &dyn Fn(usize),
 ) -> Result<ScalingEffects, ScalingError> {
     let d_vocab = model.config().vocab_size as usize;
-    distinct("factor", &plan.factors)?;
+    for change in changes {
+        distinct("factor", plan.factors_of(change))?;
+    }
     let (all_rows, rows) = sample.rows(&plan.sequences)?;
     let readout = Readout::of_model(model)?;
     let vocabulary = Vocabulary::new(d_vocab, readout.scale(), changes, plan)?;
@@ -368,11 +389,17 @@ pub fn measure_scaling(
     let (closed, others) = (places(true), places(false));
     let named: Vec<&NamedChange> = closed.iter().map(|&place| &changes[place]).collect();
     let prepared = Changes::new(&vocabulary, &unembedding, &named, plan.memory_budget / 4)?;
+    let sets = at_factors(&named, plan);
+    let columns = sets.iter().flat_map(AtFactors::columns);
+    let columns: Vec<_> = columns
+        .map(|(change, factor)| (closed[change], factor))
+        .collect();
     let empty = vec![Sums::default(); sample.n_clusters(&plan.sequences)];
+    let of_change = |change| vec![empty.clone(); plan.factors_of(change).len()];
     let mut effects = ScalingEffects {
         rows,
         clean: empty.clone(),
-        scaled: vec![vec![empty; plan.factors.len()]; changes.len()],
+        scaled: changes.iter().map(of_change).collect(),
     };
     let measuring = Measuring {
         vocabulary: &vocabulary,
@@ -383,7 +410,12 @@ pub fn measure_scaling(
         rows: &all_rows,
         clusters: sample.clusters(&plan.sequences),
     };
-    let unchanged = plan.factors.iter().position(|factor| *factor == 1.0);
+    // A factor of 1 changes nothing, and needs no forward.
+    let unchanged = others.iter().filter_map(|&change| {
+        let mut factors = plan.factors_of(&changes[change]).iter();
+        Some((change, factors.position(|factor| *factor == 1.0)?))
+    });
+    let unchanged: Vec<_> = unchanged.collect();
     let rows_at_once = (plan.memory_budget / 2 / (4 * prepared.values_per_row(d_vocab))).max(1);
     for batch in same_length_batches(sample, &plan.sequences, plan.batch) {
         let tokens: Vec<&[i64]> = batch
@@ -399,21 +431,18 @@ pub fn measure_scaling(
             for rows in of_sequence.chunks(rows_at_once) {
                 let moved = MovedRows::new(&vocabulary, &unembedding, &prepared, states, rows)?;
                 let block = Block::new(&vocabulary, &prepared, &moved, rows)?;
-                for (row, measured) in rows.iter().zip(block.measure_all(&plan.factors)) {
+                for (row, measured) in rows.iter().zip(block.measure_all(&sets)) {
                     let group = vocabulary.group(row);
                     let Row { sequence, pos, .. } = *row;
                     if !is_finite(&measured.clean) {
                         return Err(AblateError::NotFiniteClean { sequence, pos }.into());
                     }
                     effects.clean[measuring.cluster(sequence)].add(group, &measured.clean);
-                    for (place, values) in measured.scaled.iter().enumerate() {
-                        let (place, factor) =
-                            (place / plan.factors.len(), place % plan.factors.len());
-                        measuring.add(&mut effects, (closed[place], factor), row, values)?;
+                    for (&column, values) in columns.iter().zip(&measured.scaled) {
+                        measuring.add(&mut effects, column, row, values)?;
                     }
-                    // A factor of 1 changes nothing, and needs no forward.
-                    for (&change, factor) in others.iter().zip(unchanged.into_iter().cycle()) {
-                        measuring.add(&mut effects, (change, factor), row, &measured.clean)?;
+                    for &column in &unchanged {
+                        measuring.add(&mut effects, column, row, &measured.clean)?;
                     }
                 }
                 progress(rows.len());
@@ -422,6 +451,44 @@ pub fn measure_scaling(
     }
     measuring.run_on(model, &mut effects, progress)?;
     Ok(effects)
+}
+
+/// Changes that are measured at the same factors.
+struct AtFactors<'p> {
+    factors: &'p [f64],
+    /// Their places.
+    changes: Vec<usize>,
+}
+
+impl AtFactors<'_> {
+    /// The place of each change, and of each factor among its own.
+    fn columns(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let factors = 0..self.factors.len();
+        let changes = self.changes.iter();
+        changes.flat_map(move |&change| factors.clone().map(move |factor| (change, factor)))
+    }
+}
+
+/// Changes by their factors, as many together as one call of the kernel takes.
+fn at_factors<'p>(changes: &[&'p NamedChange], plan: &'p ScalingPlan) -> Vec<AtFactors<'p>> {
+    let mut sets: Vec<AtFactors<'p>> = Vec::new();
+    for (place, change) in changes.iter().enumerate() {
+        let factors = plan.factors_of(change);
+        if factors.is_empty() {
+            continue;
+        }
+        let has_room = |set: &&mut AtFactors<'p>| {
+            set.factors == factors && set.changes.len() < PAIRS_PER_CALL / ROWS_PER_CALL
+        };
+        match sets.iter_mut().find(has_room) {
+            Some(set) => set.changes.push(place),
+            None => sets.push(AtFactors {
+                factors,
+                changes: vec![place],
+            }),
+        }
+    }
+    sets
 }
 
 /// Whether one forward of the unchanged model is enough for a change at every factor.
@@ -450,7 +517,7 @@ struct RunningOn<'c> {
 fn running_on<'c>(
     model: &Model,
     changes: &'c [NamedChange],
-    factors: &[f64],
+    plan: &ScalingPlan,
 ) -> Vec<RunningOn<'c>> {
     let mut each = Vec::new();
     for (change, named) in changes.iter().enumerate() {
@@ -458,7 +525,8 @@ fn running_on<'c>(
             && let Some(layer) = neurons.iter().map(|n| n.layer).min()
             && !is_closed(model, named)
         {
-            let changing = factors.iter().enumerate().filter(|(_, f)| **f != 1.0);
+            let factors = plan.factors_of(named).iter().enumerate();
+            let changing = factors.filter(|(_, f)| **f != 1.0);
             each.extend(changing.map(|(factor, _)| RunningOn {
                 change,
                 factor,
@@ -502,7 +570,7 @@ impl Measuring<'_> {
         if !is_finite(values) {
             return Err(ScalingError::NotFinite {
                 change: self.changes[change].name.clone(),
-                factor: self.plan.factors[factor],
+                factor: self.plan.factors_of(&self.changes[change])[factor],
                 sequence,
                 pos,
             });
@@ -519,13 +587,13 @@ impl Measuring<'_> {
         effects: &mut ScalingEffects,
         progress: &dyn Fn(usize),
     ) -> Result<(), ScalingError> {
-        let each = running_on(model, self.changes, &self.plan.factors);
+        let each = running_on(model, self.changes, self.plan);
         if each.is_empty() {
             return Ok(());
         }
         let replaced = each.iter().map(|column| {
-            let NamedChange { name, change, .. } = &self.changes[column.change];
-            let factor = self.plan.factors[column.factor];
+            let named @ NamedChange { name, change, .. } = &self.changes[column.change];
+            let factor = self.plan.factors_of(named)[column.factor];
             let added = change.per_unit()?.f_mul_scalar(factor - 1.0)?;
             let name = format!("the output weights of `{name}`");
             Ok(Replaced::output_weights(
@@ -560,7 +628,11 @@ impl Measuring<'_> {
                         let none = Changes::default();
                         let block = Block::new(self.vocabulary, &none, &moved, rows)?;
                         // The whole change, as at factor 2.
-                        for (row, measured) in rows.iter().zip(block.measure_all(&[2.0])) {
+                        let whole = [AtFactors {
+                            factors: &[2.0],
+                            changes: (0..range.len()).collect(),
+                        }];
+                        for (row, measured) in rows.iter().zip(block.measure_all(&whole)) {
                             for (column, values) in each[range.clone()].iter().zip(&measured.scaled)
                             {
                                 let place = (column.change, column.factor);
@@ -793,7 +865,7 @@ struct Block<'b> {
 /// What was measured of a row.
 struct Measured {
     clean: [f64; MEASURES],
-    /// `[change][factor]`
+    /// As [`AtFactors::columns`] of each set.
     scaled: Vec<[f64; MEASURES]>,
 }
 
@@ -932,17 +1004,58 @@ impl<'b> Block<'b> {
     }
 
     /// Measures all rows, `[row]`.
-    fn measure_all(&self, factors: &[f64]) -> Vec<Measured> {
-        let at_once = (SUMS_PER_CALL / self.moves.len().max(1)).max(1);
+    fn measure_all(&self, sets: &[AtFactors<'_>]) -> Vec<Measured> {
+        let most = sets.iter().map(|set| set.changes.len()).max();
+        let at_once = PAIRS_PER_CALL / most.unwrap_or(0).max(1);
+        let at_once = (at_once / ROWS_PER_CALL).max(1) * ROWS_PER_CALL;
         let ranges: Vec<Range<usize>> = blocks(self.rows.len(), at_once).collect();
         let measured = ranges.into_par_iter();
         measured
-            .flat_map_iter(|at| self.measure(at, factors))
+            .flat_map_iter(|at| self.measure(at, sets))
             .collect()
     }
 
-    /// Measures some rows, clean and under every change at every factor.
-    fn measure(&self, at: Range<usize>, factors: &[f64]) -> Vec<Measured> {
+    /// Measures some rows, clean and under every change at each of its factors.
+    fn measure(&self, at: Range<usize>, sets: &[AtFactors<'_>]) -> Vec<Measured> {
+        let (kernel, d_vocab) = (&self.vocabulary.kernel, self.vocabulary.place.len());
+        let rows = at.clone().map(|row| {
+            let of_row = row * d_vocab..(row + 1) * d_vocab;
+            kernel.row(&self.l[of_row.clone()], &self.g[of_row])
+        });
+        let rows: Vec<RowVectors<'_>> = rows.collect();
+        // The clean prediction is that of a change that adds nothing.
+        let nothing = (0..rows.len()).map(|number| (number, Direction::Sum(&[])));
+        let clean = Pairs {
+            rows: &rows,
+            vectors: &[],
+            pairs: &nothing.collect::<Vec<_>>(),
+            bases: &vec![Base::default(); rows.len()],
+            tilts: &[],
+        };
+        let clean = self.values(&clean, at.clone()).into_iter();
+        let mut measured: Vec<Measured> = clean
+            .map(|clean| Measured {
+                clean,
+                scaled: Vec::new(),
+            })
+            .collect();
+        for set in sets {
+            let values = self.measure_set(&rows, at.clone(), set);
+            let of_rows = values.chunks(set.changes.len() * set.factors.len());
+            for (measured, values) in measured.iter_mut().zip(of_rows) {
+                measured.scaled.extend(values);
+            }
+        }
+        measured
+    }
+
+    /// Measures some rows under changes, `[row][change][factor]`.
+    fn measure_set(
+        &self,
+        rows: &[RowVectors<'_>],
+        at: Range<usize>,
+        AtFactors { factors, changes }: &AtFactors<'_>,
+    ) -> Vec<[f64; MEASURES]> {
         let Vocabulary {
             kernel,
             scaled,
@@ -950,15 +1063,10 @@ impl<'b> Block<'b> {
             ..
         } = self.vocabulary;
         let d_vocab = self.vocabulary.place.len();
-        let rows = at.clone().map(|row| {
-            let of_row = row * d_vocab..(row + 1) * d_vocab;
-            kernel.row(&self.l[of_row.clone()], &self.g[of_row])
-        });
-        let rows: Vec<RowVectors<'_>> = rows.collect();
         let mut vectors = self.of_neurons.clone();
         let (mut pairs, mut bases) = (Vec::new(), Vec::new());
         for (number, row) in at.clone().enumerate() {
-            for (change, u) in &self.moves {
+            for (change, u) in changes.iter().map(|&change| &self.moves[change]) {
                 let mut own = |start: usize, len: usize| {
                     let u = u.map_or(&[][..], |u| &u[row * len..(row + 1) * len]);
                     vectors.push(kernel.part(start, u));
@@ -984,28 +1092,14 @@ impl<'b> Block<'b> {
                 }));
             }
         }
-        let changed = Pairs {
-            rows: &rows,
+        let pairs = Pairs {
+            rows,
             vectors: &vectors,
             pairs: &pairs,
             bases: &bases,
             tilts: &[],
         };
-        // The clean prediction is that of a change that adds nothing.
-        let nothing = (0..rows.len()).map(|number| (number, Direction::Sum(&[])));
-        let clean = Pairs {
-            pairs: &nothing.collect::<Vec<_>>(),
-            bases: &vec![Base::default(); rows.len()],
-            ..changed
-        };
-        let clean = self.values(&clean, at.clone());
-        let scaled = self.values(&changed, at);
-        let of_row = self.moves.len() * factors.len();
-        let of_rows = |(number, clean): (usize, &[f64; MEASURES])| Measured {
-            clean: *clean,
-            scaled: scaled[number * of_row..(number + 1) * of_row].to_vec(),
-        };
-        clean.iter().enumerate().map(of_rows).collect()
+        self.values(&pairs, at)
     }
 
     /// The measures of each pair under each base, `[pair][base]`, for pairs of the rows `at`.

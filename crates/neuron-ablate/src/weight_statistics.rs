@@ -134,6 +134,8 @@ struct GroupMoments {
 struct GroupSums<'a> {
     /// Members by token id; all tokens without.
     mask: Option<&'a [bool]>,
+    /// Whether `rows` are of those that are no members, since they are fewer.
+    of_others: bool,
     direction: Vec<f64>,
     along: Vec<f64>,
     rows: RowSums,
@@ -203,21 +205,21 @@ impl UnembeddingMoments {
         let null = null.resolve(d_model as usize, readout.dimensions())? as i64;
         let d = d_model as usize;
         let group = |direction, mask| -> Result<GroupSums<'_>, AblateError> {
-            Ok(GroupSums {
-                direction: frequencies.direction(direction, mask)?,
-                mask: (direction != Direction::AllTokens).then_some(mask),
-                along: vec![0.0; d],
-                rows: RowSums::new(d),
-            })
+            Ok(GroupSums::new(
+                frequencies.direction(direction, mask)?,
+                (direction != Direction::AllTokens).then_some(mask),
+                d,
+            ))
         };
         let mut all = group(Direction::AllTokens, &[])?;
         // The null space is that of all rows, whatever the direction leaves out.
         let mut seen = match frequencies.support() {
             None => None,
-            Some(support) => Some(GroupSums {
-                mask: Some(support),
-                ..group(Direction::AllTokens, support)?
-            }),
+            Some(support) => Some(GroupSums::new(
+                frequencies.direction(Direction::AllTokens, support)?,
+                Some(support),
+                d,
+            )),
         };
         let mut of_bands = bands
             .iter()
@@ -259,16 +261,14 @@ impl UnembeddingMoments {
             .centred()?
             .f_div_scalar((d_vocab - 1).max(1) as f64)?;
         let (null, singular) = least_directions(&gram, total, null, &readout)?;
+        let of_bands = of_bands.iter().map(|band| band.finish(&all.rows));
         Ok(Self {
             readout,
             cosines,
             null,
             singular,
-            all: seen.unwrap_or(all).finish()?,
-            bands: of_bands
-                .into_iter()
-                .map(GroupSums::finish)
-                .collect::<Result<_, _>>()?,
+            bands: of_bands.collect::<Result<_, _>>()?,
+            all: seen.as_ref().unwrap_or(&all).finish(&all.rows)?,
         })
     }
 
@@ -391,28 +391,42 @@ impl UnembeddingMoments {
     }
 }
 
-impl GroupSums<'_> {
-    /// Adds the members among `rows`, the first of which is token `start`.
-    fn add(&mut self, rows: &[f64], start: usize) {
-        let d_model = self.along.len();
-        let is_member = |token: usize| self.mask.is_none_or(|mask| mask[token]);
-        let members = (start..).zip(rows.chunks(d_model));
-        let members = members.filter(|(token, _)| is_member(*token));
-        for (token, row) in members.clone() {
-            add_scaled(&mut self.along, row, self.direction[token]);
-        }
-        match self.mask {
-            None => self.rows.add(rows),
-            Some(_) => {
-                let members: Vec<f64> = members.flat_map(|(_, row)| row).copied().collect();
-                self.rows.add(&members);
-            }
+impl<'a> GroupSums<'a> {
+    fn new(direction: Vec<f64>, mask: Option<&'a [bool]>, d_model: usize) -> Self {
+        let members = |mask: &[bool]| mask.iter().filter(|member| **member).count();
+        Self {
+            of_others: mask.is_some_and(|mask| 2 * members(mask) > mask.len()),
+            mask,
+            direction,
+            along: vec![0.0; d_model],
+            rows: RowSums::new(d_model),
         }
     }
 
-    fn finish(self) -> Result<GroupMoments, TchError> {
+    /// Adds the members among `rows`, the first of which is token `start`.
+    fn add(&mut self, rows: &[f64], start: usize) {
+        let d_model = self.along.len();
+        let tokens = (start..).zip(rows.chunks(d_model));
+        let Some(mask) = self.mask else {
+            tokens.for_each(|(token, row)| add_scaled(&mut self.along, row, self.direction[token]));
+            return self.rows.add(rows);
+        };
+        for (token, row) in tokens.clone().filter(|(token, _)| mask[*token]) {
+            add_scaled(&mut self.along, row, self.direction[token]);
+        }
+        let added = tokens.filter(|(token, _)| mask[*token] != self.of_others);
+        let added: Vec<f64> = added.flat_map(|(_, row)| row).copied().collect();
+        self.rows.add(&added);
+    }
+
+    /// `all` are the sums over all tokens.
+    fn finish(&self, all: &RowSums) -> Result<GroupMoments, TchError> {
+        let gram = match self.of_others {
+            true => all.without(&self.rows).centred()?,
+            false => self.rows.centred()?,
+        };
         Ok(GroupMoments {
-            gram: self.rows.centred()?,
+            gram,
             along: Tensor::f_from_slice(&self.along)?.f_unsqueeze(1)?,
         })
     }
@@ -443,6 +457,19 @@ impl RowSums {
             let left = Matrix::new(&rows[first..], [n, block], d).transposed();
             let right = Matrix::new(&rows[first..], [n, d - first], d);
             add_host_product(&mut self.gram[first * d + first..], d, left, right);
+        }
+    }
+
+    /// The sums over the rows that are not among `others`.
+    fn without(&self, others: &Self) -> Self {
+        let less = |sum: &[f64], others: &[f64]| {
+            let both = sum.iter().zip(others);
+            both.map(|(sum, others)| sum - others).collect()
+        };
+        Self {
+            count: self.count - others.count,
+            sum: less(&self.sum, &others.sum),
+            gram: less(&self.gram, &others.gram),
         }
     }
 
