@@ -7,6 +7,7 @@ use job_inputs::{MeansConfig, MeansSample};
 use job_kit::estimate::{ForCheckpoints, memory_now};
 use job_kit::{Estimate, OutputDir, Progress, RunRecord};
 
+use crate::JOB;
 use crate::config::{Reading, SurprisalConfig};
 use crate::setup::{self, MEAN_BATCH, Missing, Setup, Times, scores_of};
 use crate::store::{FORMS, PARTS, Row, Store};
@@ -120,9 +121,9 @@ fn probe(
         keep: None,
     };
     let folder = tempfile::tempdir()?;
-    let out = OutputDir::create(folder.path(), setup::JOB, resolved, [PARTS])?;
+    let out = OutputDir::create(folder.path(), JOB, resolved, [PARTS])?;
     let store = Store::open(&out, &setup.identity, setup.keys())?;
-    let mut record = RunRecord::new(setup::JOB, "", resolved);
+    let mut record = RunRecord::new(JOB, "", resolved);
     let mut times = Times::default();
     let measured = scores_of([&few]);
     let progress = Progress::new("measuring", measured as u64, "scores");

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use job_kit::RunRecord;
 use job_kit::plot::{Axis, Color, Figure, Mark};
 use job_kit::report::{Grid, Report, Section};
-use surprisal_metrics::{Doubt, Interval, WordForm};
+use surprisal_metrics::{Doubt, Interval, Paired, WordForm};
 
 use crate::config::{GroupBy, SurprisalConfig};
 use crate::contrasts::{self, Contrast, DrawnAt};
 use crate::groups::{ALL_WORDS, COMMON_TOKENS, LONG_TAIL_TOKENS, MOST_GROUPS};
 use crate::inputs::Inputs;
-use crate::summary::{Acquired, Line};
+use crate::summary::{Acquired, Line, step_name};
 
 const COLORS: [Color; 7] = [
     Color::Black,
@@ -443,53 +443,37 @@ fn change_figure(
 }
 
 fn means_grid(lines: &[Line], config: &SurprisalConfig) -> Grid {
-    let unit = config.unit.name();
-    let mut grid = Grid::new([
-        "step".to_owned(),
-        "words".into(),
-        "n".into(),
-        "intervention".into(),
-        format!("mean ({unit})"),
-        "95 % interval".into(),
-        "change".into(),
-        "95 % interval".into(),
-        "words higher / lower".into(),
-        "sign test p".into(),
-        "q".into(),
-    ]);
-    let interval = |i: surprisal_metrics::Interval| format!("{:.3} to {:.3}", i.lower, i.upper);
     let none = || "none: too few".to_owned();
-    for line in lines {
-        let paired = line.paired.as_ref();
-        grid.row([
-            line.step
-                .map_or("none".to_owned(), |step| step.to_string())
-                .into(),
-            line.group.as_str().into(),
-            line.words.to_string().into(),
-            line.intervention.as_str().into(),
-            format!("{:.3}", line.mean).into(),
-            line.interval.map_or_else(none, interval).into(),
-            paired
-                .map_or(String::new(), |p| format!("{:+.4}", p.difference))
-                .into(),
-            paired
-                .map_or(String::new(), |p| {
-                    p.interval.map_or_else(none, contrasts::ends)
-                })
-                .into(),
-            paired
-                .map_or(String::new(), |p| format!("{} / {}", p.higher, p.lower))
-                .into(),
-            paired
-                .map_or(String::new(), |p| format!("{:.2e}", p.sign_p))
-                .into(),
-            line.sign_q
-                .map_or(String::new(), |q| format!("{q:.2e}"))
-                .into(),
-        ]);
+    let interval = |i: Interval| format!("{:.3} to {:.3}", i.lower, i.upper);
+    /// What the comparison with the unchanged model says, where there is one.
+    fn paired(say: impl Fn(&Paired) -> String) -> impl Fn(&&Line) -> String {
+        move |line| line.paired.as_ref().map_or(String::new(), &say)
     }
-    grid
+    Grid::of(lines)
+        .column("step", |line| step_name(line.step))
+        .column("words", |line| line.group.as_str())
+        .column("n", |line| line.words.to_string())
+        .column("intervention", |line| line.intervention.as_str())
+        .column(format!("mean ({})", config.unit.name()), |line| {
+            format!("{:.3}", line.mean)
+        })
+        .column("95 % interval", |line| {
+            line.interval.map_or_else(none, interval)
+        })
+        .column("change", paired(|p| format!("{:+.4}", p.difference)))
+        .column(
+            "95 % interval",
+            paired(|p| p.interval.map_or_else(none, contrasts::ends)),
+        )
+        .column(
+            "words higher / lower",
+            paired(|p| format!("{} / {}", p.higher, p.lower)),
+        )
+        .column("sign test p", paired(|p| format!("{:.2e}", p.sign_p)))
+        .column("q", |line| {
+            line.sign_q.map_or(String::new(), |q| format!("{q:.2e}"))
+        })
+        .into()
 }
 
 fn acquisition_section(
@@ -497,39 +481,32 @@ fn acquisition_section(
     groups: &[String],
     interventions: &[Shown],
 ) -> Section {
-    let mut grid = Grid::new([
-        "words",
-        "intervention",
-        "learned",
-        "not learned",
-        "learned before",
-        "no curve holds",
-        "median step",
-    ]);
-    for group in groups {
-        for intervention in interventions {
-            let of: Vec<&Acquired> = learned
-                .iter()
-                .filter(|a| a.group() == group && a.intervention() == intervention.name)
-                .collect();
-            if of.is_empty() {
-                continue;
-            }
-            let count = |of_doubt: &[Option<Doubt>]| {
-                let with = of.iter().filter(|a| of_doubt.contains(&a.doubt()));
-                with.count().to_string()
-            };
-            grid.row([
-                group.as_str().into(),
-                intervention.name.as_str().into(),
-                count(&[None]).into(),
-                count(&[Some(Doubt::NeverBelow)]).into(),
-                count(&[Some(Doubt::AlwaysBelow)]).into(),
-                count(&[Some(Doubt::NotMonotone), Some(Doubt::Misfit)]).into(),
-                median_age(&of).into(),
-            ]);
+    let pairs = groups
+        .iter()
+        .flat_map(|group| interventions.iter().map(move |i| (group, &i.name)));
+    let rows = pairs.map(|(group, name)| {
+        let of = learned.iter();
+        let of = of.filter(|a| a.group() == group && a.intervention() == name);
+        (group, name, of.collect::<Vec<&Acquired>>())
+    });
+    type Row<'r> = (&'r String, &'r String, Vec<&'r Acquired>);
+    fn count(doubts: &[Option<Doubt>]) -> impl Fn(&Row<'_>) -> String {
+        move |(.., of)| {
+            let with = of.iter().filter(|a| doubts.contains(&a.doubt()));
+            with.count().to_string()
         }
     }
+    let grid = Grid::of(rows.filter(|(.., of)| !of.is_empty()))
+        .column("words", |(group, ..)| group.as_str())
+        .column("intervention", |(_, name, _)| name.as_str())
+        .column("learned", count(&[None]))
+        .column("not learned", count(&[Some(Doubt::NeverBelow)]))
+        .column("learned before", count(&[Some(Doubt::AlwaysBelow)]))
+        .column(
+            "no curve holds",
+            count(&[Some(Doubt::NotMonotone), Some(Doubt::Misfit)]),
+        )
+        .column("median step", |(.., of)| median_age(of));
     Section::new("When words are learned")
         .text(
             "Age of acquisition after Chang and Bergen (2022): a falling sigmoid over log10 of the step is fitted to each word's mean surprisal; the word is learned \

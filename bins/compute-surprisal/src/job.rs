@@ -4,11 +4,12 @@ use job_inputs::step_in_words;
 use job_kit::{OutputDir, Progress, WithHint};
 use neox_core::WeightFiles;
 
+use crate::JOB;
 use crate::config::SurprisalConfig;
 use crate::estimate;
 use crate::inputs::Inputs;
 use crate::results;
-use crate::setup::{JOB, Setup, Times, begin, intervention_names, scores_of};
+use crate::setup::{Setup, Times, begin, intervention_names, scores_of};
 use crate::store::{CHECKPOINTS, Store};
 
 pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {

@@ -22,8 +22,6 @@ use batch_runs::BatchArgs;
 use clap::Parser;
 use job_kit::Verbosity;
 
-use crate::config::SurprisalConfig;
-
 const JOB: &str = "compute-surprisal";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -76,16 +74,11 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
-    batch_runs::run::<SurprisalConfig>(
-        JOB,
-        VERSION,
-        &cli.batch,
-        cli.verbosity,
-        |resolved| match cli.estimate {
-            true => estimate::estimate(&resolved.config, resolved.value()),
-            false => job::run(&resolved.config, resolved.value()),
-        },
-    )
+    let one = match cli.estimate {
+        true => estimate::estimate,
+        false => job::run,
+    };
+    batch_runs::run(JOB, VERSION, &cli.batch, cli.verbosity, one)
 }
 
 #[cfg(test)]

@@ -20,8 +20,7 @@ use crate::interventions::{InterventionSpec, Sources, layers_of, needs_activitie
 use crate::neurons::{self, NeuronSets};
 use crate::store::{Keys, Row, Store};
 use crate::words::{self, Words};
-
-pub(crate) const JOB: &str = "compute-surprisal";
+use crate::{JOB, VERSION};
 
 /// Sequences per forward when mean activations are taken.
 pub(crate) const MEAN_BATCH: usize = 8;
@@ -193,7 +192,7 @@ pub(crate) fn scores_of<'m>(missing: impl IntoIterator<Item = &'m Missing>) -> u
 
 /// The record of a run, with what is known at its start.
 pub(crate) fn begin(config: &SurprisalConfig, resolved: &serde_json::Value) -> RunRecord {
-    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
+    let mut record = RunRecord::new(JOB, VERSION, resolved);
     record.seed = Some(config.seed);
     record
 }
