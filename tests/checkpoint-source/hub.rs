@@ -1,4 +1,4 @@
-//! Fetching checkpoints and datasets, against a local server.
+//! Fetching checkpoints, against a local server.
 
 mod local_hub;
 
@@ -20,13 +20,58 @@ fn get(hub: &Hub, revision: &str) -> std::result::Result<PathBuf, HubError> {
     hub.checkpoint(REPO, revision, &mut |_| ())
 }
 
-fn root(cache: &Path) -> PathBuf {
-    cache.join("models--pico--tiny-neox")
-}
-
 /// The name of the file that step512's weights are kept under.
 fn blob_of_step512() -> Result<String> {
     Ok(sha256_file(&tiny("step512").join("model.safetensors"))?.1)
+}
+
+/// A hub with the tiny model, and a client of it with an empty cache.
+struct Fixture {
+    server: LocalHub,
+    cache: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new(server: LocalHub) -> Result<Self> {
+        let cache = tempfile::tempdir()?;
+        Ok(Self { server, cache })
+    }
+
+    fn tiny() -> Result<Self> {
+        Self::new(LocalHub::tiny())
+    }
+
+    fn options(&self) -> HubOptions {
+        self.server.options(self.cache.path())
+    }
+
+    fn hub(&self) -> Hub {
+        Hub::new(self.options())
+    }
+
+    fn root(&self) -> PathBuf {
+        self.cache.path().join("models--pico--tiny-neox")
+    }
+
+    /// Where a download of step512's weights is kept until it is whole.
+    fn part(&self) -> Result<PathBuf> {
+        let part = format!("{}.incomplete", blob_of_step512()?);
+        Ok(self.root().join("blobs").join(part))
+    }
+
+    /// The ranges asked of the storage since the log was last taken; an empty list when nothing was fetched.
+    fn fetched(&self) -> Vec<Option<String>> {
+        let log = self.server.take_log().into_iter();
+        log.filter(|request| request.path.contains("/cdn/"))
+            .map(|request| request.range)
+            .collect()
+    }
+}
+
+#[track_caller]
+fn assert_weights(dir: &Path, step: &str) {
+    let name = "model.safetensors";
+    assert_same(&dir.join(name), &tiny(step).join(name));
 }
 
 #[track_caller]
@@ -38,9 +83,8 @@ fn assert_same(fetched: &Path, original: &Path) {
 
 #[test]
 fn a_revision_is_fetched_once_and_lands_where_python_looks() -> Result<()> {
-    let server = LocalHub::tiny();
-    let cache = tempfile::tempdir()?;
-    let hub = Hub::new(server.options(cache.path()));
+    let at = Fixture::tiny()?;
+    let (server, hub) = (&at.server, at.hub());
     let mut seen: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     let dir = hub.checkpoint(REPO, "step512", &mut |transfer| {
         seen.insert(transfer.file.to_owned(), (transfer.done, transfer.total));
@@ -65,22 +109,19 @@ fn a_revision_is_fetched_once_and_lands_where_python_looks() -> Result<()> {
 
     // the layout of huggingface_hub
     let commit = commit_of("step512");
-    assert_eq!(dir, root(cache.path()).join("snapshots").join(&commit));
-    assert_eq!(
-        fs::read_to_string(root(cache.path()).join("refs/step512"))?,
-        commit
-    );
+    assert_eq!(dir, at.root().join("snapshots").join(&commit));
+    assert_eq!(fs::read_to_string(at.root().join("refs/step512"))?, commit);
     let weights = dir.join("model.safetensors");
     assert_eq!(
         fs::read_link(&weights)?,
         PathBuf::from(format!("../../blobs/{}", blob_of_step512()?))
     );
-    assert_same(&weights, &tiny("step512").join("model.safetensors"));
+    assert_weights(&dir, "step512");
     assert_same(&dir.join("tokenizer.json"), &tiny("tokenizer.json"));
 
     // the second time asks no one, nor does it offline
     assert_eq!(get(&hub, "step512")?, dir);
-    let mut offline = server.options(cache.path());
+    let mut offline = at.options();
     offline.offline = true;
     let offline = Hub::new(offline);
     assert_eq!(get(&offline, "step512")?, dir);
@@ -92,9 +133,8 @@ fn a_revision_is_fetched_once_and_lands_where_python_looks() -> Result<()> {
 
 #[test]
 fn pytorch_bin_when_there_is_no_other() -> Result<()> {
-    let server = LocalHub::tiny();
-    let cache = tempfile::tempdir()?;
-    let source = Source::hub(Hub::new(server.options(cache.path())), REPO);
+    let at = Fixture::tiny()?;
+    let source = Source::hub(at.hub(), REPO);
     let dir = source.checkpoint(Some("step1000"), &mut |_| ())?;
     for name in ["pytorch_model.bin", "config.json"] {
         assert_same(&dir.join(name), &tiny("step1000").join(name));
@@ -108,14 +148,9 @@ fn pytorch_bin_when_there_is_no_other() -> Result<()> {
 
 #[test]
 fn a_renamed_repository_is_followed() -> Result<()> {
-    let server = LocalHub::tiny();
-    let cache = tempfile::tempdir()?;
-    let hub = Hub::new(server.options(cache.path()));
-    let dir = hub.checkpoint("old/tiny-neox", "step0", &mut |_| ())?;
-    assert_same(
-        &dir.join("model.safetensors"),
-        &tiny("step0").join("model.safetensors"),
-    );
+    let at = Fixture::tiny()?;
+    let dir = at.hub().checkpoint("old/tiny-neox", "step0", &mut |_| ())?;
+    assert_weights(&dir, "step0");
     Ok(())
 }
 
@@ -135,12 +170,9 @@ fn shards_are_found_through_their_index() -> Result<()> {
     fs::write(&index, serde_json::json!({"weight_map": map}).to_string())?;
     revision.insert("model.safetensors.index.json".into(), index);
     revision.insert("config.json".into(), tiny("step0").join("config.json"));
-    let server = LocalHub::start([(
-        "models/pico/tiny-neox",
-        Revisions::from([("main".into(), revision)]),
-    )]);
-    let cache = tempfile::tempdir()?;
-    let dir = get(&Hub::new(server.options(cache.path())), "main")?;
+    let repo = Revisions::from([("main".into(), revision)]);
+    let at = Fixture::new(LocalHub::start([("models/pico/tiny-neox", repo)]))?;
+    let dir = get(&at.hub(), "main")?;
     let shards = |dir: &Path| -> Result<()> {
         for name in map.values() {
             assert_same(&dir.join(name), &files.path().join(name));
@@ -151,23 +183,17 @@ fn shards_are_found_through_their_index() -> Result<()> {
 
     // a shard that went missing from the cache is fetched again
     fs::remove_file(dir.join("model-00001-of-00003.safetensors"))?;
-    server.take_log();
-    get(&Hub::new(server.options(cache.path())), "main")?;
+    at.server.take_log();
+    get(&at.hub(), "main")?;
     shards(&dir)?;
-    assert!(
-        !server
-            .take_log()
-            .iter()
-            .any(|request| request.path.contains("/cdn/"))
-    );
+    assert_eq!(at.fetched(), []);
     Ok(())
 }
 
 #[test]
 fn an_interrupted_download_goes_on_where_it_stopped() -> Result<()> {
-    let server = LocalHub::tiny();
-    let cache = tempfile::tempdir()?;
-    let mut options = server.options(cache.path());
+    let at = Fixture::tiny()?;
+    let (server, mut options) = (&at.server, at.options());
     options.tries = 1;
     let hub = Hub::new(options);
     server.fail_next("/cdn/", Fault::DropAfter(100_000));
@@ -175,114 +201,82 @@ fn an_interrupted_download_goes_on_where_it_stopped() -> Result<()> {
     assert!(matches!(err, HubError::Network { .. }), "{err}");
 
     // what has arrived is kept, and is not taken for the whole
-    let blob = root(cache.path()).join("blobs").join(blob_of_step512()?);
+    let blob = at.root().join("blobs").join(blob_of_step512()?);
     assert!(!blob.exists());
     assert_eq!(
         fs::metadata(blob.with_extension("incomplete"))?.len(),
         100_000
     );
-    assert!(!root(cache.path()).join("refs/step512").exists());
+    assert!(!at.root().join("refs/step512").exists());
 
     server.take_log();
     let dir = get(&hub, "step512")?;
-    let log = server.take_log();
-    let ranges: Vec<_> = log
-        .iter()
-        .filter(|request| request.path.contains("/cdn/"))
-        .map(|request| request.range.as_deref())
-        .collect();
-    assert_eq!(ranges, [Some("bytes=100000-")]);
-    assert_same(
-        &dir.join("model.safetensors"),
-        &tiny("step512").join("model.safetensors"),
-    );
+    assert_eq!(at.fetched(), [Some("bytes=100000-".into())]);
+    assert_weights(&dir, "step512");
     Ok(())
 }
 
 /// More interruptions than tries, but each brings something.
 #[test]
 fn progress_is_worth_another_try() -> Result<()> {
-    let server = LocalHub::tiny();
-    let cache = tempfile::tempdir()?;
-    let mut options = server.options(cache.path());
+    let at = Fixture::tiny()?;
+    let (server, mut options) = (&at.server, at.options());
     options.tries = 2;
     for _ in 0..6 {
         server.fail_next("/cdn/", Fault::DropAfter(50_000));
     }
     let dir = get(&Hub::new(options), "step512")?;
-    assert_same(
-        &dir.join("model.safetensors"),
-        &tiny("step512").join("model.safetensors"),
-    );
+    assert_weights(&dir, "step512");
     Ok(())
 }
 
 #[test]
 fn a_server_that_ignores_ranges_stalls_or_trickles() -> Result<()> {
-    let server = LocalHub::tiny();
-    let cache = tempfile::tempdir()?;
-    let mut options = server.options(cache.path());
+    let at = Fixture::tiny()?;
+    let (server, mut options) = (&at.server, at.options());
     options.timeout = Duration::from_millis(300);
     let hub = Hub::new(options);
     server.fail_next("/cdn/", Fault::DropAfter(70_000));
     server.fail_next("/cdn/", Fault::IgnoreRange);
     let dir = get(&hub, "step512")?;
-    assert_same(
-        &dir.join("model.safetensors"),
-        &tiny("step512").join("model.safetensors"),
-    );
+    assert_weights(&dir, "step512");
 
     server.fail_next("/cdn/", Fault::StallAfter(70_000));
     let dir = get(&hub, "step64")?;
-    assert_same(
-        &dir.join("model.safetensors"),
-        &tiny("step64").join("model.safetensors"),
-    );
+    assert_weights(&dir, "step64");
 
     server.fail_next("/cdn/", Fault::Slow);
     let dir = get(&hub, "step0")?;
-    assert_same(
-        &dir.join("model.safetensors"),
-        &tiny("step0").join("model.safetensors"),
-    );
+    assert_weights(&dir, "step0");
     Ok(())
 }
 
 /// A part file that is longer than the file, or complete already.
 #[test]
 fn odd_part_files() -> Result<()> {
-    let server = LocalHub::tiny();
-    let cache = tempfile::tempdir()?;
-    let hub = Hub::new(server.options(cache.path()));
+    let at = Fixture::tiny()?;
+    let (server, hub) = (&at.server, at.hub());
     let original = tiny("step512").join("model.safetensors");
-    let part = root(cache.path())
-        .join("blobs")
-        .join(format!("{}.incomplete", blob_of_step512()?));
+    let part = at.part()?;
     fs::create_dir_all(part.parent().ok_or("no parent")?)?;
     fs::write(&part, vec![0; 10_000_000])?;
     let dir = get(&hub, "step512")?;
     assert_same(&dir.join("model.safetensors"), &original);
 
-    fs::remove_dir_all(root(cache.path()))?;
+    fs::remove_dir_all(at.root())?;
     fs::create_dir_all(part.parent().ok_or("no parent")?)?;
     fs::copy(&original, &part)?;
     server.take_log();
     let dir = get(&hub, "step512")?;
     assert_same(&dir.join("model.safetensors"), &original);
-    assert!(
-        !server
-            .take_log()
-            .iter()
-            .any(|request| request.path.contains("/cdn/"))
-    );
+    assert_eq!(at.fetched(), []);
     Ok(())
 }
 
 #[test]
 fn a_damaged_download_is_refused_and_deleted() -> Result<()> {
-    let server = LocalHub::tiny();
-    let cache = tempfile::tempdir()?;
-    let hub = Hub::new(server.options(cache.path()));
+    let at = Fixture::tiny()?;
+    let (server, hub) = (&at.server, at.hub());
     server.fail_next("/cdn/", Fault::FlipBit);
     let err = get(&hub, "step512").err().ok_or("accepted")?;
     let expected = blob_of_step512()?;
@@ -292,27 +286,21 @@ fn a_damaged_download_is_refused_and_deleted() -> Result<()> {
         )),
         "{err}"
     );
-    let blobs: Vec<_> = fs::read_dir(root(cache.path()).join("blobs"))?
-        .flatten()
-        .collect();
+    let blobs: Vec<_> = fs::read_dir(at.root().join("blobs"))?.flatten().collect();
     assert!(
         !blobs
             .iter()
             .any(|blob| blob.file_name().to_string_lossy().contains(&expected))
     );
     let dir = get(&hub, "step512")?;
-    assert_same(
-        &dir.join("model.safetensors"),
-        &tiny("step512").join("model.safetensors"),
-    );
+    assert_weights(&dir, "step512");
     Ok(())
 }
 
 #[test]
 fn busy_servers_are_waited_for() -> Result<()> {
-    let server = LocalHub::tiny();
-    let cache = tempfile::tempdir()?;
-    let hub = Hub::new(server.options(cache.path()));
+    let at = Fixture::tiny()?;
+    let (server, hub) = (&at.server, at.hub());
     server.fail_next("/api/", Fault::Status(429, "Retry-After: 0\r\n"));
     server.fail_next("config.json", Fault::Status(503, ""));
     server.fail_next("/cdn/", Fault::Status(429, "Retry-After: 0\r\n"));
@@ -332,12 +320,12 @@ fn busy_servers_are_waited_for() -> Result<()> {
 
 #[test]
 fn gated_repositories_want_a_token_that_is_never_shown() -> Result<()> {
-    let server = LocalHub::start([("models/gated/model", tiny_revisions())]);
-    let cache = tempfile::tempdir()?;
+    let at = Fixture::new(LocalHub::start([("models/gated/model", tiny_revisions())]))?;
+    let server = &at.server;
     let get =
         |options: HubOptions| Hub::new(options).checkpoint("gated/model", "step0", &mut |_| ());
 
-    let err = get(server.options(cache.path())).err().ok_or("accepted")?;
+    let err = get(at.options()).err().ok_or("accepted")?;
     assert_eq!(
         err.to_string().replace(&server.endpoint, "HUB"),
         "access to `gated/model` was refused (401): it is gated, private or not there, and no token was given: \
@@ -345,7 +333,7 @@ fn gated_repositories_want_a_token_that_is_never_shown() -> Result<()> {
     );
 
     // a token that the hub does not take
-    let mut options = server.options(cache.path());
+    let mut options = at.options();
     options.token = Token::new("hf_wrongsecret", "a test")?;
     let shown = format!("{options:?}");
     let err = get(options).err().ok_or("accepted")?;
@@ -358,9 +346,9 @@ fn gated_repositories_want_a_token_that_is_never_shown() -> Result<()> {
     );
 
     // the right one, from a file; it goes to the hub and not to the storage it redirects to
-    let file = cache.path().join("hf_token.txt");
+    let file = at.cache.path().join("hf_token.txt");
     fs::write(&file, format!("{TOKEN}\n"))?;
-    let mut options = server.options(cache.path());
+    let mut options = at.options();
     options.token = HubOptions::from_vars(Some(&file), |_| Some("/nowhere".into()))?.token;
     server.take_log();
     get(options)?;
@@ -374,9 +362,8 @@ fn gated_repositories_want_a_token_that_is_never_shown() -> Result<()> {
 
 #[test]
 fn what_is_not_there() -> Result<()> {
-    let server = LocalHub::tiny();
-    let cache = tempfile::tempdir()?;
-    let hub = Hub::new(server.options(cache.path()));
+    let at = Fixture::tiny()?;
+    let (server, hub) = (&at.server, at.hub());
     let say = |repo: &str, revision: &str| {
         hub.checkpoint(repo, revision, &mut |_| ())
             .err()
@@ -411,15 +398,15 @@ fn what_is_not_there() -> Result<()> {
 
 #[test]
 fn no_network_and_not_cached() -> Result<()> {
-    let cache = tempfile::tempdir()?;
-    let mut options = LocalHub::tiny().options(cache.path());
+    let at = Fixture::tiny()?;
+    let mut options = at.options();
     options.offline = true;
     let err = get(&Hub::new(options.clone()), "step512")
         .err()
         .ok_or("found")?;
     assert_eq!(
         err.to_string()
-            .replace(&cache.path().display().to_string(), "CACHE"),
+            .replace(&at.cache.path().display().to_string(), "CACHE"),
         "`pico/tiny-neox` at `step512` is not complete in the cache `CACHE` (missing: the revision itself) \
          and HF_HUB_OFFLINE forbids fetching it; where there is network and with the same HF_HOME, run: \
          hf download pico/tiny-neox --revision step512 --exclude '*.msgpack' '*.h5'"
@@ -438,29 +425,20 @@ fn no_network_and_not_cached() -> Result<()> {
 /// Two clients at once: the second waits for the first and finds its work done.
 #[test]
 fn two_processes_share_one_download() -> Result<()> {
-    let server = LocalHub::tiny();
-    let cache = tempfile::tempdir()?;
+    let at = Fixture::tiny()?;
+    let server = &at.server;
     server.fail_next("/cdn/", Fault::Slow);
     let clients: Vec<_> = (0..2)
         .map(|_| {
-            let hub = Hub::new(server.options(cache.path()));
+            let hub = at.hub();
             std::thread::spawn(move || get(&hub, "step512"))
         })
         .collect();
     for client in clients {
         let dir = client.join().map_err(|_| "a client panicked")??;
-        assert_same(
-            &dir.join("model.safetensors"),
-            &tiny("step512").join("model.safetensors"),
-        );
+        assert_weights(&dir, "step512");
     }
-    let log = server.take_log();
-    assert_eq!(
-        log.iter()
-            .filter(|request| request.path.contains("/cdn/"))
-            .count(),
-        1
-    );
+    assert_eq!(at.fetched().len(), 1);
     Ok(())
 }
 
@@ -468,16 +446,11 @@ fn two_processes_share_one_download() -> Result<()> {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_named() -> Result<()> {
-    let server = LocalHub::tiny();
-    let cache = tempfile::tempdir()?;
-    let part = root(cache.path())
-        .join("blobs")
-        .join(format!("{}.incomplete", blob_of_step512()?));
+    let at = Fixture::tiny()?;
+    let part = at.part()?;
     fs::create_dir_all(part.parent().ok_or("no parent")?)?;
     std::os::unix::fs::symlink("/dev/full", &part)?;
-    let err = get(&Hub::new(server.options(cache.path())), "step512")
-        .err()
-        .ok_or("found")?;
+    let err = get(&at.hub(), "step512").err().ok_or("found")?;
     let bytes = fs::metadata(tiny("step512").join("model.safetensors"))?.len();
     assert_eq!(
         err.to_string(),
@@ -490,66 +463,18 @@ fn a_full_disk_is_named() -> Result<()> {
 }
 
 #[test]
-fn datasets_bring_their_parquet_files() -> Result<()> {
-    let files = tempfile::tempdir()?;
-    let mut revision = BTreeMap::new();
-    for name in [
-        "data/train-00001.parquet",
-        "data/train-00000.parquet",
-        "README.md",
-    ] {
-        let path = files.path().join(name.replace('/', "_"));
-        fs::write(&path, name)?;
-        revision.insert(name.to_owned(), path);
-    }
-    let empty = BTreeMap::from([("README.md".to_owned(), files.path().join("README.md"))]);
-    let revisions = Revisions::from([("main".into(), revision), ("empty".into(), empty)]);
-    let server = LocalHub::start([("datasets/pico/texts", revisions)]);
-    let cache = tempfile::tempdir()?;
-    let hub = Hub::new(server.options(cache.path()));
-    let paths = hub.dataset_parquet("pico/texts", "main", &mut |_| ())?;
-    let contents: Vec<String> = paths
-        .iter()
-        .map(fs::read_to_string)
-        .collect::<std::io::Result<_>>()?;
-    assert_eq!(
-        contents,
-        ["data/train-00000.parquet", "data/train-00001.parquet"]
-    );
-
-    let mut offline = server.options(cache.path());
-    offline.offline = true;
-    server.take_log();
-    assert_eq!(
-        Hub::new(offline).dataset_parquet("pico/texts", "main", &mut |_| ())?,
-        paths
-    );
-    assert!(server.take_log().is_empty());
-
-    let err = hub
-        .dataset_parquet("pico/texts", "empty", &mut |_| ())
-        .err()
-        .ok_or("found")?;
-    assert!(err.to_string().contains("refs/convert/parquet"), "{err}");
-    Ok(())
-}
-
-#[test]
 fn a_repository_that_names_files_outside_itself() -> Result<()> {
-    let evil = BTreeMap::from([("../../../evil.parquet".to_owned(), tiny("tokenizer.json"))]);
-    let server = LocalHub::start([(
-        "datasets/pico/evil",
-        Revisions::from([("main".into(), evil)]),
-    )]);
-    let cache = tempfile::tempdir()?;
-    let hub = Hub::new(server.options(cache.path()));
-    let err = hub
-        .dataset_parquet("pico/evil", "main", &mut |_| ())
+    let evil = BTreeMap::from([("../../../evil.json".to_owned(), tiny("tokenizer.json"))]);
+    let repo = Revisions::from([("main".into(), evil)]);
+    let at = Fixture::new(LocalHub::start([("models/pico/evil", repo)]))?;
+    let err = at
+        .hub()
+        .checkpoint("pico/evil", "main", &mut |_| ())
         .err()
         .ok_or("accepted")?;
     assert!(
         err.to_string()
-            .ends_with("file name `../../../evil.parquet` leaves the repository"),
+            .ends_with("file name `../../../evil.json` leaves the repository"),
         "{err}"
     );
     Ok(())
@@ -601,29 +526,5 @@ fn the_environment_decides_as_for_python() -> Result<()> {
     );
     let err = options(&[]).err().ok_or("accepted")?;
     assert_eq!(err.to_string(), "no folder for the cache: set HF_HOME");
-    Ok(())
-}
-
-/// The hub publishes hashes: what an audit needs for a first look costs two small requests and no download.
-#[test]
-fn hashes_of_weights_are_had_without_fetching() -> Result<()> {
-    let server = LocalHub::tiny();
-    let cache = tempfile::tempdir()?;
-    let hub = Hub::new(server.options(cache.path()));
-    for (step, name) in [
-        ("step512", "model.safetensors"),
-        ("step1000", "pytorch_model.bin"),
-    ] {
-        let hashes = hub.weight_hashes(REPO, step)?;
-        let (bytes, sha256) = sha256_file(&tiny(step).join(name))?;
-        assert_eq!(hashes.len(), 1);
-        assert_eq!(hashes[0].name, name);
-        assert_eq!((hashes[0].bytes, &hashes[0].sha256), (bytes, &sha256));
-    }
-    let log = server.take_log();
-    assert!(log.iter().all(|request| request.path.starts_with("/api/")));
-
-    let err = hub.weight_hashes(REPO, "step3").unwrap_err();
-    assert!(matches!(err, HubError::NoRevision { .. }), "{err}");
     Ok(())
 }

@@ -276,20 +276,16 @@ fn png_has_text_and_colour() {
 
 #[test]
 fn a_report_holds_everything_it_shows() {
-    let mut grid = Grid::new(["neuron", "total effect (nats)", "mediated share", "tokens"])
-        .caption("The largest effects");
-    grid.row([
-        Cell::from("3.17"),
-        0.012_345.into(),
-        Cell::Percent(0.91),
-        12_345.into(),
-    ]);
-    grid.row([
-        Cell::from("3.201"),
-        2.5e-7.into(),
-        None::<f64>.into(),
-        7.into(),
-    ]);
+    let rows = [
+        ("3.17", 0.012_345, Some(0.91), 12_345),
+        ("3.201", 2.5e-7, None, 7),
+    ];
+    let grid = Grid::of(rows)
+        .caption("The largest effects")
+        .column("neuron", |row| row.0)
+        .column("total effect (nats)", |row| row.1)
+        .column("mediated share", |row| Cell::percent(row.2))
+        .column("tokens", |row| row.3);
     let mut report = Report::new("Neurons of the long tail")
         .fact("model", "`tiny-neox`, step 4000")
         .fact("rows", 94_720);

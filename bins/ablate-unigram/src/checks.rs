@@ -7,6 +7,7 @@ use neox_core::{Audited, audit as audit_checkpoints};
 use neuron_ablate::{NeuronId, SelfCheck, self_check as check, self_check_neurons};
 
 use crate::{
+    JOB,
     config::{AblateConfig, Components},
     start::{self, AUDIT, read_audit},
 };
@@ -20,7 +21,7 @@ pub(crate) fn audit(config: &AblateConfig, resolved: &serde_json::Value) -> anyh
     let steps = config.model.steps.clone().unwrap_or_default();
     let revisions = revisions(&steps, &source)?;
     // No result of a run: it stands beside those of a sweep, and is replaced by the next audit alone.
-    let out = OutputDir::create(&config.output.dir, start::JOB, resolved, [""; 0])?;
+    let out = OutputDir::create(&config.output.dir, JOB, resolved, [""; 0])?;
     read_audit(&out.join(AUDIT))?;
     let progress = Progress::new("audit", revisions.len() as u64, "checkpoints");
     let known = source.revisions()?;

@@ -39,7 +39,7 @@ pub(crate) struct AblateConfig {
     /// A folder in whose folders the shards of this run are (`ablation.shard`): their tables are put together, and nothing is computed.
     #[serde(default)]
     pub(crate) merge: Option<PathBuf>,
-    #[serde(default = "default_seed")]
+    #[serde(default = "job_kit::default_seed")]
     pub(crate) seed: u64,
     pub(crate) output: OutputConfig,
 }
@@ -476,7 +476,7 @@ impl Default for Neurons {
 pub(crate) struct OutputConfig {
     pub(crate) dir: PathBuf,
     /// Whether to write a row per (neuron, position).
-    #[serde(default = "default_true", deserialize_with = "job_kit::switch")]
+    #[serde(default = "job_kit::on", deserialize_with = "job_kit::switch")]
     pub(crate) positions: bool,
     /// `parquet` or `feather`, for the table of positions.
     #[serde(default)]
@@ -491,9 +491,6 @@ pub(crate) enum PositionFormat {
     Feather,
 }
 
-fn default_seed() -> u64 {
-    42
-}
 fn default_batch() -> usize {
     8
 }
@@ -519,9 +516,6 @@ fn default_resamples() -> usize {
 }
 fn default_memory() -> usize {
     1024
-}
-fn default_true() -> bool {
-    true
 }
 
 impl Layers {

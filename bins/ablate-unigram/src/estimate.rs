@@ -15,6 +15,7 @@ use neuron_ablate::{
 };
 
 use crate::{
+    JOB,
     config::{AblateConfig, Components, SetsConfig},
     sets::Selected,
     start,
@@ -250,7 +251,7 @@ impl Probe<'_> {
         let sweep = self.sweep(few, means)?;
         let on = (&self.loaded.model, sample, &sequences[..]);
         // Which controls one sequence has does not matter.
-        let mut record = RunRecord::new(start::JOB, "", &serde_json::Value::Null);
+        let mut record = RunRecord::new(JOB, "", &serde_json::Value::Null);
         let begin = Instant::now();
         selected.run(sets, &sweep, on, means, config.seed, &mut record)?;
         Ok(begin.elapsed().mul_f64(all as f64 / measured.max(1) as f64))

@@ -22,10 +22,11 @@ use neuron_ablate::{
 use surprisal_metrics::{Bootstrap, MIN_GROUPS};
 
 use crate::{
+    JOB,
     config::{AblateConfig, Components, PositionFormat},
     estimate as takes,
     sets::Selected,
-    start::{JOB, begin, frequencies, pending, plan, refuse_bad},
+    start::{begin, frequencies, pending, plan, refuse_bad},
     summary,
     sums::{DocumentSums, SUMS},
     tables::{

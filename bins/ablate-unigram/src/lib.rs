@@ -17,8 +17,6 @@ use batch_runs::BatchArgs;
 use clap::Parser;
 use job_kit::Verbosity;
 
-use crate::config::AblateConfig;
-
 const JOB: &str = "ablate-unigram";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -100,14 +98,13 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         let taken = original::overrides(original, &config.overrides, &config.config_dir)?;
         config.overrides.splice(0..0, taken);
     }
-    batch_runs::run::<AblateConfig>(JOB, VERSION, &batch, cli.verbosity, |resolved| {
-        match (cli.audit, cli.self_check, cli.estimate) {
-            (true, ..) => checks::audit(&resolved.config, resolved.value()),
-            (_, true, _) => checks::self_check(&resolved.config, resolved.value()),
-            (.., true) => estimate::estimate(&resolved.config, resolved.value()),
-            _ => job::run(&resolved.config, resolved.value()),
-        }
-    })
+    let one = match (cli.audit, cli.self_check, cli.estimate) {
+        (true, ..) => checks::audit,
+        (_, true, _) => checks::self_check,
+        (.., true) => estimate::estimate,
+        _ => job::run,
+    };
+    batch_runs::run(JOB, VERSION, &batch, cli.verbosity, one)
 }
 
 #[cfg(test)]

@@ -10,12 +10,10 @@ use neox_core::AuditRow;
 use neuron_ablate::{Plan, Sample, TokenBand, TokenFrequencies};
 
 use crate::{
+    JOB, VERSION,
     config::{AblateConfig, UnseenTokens},
     sums::{DOCUMENT, SUMS},
 };
-
-/// The name of the job.
-pub(crate) const JOB: &str = "ablate-unigram";
 
 /// Name of the audit's result in the output folder, which a sweep over the same folder obeys.
 pub(crate) const AUDIT: &str = "audit.json";
@@ -62,7 +60,7 @@ fn finished<'c>(
         "model.token_file",
         "means.keep",
     ];
-    let record = job_kit::finished_run(dir, JOB, env!("CARGO_PKG_VERSION"), resolved, &beside)?;
+    let record = job_kit::finished_run(dir, JOB, VERSION, resolved, &beside)?;
     if documents_are_of_before(&dir.join(SUMS)) {
         return Err(
             "its tables are of an earlier version, which numbers documents otherwise".into(),
@@ -85,7 +83,7 @@ pub(crate) fn documents_are_of_before(sums: &Path) -> bool {
 
 /// The record of a run, with what is known at its start.
 pub(crate) fn begin(config: &AblateConfig, resolved: &serde_json::Value) -> RunRecord {
-    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
+    let mut record = RunRecord::new(JOB, VERSION, resolved);
     record.seed = Some(config.seed);
     record.version("libtorch", neox_core::LIBTORCH_VERSION);
     record

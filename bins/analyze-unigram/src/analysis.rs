@@ -243,153 +243,48 @@ pub(crate) fn analyze(
     followed: Option<&[NeuronId]>,
     record: &mut RunRecord,
 ) -> anyhow::Result<StepAnalysis> {
-    let step = input.step;
     let tally = input.tally()?;
-    let grouped = tally.grouped(config.selection.rows).hint(
-        "give ablate-unigram a band that occurs in its sequences, or set selection.rows=none",
-    )?;
-    let effects = grouped.effects();
-    let unbalanced = grouped.unbalanced();
-    if let Some(first) = unbalanced.first() {
-        let n = unbalanced.len();
-        record.warn(format!("step {step}: {n} neurons, {first} among them, have more or fewer rows than the others: is the table whole?"));
-    }
-    let clusters = grouped.n_sequences_with_rows();
-    if clusters < MIN_GROUPS {
-        record.warn(format!(
-            "step {step}: the {} rows are of {clusters} documents or sequences, so there are no intervals: they need {MIN_GROUPS} at least (`ablation.sequences`)",
-            config.selection.rows
-        ));
-    }
-    let otherwise = input.strata.frozen_otherwise();
-    if let Some(why) = otherwise {
-        if config.selection.by_mediation {
-            return Err(anyhow::anyhow!(
-                "step {step}: selection.by_mediation needs mediated shares, but {why}"
-            ))
-            .hint("ablate with that band, or leave `band` and `frequency` out to file rows as the ablation did");
-        }
-        record.warn(format!(
-            "step {step}: direct effects and mediated shares are left out: {why}"
-        ));
-    }
-    let criteria = config.selection.criteria();
-    let ranking = Ranking::new(effects.clone(), &criteria);
-    let top = config.selection.top();
-    let ids = ranking.top_ids(top);
-    let undefined = ranking.all().iter();
-    let undefined = undefined
-        .filter(|n| n.standing == Standing::Undefined)
-        .count();
-    if undefined > 0 && ids.is_empty() {
-        return Err(anyhow::anyhow!(
-            "step {step}: no neuron has what `selection.heuristic` ranks by"
-        ))
-        .hint("statistics of the weights are in the neurons.parquet that ablate-unigram writes beside its table of positions; the share that the final norm mediates needs `frozen_ln` among `ablation.variants`");
-    }
-    if let Some(top) = top.filter(|&top| ids.len() < top) {
-        record.warn(format!(
-            "step {step}: {} neurons meet the criteria, {top} were asked for",
-            ids.len()
-        ));
-    }
-    let rank_intervals = match bootstrap_ranks(&grouped, &criteria, top, &config.bootstrap())? {
-        None => HashMap::new(),
-        Some((intervals, left_out)) => {
-            if left_out > 0 {
-                record.warn(format!("step {step}: {left_out} resamples had no rows for some neurons and were left out"));
-            }
-            intervals
-                .into_iter()
-                .map(|interval| (interval.neuron, interval))
-                .collect()
-        }
-    };
-    let selected: Vec<Selected> = ranking
-        .top(top)
-        .iter()
+    let grouped = rows_that_count(config, input, &tally, record)?;
+    let direct = has_direct_effects(config, input, record)?;
+    let ranking = rank(config, input.step, &grouped, record)?;
+    let ids = ranking.top_ids(config.selection.top());
+    let rank_intervals = rank_intervals(config, input.step, &grouped, record)?;
+    let top = ranking.top(config.selection.top()).iter();
+    let selected: Vec<Selected> = top
         .map(|ranked| with_intervals(config, &grouped, ranked))
         .collect::<anyhow::Result<_>>()?;
-    warn_of_signs(config, step, &selected, record);
+    warn_of_signs(config, input.step, &selected, record);
     let max_t = adjusted(config, &grouped)?;
-    let cross_fits = cross_fits(config, &grouped, ids.len())?;
-    if cross_fits.is_empty() && config.cross_fit.folds > 0 && !ids.is_empty() {
-        record.warn(format!("step {step}: {clusters} documents or sequences are too few to select on some and measure on others (`cross_fit.folds`)"));
-    }
+    let cross_fits = cross_fits(config, input.step, &grouped, ids.len(), record)?;
     let controls = controls(config, input, &ids, &tally, record)?;
-
-    // What differs between rare and common rows, as far as the table tells them apart.
-    let mut strata: Vec<(RowFilter, Grouped)> = Vec::new();
-    for rows in [RowFilter::LongTail, RowFilter::Common]
-        .into_iter()
-        .filter(|_| input.strata.known())
-    {
-        match tally.grouped(rows) {
-            Ok(grouped) => strata.push((rows, grouped)),
-            Err(err) => record.warn(format!("step {step}: {err}")),
-        }
-    }
-    if !input.strata.known() {
-        record.warn(format!("step {step}: the table does not say which rows are rare, so rare and common are not told apart"));
-        strata.push((RowFilter::None, tally.grouped(RowFilter::None)?));
-    }
-    let mut curves = Vec::new();
-    for (rows, grouped) in &strata {
-        match curve(config, *rows, grouped) {
-            Ok(curve) => curves.push(curve),
-            Err(err) => record.warn(format!(
-                "step {step}: no influence curve for {rows} rows: {err}"
-            )),
-        }
-    }
-    let sets: Vec<DrawnSet<'_>> = std::iter::once((SetName::Selection, None, &ids[..]))
-        .chain(
-            (!controls.matched.is_empty() && !controls.unmatched.is_empty()).then_some((
-                SetName::MatchedSelection,
-                None,
-                &controls.matched[..],
-            )),
-        )
-        .chain(
-            controls
-                .sets
-                .iter()
-                .map(|c| (SetName::Control(c.kind), Some(c.draw), &c.neurons[..])),
-        )
-        .collect();
+    let strata = strata(input, &tally, record)?;
+    let curves = curves(config, input.step, &strata, record);
+    let sets = drawn_sets(&ids, &controls);
     let filters: Vec<RowFilter> = strata.iter().map(|(rows, _)| *rows).collect();
-    let looked_at: Vec<_> = sets
-        .iter()
-        .filter(|(_, draw, _)| draw.is_none_or(|draw| draw < COACTIVATION_DRAWS))
-        .filter(|(name, ..)| *name != SetName::MatchedSelection)
-        .copied()
-        .collect();
-    let coactivation = coactivation(input, &looked_at, &filters, record)?;
+    let coactivation = coactivation(input, &sets, &filters, record)?;
     let names = set_names(&sets, strata[0].1.neurons());
     let band_effects = band_effects(config, &names, (&controls, &sets), &strata)?;
     let band_contrasts = band_contrasts(config, &names, &sets, &strata)?;
-    let rows_each = effects.first().map_or(0, |effects| effects.rows);
-    let about = input.about(config.selection.rows, (rows_each, clusters, effects.len()))?;
-    let counted = strata.iter().map(|(rows, grouped)| {
-        let each = grouped.effects().first().map_or(0, |effects| effects.rows);
-        format!(
-            "{} {rows} of {}",
-            integer(each as i64),
-            input.clusters(grouped)
-        )
+    let clusters = grouped.n_sequences_with_rows();
+    let each = rows_each(&grouped);
+    let of_strata = strata.iter().map(|(rows, grouped)| {
+        let each = integer(rows_each(grouped) as i64);
+        format!("{each} {rows} of {}", input.clusters(grouped))
     });
-    let counted: Vec<String> = counted.collect();
-    let about_both = format!("{}; rows: {}", input.about_band()?, counted.join(", "));
+    let of_strata = of_strata.collect::<Vec<String>>().join(", ");
     Ok(StepAnalysis {
         counted: input.counted,
-        step,
+        step: input.step,
         rows: tally.rows(),
         clusters,
-        about,
-        about_both,
+        about: input.about(
+            config.selection.rows,
+            (each, clusters, grouped.neurons().len()),
+        ),
+        about_both: format!("{}; rows: {of_strata}", input.about_band()),
         chance_null_share: input.chance_null_share(),
         baseline: None,
-        direct: otherwise.is_none(),
+        direct,
         ranking,
         selected,
         rank_intervals,
@@ -402,6 +297,150 @@ pub(crate) fn analyze(
         band_contrasts,
         followed: Followed::of(&grouped, followed.unwrap_or(&ids)),
     })
+}
+
+/// Rows of each neuron.
+fn rows_each(grouped: &Grouped) -> usize {
+    grouped.effects().first().map_or(0, |effects| effects.rows)
+}
+
+/// The rows that the selection is made on.
+fn rows_that_count(
+    config: &AnalyzeConfig,
+    input: &StepInput,
+    tally: &Tally,
+    record: &mut RunRecord,
+) -> anyhow::Result<Grouped> {
+    let (step, rows) = (input.step, config.selection.rows);
+    let grouped = tally.grouped(rows).hint(
+        "give ablate-unigram a band that occurs in its sequences, or set selection.rows=none",
+    )?;
+    let unbalanced = grouped.unbalanced();
+    if let Some(first) = unbalanced.first() {
+        let n = unbalanced.len();
+        record.warn(format!("step {step}: {n} neurons, {first} among them, have more or fewer rows than the others: is the table whole?"));
+    }
+    let clusters = grouped.n_sequences_with_rows();
+    if clusters < MIN_GROUPS {
+        record.warn(format!(
+            "step {step}: the {rows} rows are of {clusters} documents or sequences, so there are no intervals: they need {MIN_GROUPS} at least (`ablation.sequences`)"
+        ));
+    }
+    Ok(grouped)
+}
+
+/// Whether direct effects are of the band that files the rows; an error where the selection needs them to be.
+fn has_direct_effects(
+    config: &AnalyzeConfig,
+    input: &StepInput,
+    record: &mut RunRecord,
+) -> anyhow::Result<bool> {
+    let step = input.step;
+    let Some(why) = input.strata.frozen_otherwise() else {
+        return Ok(true);
+    };
+    if config.selection.by_mediation {
+        return Err(anyhow::anyhow!(
+            "step {step}: selection.by_mediation needs mediated shares, but {why}"
+        ))
+        .hint("ablate with that band, or leave `band` and `frequency` out to file rows as the ablation did");
+    }
+    record.warn(format!(
+        "step {step}: direct effects and mediated shares are left out: {why}"
+    ));
+    Ok(false)
+}
+
+fn rank(
+    config: &AnalyzeConfig,
+    step: i64,
+    grouped: &Grouped,
+    record: &mut RunRecord,
+) -> anyhow::Result<Ranking> {
+    let ranking = Ranking::new(grouped.effects(), &config.selection.criteria());
+    let top = config.selection.top();
+    let selected = ranking.top(top).len();
+    let is_undefined = |n: &Ranked| n.standing == Standing::Undefined;
+    if selected == 0 && ranking.all().iter().any(is_undefined) {
+        return Err(anyhow::anyhow!(
+            "step {step}: no neuron has what `selection.heuristic` ranks by"
+        ))
+        .hint("statistics of the weights are in the neurons.parquet that ablate-unigram writes beside its table of positions; the share that the final norm mediates needs `frozen_ln` among `ablation.variants`");
+    }
+    if let Some(top) = top.filter(|&top| selected < top) {
+        record.warn(format!(
+            "step {step}: {selected} neurons meet the criteria, {top} were asked for"
+        ));
+    }
+    Ok(ranking)
+}
+
+fn rank_intervals(
+    config: &AnalyzeConfig,
+    step: i64,
+    grouped: &Grouped,
+    record: &mut RunRecord,
+) -> anyhow::Result<HashMap<NeuronId, RankInterval>> {
+    let (criteria, top) = (config.selection.criteria(), config.selection.top());
+    let found = bootstrap_ranks(grouped, &criteria, top, &config.bootstrap())?;
+    let (intervals, left_out) = found.unwrap_or_default();
+    if left_out > 0 {
+        record.warn(format!(
+            "step {step}: {left_out} resamples had no rows for some neurons and were left out"
+        ));
+    }
+    Ok(intervals.into_iter().map(|of| (of.neuron, of)).collect())
+}
+
+/// Rare and common rows, as far as the table tells them apart; else all of them.
+fn strata(
+    input: &StepInput,
+    tally: &Tally,
+    record: &mut RunRecord,
+) -> anyhow::Result<Vec<(RowFilter, Grouped)>> {
+    let step = input.step;
+    if !input.strata.known() {
+        record.warn(format!("step {step}: the table does not say which rows are rare, so rare and common are not told apart"));
+        return Ok(vec![(RowFilter::None, tally.grouped(RowFilter::None)?)]);
+    }
+    let mut strata = Vec::new();
+    for rows in [RowFilter::LongTail, RowFilter::Common] {
+        match tally.grouped(rows) {
+            Ok(grouped) => strata.push((rows, grouped)),
+            Err(err) => record.warn(format!("step {step}: {err}")),
+        }
+    }
+    Ok(strata)
+}
+
+/// The influence curves that can be fitted.
+fn curves(
+    config: &AnalyzeConfig,
+    step: i64,
+    strata: &[(RowFilter, Grouped)],
+    record: &mut RunRecord,
+) -> Vec<StratumCurve> {
+    let mut curves = Vec::new();
+    for (rows, grouped) in strata {
+        match curve(config, *rows, grouped) {
+            Ok(curve) => curves.push(curve),
+            Err(err) => record.warn(format!(
+                "step {step}: no influence curve for {rows} rows: {err}"
+            )),
+        }
+    }
+    curves
+}
+
+/// The selection, the part of it that has matched controls where not all of it has, and all draws of the controls.
+fn drawn_sets<'a>(ids: &'a [NeuronId], controls: &'a Controls) -> Vec<DrawnSet<'a>> {
+    let mut sets = vec![(SetName::Selection, None, ids)];
+    if !controls.matched.is_empty() && !controls.unmatched.is_empty() {
+        sets.push((SetName::MatchedSelection, None, &controls.matched));
+    }
+    let draws = controls.sets.iter();
+    sets.extend(draws.map(|c| (SetName::Control(c.kind), Some(c.draw), &c.neurons[..])));
+    sets
 }
 
 fn with_intervals(
@@ -485,8 +524,10 @@ fn adjusted(
 /// What as many neurons as are selected do on clusters that had no say in it.
 fn cross_fits(
     config: &AnalyzeConfig,
+    step: i64,
     grouped: &Grouped,
     selected: usize,
+    record: &mut RunRecord,
 ) -> anyhow::Result<Vec<CrossFitted>> {
     let mut fitted = Vec::new();
     if config.cross_fit.folds == 0 || selected == 0 {
@@ -512,6 +553,10 @@ fn cross_fits(
                 fit,
             });
         }
+    }
+    if fitted.is_empty() {
+        let clusters = grouped.n_sequences_with_rows();
+        record.warn(format!("step {step}: {clusters} documents or sequences are too few to select on some and measure on others (`cross_fit.folds`)"));
     }
     Ok(fitted)
 }
@@ -616,6 +661,10 @@ fn coactivation(
     record: &mut RunRecord,
 ) -> anyhow::Result<Vec<SetCoactivation>> {
     let size = sets[0].2.len();
+    let looked_at = |(name, draw, _): &&DrawnSet<'_>| {
+        *name != SetName::MatchedSelection && draw.is_none_or(|draw| draw < COACTIVATION_DRAWS)
+    };
+    let sets: Vec<&DrawnSet<'_>> = sets.iter().filter(looked_at).collect();
     if !input.has_positions() {
         record.warn(format!("step {}: no co-activation, which needs activations side by side: they are in the table of positions (`output.positions=on` of ablate-unigram)", input.step));
         return Ok(Vec::new());
@@ -664,6 +713,26 @@ fn set_names(sets: &[DrawnSet<'_>], all: &[NeuronId]) -> Vec<(SetName, Vec<Neuro
     names
 }
 
+/// The interval of a set: of a control over its draws too, which could have been others, as the documents could.
+fn interval_of(
+    config: &AnalyzeConfig,
+    set: SetName,
+    sets: &[DrawnSet<'_>],
+    groups: impl Fn(&[NeuronId]) -> Vec<Group>,
+    all: &[Group],
+) -> anyhow::Result<Option<Interval>> {
+    Ok(match set {
+        SetName::Control(_) => {
+            let draws = sets.iter().filter(|(name, ..)| *name == set);
+            let cells: Vec<Vec<Group>> = draws.map(|(.., neurons)| groups(neurons)).collect();
+            config.bootstrap().two_way(&cells)?
+        }
+        SetName::Selection | SetName::MatchedSelection | SetName::All => {
+            config.bootstrap().mean(all)?
+        }
+    })
+}
+
 /// Mean total effect of each set.
 fn band_effects(
     config: &AnalyzeConfig,
@@ -673,56 +742,38 @@ fn band_effects(
 ) -> anyhow::Result<Vec<SetEffect>> {
     let mut effects = Vec::new();
     for (rows, grouped) in strata {
-        let effects_of = |ids: &[NeuronId]| -> Vec<f64> {
-            let effect =
-                |id: &NeuronId| Group::total(&grouped.groups(&[*id], Measure::TotalEffect)).mean();
-            ids.iter().filter_map(effect).collect()
+        let groups = |ids: &[NeuronId]| grouped.groups(ids, Measure::TotalEffect);
+        let mean = |ids: &[NeuronId]| Group::total(&groups(ids)).mean();
+        let of_each =
+            |ids: &[NeuronId]| -> Vec<f64> { ids.iter().filter_map(|id| mean(&[*id])).collect() };
+        let of_draws = |wanted: SetName| -> Vec<f64> {
+            let draws = sets.iter().filter(|(name, ..)| *name == wanted);
+            draws.filter_map(|(.., neurons)| mean(neurons)).collect()
         };
         for (set, neurons) in names {
-            let groups = grouped.groups(neurons, Measure::TotalEffect);
-            let means = |wanted: SetName| -> Vec<f64> {
-                let draws = sets.iter().filter(|(name, ..)| *name == wanted);
-                draws
-                    .filter_map(|(.., neurons)| {
-                        Group::total(&grouped.groups(neurons, Measure::TotalEffect)).mean()
-                    })
-                    .collect()
-            };
             let rank_p = match set {
-                SetName::Control(ControlKind::Random) => means(SetName::Selection)
-                    .first()
-                    .and_then(|&selected| rank_p(selected, &means(*set))),
+                SetName::Control(ControlKind::Random) => {
+                    let selected = of_draws(SetName::Selection).first().copied();
+                    selected.and_then(|selected| rank_p(selected, &of_draws(*set)))
+                }
                 SetName::Control(ControlKind::Matched) => {
-                    let own = effects_of(&controls.matched);
-                    let alike: Vec<Vec<f64>> =
-                        controls.alike.iter().map(|ids| effects_of(ids)).collect();
+                    let alike: Vec<_> = controls.alike.iter().map(|ids| of_each(ids)).collect();
+                    let own = of_each(&controls.matched);
                     exchange_p(&own, &alike, config.controls.draws, config.seed)
                 }
                 SetName::Selection | SetName::MatchedSelection | SetName::All => None,
             };
-            let interval = match set {
-                // The draws could have been others, as the documents could.
-                SetName::Control(_) => {
-                    let draws = sets.iter().filter(|(name, ..)| name == set);
-                    let cells: Vec<Vec<Group>> = draws
-                        .map(|(.., neurons)| grouped.groups(neurons, Measure::TotalEffect))
-                        .collect();
-                    config.bootstrap().two_way(&cells)?
-                }
-                SetName::Selection | SetName::MatchedSelection | SetName::All => {
-                    config.bootstrap().mean(&groups)?
-                }
-            };
+            let all = groups(neurons);
+            let draws = || sets.iter().filter(|(name, ..)| name == set).count();
             effects.push(SetEffect {
                 set: *set,
                 rows: *rows,
                 neurons: neurons.len(),
-                draws: matches!(set, SetName::Control(_))
-                    .then(|| sets.iter().filter(|(name, ..)| name == set).count()),
+                draws: matches!(set, SetName::Control(_)).then(draws),
                 rank_p,
-                mean: Group::total(&groups).mean().context("a set without rows")?,
-                clusters: Group::with_values(&groups),
-                interval,
+                mean: Group::total(&all).mean().context("a set without rows")?,
+                clusters: Group::with_values(&all),
+                interval: interval_of(config, *set, sets, groups, &all)?,
             });
         }
     }
@@ -742,10 +793,7 @@ fn band_contrasts(
     };
     // Of each document that has rows of both kinds, the same for all neurons.
     let differences = |neurons: &[NeuronId]| -> Vec<Group> {
-        let (rare, common) = (
-            rare.groups(neurons, Measure::TotalEffect),
-            common.groups(neurons, Measure::TotalEffect),
-        );
+        let [rare, common] = [rare, common].map(|of| of.groups(neurons, Measure::TotalEffect));
         let pairs = rare.into_iter().zip(common);
         pairs
             .filter_map(|(rare, common)| Some(Group::of(&[rare.mean()? - common.mean()?])))
@@ -753,24 +801,14 @@ fn band_contrasts(
     };
     let mut contrasts = Vec::new();
     for (set, neurons) in names {
-        let of_all = differences(neurons);
-        if let Some(mean) = Group::total(&of_all).mean() {
-            let interval = match set {
-                SetName::Control(_) => {
-                    let draws = sets.iter().filter(|(name, ..)| name == set);
-                    let cells: Vec<Vec<Group>> = draws.map(|(.., n)| differences(n)).collect();
-                    config.bootstrap().two_way(&cells)?
-                }
-                SetName::Selection | SetName::MatchedSelection | SetName::All => {
-                    config.bootstrap().mean(&of_all)?
-                }
-            };
+        let all = differences(neurons);
+        if let Some(mean) = Group::total(&all).mean() {
             contrasts.push(SetContrast {
                 set: *set,
                 neurons: neurons.len(),
                 mean,
-                clusters: of_all.len(),
-                interval,
+                clusters: all.len(),
+                interval: interval_of(config, *set, sets, differences, &all)?,
             });
         }
     }

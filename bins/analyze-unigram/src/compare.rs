@@ -9,10 +9,13 @@ use std::{
 
 use anyhow::{Context, bail};
 use job_kit::TableReader;
-use neuron_select::{Comparison, NeuronEffects, NeuronId, Ranking, Weights};
+use neuron_select::{Comparison, NeuronEffects, Ranking, Weights};
 use serde_json::Value;
 
-use crate::config::{AnalyzeConfig, SelectionConfig};
+use crate::{
+    config::{AnalyzeConfig, SelectionConfig},
+    ids::numbered,
+};
 
 /// One analysis, as written.
 struct Analysis {
@@ -128,85 +131,7 @@ fn read(path: &Path) -> anyhow::Result<Analysis> {
             run_path.display()
         )
     })?;
-    let table = TableReader::open(path.join("ranking.parquet"))?;
-    let numbers = [
-        "kl_change",
-        "loss_change",
-        "frozen_loss_change",
-        "total_effect",
-        "direct_effect",
-        "activation",
-    ];
-    let integers = ["step", "layer", "neuron", "rows"];
-    // Tables of earlier versions have not all of them.
-    let optional = [
-        "kl_abs_change",
-        "frozen_ln_effect",
-        "w_out_norm_centred",
-        "logit_var",
-        "null_share",
-    ];
-    let there: Vec<&str> = optional
-        .into_iter()
-        .filter(|name| table.has(name))
-        .collect();
-    let rows = table.read(&[&integers[..], &numbers[..], &there].concat())?;
-    let integers = integers
-        .iter()
-        .map(|name| rows.i64(name))
-        .collect::<Result<Vec<_>, _>>()?;
-    let numbers = numbers
-        .iter()
-        .map(|name| {
-            // Direct effects of another band than the rows' are left out of the table; no comparison is by them.
-            let values = rows.opt_f64(name)?;
-            Ok(values
-                .into_iter()
-                .map(|value| value.unwrap_or(f64::NAN))
-                .collect::<Vec<f64>>())
-        })
-        .collect::<Result<Vec<_>, job_kit::InputError>>()?;
-    let [kl_abs, frozen_ln, norm, logit_var, null_share] = optional.map(|name| {
-        there
-            .contains(&name)
-            .then(|| rows.opt_f64(name))
-            .transpose()
-    });
-    let (kl_abs, frozen_ln) = (kl_abs?, frozen_ln?);
-    let (norm, logit_var, null_share) = (norm?, logit_var?, null_share?);
-    let at = |values: &Option<Vec<Option<f64>>>, i: usize| values.as_ref()?[i];
-    let mut effects: BTreeMap<i64, Vec<NeuronEffects>> = BTreeMap::new();
-    for i in 0..rows.rows() {
-        let neuron = NeuronId {
-            layer: usize::try_from(integers[1][i])?,
-            neuron: usize::try_from(integers[2][i])?,
-        };
-        effects
-            .entry(integers[0][i])
-            .or_default()
-            .push(NeuronEffects {
-                neuron,
-                rows: usize::try_from(integers[3][i])?,
-                kl_change: numbers[0][i],
-                loss_change: numbers[1][i],
-                frozen_loss_change: numbers[2][i],
-                total_effect: numbers[3][i],
-                direct_effect: numbers[4][i],
-                activation: numbers[5][i],
-                kl_abs_change: at(&kl_abs, i).unwrap_or(f64::NAN),
-                // No ranking is by these.
-                frozen_all_effect: None,
-                rms_change: None,
-                active_share: f64::NAN,
-                active_loss: None,
-                frozen_ln_effect: at(&frozen_ln, i),
-                weights: Weights {
-                    norm: at(&norm, i),
-                    logit_var: at(&logit_var, i),
-                    null_share: at(&null_share, i),
-                },
-            });
-    }
+    let effects = effects(&TableReader::open(path.join("ranking.parquet"))?)?;
     let criteria = config.selection.criteria();
     Ok(Analysis {
         path: path.to_owned(),
@@ -218,6 +143,64 @@ fn read(path: &Path) -> anyhow::Result<Analysis> {
         persistence: config.persistence,
         selection: config.selection,
     })
+}
+
+/// What a ranking is made of, by step.
+fn effects(table: &TableReader) -> anyhow::Result<BTreeMap<i64, Vec<NeuronEffects>>> {
+    let integers = ["step", "layer", "neuron", "rows"];
+    let numbers = [
+        "kl_change",
+        "loss_change",
+        "frozen_loss_change",
+        "total_effect",
+        "direct_effect",
+        "activation",
+        "kl_abs_change",
+        "frozen_ln_effect",
+        "w_out_norm_centred",
+        "logit_var",
+        "null_share",
+    ];
+    // Tables of earlier versions have not all of the last ones.
+    let there = |name: &&str| numbers[..6].contains(name) || table.has(name);
+    let there: Vec<&str> = numbers.into_iter().filter(there).collect();
+    let rows = table.read(&[&integers[..], &there].concat())?;
+    let of_numbers = numbers.map(|name| match there.contains(&name) {
+        true => rows.opt_f64(name),
+        false => Ok(vec![None; rows.rows()]),
+    });
+    let numbers = of_numbers.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let steps = rows.i64("step")?;
+    let neurons = numbered(&rows.i64("layer")?, &rows.i64("neuron")?)?;
+    let counts = rows.i64("rows")?;
+    let mut effects: BTreeMap<i64, Vec<NeuronEffects>> = BTreeMap::new();
+    for (i, &neuron) in neurons.iter().enumerate() {
+        // Direct effects of another band than the rows' are left out of the table; no comparison is by them.
+        let number = |place: usize| numbers[place][i].unwrap_or(f64::NAN);
+        effects.entry(steps[i]).or_default().push(NeuronEffects {
+            neuron,
+            rows: usize::try_from(counts[i])?,
+            kl_change: number(0),
+            loss_change: number(1),
+            frozen_loss_change: number(2),
+            total_effect: number(3),
+            direct_effect: number(4),
+            activation: number(5),
+            kl_abs_change: number(6),
+            frozen_ln_effect: numbers[7][i],
+            weights: Weights {
+                norm: numbers[8][i],
+                logit_var: numbers[9][i],
+                null_share: numbers[10][i],
+            },
+            // No ranking is by these.
+            frozen_all_effect: None,
+            rms_change: None,
+            active_share: f64::NAN,
+            active_loss: None,
+        });
+    }
+    Ok(effects)
 }
 
 /// Settings of the analyses, and of the ablations behind them, that are not the same in both.

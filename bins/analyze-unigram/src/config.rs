@@ -26,7 +26,7 @@ pub(crate) struct AnalyzeConfig {
     pub(crate) cross_fit: CrossFitConfig,
     #[serde(default = "default_persistence")]
     pub(crate) persistence: f64,
-    #[serde(default = "default_seed")]
+    #[serde(default = "job_kit::default_seed")]
     pub(crate) seed: u64,
     pub(crate) output: OutputConfig,
 }
@@ -224,19 +224,13 @@ impl AnalyzeConfig {
 pub(crate) struct OutputConfig {
     pub(crate) dir: PathBuf,
     /// Whether to draw plots and write report.html.
-    #[serde(default = "default_true", deserialize_with = "job_kit::switch")]
+    #[serde(default = "job_kit::on", deserialize_with = "job_kit::switch")]
     pub(crate) report: bool,
 }
 
-fn default_seed() -> u64 {
-    42
-}
 fn default_persistence() -> f64 {
     0.9
 }
 fn default_floor() -> f64 {
     1e-6
-}
-fn default_true() -> bool {
-    true
 }

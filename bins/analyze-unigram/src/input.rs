@@ -37,7 +37,7 @@ pub(crate) struct StepInput {
     /// Sums per neuron and document, if there are any and they are filed as this analysis files rows.
     sums: Option<TableReader>,
     /// `neurons.parquet` beside it, if there is one.
-    pub(crate) neurons: Option<PathBuf>,
+    neurons: Option<NeuronFacts>,
     /// `run.json` beside it, if there is one.
     pub(crate) run: Option<Value>,
     pub(crate) strata: Strata,
@@ -168,7 +168,9 @@ fn open_step(
         counted,
         positions,
         sums,
-        neurons: beside("neurons.parquet"),
+        neurons: beside("neurons.parquet")
+            .map(NeuronFacts::read)
+            .transpose()?,
         run,
         strata,
         layer: config.input.layer,
@@ -276,7 +278,7 @@ fn step_of(file: &Path, run: Option<&Value>) -> Option<(u64, Counted)> {
 impl StepInput {
     /// The tables that it reads.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
-        let beside = self.neurons.as_deref();
+        let beside = self.neurons.as_ref().map(|facts| &*facts.path);
         self.tables().map(TableReader::path).chain(beside)
     }
 
@@ -289,19 +291,19 @@ impl StepInput {
         &self,
         rows: RowFilter,
         (each, clusters, neurons): (usize, usize, usize),
-    ) -> anyhow::Result<String> {
+    ) -> String {
         let rows = match rows {
             RowFilter::None => "all".to_owned(),
             rows => rows.to_string(),
         };
-        Ok(format!(
+        format!(
             "{rows} rows: n = {} of {} {}, {} neurons; {}",
             integer(each as i64),
             integer(clusters as i64),
             self.cluster(),
             integer(neurons as i64),
-            self.about_band()?
-        ))
+            self.about_band()
+        )
     }
 
     /// How many documents or sequences have rows, in words.
@@ -318,7 +320,7 @@ impl StepInput {
     }
 
     /// The band that files rows, by which token, and the reading of the ablation, in words.
-    pub(crate) fn about_band(&self) -> anyhow::Result<String> {
+    pub(crate) fn about_band(&self) -> String {
         let noted = |at: &str| self.run.as_ref()?.pointer(at);
         let bound = |name: &str| noted(&format!("/notes/band/{name}"))?.as_f64();
         let (band, token) = match self.strata.band() {
@@ -334,24 +336,9 @@ impl StepInput {
             None => "band unknown".to_owned(),
         });
         parts.extend(token.map(|token| format!("by {token} token")));
-        parts.extend(self.reading()?.map(|reading| format!("reading {reading}")));
-        Ok(parts.join(", "))
-    }
-
-    /// The reading of the ablation, as `neurons.parquet` names it.
-    fn reading(&self) -> anyhow::Result<Option<String>> {
-        let Some(path) = &self.neurons else {
-            return Ok(None);
-        };
-        let table = TableReader::open(path)?;
-        if !table.has("semantics") {
-            return Ok(None);
-        }
-        Ok(table
-            .read(&["semantics"])?
-            .text("semantics")?
-            .into_iter()
-            .next())
+        let reading = self.neurons.as_ref().and_then(|of| of.reading.as_ref());
+        parts.extend(reading.map(|reading| format!("reading {reading}")));
+        parts.join(", ")
     }
 
     /// The share of random output weights in the null space, as the ablation notes it.
@@ -377,7 +364,9 @@ impl StepInput {
             Some(table) => sums::read(table)?,
             None => self.tally_of_positions(self.positions()?)?,
         };
-        tally.set_weights(self.weights()?);
+        if let Some(facts) = &self.neurons {
+            tally.set_weights(facts.of.iter().map(|(id, of)| (*id, of.weights)).collect());
+        }
         Ok(tally)
     }
 
@@ -402,16 +391,16 @@ impl StepInput {
         let columns = values.into_iter().chain(frozen_ln).chain(frozen_all);
         let columns: Vec<&str> = columns.collect();
         let mut tally = Tally::default();
-        let change = ActivationChange::new(self)?;
+        let change = self.activation_change();
         let progress = Progress::new(&format!("step {}", self.step), table.rows()? as u64, "rows");
         self.each_batch(&columns, |neurons, strata, rows| {
             let frozen_ln = frozen_ln.map(|column| rows.f64(column)).transpose()?;
             let frozen_all = frozen_all.map(|column| rows.f64(column)).transpose()?;
             let sequence = rows.i64(cluster)?;
-            let [activation, loss, after, frozen, kl, kl_after] =
-                [1, 2, 3, 4, 5, 6].map(|i| rows.f64(values[i]));
-            let (activation, loss, after, frozen, kl, kl_after) =
-                (activation?, loss?, after?, frozen?, kl?, kl_after?);
+            let [_, activation, loss, after, frozen, kl, kl_after] = values;
+            let (activation, loss, after) =
+                (rows.f64(activation)?, rows.f64(loss)?, rows.f64(after)?);
+            let (frozen, kl, kl_after) = (rows.f64(frozen)?, rows.f64(kl)?, rows.f64(kl_after)?);
             for i in 0..neurons.len() {
                 tally.add(&Row {
                     neuron: neurons[i],
@@ -423,7 +412,7 @@ impl StepInput {
                     frozen_all_loss_change: frozen_all.as_ref().map(|after| after[i] - loss[i]),
                     kl_change: kl_after[i] - kl[i],
                     activation: activation[i],
-                    activation_change: change.of(neurons[i], activation[i]),
+                    activation_change: change(neurons[i], activation[i]),
                     clean_loss: loss[i],
                 })?;
             }
@@ -484,32 +473,20 @@ impl StepInput {
 
     /// Mean activation over the ablation's sample and output norm where `neurons.parquet` has them, else the mean activation over the rows.
     pub(crate) fn candidates(&self, effects: &[NeuronEffects]) -> anyhow::Result<Vec<Candidate>> {
-        let Some(path) = &self.neurons else {
-            return Ok(effects
-                .iter()
-                .map(|e| Candidate {
-                    neuron: e.neuron,
-                    traits: [Some(e.activation), None],
-                })
-                .collect());
-        };
-        let table =
-            TableReader::open(path)?.read(&["layer", "neuron", "mean_activation", "w_out_norm"])?;
-        let ids = numbered(&table.i64("layer")?, &table.i64("neuron")?)?;
-        let traits = table
-            .opt_f64("mean_activation")?
-            .into_iter()
-            .zip(table.opt_f64("w_out_norm")?);
-        let known: HashMap<NeuronId, [Option<f64>; 2]> =
-            ids.into_iter().zip(traits.map(|(a, n)| [a, n])).collect();
         let candidate = |e: &NeuronEffects| {
-            let traits = *known.get(&e.neuron).with_context(|| {
-                format!(
-                    "neuron {} of the table beside `{}` is not in it",
-                    e.neuron,
-                    path.display()
-                )
-            })?;
+            let traits = match &self.neurons {
+                None => [Some(e.activation), None],
+                Some(facts) => {
+                    let of = facts.of.get(&e.neuron).with_context(|| {
+                        format!(
+                            "neuron {} of the table beside `{}` is not in it",
+                            e.neuron,
+                            facts.path.display()
+                        )
+                    })?;
+                    [of.mean_activation, of.w_out_norm]
+                }
+            };
             Ok(Candidate {
                 neuron: e.neuron,
                 traits,
@@ -518,28 +495,20 @@ impl StepInput {
         effects.iter().map(candidate).collect()
     }
 
-    /// What the weights say of each neuron, as far as `neurons.parquet` has it.
-    fn weights(&self) -> anyhow::Result<HashMap<NeuronId, Weights>> {
-        let Some(path) = &self.neurons else {
-            return Ok(HashMap::new());
-        };
-        let table = TableReader::open(path)?;
-        let columns = ["w_out_norm_centred", "logit_var", "null_share"];
-        let there: Vec<&str> = columns.into_iter().filter(|c| table.has(c)).collect();
-        let rows = table.read(&[&["layer", "neuron"], &there[..]].concat())?;
-        let ids = numbered(&rows.i64("layer")?, &rows.i64("neuron")?)?;
-        let values = |column: &str| match there.contains(&column) {
-            true => rows.opt_f64(column),
-            false => Ok(vec![None; ids.len()]),
-        };
-        let [norm, logit_var, null_share] = columns.map(values);
-        let (norm, logit_var, null_share) = (norm?, logit_var?, null_share?);
-        let of = |i: usize| Weights {
-            norm: norm[i],
-            logit_var: logit_var[i],
-            null_share: null_share[i],
-        };
-        Ok(ids.iter().enumerate().map(|(i, id)| (*id, of(i))).collect())
+    /// What the ablation put in the place of an activation, minus the activation, as the `ablation.dose` of the run has it: the mean where there
+    /// is none. None where nothing says it.
+    fn activation_change(&self) -> impl Fn(NeuronId, f64) -> Option<f64> {
+        let run = self.run.as_ref();
+        let dose = run.and_then(|run| run.pointer("/config/ablation/dose"));
+        let factor = dose.and_then(|dose| dose.get("scale")?.as_f64());
+        let dose = dose.and_then(Value::as_str).unwrap_or("mean");
+        let mean = |id| self.neurons.as_ref()?.of.get(&id)?.mean_activation;
+        move |neuron, activation| match (factor, dose) {
+            (Some(factor), _) => Some((factor - 1.0) * activation),
+            (None, "mean") => Some(mean(neuron)? - activation),
+            (None, "clip-at-mean") => Some(mean(neuron)?.min(activation) - activation),
+            (None, _) => None,
+        }
     }
 
     fn each_batch(
@@ -575,46 +544,63 @@ impl StepInput {
     }
 }
 
-/// What the ablation put in the place of an activation, minus the activation.
-enum ActivationChange {
-    Mean(HashMap<NeuronId, f64>),
-    ClipAtMean(HashMap<NeuronId, f64>),
-    Scale(f64),
-    /// Nothing says it.
-    Unknown,
+/// What `neurons.parquet` says.
+#[derive(Debug)]
+pub(crate) struct NeuronFacts {
+    path: PathBuf,
+    /// The reading of the ablation.
+    reading: Option<String>,
+    of: HashMap<NeuronId, Facts>,
 }
 
-impl ActivationChange {
-    /// As the `ablation.dose` of the run has it: the mean where there is none.
-    fn new(step: &StepInput) -> anyhow::Result<Self> {
-        let dose = step
-            .run
-            .as_ref()
-            .and_then(|run| run.pointer("/config/ablation/dose"));
-        if let Some(factor) = dose.and_then(|dose| dose.get("scale")?.as_f64()) {
-            return Ok(Self::Scale(factor));
-        }
-        let Some(path) = &step.neurons else {
-            return Ok(Self::Unknown);
-        };
-        let table = TableReader::open(path)?.read(&["layer", "neuron", "mean_activation"])?;
-        let ids = numbered(&table.i64("layer")?, &table.i64("neuron")?)?;
-        let means = ids.into_iter().zip(table.opt_f64("mean_activation")?);
-        let means = means.filter_map(|(id, mean)| Some((id, mean?))).collect();
-        Ok(match dose.and_then(Value::as_str) {
-            None | Some("mean") => Self::Mean(means),
-            Some("clip-at-mean") => Self::ClipAtMean(means),
-            Some(_) => Self::Unknown,
-        })
-    }
+/// What it says of a neuron.
+#[derive(Debug)]
+struct Facts {
+    mean_activation: Option<f64>,
+    w_out_norm: Option<f64>,
+    weights: Weights,
+}
 
-    fn of(&self, neuron: NeuronId, activation: f64) -> Option<f64> {
-        match self {
-            Self::Mean(means) => Some(means.get(&neuron)? - activation),
-            Self::ClipAtMean(means) => Some(means.get(&neuron)?.min(activation) - activation),
-            Self::Scale(factor) => Some((factor - 1.0) * activation),
-            Self::Unknown => None,
-        }
+impl NeuronFacts {
+    /// As far as the table has them.
+    fn read(path: PathBuf) -> anyhow::Result<Self> {
+        let table = TableReader::open(&path)?;
+        let names = [
+            "mean_activation",
+            "w_out_norm",
+            "w_out_norm_centred",
+            "logit_var",
+            "null_share",
+        ];
+        let there = |name: &&str| table.has(name);
+        let reading = Some("semantics").filter(there);
+        let there: Vec<&str> = names.into_iter().filter(there).chain(reading).collect();
+        let rows = table.read(&[&["layer", "neuron"], &there[..]].concat())?;
+        let ids = numbered(&rows.i64("layer")?, &rows.i64("neuron")?)?;
+        let values = names.map(|name| match there.contains(&name) {
+            true => rows.opt_f64(name),
+            false => Ok(vec![None; ids.len()]),
+        });
+        let values = values.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let facts = |i: usize| Facts {
+            mean_activation: values[0][i],
+            w_out_norm: values[1][i],
+            weights: Weights {
+                norm: values[2][i],
+                logit_var: values[3][i],
+                null_share: values[4][i],
+            },
+        };
+        let readings = reading.map(|name| rows.text(name)).transpose()?;
+        Ok(Self {
+            reading: readings.into_iter().flatten().next(),
+            of: ids
+                .into_iter()
+                .enumerate()
+                .map(|(i, id)| (id, facts(i)))
+                .collect(),
+            path,
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use neuron_select::{NeuronId, Ranked};
 use serde_json::Value;
 
 use crate::{
-    analysis,
+    JOB, VERSION, analysis,
     baseline::Baseline,
     changes,
     config::AnalyzeConfig,
@@ -19,11 +19,9 @@ use crate::{
     page, stability, summary, tables,
 };
 
-const JOB: &str = "analyze-unigram";
-
 /// The record of a run, with what is known at its start.
 fn begin(config: &AnalyzeConfig, resolved: &Value) -> RunRecord {
-    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
+    let mut record = RunRecord::new(JOB, VERSION, resolved);
     record.seed = Some(config.seed);
     record
 }
@@ -48,11 +46,7 @@ pub(crate) fn run(config: &AnalyzeConfig, resolved: &Value) -> anyhow::Result<()
     let inputs = input::open(config, &mut record)?;
     let out = output(&config.output.dir, config, resolved, &inputs)?;
     let (summary, _) = analyze(config, &inputs, &out, &mut record)?;
-    record.write(&out)?;
-    Ok(job_kit::print(format!(
-        "{summary}Files: {}\n",
-        out.path().display()
-    ))?)
+    Ok(record.finish(&out, &summary)?)
 }
 
 /// Analyses the last step into a folder that goes again, and says what all take.

@@ -22,8 +22,6 @@ use batch_runs::BatchArgs;
 use clap::Parser;
 use job_kit::Verbosity;
 
-use crate::config::AnalyzeConfig;
-
 const JOB: &str = "analyze-unigram";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -74,16 +72,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     if let Some([first, second]) = cli.compare.as_deref() {
         return Ok(job_kit::print(compare::compare(first, second)?)?);
     }
-    batch_runs::run::<AnalyzeConfig>(
-        JOB,
-        VERSION,
-        &cli.batch,
-        cli.verbosity,
-        |resolved| match cli.estimate {
-            true => job::estimate(&resolved.config, resolved.value()),
-            false => job::run(&resolved.config, resolved.value()),
-        },
-    )
+    let one = match cli.estimate {
+        true => job::estimate,
+        false => job::run,
+    };
+    batch_runs::run(JOB, VERSION, &cli.batch, cli.verbosity, one)
 }
 
 #[cfg(test)]

@@ -1,20 +1,20 @@
 //! Figures as files, and the report.
 
 use job_kit::{
-    OutputDir, RunRecord,
+    OutputDir, OutputError, RunRecord,
     plot::Figure,
     report::{Cell, Grid, Report, Section, number},
 };
 
-use neuron_select::{ControlKind, Heuristic, Verdict};
+use neuron_select::{ControlKind, Heuristic, RankInterval, RowFilter, Verdict};
 use surprisal_metrics::{Group, Interval};
 
 use crate::{
-    analysis::{SetName, StepAnalysis, StratumCurve, rows_name},
+    analysis::{Selected, SetEffect, SetName, StepAnalysis, StratumCurve, rows_name},
     baseline::Share,
     changes::{StepChange, Subject},
     config::AnalyzeConfig,
-    figures,
+    figures::{self, Named},
     stability::Overlap,
 };
 
@@ -66,98 +66,84 @@ pub(crate) fn write(
     if !record.warnings().is_empty() {
         report = report.section(Section::new("Warnings").text(&record.warnings().join("\n\n")));
     }
-    if let Some(named) = figures::stability(steps, overlaps) {
-        let section = Section::new("Stability across checkpoints").grid(overlap_grid(overlaps));
-        let section = match changes.is_empty() {
-            true => section,
-            false => section.grid(change_grid(changes)),
-        };
-        let stem = format!("{PLOTS}/{}", named.stem);
-        let mut section =
-            section.saved_figure(&named.figure, &named.caption, (out, &stem), record)?;
-        if let Some(named) = figures::shares(steps) {
-            let stem = format!("{PLOTS}/{}", named.stem);
-            section = section.saved_figure(&named.figure, &named.caption, (out, &stem), record)?;
+    if let Some(stability) = figures::stability(steps, overlaps) {
+        let mut section = Section::new("Stability across checkpoints").grid(overlap_grid(overlaps));
+        if !changes.is_empty() {
+            section = section.grid(change_grid(changes));
+        }
+        for named in [Some(stability), figures::shares(steps)]
+            .into_iter()
+            .flatten()
+        {
+            section = saved(section, &named, out, record)?;
         }
         report = report.section(section);
     }
     for (i, step) in steps.iter().enumerate() {
-        let title = if step.step < 0 {
-            "Selection".to_owned()
-        } else {
-            let name = step.counted.name(step.step);
-            name.strip_prefix("step")
-                .map_or(name.clone(), |n| format!("Step{n}"))
-        };
-        let mut section = Section::new(&title).grid(selection_grid(step));
         let shown = i + SHOWN_STEPS >= steps.len();
-        for named in figures::of_step(step) {
-            let stem = format!("{PLOTS}/{}", named.stem);
-            if shown {
-                section =
-                    section.saved_figure(&named.figure, &named.caption, (out, &stem), record)?;
-            } else {
-                named.figure.write(out, &stem, record)?;
-            }
-        }
-        if !shown {
-            section = section.text("The figures of this step are in the folder `plots`.");
-        }
-        if !step.curves.is_empty() {
-            section = section.grid(curve_grid(step));
-            for curve in step
-                .curves
-                .iter()
-                .filter(|curve| curve.plateau_neurons() > 0)
-            {
-                section = section.text(&plateau(curve));
-            }
-        }
-        if step.curves.iter().any(|curve| curve.laws.is_some()) {
-            section = section.grid(law_grid(step));
-        }
-        if !step.cross_fits.is_empty() {
-            section = section.grid(cross_fit_grid(step));
-        }
-        if step
-            .band_effects
-            .iter()
-            .any(|effect| effect.rank_p.is_some())
-        {
-            section = section.grid(control_grid(step));
-        }
-        if !step.controls.balance.is_empty() {
-            section = section.grid(balance_grid(step));
-        }
-        if !step.band_contrasts.is_empty() {
-            section = section.grid(contrast_grid(step));
-        }
-        if !step.coactivation.is_empty() {
-            section = section.grid(coactivation_grid(step));
-        }
-        report = report.section(section);
+        report = report.section(of_step(step, shown, out, record)?);
     }
     Ok(out.write(REPORT, report.to_html())?)
 }
 
-fn selection_grid(step: &StepAnalysis) -> Grid {
-    let columns = [
-        "rank",
-        "neuron",
-        "total effect",
-        "interval",
-        "mediated",
-        "mediated, all tokens",
-        "by the final norm",
-        "Δ loss",
-        "interval",
-        "Δ KL",
-        "interval",
-        "ranks",
-        "selected in",
-        "p, Δ loss",
-        "p, Δ KL",
+/// Writes a figure, and adds it to the section.
+fn saved(
+    section: Section,
+    named: &Named,
+    out: &OutputDir,
+    record: &mut RunRecord,
+) -> Result<Section, OutputError> {
+    let stem = format!("{PLOTS}/{}", named.stem);
+    section.saved_figure(&named.figure, &named.caption, (out, &stem), record)
+}
+
+/// The section of a step; its figures are in it if they are to be `shown`.
+fn of_step(
+    step: &StepAnalysis,
+    shown: bool,
+    out: &OutputDir,
+    record: &mut RunRecord,
+) -> Result<Section, OutputError> {
+    let name = step.counted.name(step.step);
+    let title = match (step.step < 0, name.strip_prefix("step")) {
+        (true, _) => "Selection".to_owned(),
+        (false, Some(number)) => format!("Step{number}"),
+        (false, None) => name,
+    };
+    let mut section = Section::new(&title).grid(selection_grid(step));
+    for named in figures::of_step(step) {
+        match shown {
+            true => section = saved(section, &named, out, record)?,
+            false => {
+                let stem = format!("{PLOTS}/{}", named.stem);
+                named.figure.write(out, &stem, record)?;
+            }
+        }
+    }
+    if !shown {
+        section = section.text("The figures of this step are in the folder `plots`.");
+    }
+    if !step.curves.is_empty() {
+        section = section.grid(curve_grid(step));
+    }
+    for curve in step.curves.iter().filter(|of| of.plateau_neurons() > 0) {
+        section = section.text(&plateau(curve));
+    }
+    type Part = fn(&StepAnalysis) -> Grid;
+    let effects = &step.band_effects;
+    let parts: [(bool, Part); 6] = [
+        (step.curves.iter().any(|of| of.laws.is_some()), law_grid),
+        (!step.cross_fits.is_empty(), cross_fit_grid),
+        (effects.iter().any(|e| e.rank_p.is_some()), control_grid),
+        (!step.controls.balance.is_empty(), balance_grid),
+        (!step.band_contrasts.is_empty(), contrast_grid),
+        (!step.coactivation.is_empty(), coactivation_grid),
     ];
+    let there = parts.into_iter().filter(|(is_there, _)| *is_there);
+    Ok(there.fold(section, |section, (_, grid)| section.grid(grid(step))))
+}
+
+fn selection_grid(step: &StepAnalysis) -> Grid {
     let caption = format!(
         "{} of {} neurons, {}; {}effects and changes in nats; `ranks` are those over resampled documents (or sequences), the last where a resample leaves the neuron out, `selected in` is the share of resamples that select the neuron; p values are over all neurons at once (max-t by sign flips of documents)",
         step.selected.len(),
@@ -165,77 +151,59 @@ fn selection_grid(step: &StepAnalysis) -> Grid {
         step.about,
         step.baselines(),
     );
-    let mut grid = Grid::new(columns).caption(&caption);
-    for (i, neuron) in step.selected.iter().enumerate() {
-        let effects = &neuron.ranked.effects;
-        let ranks = step.rank_intervals.get(&effects.neuron);
-        let adjusted = step.max_t.get(&effects.neuron);
-        let share = |share: Share| {
-            share
-                .of(step.direct, &neuron.ranked)
-                .map_or(Cell::Missing, Cell::Percent)
-        };
-        let p = |place: usize| adjusted.map_or(Cell::Missing, |p| Cell::Fixed(p[place], 3));
-        grid.row([
-            (i + 1).into(),
-            effects.neuron.to_string().into(),
-            effects.total_effect.into(),
-            neuron.total_effect.map(ends).into(),
-            share(Share::Frequency),
-            share(Share::AllTokens),
-            share(Share::FinalNorm),
-            effects.loss_change.into(),
-            neuron.loss_change.map(ends).into(),
-            effects.kl_change.into(),
-            neuron.kl_change.map(ends).into(),
-            ranks
-                .map(|r| format!("[{},\u{a0}{}]", r.low, r.high))
-                .into(),
-            ranks.map_or(Cell::Missing, |r| Cell::Percent(r.top_share)),
-            p(0),
-            p(1),
-        ]);
-    }
-    grid
+    let id = |n: &Selected| n.ranked.effects.neuron;
+    let ranks = |n: &Selected| step.rank_intervals.get(&id(n));
+    let share = |share: Share| {
+        move |(_, n): &(usize, &Selected)| Cell::percent(share.of(step.direct, &n.ranked))
+    };
+    let p = |place: usize| {
+        move |(_, n): &(usize, &Selected)| Cell::fixed(step.max_t.get(&id(n)).map(|p| p[place]), 3)
+    };
+    let range = |r: &RankInterval| format!("[{},\u{a0}{}]", r.low, r.high);
+    Grid::of((1..).zip(&step.selected))
+        .caption(caption)
+        .column("rank", |(rank, _)| *rank)
+        .column("neuron", |(_, n)| id(n).to_string())
+        .column("total effect", |(_, n)| n.ranked.effects.total_effect)
+        .column("interval", |(_, n)| n.total_effect.map(ends))
+        .column("mediated", share(Share::Frequency))
+        .column("mediated, all tokens", share(Share::AllTokens))
+        .column("by the final norm", share(Share::FinalNorm))
+        .column("Δ loss", |(_, n)| n.ranked.effects.loss_change)
+        .column("interval", |(_, n)| n.loss_change.map(ends))
+        .column("Δ KL", |(_, n)| n.ranked.effects.kl_change)
+        .column("interval", |(_, n)| n.kl_change.map(ends))
+        .column("ranks", |(_, n)| ranks(n).map(range))
+        .column("selected in", |(_, n)| {
+            Cell::percent(ranks(n).map(|r| r.top_share))
+        })
+        .column("p, Δ loss", p(0))
+        .column("p, Δ KL", p(1))
+        .into()
 }
 
 fn curve_grid(step: &StepAnalysis) -> Grid {
-    let mut grid = Grid::new([
-        "rows",
-        "pieces",
-        "BIC",
-        "R²",
-        "breaks (rank)",
-        "slopes",
-        "best line",
-    ])
-    .caption("Fits of the influence curve, in log-log coordinates");
-    for curve in &step.curves {
-        for (i, fit) in curve.curve.fits.iter().enumerate() {
-            let list = |values: &[f64], digits: usize| {
-                values
-                    .iter()
-                    .map(|v| format!("{v:.digits$}"))
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            };
-            grid.row([
-                rows_name(curve.rows).into(),
-                (i + 1).into(),
-                Cell::Fixed(fit.bic, 1),
-                Cell::Fixed(fit.r_squared, 4),
-                list(&fit.break_ranks(), 0).into(),
-                list(&fit.slopes, 2).into(),
-                if i == curve.curve.best {
-                    curve.curve.shape.name()
-                } else {
-                    ""
-                }
-                .into(),
-            ]);
-        }
-    }
-    grid
+    let list = |values: &[f64], digits: usize| {
+        let texts: Vec<String> = values.iter().map(|v| format!("{v:.digits$}")).collect();
+        texts.join(", ")
+    };
+    let fits = step.curves.iter().flat_map(|of| {
+        let fits = of.curve.fits.iter().enumerate();
+        fits.map(move |(i, fit)| (of, i, fit))
+    });
+    Grid::of(fits)
+        .caption("Fits of the influence curve, in log-log coordinates")
+        .column("rows", |(of, ..)| rows_name(of.rows))
+        .column("pieces", |(_, i, _)| i + 1)
+        .column("BIC", |(.., fit)| Cell::Fixed(fit.bic, 1))
+        .column("R²", |(.., fit)| Cell::Fixed(fit.r_squared, 4))
+        .column("breaks (rank)", |(.., fit)| list(&fit.break_ranks(), 0))
+        .column("slopes", |(.., fit)| list(&fit.slopes, 2))
+        .column("best line", |(of, i, _)| match *i == of.curve.best {
+            true => of.curve.shape.name(),
+            false => "",
+        })
+        .into()
 }
 
 /// An interval that stays on one line.
@@ -246,135 +214,103 @@ fn ends(interval: Interval) -> String {
 
 /// Whether the values follow a law at all, which the broken line cannot say.
 fn law_grid(step: &StepAnalysis) -> Grid {
-    let mut grid = Grid::new([
-        "rows",
-        "law",
-        "log-likelihood",
-        "goodness of fit, p",
-        "against the likeliest, p",
-        "verdict",
-    ])
-    .caption("Laws of the influences: maximum likelihood of their logarithms, a parametric bootstrap of each law's Kolmogorov-Smirnov distance, and Vuong's test");
-    for curve in &step.curves {
-        let Some(laws) = &curve.laws else { continue };
-        for (i, fit) in laws.fits.iter().enumerate() {
+    let with_laws = step
+        .curves
+        .iter()
+        .filter_map(|of| Some((of, of.laws.as_ref()?)));
+    let fits = with_laws.flat_map(|(of, laws)| {
+        let fits = laws.fits.iter().enumerate();
+        fits.map(move |(i, fit)| (of, laws, i, fit))
+    });
+    Grid::of(fits)
+        .caption("Laws of the influences: maximum likelihood of their logarithms, a parametric bootstrap of each law's Kolmogorov-Smirnov distance, and Vuong's test")
+        .column("rows", |(of, ..)| rows_name(of.rows))
+        .column("law", |(.., fit)| fit.law.name())
+        .column("log-likelihood", |(.., fit)| {
+            Cell::Fixed(fit.log_likelihood, 1)
+        })
+        .column("goodness of fit, p", |(.., fit)| {
+            Cell::Fixed(fit.goodness_p, 3)
+        })
+        .column("against the likeliest, p", |(_, laws, _, fit)| {
             let against = laws.vuong.iter().find(|v| v.other == fit.law);
-            grid.row([
-                rows_name(curve.rows).into(),
-                fit.law.name().into(),
-                Cell::Fixed(fit.log_likelihood, 1),
-                Cell::Fixed(fit.goodness_p, 3),
-                against.map_or(Cell::Missing, |v| Cell::Fixed(v.p, 3)),
-                curve
-                    .verdict()
-                    .filter(|_| i == 0)
-                    .map_or("", Verdict::name)
-                    .into(),
-            ]);
-        }
-    }
-    grid
+            Cell::fixed(against.map(|v| v.p), 3)
+        })
+        .column("verdict", |(of, _, i, _)| {
+            let verdict = of.verdict().filter(|_| *i == 0);
+            verdict.map_or("", Verdict::name)
+        })
+        .into()
 }
 
 /// The selection on the documents that made it, and on others.
 fn cross_fit_grid(step: &StepAnalysis) -> Grid {
-    let mut grid = Grid::new([
-        "measure",
-        "where selected",
-        "held out",
-        "interval",
-        "shrinkage",
-        "documents",
-    ])
-    .caption("Selected on some documents (or sequences), measured on the others; mean over the selected neurons, in nats. The effects where they were selected are flattered by the selection");
-    for fitted in &step.cross_fits {
-        grid.row([
-            fitted.measure.into(),
-            fitted.fit.in_sample.into(),
-            fitted.fit.held_out.into(),
-            fitted.interval.map(ends).into(),
-            fitted.fit.shrinkage().map_or(Cell::Missing, Cell::Percent),
-            Group::with_values(&fitted.fit.groups).into(),
-        ]);
-    }
-    grid
+    Grid::of(&step.cross_fits)
+        .caption("Selected on some documents (or sequences), measured on the others; mean over the selected neurons, in nats. The effects where they were selected are flattered by the selection")
+        .column("measure", |of| of.measure)
+        .column("where selected", |of| of.fit.in_sample)
+        .column("held out", |of| of.fit.held_out)
+        .column("interval", |of| of.interval.map(ends))
+        .column("shrinkage", |of| Cell::percent(of.fit.shrinkage()))
+        .column("documents", |of| Group::with_values(&of.fit.groups))
+        .into()
 }
 
 /// The selection among the draws of its controls.
 fn control_grid(step: &StepAnalysis) -> Grid {
-    let mut grid = Grid::new([
-        "rows",
-        "control",
-        "draws",
-        "documents",
-        "selection",
-        "mean of controls",
-        "rank p",
-    ])
-        .caption("Mean total effect, in nats; the rank p value is (1 + draws at least as extreme) / (1 + draws); beside matched controls a draw puts in the place of each neuron one of those alike, or the neuron itself");
-    for effect in step.band_effects.iter().filter(|e| e.rank_p.is_some()) {
-        let of = |set: SetName| {
-            let mut effects = step.band_effects.iter();
-            effects.find(|e| e.set == set && e.rows == effect.rows)
-        };
-        let of_matched = match effect.set {
-            SetName::Control(ControlKind::Matched) => of(SetName::MatchedSelection),
-            _ => None,
-        };
-        let of_selection = of_matched.or(of(SetName::Selection));
-        grid.row([
-            rows_name(effect.rows).into(),
-            effect.set.name().into(),
-            effect.draws.into(),
-            effect.clusters.into(),
-            of_selection.map(|e| e.mean).into(),
-            effect.mean.into(),
-            effect.rank_p.map_or(Cell::Missing, |p| Cell::Fixed(p, 3)),
-        ]);
-    }
-    grid
+    let of = |set: SetName, rows: RowFilter| {
+        let mut effects = step.band_effects.iter();
+        effects.find(|e| e.set == set && e.rows == rows)
+    };
+    let of_selection = |effect: &SetEffect| {
+        let matched = effect.set == SetName::Control(ControlKind::Matched);
+        let matched = matched.then_some(SetName::MatchedSelection);
+        matched
+            .and_then(|set| of(set, effect.rows))
+            .or(of(SetName::Selection, effect.rows))
+    };
+    Grid::of(step.band_effects.iter().filter(|e| e.rank_p.is_some()))
+        .caption("Mean total effect, in nats; the rank p value is (1 + draws at least as extreme) / (1 + draws); beside matched controls a draw puts in the place of each neuron one of those alike, or the neuron itself")
+        .column("rows", |e| rows_name(e.rows))
+        .column("control", |e| e.set.name())
+        .column("draws", |e| e.draws)
+        .column("documents", |e| e.clusters)
+        .column("selection", |e| of_selection(e).map(|e| e.mean))
+        .column("mean of controls", |e| e.mean)
+        .column("rank p", |e| Cell::fixed(e.rank_p, 3))
+        .into()
 }
 
 /// Whether the controls are controls.
 fn balance_grid(step: &StepAnalysis) -> Grid {
-    let caption = match step.controls.unmatched.len() {
-        0 => "Standardised mean differences between the selection and its controls: those beyond 0.1 on either side are not balanced".to_owned(),
-        n => format!("Standardised mean differences between the selection and its controls: those beyond 0.1 on either side are not balanced. {n} selected neurons have no matched control and are left out beside these"),
-    };
-    let mut grid =
-        Grid::new(["control", "trait", "selection", "controls", "difference"]).caption(&caption);
-    for row in &step.controls.balance {
-        let balance = row.balance.as_ref();
-        grid.row([
-            row.kind.name().into(),
-            row.name.replace('_', " ").into(),
-            balance.map(|b| b.selected).into(),
-            balance.map(|b| b.controls).into(),
-            balance.map_or(Cell::Missing, |b| Cell::Fixed(b.difference, 2)),
-        ]);
+    let mut caption = "Standardised mean differences between the selection and its controls: those beyond 0.1 on either side are not balanced".to_owned();
+    let unmatched = step.controls.unmatched.len();
+    if unmatched > 0 {
+        caption += &format!(
+            ". {unmatched} selected neurons have no matched control and are left out beside these"
+        );
     }
-    grid
+    Grid::of(&step.controls.balance)
+        .caption(caption)
+        .column("control", |row| row.kind.name())
+        .column("trait", |row| row.name.replace('_', " "))
+        .column("selection", |row| row.balance.map(|b| b.selected))
+        .column("controls", |row| row.balance.map(|b| b.controls))
+        .column("difference", |row| {
+            Cell::fixed(row.balance.map(|b| b.difference), 2)
+        })
+        .into()
 }
 
 fn contrast_grid(step: &StepAnalysis) -> Grid {
-    let mut grid = Grid::new([
-        "set",
-        "neurons",
-        "rare minus common",
-        "interval",
-        "documents",
-    ])
-        .caption("Total effect on rare rows minus that on common rows, in nats, within each document (or sequence) that has both");
-    for contrast in &step.band_contrasts {
-        grid.row([
-            contrast.set.name().into(),
-            contrast.neurons.into(),
-            contrast.mean.into(),
-            contrast.interval.map(ends).into(),
-            contrast.clusters.into(),
-        ]);
-    }
-    grid
+    Grid::of(&step.band_contrasts)
+        .caption("Total effect on rare rows minus that on common rows, in nats, within each document (or sequence) that has both")
+        .column("set", |c| c.set.name())
+        .column("neurons", |c| c.neurons)
+        .column("rare minus common", |c| c.mean)
+        .column("interval", |c| c.interval.map(ends))
+        .column("documents", |c| c.clusters)
+        .into()
 }
 
 /// The neurons before the first break.
@@ -392,84 +328,53 @@ fn plateau(curve: &StratumCurve) -> String {
 }
 
 fn coactivation_grid(step: &StepAnalysis) -> Grid {
-    let columns = [
-        "rows",
-        "set",
-        "draw",
-        "positions",
-        "mean correlation",
-        "mean |correlation|",
-        "effective dimension",
-        "the same, z-scored",
-    ];
-    let mut grid = Grid::new(columns).caption("Co-activation: pairwise correlation over positions, and principal components for 95 % of the variance, of activations as they are and z-scored by neuron");
-    for set in &step.coactivation {
-        let values = &set.coactivation;
-        grid.row([
-            rows_name(set.rows).into(),
-            set.set.name().into(),
-            set.draw.map(|draw| draw + 1).into(),
-            values.positions.into(),
-            values
-                .mean_correlation
-                .map_or(Cell::Missing, |r| Cell::Fixed(r, 3)),
-            values
-                .mean_abs_correlation
-                .map_or(Cell::Missing, |r| Cell::Fixed(r, 3)),
-            values.effective_dimension_covariance.into(),
-            values.effective_dimension_zscored.into(),
-        ]);
-    }
-    grid
+    Grid::of(step.coactivation.iter().map(|of| (of, &of.coactivation)))
+        .caption("Co-activation: pairwise correlation over positions, and principal components for 95 % of the variance, of activations as they are and z-scored by neuron")
+        .column("rows", |(of, _)| rows_name(of.rows))
+        .column("set", |(of, _)| of.set.name())
+        .column("draw", |(of, _)| of.draw.map(|draw| draw + 1))
+        .column("positions", |(_, found)| found.positions)
+        .column("mean correlation", |(_, found)| {
+            Cell::fixed(found.mean_correlation, 3)
+        })
+        .column("mean |correlation|", |(_, found)| {
+            Cell::fixed(found.mean_abs_correlation, 3)
+        })
+        .column("effective dimension", |(_, found)| {
+            found.effective_dimension_covariance
+        })
+        .column("the same, z-scored", |(_, found)| {
+            found.effective_dimension_zscored
+        })
+        .into()
 }
 
 /// What has changed since earlier checkpoints, of all followed neurons together.
 fn change_grid(changes: &[StepChange]) -> Grid {
-    let mut grid = Grid::new([
-        "step",
-        "later step",
-        "measure",
-        "neurons",
-        "later minus earlier",
-        "interval",
-        "documents",
-    ])
-    .caption("Differences between checkpoints, in nats, paired by document (or sequence); `selection` are the neurons selected at the last step, each of which has rows of its own in step_changes.parquet");
     let of_sets = |change: &&StepChange| !matches!(change.subject, Subject::Neuron(_));
-    for change in changes.iter().filter(of_sets) {
-        grid.row([
-            change.step.to_string().into(),
-            change.later.to_string().into(),
-            change.measure.replace('_', " ").into(),
-            change.subject.name().into(),
-            change.mean.into(),
-            change.interval.map(ends).into(),
-            change.clusters.into(),
-        ]);
-    }
-    grid
+    Grid::of(changes.iter().filter(of_sets))
+        .caption("Differences between checkpoints, in nats, paired by document (or sequence); `selection` are the neurons selected at the last step, each of which has rows of its own in step_changes.parquet")
+        .column("step", |c| c.step.to_string())
+        .column("later step", |c| c.later.to_string())
+        .column("measure", |c| c.measure.replace('_', " "))
+        .column("neurons", |c| c.subject.name())
+        .column("later minus earlier", |c| c.mean)
+        .column("interval", |c| c.interval.map(ends))
+        .column("documents", |c| c.clusters)
+        .into()
 }
 
 fn overlap_grid(overlaps: &[Overlap]) -> Grid {
-    let mut grid = Grid::new([
-        "step",
-        "other step",
-        "selected",
-        "Jaccard",
-        "by chance",
-        "rank-biased overlap",
-    ]);
-    for overlap in overlaps {
-        grid.row([
-            overlap.step.to_string().into(),
-            overlap.other.to_string().into(),
-            format!("{}, {}", overlap.selected[0], overlap.selected[1]).into(),
-            overlap.jaccard.map_or(Cell::Missing, |j| Cell::Fixed(j, 2)),
-            overlap.chance.map_or(Cell::Missing, |j| Cell::Fixed(j, 2)),
-            overlap
-                .rank_biased_overlap
-                .map_or(Cell::Missing, |r| Cell::Fixed(r, 2)),
-        ]);
-    }
-    grid
+    Grid::of(overlaps)
+        .column("step", |o| o.step.to_string())
+        .column("other step", |o| o.other.to_string())
+        .column("selected", |o| {
+            format!("{}, {}", o.selected[0], o.selected[1])
+        })
+        .column("Jaccard", |o| Cell::fixed(o.jaccard, 2))
+        .column("by chance", |o| Cell::fixed(o.chance, 2))
+        .column("rank-biased overlap", |o| {
+            Cell::fixed(o.rank_biased_overlap, 2)
+        })
+        .into()
 }

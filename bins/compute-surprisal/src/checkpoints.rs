@@ -11,6 +11,7 @@ use model_conventions::{Counted, StepNames, step_of, step_of_folder};
 use neox_core::{AuditRow, LoadOptions, Model};
 
 use crate::config::SurprisalConfig;
+use crate::{JOB, VERSION};
 
 /// Where the checkpoints are and which there are.
 #[derive(Debug)]
@@ -161,11 +162,7 @@ impl Checkpoints {
         // The configuration, then the weights by their paths.
         named.sort();
         let named: String = named.into_iter().map(|(.., text)| text).collect();
-        let version = env!("CARGO_PKG_VERSION");
-        Ok((
-            format!("compute-surprisal {version}{named}"),
-            content.join(" "),
-        ))
+        Ok((format!("{JOB} {VERSION}{named}"), content.join(" ")))
     }
 
     fn load(&self, step: Option<u64>) -> anyhow::Result<Loaded> {

@@ -57,7 +57,7 @@ pub(crate) struct SurprisalConfig {
     pub(crate) frequency: Option<FrequencyConfig>,
     #[serde(default)]
     pub(crate) band: Option<BandConfig>,
-    #[serde(default = "default_seed")]
+    #[serde(default = "job_kit::default_seed")]
     pub(crate) seed: u64,
     /// A folder in whose folders runs of other steps are (a sweep over `model.steps`): their scores are put together, and nothing is computed.
     #[serde(default)]
@@ -245,7 +245,7 @@ pub(crate) struct WordsConfig {
     #[serde(default)]
     pub(crate) join: Option<Join>,
     /// Whether the beginning-of-sequence token stands before the context.
-    #[serde(default = "default_true")]
+    #[serde(default = "job_kit::on")]
     pub(crate) bos: bool,
     /// No contexts: each word once, after the beginning-of-sequence token.
     #[serde(default)]
@@ -328,16 +328,13 @@ pub(crate) struct OutputConfig {
     #[serde(default)]
     pub(crate) wide: Option<bool>,
     /// Whether to fit learning curves.
-    #[serde(default = "default_true")]
+    #[serde(default = "job_kit::on")]
     pub(crate) acquisition: bool,
     /// (word, context) pairs between two saves.
     #[serde(default = "default_chunk")]
     pub(crate) chunk: usize,
 }
 
-fn default_seed() -> u64 {
-    42
-}
 fn default_batch_tokens() -> usize {
     4096
 }
@@ -349,7 +346,4 @@ fn default_mean_over() -> MeanOver {
 }
 fn default_chunk() -> usize {
     2000
-}
-fn default_true() -> bool {
-    true
 }

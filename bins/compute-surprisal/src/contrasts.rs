@@ -11,7 +11,7 @@ use neuron_select::{ControlKind, TraitBalance, q_values, rank_p};
 use surprisal_metrics::{Bootstrap, Group, Interval, Unit};
 
 use crate::interventions::{Drawn, Facts, InterventionSpec};
-use crate::summary::{Step, includes_0, steps};
+use crate::summary::{Step, includes_0, step_name, steps};
 
 /// What an intervention on the selected neurons changes more than the same on one kind of controls, in a group of words. Every word counts
 /// once.
@@ -294,40 +294,23 @@ pub(crate) fn ends(interval: Interval) -> String {
 
 /// The part of the report.
 pub(crate) fn section(contrasts: &[Contrast], drawn: &[DrawnAt], unit: Unit) -> Section {
-    let mut grid = Grid::new([
-        "step".to_owned(),
-        "words".into(),
-        "n".into(),
-        "intervention".into(),
-        "against".into(),
-        "draws".into(),
-        format!("change ({})", unit.name()),
-        "change of controls".into(),
-        "excess".into(),
-        "95 % interval".into(),
-        "p".into(),
-        "q".into(),
-    ]);
-    let step = |step: Option<u64>| step.map_or("none".to_owned(), |step| step.to_string());
     let signed = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:+.4}"));
     let chance = |value: Option<f64>| value.map_or(String::new(), |p| format!("{p:.3}"));
-    for c in contrasts {
-        let ends = c.interval.map_or("none: too few".to_owned(), ends);
-        grid.row([
-            step(c.step).into(),
-            c.group.as_str().into(),
-            c.words.to_string().into(),
-            c.intervention.as_str().into(),
-            c.control.name().into(),
-            c.draws.to_string().into(),
-            signed(c.change).into(),
-            signed(c.of_controls).into(),
-            signed(Some(c.excess)).into(),
-            ends.into(),
-            chance(c.p).into(),
-            chance(c.q).into(),
-        ]);
-    }
+    let grid = Grid::of(contrasts)
+        .column("step", |c| step_name(c.step))
+        .column("words", |c| c.group.as_str())
+        .column("n", |c| c.words.to_string())
+        .column("intervention", |c| c.intervention.as_str())
+        .column("against", |c| c.control.name())
+        .column("draws", |c| c.draws.to_string())
+        .column(format!("change ({})", unit.name()), |c| signed(c.change))
+        .column("change of controls", |c| signed(c.of_controls))
+        .column("excess", |c| signed(Some(c.excess)))
+        .column("95 % interval", |c| {
+            c.interval.map_or("none: too few".to_owned(), ends)
+        })
+        .column("p", |c| chance(c.p))
+        .column("q", |c| chance(c.q));
     let unbalanced = |at: &DrawnAt| {
         let beyond = at.drawn.balance.iter().filter(|row| {
             let off = row.balance.map_or(0.0, |b| b.difference.abs());

@@ -7,6 +7,7 @@ use job_inputs::{MeansConfig, MeansSample};
 use job_kit::estimate::{ForCheckpoints, memory_now};
 use job_kit::{Estimate, OutputDir, Progress, RunRecord};
 
+use crate::JOB;
 use crate::config::{Reading, SurprisalConfig};
 use crate::setup::{self, MEAN_BATCH, Missing, Setup, Times, scores_of};
 use crate::store::{FORMS, PARTS, Row, Store};
@@ -24,7 +25,8 @@ const WIDE: f64 = 8.0;
 const ROW_IN_MEMORY: u64 = size_of::<Row>() as u64 + 300;
 
 /// What one checkpoint takes of disk and memory, beside the checkpoint itself.
-fn of_shapes(config: &SurprisalConfig, setup: &Setup, scores: usize) -> Estimate {
+fn of_shapes(setup: &Setup<'_>, scores: usize) -> Estimate {
+    let config = setup.config;
     let values = match config.reading {
         Reading::Corrected => FORMS.len(),
         Reading::Liu2025 => 1,
@@ -48,17 +50,16 @@ fn of_shapes(config: &SurprisalConfig, setup: &Setup, scores: usize) -> Estimate
 
 /// Tells at its start what a run takes that lacks so many scores; refuses if the disk has not room for it.
 pub(crate) fn begin(
-    config: &SurprisalConfig,
-    setup: &Setup,
+    setup: &Setup<'_>,
     scores: usize,
     record: &mut RunRecord,
 ) -> anyhow::Result<()> {
     let checkpoints = setup.steps.len();
     let run = ForCheckpoints {
-        of_one: of_shapes(config, setup, scores / checkpoints.max(1)),
+        of_one: of_shapes(setup, scores / checkpoints.max(1)),
         checkpoints,
     };
-    Ok(run.begin(&config.output.dir, LESS, record)?)
+    Ok(run.begin(&setup.config.output.dir, LESS, record)?)
 }
 
 const LESS: &str = "fewer words or draws (`words.max_context`, `controls.draws`) take less";
@@ -85,11 +86,11 @@ pub(crate) fn estimate(
     };
     let checkpoints = missing.len();
     let of_one = scores / checkpoints;
-    let time = probe(config, resolved, &setup, (step, of_step), of_one)?;
+    let time = probe(resolved, &setup, (step, of_step), of_one)?;
     let run = ForCheckpoints {
         of_one: Estimate {
             time: Some(time),
-            ..of_shapes(config, &setup, of_one)
+            ..of_shapes(&setup, of_one)
         },
         checkpoints,
     };
@@ -99,12 +100,12 @@ pub(crate) fn estimate(
 
 /// How long so many scores of a checkpoint take, from a few of them.
 fn probe(
-    config: &SurprisalConfig,
     resolved: &serde_json::Value,
-    setup: &Setup,
+    setup: &Setup<'_>,
     (step, missing): (Option<u64>, &Missing),
     scores: usize,
 ) -> anyhow::Result<Duration> {
+    let config = setup.config;
     let few: Missing = missing
         .iter()
         .max_by_key(|(interventions, pairs)| interventions.len() * pairs.len())
@@ -114,15 +115,14 @@ fn probe(
             BTreeMap::from([(interventions.clone(), spread)])
         })
         .unwrap_or_default();
-    let mut piece = config.clone();
-    piece.means = MeansConfig {
+    let piece = MeansConfig {
         sequences: config.means.sequences.at_most(MEAN_BATCH),
         keep: None,
     };
     let folder = tempfile::tempdir()?;
-    let out = OutputDir::create(folder.path(), setup::JOB, resolved, [PARTS])?;
+    let out = OutputDir::create(folder.path(), JOB, resolved, [PARTS])?;
     let store = Store::open(&out, &setup.identity, setup.keys())?;
-    let mut record = RunRecord::new(setup::JOB, "", resolved);
+    let mut record = RunRecord::new(JOB, "", resolved);
     let mut times = Times::default();
     let measured = scores_of([&few]);
     let progress = Progress::new("measuring", measured as u64, "scores");
@@ -137,13 +137,10 @@ fn probe(
         let sequences = |means| {
             let by = (&loaded.model, loaded.content.as_str());
             let sample = setup.sample.as_ref()?;
-            Some(
-                MeansSample::new(means, by, sample, config.seed)
-                    .sequences()
-                    .len(),
-            )
+            let all = MeansSample::new(means, by, sample, config.seed);
+            Some(all.sequences().len())
         };
-        let more = match (sequences(&config.means), sequences(&piece.means)) {
+        let more = match (sequences(&config.means), sequences(&piece)) {
             (Some(all), Some(few)) => all as f64 / few.max(1) as f64,
             _ => 1.0,
         };

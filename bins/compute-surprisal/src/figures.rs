@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use job_kit::RunRecord;
 use job_kit::plot::{Axis, Color, Figure, Mark};
 use job_kit::report::{Grid, Report, Section};
-use surprisal_metrics::{Doubt, Interval, WordForm};
+use surprisal_metrics::{Doubt, Interval, Paired, WordForm};
 
 use crate::config::{GroupBy, SurprisalConfig};
 use crate::contrasts::{self, Contrast, DrawnAt};
 use crate::groups::{ALL_WORDS, COMMON_TOKENS, LONG_TAIL_TOKENS, MOST_GROUPS};
-use crate::inputs::Inputs;
-use crate::summary::{Acquired, Line};
+use crate::results::Inputs;
+use crate::summary::{Acquired, Line, step_name};
 
 const COLORS: [Color; 7] = [
     Color::Black,
@@ -61,7 +61,7 @@ struct Shown {
 impl Shown {
     /// With how many neurons it changes, over all steps: matched controls stand for those alone that have neurons like them.
     fn new(name: String, inputs: &Inputs<'_>, drawn: &[DrawnAt]) -> Self {
-        let spec = inputs.list.iter().find(|spec| spec.name() == name);
+        let spec = inputs.setup.list.iter().find(|spec| spec.name() == name);
         let Some(spec) = spec.filter(|spec| spec.needs_neurons()) else {
             return Self {
                 label: name.clone(),
@@ -71,7 +71,7 @@ impl Shown {
         let draws = spec.names();
         let sizes: Vec<usize> = match spec.controls() {
             None => {
-                let steps = inputs.steps.iter();
+                let steps = inputs.setup.steps.iter();
                 let neurons = steps.map(|&step| inputs.store.selected(step));
                 neurons.map(|of| of.split_whitespace().count()).collect()
             }
@@ -105,13 +105,13 @@ pub(crate) fn write(
     learned: &[Acquired],
     record: &mut RunRecord,
 ) -> anyhow::Result<()> {
-    let (config, out, by) = (inputs.config, inputs.out, inputs.words.by);
+    let (config, out, by) = (inputs.setup.config, inputs.out, inputs.setup.words.by);
     let interventions = in_order(lines, |l| &l.intervention);
     let interventions: Vec<Shown> = interventions
         .into_iter()
         .map(|name| Shown::new(name, inputs, drawn))
         .collect();
-    let groups = &inputs.words.groups;
+    let groups = &inputs.setup.words.groups;
     let shown = format!("surprisal ({})", config.unit.name());
     let mut report = Report::new("Surprisal of words under interventions")
         .fact(
@@ -128,7 +128,7 @@ pub(crate) fn write(
         .fact("neurons", neurons_in_words(config))
         .fact(
             "neurons selected on the text of the contexts",
-            match inputs.selected_on_measured {
+            match inputs.setup.selected_on_measured {
                 Some(true) => "yes, which flatters them",
                 Some(false) => "no",
                 None => "not known",
@@ -170,7 +170,7 @@ pub(crate) fn write(
         report = report.section(section);
     }
 
-    let over_steps = inputs.steps.iter().all(Option::is_some);
+    let over_steps = inputs.setup.steps.iter().all(Option::is_some);
     let section = match over_steps {
         true => over_training(inputs, lines, &interventions, &shown, record)?,
         false => {
@@ -193,13 +193,18 @@ pub(crate) fn write(
 /// The surprisal of a uniform guess for each piece that counts, every word once: of each group.
 fn chance(inputs: &Inputs<'_>) -> Vec<f64> {
     let mut words: BTreeMap<(usize, &str), (f64, u32)> = BTreeMap::new();
-    let pairs = inputs.words.pairs.iter().zip(&inputs.words.group);
-    for ((pair, &group), request) in pairs.zip(inputs.requests) {
+    let pairs = inputs
+        .setup
+        .words
+        .pairs
+        .iter()
+        .zip(&inputs.setup.words.group);
+    for ((pair, &group), request) in pairs.zip(&inputs.setup.requests) {
         let (sum, n) = words.entry((group, &pair.word)).or_default();
-        *sum += inputs.chance(request.word.len());
+        *sum += inputs.setup.chance(request.word.len());
         *n += 1;
     }
-    let mut of_groups = vec![(0.0, 0u32); inputs.words.groups.len()];
+    let mut of_groups = vec![(0.0, 0u32); inputs.setup.words.groups.len()];
     for ((group, _), (sum, n)) in words {
         of_groups[group].0 += sum / f64::from(n);
         of_groups[group].1 += 1;
@@ -226,10 +231,14 @@ fn over_training(
     shown: &str,
     record: &mut RunRecord,
 ) -> anyhow::Result<Section> {
-    let (out, by) = (inputs.out, inputs.words.by);
-    let groups = &inputs.words.groups;
+    let (out, by) = (inputs.out, inputs.setup.words.by);
+    let groups = &inputs.setup.words.groups;
     // Names of groups fill the titles.
-    let steps = format!("{} ({})", inputs.counted.label(), inputs.config.in_header());
+    let steps = format!(
+        "{} ({})",
+        inputs.setup.checkpoints.counted().label(),
+        inputs.setup.config.in_header()
+    );
     let x = || Axis::steps(&steps);
     let mut section = Section::new("Surprisal over training").text(
         "Every word counts once, by the mean over its contexts. Bands are 95 % bootstrap-t intervals from 1,000 resamples of the words. Step 0 stands left of \
@@ -283,7 +292,7 @@ fn frequency_figure(
     };
     let step = lines.first().and_then(|line| line.step);
     let step = step.map_or(String::new(), |step| format!("step {step}, "));
-    let header = inputs.config.in_header();
+    let header = inputs.setup.config.in_header();
     let mut figure = Figure::new(
         &format!("{title} ({step}{header})"),
         Axis::linear("frequency of the words (Zipf value)"),
@@ -294,7 +303,7 @@ fn frequency_figure(
     } else {
         let chance = chance(inputs);
         let zipf = |group: &String| lines.iter().find(|l| &l.group == group)?.zipf;
-        let groups = inputs.words.groups.iter().zip(chance);
+        let groups = inputs.setup.words.groups.iter().zip(chance);
         let points = groups.filter_map(|(group, chance)| Some((zipf(group)?, chance)));
         let mark = Mark::line("uniform guess", points).dashed();
         figure = figure.mark(mark.color(Color::Grey));
@@ -355,7 +364,7 @@ fn surprisal_figure(
 ) -> Figure {
     let chance = chance(inputs);
     let mut figure = Figure::new("Surprisal over training", x, Axis::linear(y));
-    let groups = &inputs.words.groups;
+    let groups = &inputs.setup.words.groups;
     let named = counted(lines, groups);
     let by_group = groups.len() > 1 && interventions.len() == 1;
     for (g, group) in groups.iter().enumerate() {
@@ -407,7 +416,7 @@ fn change_figure(
     interventions: &[Shown],
     x: Axis,
 ) -> Option<Figure> {
-    let config = inputs.config;
+    let config = inputs.setup.config;
     let words = lines.iter().filter(|line| line.group == group);
     let words = words.map(|line| line.words).max().unwrap_or(0);
     let mut figure = Figure::new(
@@ -443,53 +452,37 @@ fn change_figure(
 }
 
 fn means_grid(lines: &[Line], config: &SurprisalConfig) -> Grid {
-    let unit = config.unit.name();
-    let mut grid = Grid::new([
-        "step".to_owned(),
-        "words".into(),
-        "n".into(),
-        "intervention".into(),
-        format!("mean ({unit})"),
-        "95 % interval".into(),
-        "change".into(),
-        "95 % interval".into(),
-        "words higher / lower".into(),
-        "sign test p".into(),
-        "q".into(),
-    ]);
-    let interval = |i: surprisal_metrics::Interval| format!("{:.3} to {:.3}", i.lower, i.upper);
     let none = || "none: too few".to_owned();
-    for line in lines {
-        let paired = line.paired.as_ref();
-        grid.row([
-            line.step
-                .map_or("none".to_owned(), |step| step.to_string())
-                .into(),
-            line.group.as_str().into(),
-            line.words.to_string().into(),
-            line.intervention.as_str().into(),
-            format!("{:.3}", line.mean).into(),
-            line.interval.map_or_else(none, interval).into(),
-            paired
-                .map_or(String::new(), |p| format!("{:+.4}", p.difference))
-                .into(),
-            paired
-                .map_or(String::new(), |p| {
-                    p.interval.map_or_else(none, contrasts::ends)
-                })
-                .into(),
-            paired
-                .map_or(String::new(), |p| format!("{} / {}", p.higher, p.lower))
-                .into(),
-            paired
-                .map_or(String::new(), |p| format!("{:.2e}", p.sign_p))
-                .into(),
-            line.sign_q
-                .map_or(String::new(), |q| format!("{q:.2e}"))
-                .into(),
-        ]);
+    let interval = |i: Interval| format!("{:.3} to {:.3}", i.lower, i.upper);
+    /// What the comparison with the unchanged model says, where there is one.
+    fn paired(say: impl Fn(&Paired) -> String) -> impl Fn(&&Line) -> String {
+        move |line| line.paired.as_ref().map_or(String::new(), &say)
     }
-    grid
+    Grid::of(lines)
+        .column("step", |line| step_name(line.step))
+        .column("words", |line| line.group.as_str())
+        .column("n", |line| line.words.to_string())
+        .column("intervention", |line| line.intervention.as_str())
+        .column(format!("mean ({})", config.unit.name()), |line| {
+            format!("{:.3}", line.mean)
+        })
+        .column("95 % interval", |line| {
+            line.interval.map_or_else(none, interval)
+        })
+        .column("change", paired(|p| format!("{:+.4}", p.difference)))
+        .column(
+            "95 % interval",
+            paired(|p| p.interval.map_or_else(none, contrasts::ends)),
+        )
+        .column(
+            "words higher / lower",
+            paired(|p| format!("{} / {}", p.higher, p.lower)),
+        )
+        .column("sign test p", paired(|p| format!("{:.2e}", p.sign_p)))
+        .column("q", |line| {
+            line.sign_q.map_or(String::new(), |q| format!("{q:.2e}"))
+        })
+        .into()
 }
 
 fn acquisition_section(
@@ -497,39 +490,32 @@ fn acquisition_section(
     groups: &[String],
     interventions: &[Shown],
 ) -> Section {
-    let mut grid = Grid::new([
-        "words",
-        "intervention",
-        "learned",
-        "not learned",
-        "learned before",
-        "no curve holds",
-        "median step",
-    ]);
-    for group in groups {
-        for intervention in interventions {
-            let of: Vec<&Acquired> = learned
-                .iter()
-                .filter(|a| a.group() == group && a.intervention() == intervention.name)
-                .collect();
-            if of.is_empty() {
-                continue;
-            }
-            let count = |of_doubt: &[Option<Doubt>]| {
-                let with = of.iter().filter(|a| of_doubt.contains(&a.doubt()));
-                with.count().to_string()
-            };
-            grid.row([
-                group.as_str().into(),
-                intervention.name.as_str().into(),
-                count(&[None]).into(),
-                count(&[Some(Doubt::NeverBelow)]).into(),
-                count(&[Some(Doubt::AlwaysBelow)]).into(),
-                count(&[Some(Doubt::NotMonotone), Some(Doubt::Misfit)]).into(),
-                median_age(&of).into(),
-            ]);
+    let pairs = groups
+        .iter()
+        .flat_map(|group| interventions.iter().map(move |i| (group, &i.name)));
+    let rows = pairs.map(|(group, name)| {
+        let of = learned.iter();
+        let of = of.filter(|a| a.group() == group && a.intervention() == name);
+        (group, name, of.collect::<Vec<&Acquired>>())
+    });
+    type Row<'r> = (&'r String, &'r String, Vec<&'r Acquired>);
+    fn count(doubts: &[Option<Doubt>]) -> impl Fn(&Row<'_>) -> String {
+        move |(.., of)| {
+            let with = of.iter().filter(|a| doubts.contains(&a.doubt()));
+            with.count().to_string()
         }
     }
+    let grid = Grid::of(rows.filter(|(.., of)| !of.is_empty()))
+        .column("words", |(group, ..)| group.as_str())
+        .column("intervention", |(_, name, _)| name.as_str())
+        .column("learned", count(&[None]))
+        .column("not learned", count(&[Some(Doubt::NeverBelow)]))
+        .column("learned before", count(&[Some(Doubt::AlwaysBelow)]))
+        .column(
+            "no curve holds",
+            count(&[Some(Doubt::NotMonotone), Some(Doubt::Misfit)]),
+        )
+        .column("median step", |(.., of)| median_age(of));
     Section::new("When words are learned")
         .text(
             "Age of acquisition after Chang and Bergen (2022): a falling sigmoid over log10 of the step is fitted to each word's mean surprisal; the word is learned \

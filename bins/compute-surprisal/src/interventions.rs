@@ -221,7 +221,7 @@ pub(crate) struct Sources<'s> {
     pub(crate) site: NeuronSite,
     pub(crate) neurons: &'s [NeuronId],
     /// Mean activations of the neurons' layers, where an intervention needs them.
-    pub(crate) means: Option<&'s LayerMeans>,
+    pub(crate) means: Option<LayerMeans>,
     /// What all neurons of these layers do, where controls are matched on it.
     pub(crate) activities: BTreeMap<usize, Vec<Activity>>,
     pub(crate) controls: &'s ControlOptions,
@@ -339,11 +339,17 @@ impl Sources<'_> {
     /// its activations are from where it takes them.
     fn pool(&self, operation: &InterventionSpec) -> anyhow::Result<Pool> {
         let layers = layers_of(self.neurons);
-        let mean = |id: NeuronId| self.means?.neurons(id.layer)?.get(id.neuron).copied();
+        let mean = |id: NeuronId| {
+            self.means
+                .as_ref()?
+                .neurons(id.layer)?
+                .get(id.neuron)
+                .copied()
+        };
         if self.activities.is_empty() {
             let mut candidates = Vec::new();
             for layer in layers {
-                let mean = self.means.and_then(|means| means.neurons(layer));
+                let mean = self.means.as_ref().and_then(|means| means.neurons(layer));
                 let norms = output_norms(self.model, layer)?;
                 candidates.extend(Candidate::of_layer(layer, mean, &norms));
             }
@@ -381,7 +387,7 @@ impl Sources<'_> {
             );
         }
         let mean = |n: &NeuronId| {
-            let of_layer = self.means.and_then(|means| means.neurons(n.layer));
+            let of_layer = self.means.as_ref().and_then(|means| means.neurons(n.layer));
             let mean = of_layer.and_then(|of_layer| of_layer.get(n.neuron));
             mean.copied()
                 .with_context(|| format!("`{name}` needs the mean activation of neuron {n}"))

@@ -4,11 +4,11 @@ use job_inputs::step_in_words;
 use job_kit::{OutputDir, Progress, WithHint};
 use neox_core::WeightFiles;
 
+use crate::JOB;
 use crate::config::SurprisalConfig;
 use crate::estimate;
-use crate::inputs::Inputs;
-use crate::results;
-use crate::setup::{JOB, Setup, Times, begin, intervention_names, scores_of};
+use crate::results::{self, Inputs};
+use crate::setup::{Setup, Times, begin, intervention_names, scores_of};
 use crate::store::{CHECKPOINTS, Store};
 
 pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
@@ -54,7 +54,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
             all - total
         );
     }
-    estimate::begin(config, &setup, total, &mut record)?;
+    estimate::begin(&setup, total, &mut record)?;
 
     let progress = Progress::new("scoring", total as u64, "scores");
     let mut times = Times::default();
@@ -62,7 +62,7 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
     setup.checkpoints.each(&to_do, |loaded| {
         let of_step = (&store, &missing[&loaded.step]);
         let told = (&mut times, &mut record);
-        setup.score(config, &loaded, of_step, &progress, told)?;
+        setup.score(&config.means, &loaded, of_step, &progress, told)?;
         for warning in loaded.model.warnings() {
             record.warn(format!("`{}`: {warning}", loaded.folder.display()));
         }
@@ -79,24 +79,11 @@ pub(crate) fn run(config: &SurprisalConfig, resolved: &serde_json::Value) -> any
 
     record.note(CHECKPOINTS, store.addresses(steps));
 
-    let text = results::write(
-        &Inputs {
-            config,
-            list: &setup.list,
-            out: &out,
-            store: &store,
-            words: &setup.words,
-            requests: &setup.requests,
-            steps,
-            selected_on_measured: setup.selected_on_measured,
-            counted: setup.checkpoints.counted(),
-            chance_nats_per_piece: (setup.d_vocab as f64).ln(),
-        },
-        &mut record,
-    )?;
-    record.write(&out)?;
-    Ok(job_kit::print(format!(
-        "{text}Files: {}\n",
-        out.path().display()
-    ))?)
+    let inputs = Inputs {
+        setup: &setup,
+        out: &out,
+        store: &store,
+    };
+    let text = results::write(&inputs, &mut record)?;
+    Ok(record.finish(&out, &text)?)
 }

@@ -6,7 +6,6 @@ mod contrasts;
 mod estimate;
 mod figures;
 mod groups;
-mod inputs;
 mod interventions;
 mod job;
 mod neurons;
@@ -21,8 +20,6 @@ use std::process::ExitCode;
 use batch_runs::BatchArgs;
 use clap::Parser;
 use job_kit::Verbosity;
-
-use crate::config::SurprisalConfig;
 
 const JOB: &str = "compute-surprisal";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -76,16 +73,11 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
-    batch_runs::run::<SurprisalConfig>(
-        JOB,
-        VERSION,
-        &cli.batch,
-        cli.verbosity,
-        |resolved| match cli.estimate {
-            true => estimate::estimate(&resolved.config, resolved.value()),
-            false => job::run(&resolved.config, resolved.value()),
-        },
-    )
+    let one = match cli.estimate {
+        true => estimate::estimate,
+        false => job::run,
+    };
+    batch_runs::run(JOB, VERSION, &cli.batch, cli.verbosity, one)
 }
 
 #[cfg(test)]

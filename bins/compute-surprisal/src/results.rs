@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use anyhow::Context;
 use arrow::array::RecordBatch;
 use job_inputs::step_in_words;
-use job_kit::{Format, RunRecord, Table, TableWriter};
+use job_kit::{Format, OutputDir, RunRecord, Table, TableWriter};
 
 use crate::config::{Reading, SurprisalConfig};
 use crate::contrasts::{self, Contrast, DrawnAt};
 use crate::figures;
-use crate::inputs::Inputs;
 use crate::interventions::{Facts, InterventionSpec};
-use crate::store::{FORMS, Row};
+use crate::setup::Setup;
+use crate::store::{FORMS, Row, Store};
 use crate::summary::{self, Acquired, Line, Step};
 
 const SURPRISAL: &str = "surprisal.parquet";
@@ -22,6 +22,13 @@ const ACQUISITION: &str = "acquisition";
 const CONTRASTS: &str = "contrasts";
 const BALANCE: &str = "balance.parquet";
 const NEURONS: &str = "neurons.parquet";
+
+/// What the tables are made of.
+pub(crate) struct Inputs<'r> {
+    pub(crate) setup: &'r Setup<'r>,
+    pub(crate) store: &'r Store,
+    pub(crate) out: &'r OutputDir,
+}
 
 /// All files that a run may write.
 pub(crate) fn outputs(config: &SurprisalConfig, list: &[InterventionSpec]) -> Vec<String> {
@@ -61,7 +68,7 @@ fn write_both(inputs: &Inputs<'_>, name: &str, table: &RecordBatch) -> anyhow::R
 /// Writes all tables and figures; gives the text for the terminal.
 pub(crate) fn write(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<String> {
     let (lines, contrasts) = tidy(inputs, record)?;
-    let table = summary::table(&lines, inputs.config.unit)?;
+    let table = summary::table(&lines, inputs.setup.config.unit)?;
     write_both(inputs, SUMMARY, &table)?;
     let drawn = drawn(inputs, record)?;
     let unsure = (summary::undecided(&lines), contrasts::undecided(&contrasts));
@@ -72,33 +79,38 @@ pub(crate) fn write(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Resu
         ));
     }
     if !drawn.is_empty() {
-        let table = contrasts::table(&contrasts, inputs.config.unit)?;
+        let table = contrasts::table(&contrasts, inputs.setup.config.unit)?;
         write_both(inputs, CONTRASTS, &table)?;
         inputs.out.table(BALANCE, &contrasts::balance(&drawn)?)?;
     }
-    if inputs.list.iter().any(InterventionSpec::needs_neurons) {
-        let selected = inputs.steps.iter();
+    if inputs
+        .setup
+        .list
+        .iter()
+        .any(InterventionSpec::needs_neurons)
+    {
+        let selected = inputs.setup.steps.iter();
         let selected: Vec<_> = selected.map(|&s| (s, inputs.store.selected(s))).collect();
-        let table = contrasts::neurons(inputs.list, &selected, &drawn)?;
+        let table = contrasts::neurons(&inputs.setup.list, &selected, &drawn)?;
         inputs.out.table(NEURONS, &table)?;
     }
-    if inputs.config.wide() {
+    if inputs.setup.config.wide() {
         wide(inputs)?;
     }
-    let learned = match inputs.config.output.acquisition {
+    let learned = match inputs.setup.config.output.acquisition {
         true => acquisition(inputs, record)?,
         false => Vec::new(),
     };
     figures::write(inputs, (&lines, &contrasts, &drawn), &learned, record)?;
-    Ok(summary::text(&lines, inputs.config.unit) + &contrasts::text_of_last(&contrasts))
+    Ok(summary::text(&lines, inputs.setup.config.unit) + &contrasts::text_of_last(&contrasts))
 }
 
 /// The control sets of every step and entry of the list; those without a match go into the record.
 fn drawn(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Vec<DrawnAt>> {
     let mut all = Vec::new();
-    for &step in inputs.steps {
+    for &step in &inputs.setup.steps {
         let mut drawn = inputs.store.drawn(step)?;
-        for spec in inputs.list {
+        for spec in &inputs.setup.list {
             let Some(drawn) = drawn.remove(&spec.name()) else {
                 continue;
             };
@@ -107,7 +119,7 @@ fn drawn(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Vec<Draw
                     "{}: {} selected neurons have no neuron alike within `controls.caliper` = {} standard deviations and are left out where the others are held against `{}`: {}",
                     step_in_words(step),
                     drawn.unmatched.len(),
-                    inputs.config.controls.caliper,
+                    inputs.setup.config.controls.caliper,
                     spec.name(),
                     drawn.unmatched.join(", ")
                 ));
@@ -124,24 +136,23 @@ fn drawn(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Vec<Draw
 
 /// `surprisal.parquet`, and the summary on the way.
 fn tidy(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<(Vec<Line>, Vec<Contrast>)> {
-    let names = inputs.names();
     let schema = batch(inputs, None, &[])?.schema();
     let mut writer = TableWriter::to(inputs.out.file(SURPRISAL)?, schema, Format::Parquet)?;
     let (mut lines, mut contrasts) = (Vec::new(), Vec::new());
-    for &step in inputs.steps {
-        let rows = inputs.store.read(step, &names)?;
+    for &step in &inputs.setup.steps {
+        let rows = inputs.store.read(step, &inputs.setup.names)?;
         writer.write(&batch(inputs, step, &rows)?)?;
         let values = rows.iter().map(|row| {
             (
                 row.intervention.as_str(),
                 row.pair as usize,
-                inputs.shown(row),
+                inputs.setup.shown(row),
             )
         });
-        let of_step = Step::new(step, inputs.list, inputs.words, values);
-        lines.extend(of_step.lines(inputs.config.seed)?);
+        let of_step = Step::new(step, &inputs.setup.list, &inputs.setup.words, values);
+        lines.extend(of_step.lines(inputs.setup.config.seed)?);
         let drawn = inputs.store.drawn(step)?;
-        contrasts.extend(of_step.contrasts(&drawn, inputs.config.seed)?);
+        contrasts.extend(of_step.contrasts(&drawn, inputs.setup.config.seed)?);
     }
     summary::adjust(&mut lines);
     contrasts::adjust(&mut contrasts);
@@ -150,9 +161,10 @@ fn tidy(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<(Vec<Line
 }
 
 fn batch(inputs: &Inputs<'_>, step: Option<u64>, rows: &[Row]) -> anyhow::Result<RecordBatch> {
-    let (config, words) = (inputs.config, inputs.words);
+    let (config, words) = (inputs.setup.config, &inputs.setup.words);
     let pair = |row: &Row| &words.pairs[row.pair as usize];
     let facts: HashMap<String, Facts> = inputs
+        .setup
         .list
         .iter()
         .flat_map(InterventionSpec::facts)
@@ -168,7 +180,7 @@ fn batch(inputs: &Inputs<'_>, step: Option<u64>, rows: &[Row]) -> anyhow::Result
     let has_bos =
         config.words.bos_only || (config.words.bos && config.reading == Reading::Corrected);
     let context_tokens = |row: &Row| {
-        let start = inputs.requests[row.pair as usize].word.start;
+        let start = inputs.setup.requests[row.pair as usize].word.start;
         (start - usize::from(has_bos && start > 0)) as u32
     };
     let position = |row: &Row| match config.words.bos_only {
@@ -178,7 +190,7 @@ fn batch(inputs: &Inputs<'_>, step: Option<u64>, rows: &[Row]) -> anyhow::Result
     let unit = |nats: Option<f64>| nats.map(|nats| config.unit.from_nats(nats));
     let mut base: HashMap<u32, (Option<f64>, Option<f64>)> = HashMap::new();
     for row in rows.iter().filter(|row| row.intervention == "base") {
-        base.insert(row.pair, (inputs.shown(row), row.entropy_nats));
+        base.insert(row.pair, (inputs.setup.shown(row), row.entropy_nats));
     }
     let base_of = |row: &Row| base.get(&row.pair).and_then(|(shown, _)| *shown);
     let name = config.model.path.as_ref().map_or_else(
@@ -221,7 +233,7 @@ fn batch(inputs: &Inputs<'_>, step: Option<u64>, rows: &[Row]) -> anyhow::Result
         })
         .column(format!("base_{of_unit}"), base_of)
         .column(format!("change_{of_unit}"), |r| {
-            Some(inputs.shown(r)? - base_of(r)?)
+            Some(inputs.setup.shown(r)? - base_of(r)?)
         })
         .column(format!("base_entropy_{of_unit}"), |r| {
             unit(base.get(&r.pair)?.1)
@@ -236,12 +248,12 @@ fn wide_file(intervention: &str) -> String {
 /// `wide/<intervention>.csv`, as the Python package writes it: a row per word and context, a column per step (`no step` for a model without). The column `unit`
 /// keeps tables of nats and of bits from being joined.
 fn wide(inputs: &Inputs<'_>) -> anyhow::Result<()> {
-    for name in inputs.list.iter().flat_map(InterventionSpec::names) {
+    for name in inputs.setup.list.iter().flat_map(InterventionSpec::names) {
         let by_step = by_step(inputs, std::slice::from_ref(&name))?;
         let file = inputs.out.file(&wide_file(&name))?;
         let path = file.path().to_owned();
         let mut writer = csv::Writer::from_writer(file);
-        let steps = inputs.steps.iter();
+        let steps = inputs.setup.steps.iter();
         let steps = steps.map(|step| step.map_or("no step".to_owned(), |step| step.to_string()));
         writer.write_record(
             ["target_word", "context_id", "context", "unit"]
@@ -249,7 +261,7 @@ fn wide(inputs: &Inputs<'_>) -> anyhow::Result<()> {
                 .into_iter()
                 .chain(steps),
         )?;
-        for (i, pair) in inputs.words.pairs.iter().enumerate() {
+        for (i, pair) in inputs.setup.words.pairs.iter().enumerate() {
             let values = by_step
                 .iter()
                 .map(|values| values[i].map_or(String::new(), |v| v.to_string()));
@@ -257,7 +269,7 @@ fn wide(inputs: &Inputs<'_>) -> anyhow::Result<()> {
                 pair.word.clone(),
                 pair.context_id.to_string(),
                 pair.context.clone(),
-                inputs.config.unit.name().to_owned(),
+                inputs.setup.config.unit.name().to_owned(),
             ];
             writer.write_record(key.into_iter().chain(values))?;
         }
@@ -272,43 +284,50 @@ fn wide(inputs: &Inputs<'_>) -> anyhow::Result<()> {
 /// `[step][pair]`: the mean over some interventions (the draws of a control set, or a single one).
 fn by_step(inputs: &Inputs<'_>, names: &[String]) -> anyhow::Result<Vec<Vec<Option<f64>>>> {
     inputs
+        .setup
         .steps
         .iter()
         .map(|&step| {
             let rows = inputs.store.read(step, names)?;
             let values = rows
                 .iter()
-                .map(|row| (row.pair as usize, inputs.shown(row)));
-            Ok(summary::mean_by_pair(inputs.words.pairs.len(), values))
+                .map(|row| (row.pair as usize, inputs.setup.shown(row)));
+            Ok(summary::mean_by_pair(
+                inputs.setup.words.pairs.len(),
+                values,
+            ))
         })
         .collect()
 }
 
 /// `acquisition.csv`: when each word was learned, under each intervention.
 fn acquisition(inputs: &Inputs<'_>, record: &mut RunRecord) -> anyhow::Result<Vec<Acquired>> {
-    let steps: Vec<u64> = inputs.steps.iter().flatten().copied().collect();
+    let steps: Vec<u64> = inputs.setup.steps.iter().flatten().copied().collect();
     if steps.iter().filter(|&&step| step > 0).count() < 4 {
         tracing::info!("learning curves need four steps above 0: acquisition.csv is not written");
         record.note("acquisition", "not written: fewer than four steps above 0");
         return Ok(Vec::new());
     }
     let mut learned = Vec::new();
-    for spec in inputs.list {
+    for spec in &inputs.setup.list {
         let by_step = by_step(inputs, &spec.names())?;
-        let rows = inputs.store.read(inputs.steps[0], &spec.names())?;
-        let of_rows = rows
-            .iter()
-            .map(|row| (row.pair as usize, Some(inputs.chance(row.pieces as usize))));
-        let chance = summary::mean_by_pair(inputs.words.pairs.len(), of_rows);
+        let rows = inputs.store.read(inputs.setup.steps[0], &spec.names())?;
+        let of_rows = rows.iter().map(|row| {
+            (
+                row.pair as usize,
+                Some(inputs.setup.chance(row.pieces as usize)),
+            )
+        });
+        let chance = summary::mean_by_pair(inputs.setup.words.pairs.len(), of_rows);
         learned.extend(summary::acquired(
             &spec.name(),
             &steps,
-            inputs.words,
+            &inputs.setup.words,
             &by_step,
             &chance,
         )?);
     }
-    let table = summary::acquisition_table(&learned, inputs.config.unit)?;
+    let table = summary::acquisition_table(&learned, inputs.setup.config.unit)?;
     write_both(inputs, ACQUISITION, &table)?;
     Ok(learned)
 }

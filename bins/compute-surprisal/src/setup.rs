@@ -5,23 +5,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use job_inputs::{
-    Ends, MeansSample, MeasuredOn, Tokens, corpus_of_contexts, note_overlap, read_sample,
-    step_in_words,
+    Ends, MeansConfig, MeansSample, MeasuredOn, Tokens, corpus_of_contexts, note_overlap,
+    read_sample, step_in_words,
 };
 use job_kit::{Progress, RunRecord, sha256_file};
 use neox_core::Architecture;
-use neuron_ablate::{MeanOf, Sample, Scorer, WordRequest, WordScore, WordVocabulary, activities};
+use neuron_ablate::{
+    Intervention, MeanOf, Sample, Scorer, WordRequest, WordScore, WordVocabulary, activities,
+};
 use surprisal_metrics::{MetricError, WordForm};
 
 use crate::checkpoints::{Checkpoints, Loaded};
 use crate::config::{Reading, SurprisalConfig};
 use crate::groups;
-use crate::interventions::{InterventionSpec, Sources, layers_of, needs_activities};
+use crate::interventions::{Built, InterventionSpec, Sources, layers_of, needs_activities};
 use crate::neurons::{self, NeuronSets};
 use crate::store::{Keys, Row, Store};
 use crate::words::{self, Words};
-
-pub(crate) const JOB: &str = "compute-surprisal";
+use crate::{JOB, VERSION};
 
 /// Sequences per forward when mean activations are taken.
 pub(crate) const MEAN_BATCH: usize = 8;
@@ -33,11 +34,14 @@ const ACTIVITY_SEQUENCES: usize = 64;
 pub(crate) type Missing = BTreeMap<Vec<usize>, Vec<u32>>;
 
 /// What a run is made of, before anything is computed.
-pub(crate) struct Setup {
+pub(crate) struct Setup<'c> {
+    pub(crate) config: &'c SurprisalConfig,
+    /// What is done, with the numbers of draws.
     pub(crate) list: Vec<InterventionSpec>,
     /// Names of all interventions.
     pub(crate) names: Vec<String>,
     pub(crate) checkpoints: Checkpoints,
+    /// None is the step of a model without steps.
     pub(crate) steps: Vec<Option<u64>>,
     pub(crate) words: Words,
     /// `[pair]`
@@ -48,13 +52,17 @@ pub(crate) struct Setup {
     /// All that scores depend on, other than what keys hold.
     pub(crate) identity: serde_json::Value,
     neurons: BTreeMap<Option<u64>, String>,
+    /// Whether neurons were selected on the text of the contexts, where that is known.
     pub(crate) selected_on_measured: Option<bool>,
     pub(crate) d_vocab: usize,
 }
 
-impl Setup {
+impl<'c> Setup<'c> {
     /// Reads all that a run needs but weights.
-    pub(crate) fn read(config: &SurprisalConfig, record: &mut RunRecord) -> anyhow::Result<Self> {
+    pub(crate) fn read(
+        config: &'c SurprisalConfig,
+        record: &mut RunRecord,
+    ) -> anyhow::Result<Self> {
         let list = config.interventions();
         let names = intervention_names(&list)?;
         let (checkpoints, steps) = Checkpoints::find(config, record)?;
@@ -113,6 +121,7 @@ impl Setup {
         };
         let identity = identity(config, &tokens, ends, corpus.as_deref())?;
         Ok(Self {
+            config,
             list,
             names,
             checkpoints,
@@ -159,28 +168,25 @@ impl Setup {
         Ok(missing)
     }
 
-    /// Scores what is missing of one checkpoint into a store.
-    pub(crate) fn score(
-        &self,
-        config: &SurprisalConfig,
-        loaded: &Loaded,
-        (store, missing): (&Store, &Missing),
-        progress: &Progress,
-        (times, record): (&mut Times, &mut RunRecord),
-    ) -> anyhow::Result<()> {
-        let job = Job {
-            config,
-            list: &self.list,
-            names: &self.names,
-            requests: &self.requests,
-            sets: &self.sets,
-            sample: self.sample.as_ref(),
-            vocabulary: &self.vocabulary,
-            store,
+    /// The value that figure, summary and wide tables show, in the unit of the run.
+    pub(crate) fn shown(&self, row: &Row) -> Option<f64> {
+        let form = match self.config.form() {
+            WordForm::Corrected => 0,
+            WordForm::CorrectedWithoutEos => 1,
+            WordForm::Uncorrected => 2,
+            WordForm::FirstPiece => 3,
         };
-        store.know(loaded.step, &loaded.address);
-        job.checkpoint(loaded, missing, progress, times, record)
-            .with_context(|| format!("failed at {}", step_in_words(loaded.step)))
+        row.nats[form].map(|nats| self.config.unit.from_nats(nats))
+    }
+
+    /// Surprisal of a word of so many pieces, of those that [`Setup::shown`] counts, if each were guessed at random.
+    pub(crate) fn chance(&self, pieces: usize) -> f64 {
+        let pieces = match self.config.form() {
+            WordForm::FirstPiece => 1,
+            WordForm::Corrected | WordForm::CorrectedWithoutEos | WordForm::Uncorrected => pieces,
+        };
+        let per_piece = (self.d_vocab as f64).ln();
+        self.config.unit.from_nats(pieces as f64 * per_piece)
     }
 }
 
@@ -193,7 +199,7 @@ pub(crate) fn scores_of<'m>(missing: impl IntoIterator<Item = &'m Missing>) -> u
 
 /// The record of a run, with what is known at its start.
 pub(crate) fn begin(config: &SurprisalConfig, resolved: &serde_json::Value) -> RunRecord {
-    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
+    let mut record = RunRecord::new(JOB, VERSION, resolved);
     record.seed = Some(config.seed);
     record
 }
@@ -310,112 +316,117 @@ pub(crate) struct Times {
     pub(crate) undefined: u64,
 }
 
-struct Job<'j> {
-    config: &'j SurprisalConfig,
-    list: &'j [InterventionSpec],
-    names: &'j [String],
-    requests: &'j [WordRequest],
-    sets: &'j NeuronSets,
-    sample: Option<&'j Sample>,
-    vocabulary: &'j WordVocabulary,
-    store: &'j Store,
-}
-
-impl Job<'_> {
-    /// Scores what is missing of one checkpoint, chunk by chunk.
-    fn checkpoint(
+impl Setup<'_> {
+    /// Scores what is missing of one checkpoint into a store, chunk by chunk; `means` says over how much text means are taken.
+    pub(crate) fn score(
         &self,
+        means: &MeansConfig,
         loaded: &Loaded,
-        missing: &Missing,
+        (store, missing): (&Store, &Missing),
         progress: &Progress,
-        times: &mut Times,
-        record: &mut RunRecord,
+        (times, record): (&mut Times, &mut RunRecord),
     ) -> anyhow::Result<()> {
-        let config = self.config;
-        let needs_neurons = self.list.iter().any(InterventionSpec::needs_neurons);
-        let neurons = if needs_neurons {
-            self.sets.at(loaded.step)?.0
-        } else {
-            &[]
+        store.know(loaded.step, &loaded.address);
+        self.interventions(means, loaded, (times, record))
+            .and_then(|built| {
+                if !built.drawn.is_empty() {
+                    store.keep_drawn(loaded.step, built.drawn)?;
+                }
+                self.score_under(
+                    &built.interventions,
+                    loaded,
+                    (store, missing),
+                    progress,
+                    times,
+                )
+            })
+            .with_context(|| format!("failed at {}", step_in_words(loaded.step)))
+    }
+
+    /// The interventions of a checkpoint, from its selected neurons, their means and what controls are drawn on.
+    fn interventions(
+        &self,
+        means: &MeansConfig,
+        loaded: &Loaded,
+        (times, record): (&mut Times, &mut RunRecord),
+    ) -> anyhow::Result<Built> {
+        let (config, model) = (self.config, &loaded.model);
+        let neurons = match self.list.iter().any(InterventionSpec::needs_neurons) {
+            true => self.sets.at(loaded.step)?.0,
+            false => &[],
         };
-        let n_layers = loaded.model.config().num_hidden_layers;
         let mut layers = layers_of(neurons);
         // Neurons that do not exist are refused below, by name.
-        layers.retain(|&layer| layer < n_layers);
-        let started = Instant::now();
-        let means = match self.sample {
-            Some(sample) => {
-                let by = (&loaded.model, loaded.content.as_str());
-                let means = MeansSample::new(&config.means, by, sample, config.seed);
-                let (over, of) = (config.interventions.mean_over, layers.iter().copied());
-                let (mut found, missing) = means.kept(of.map(MeanOf::Neurons), over, record)?;
-                if !missing.is_empty() {
-                    means.add(&mut found, &missing, over, MEAN_BATCH, record, &|_| ())?;
-                }
-                Some(found)
-            }
-            None => None,
-        };
-        times.means += started.elapsed();
-        let started = Instant::now();
-        let found = match self.sample {
-            Some(sample) if needs_activities(self.list, &config.controls) => {
-                let sequences = sample.draw(ACTIVITY_SEQUENCES, config.seed);
-                let model = &loaded.model;
-                activities(model, sample, &sequences, &layers, MEAN_BATCH, &|_| ())?
-            }
-            _ => BTreeMap::new(),
-        };
-        times.activities += started.elapsed();
-        let sources = Sources {
-            model: &loaded.model,
+        layers.retain(|&layer| layer < model.config().num_hidden_layers);
+        let mut sources = Sources {
+            model,
             site: config.interventions.site,
             neurons,
-            means: means.as_ref(),
-            activities: found,
+            means: None,
+            activities: BTreeMap::new(),
             controls: &config.controls,
             seed: config.seed,
         };
-        let built = sources.build(self.list)?;
-        if !built.drawn.is_empty() {
-            self.store.keep_drawn(loaded.step, built.drawn)?;
+        if let Some(sample) = &self.sample {
+            let started = Instant::now();
+            let by = (model, loaded.content.as_str());
+            let means = MeansSample::new(means, by, sample, config.seed);
+            let (over, of) = (config.interventions.mean_over, layers.iter().copied());
+            let (mut found, missing) = means.kept(of.map(MeanOf::Neurons), over, record)?;
+            if !missing.is_empty() {
+                means.add(&mut found, &missing, over, MEAN_BATCH, record, &|_| ())?;
+            }
+            sources.means = Some(found);
+            times.means += started.elapsed();
+            if needs_activities(&self.list, &config.controls) {
+                let started = Instant::now();
+                let sequences = sample.draw(ACTIVITY_SEQUENCES, config.seed);
+                sources.activities =
+                    activities(model, sample, &sequences, &layers, MEAN_BATCH, &|_| ())?;
+                times.activities += started.elapsed();
+            }
         }
-        let scorer = Scorer::new(&loaded.model, self.vocabulary, config.batch_tokens)?;
+        sources.build(&self.list)
+    }
+
+    fn score_under(
+        &self,
+        interventions: &BTreeMap<String, Intervention>,
+        loaded: &Loaded,
+        (store, missing): (&Store, &Missing),
+        progress: &Progress,
+        times: &mut Times,
+    ) -> anyhow::Result<()> {
+        let config = self.config;
+        let scorer = Scorer::new(&loaded.model, &self.vocabulary, config.batch_tokens)?;
         let scorer = match config.reading {
             Reading::Corrected => scorer,
             Reading::Liu2025 => scorer.without_boundaries(),
         };
         for (lacking, pairs) in missing {
             // Matched controls are there as far as selected neurons have some.
-            let mut there = lacking.clone();
-            there.retain(|&i| built.interventions.contains_key(&self.names[i]));
+            let there = lacking.iter().map(|&i| &self.names[i]);
+            let there = there.filter_map(|name| interventions.get_key_value(name));
+            let (there, wanted): (Vec<&String>, Vec<Intervention>) =
+                there.map(|(name, of)| (name, of.clone())).unzip();
             progress.inc(((lacking.len() - there.len()) * pairs.len()) as u64);
-            let wanted: Vec<_> = there
-                .iter()
-                .map(|&i| built.interventions[&self.names[i]].clone())
-                .collect();
             if wanted.is_empty() {
                 continue;
             }
             for chunk in pairs.chunks(config.output.chunk.max(1)) {
-                let requests: Vec<WordRequest> = chunk
+                let requests = chunk
                     .iter()
-                    .map(|&pair| self.requests[pair as usize].clone())
-                    .collect();
+                    .map(|&pair| self.requests[pair as usize].clone());
+                let requests: Vec<WordRequest> = requests.collect();
                 let scores = scorer.score(&requests, &wanted)?;
                 let mut rows = Vec::with_capacity(chunk.len() * wanted.len());
                 for ((&pair, request), scores) in chunk.iter().zip(&requests).zip(scores) {
                     for (&name, score) in there.iter().zip(scores) {
-                        rows.push(self.row(
-                            pair,
-                            request,
-                            &self.names[name],
-                            &score,
-                            &mut times.undefined,
-                        )?);
+                        let row = self.row(pair, request, name, &score, &mut times.undefined)?;
+                        rows.push(row);
                     }
                 }
-                self.store.append(loaded.step, &rows)?;
+                store.append(loaded.step, &rows)?;
                 progress.inc(rows.len() as u64);
             }
         }

@@ -443,6 +443,11 @@ pub(crate) fn acquisition_table(learned: &[Acquired], unit: Unit) -> anyhow::Res
     Ok(table.batch()?)
 }
 
+/// A step in the tables of the report.
+pub(crate) fn step_name(step: Option<u64>) -> String {
+    step.map_or("none".to_owned(), |step| step.to_string())
+}
+
 /// Of the type that `step` has in the tables of all jobs, so that they join.
 pub(crate) fn steps<T>(
     rows: &[T],

@@ -22,7 +22,7 @@ pub(crate) struct PrepareConfig {
     pub(crate) exclude: Option<CorpusConfig>,
     pub(crate) contexts: ContextsConfig,
     pub(crate) split: SplitConfig,
-    #[serde(default = "default_seed")]
+    #[serde(default = "job_kit::default_seed")]
     pub(crate) seed: u64,
     pub(crate) output: OutputConfig,
 }
@@ -89,7 +89,7 @@ pub(crate) struct SplitConfig {
     /// The share that select-longtail held out; only those documents are searched. `null` searches all.
     #[serde(default)]
     pub(crate) held_out: Option<f64>,
-    #[serde(default = "default_seed")]
+    #[serde(default = "job_kit::default_seed")]
     pub(crate) seed: u64,
 }
 
@@ -99,9 +99,6 @@ pub(crate) struct OutputConfig {
     pub(crate) dir: PathBuf,
 }
 
-fn default_seed() -> u64 {
-    42
-}
 fn default_word_column() -> String {
     "word".into()
 }

@@ -16,18 +16,17 @@ use longtail_corpus::{
 use text_inputs::{CorpusConfig, Norms, Reading};
 
 use crate::{
+    JOB, VERSION,
     config::{PrepareConfig, WordsConfig},
     tables,
 };
-
-const JOB: &str = "prepare-context";
 
 /// All files that a run writes.
 const OUTPUTS: [&str; 3] = ["contexts.json", "contexts.parquet", "words.parquet"];
 
 pub(crate) fn run(config: &PrepareConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
     let out = OutputDir::create(&config.output.dir, JOB, resolved, OUTPUTS)?;
-    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
+    let mut record = RunRecord::new(JOB, VERSION, resolved);
     record.seed = Some(config.seed);
 
     let words = words(&config.words, &mut record)?;
@@ -79,12 +78,7 @@ pub(crate) fn run(config: &PrepareConfig, resolved: &serde_json::Value) -> anyho
     write_json(&out, &found)?;
     out.table("contexts.parquet", &tables::context_table(&found)?)?;
     out.table("words.parquet", &tables::word_table(&found)?)?;
-    record.write(&out)?;
-    let summary = summary(&found);
-    Ok(job_kit::print(format!(
-        "{summary}Files: {}\n",
-        out.path().display()
-    ))?)
+    Ok(record.finish(&out, &summary(&found))?)
 }
 
 /// The words to find contexts for.

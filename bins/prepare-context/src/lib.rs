@@ -10,8 +10,6 @@ use batch_runs::BatchArgs;
 use clap::Parser;
 use job_kit::Verbosity;
 
-use crate::config::PrepareConfig;
-
 const JOB: &str = "prepare-context";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -52,9 +50,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
-    batch_runs::run::<PrepareConfig>(JOB, VERSION, &cli.batch, cli.verbosity, |resolved| {
-        job::run(&resolved.config, resolved.value())
-    })
+    batch_runs::run(JOB, VERSION, &cli.batch, cli.verbosity, job::run)
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub(crate) struct ScaleConfig {
     controls: ControlOptions,
     #[serde(default)]
     pub(crate) bootstrap: BootstrapConfig,
-    #[serde(default = "default_seed")]
+    #[serde(default = "job_kit::default_seed")]
     pub(crate) seed: u64,
     /// A checkpoint with the changed weights.
     #[serde(default)]
@@ -212,13 +212,10 @@ pub(crate) enum Scaled {
 #[serde(deny_unknown_fields)]
 pub(crate) struct OutputConfig {
     pub(crate) dir: PathBuf,
-    #[serde(default = "default_true", deserialize_with = "job_kit::switch")]
+    #[serde(default = "job_kit::on", deserialize_with = "job_kit::switch")]
     pub(crate) report: bool,
 }
 
-fn default_seed() -> u64 {
-    42
-}
 fn default_batch() -> usize {
     8
 }
@@ -230,9 +227,6 @@ fn default_resamples() -> usize {
 }
 fn default_level() -> f64 {
     0.95
-}
-fn default_true() -> bool {
-    true
 }
 
 impl ScaleConfig {

@@ -11,10 +11,11 @@ use neuron_ablate::{
 };
 
 use crate::{
+    JOB,
     arms::{Arms, layers_of},
     config::{CheckpointConfig, ScaleConfig, Scaled},
     estimate,
-    prepared::{self, JOB, Prepared},
+    prepared::{self, Prepared},
     results::{Measured, Results},
     show::{self, Facts},
     tables::{self, NeuronShare},
@@ -117,12 +118,8 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
             show::report(&results, &facts, figure.as_ref(), record.warnings())?,
         )?;
     }
-    record.write(&out)?;
     let summary = show::summary(&results, &facts);
-    Ok(job_kit::print(format!(
-        "{summary}\nFiles: {}\n",
-        out.path().display()
-    ))?)
+    Ok(record.finish(&out, &format!("{summary}\n"))?)
 }
 
 /// Counts what was measured and what was dropped, and warns of groups without a row.

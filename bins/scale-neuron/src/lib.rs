@@ -15,8 +15,7 @@ use batch_runs::BatchArgs;
 use clap::Parser;
 use job_kit::Verbosity;
 
-use crate::{config::ScaleConfig, prepared::JOB};
-
+const JOB: &str = "scale-neuron";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const EXAMPLES: &str = "\
@@ -60,16 +59,11 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     cli.verbosity.init();
-    batch_runs::run::<ScaleConfig>(
-        JOB,
-        VERSION,
-        &cli.batch,
-        cli.verbosity,
-        |resolved| match cli.estimate {
-            true => estimate::estimate(&resolved.config, resolved.value()),
-            false => job::run(&resolved.config, resolved.value()),
-        },
-    )
+    let one = match cli.estimate {
+        true => estimate::estimate,
+        false => job::run,
+    };
+    batch_runs::run(JOB, VERSION, &cli.batch, cli.verbosity, one)
 }
 
 #[cfg(test)]

@@ -13,15 +13,14 @@ use neuron_select::MatchOn;
 use surprisal_metrics::MIN_GROUPS;
 
 use crate::{
+    JOB, VERSION,
     arms::{Arms, Setting},
     config::ScaleConfig,
 };
 
-pub(crate) const JOB: &str = "scale-neuron";
-
 /// Begins the record of a run.
 pub(crate) fn begin(config: &ScaleConfig, resolved: &serde_json::Value) -> RunRecord {
-    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
+    let mut record = RunRecord::new(JOB, VERSION, resolved);
     record.seed = Some(config.seed);
     record.version("libtorch", neox_core::LIBTORCH_VERSION);
     record

@@ -5,10 +5,12 @@ use job_kit::{
     report::{Cell, Grid, Report, Section},
 };
 use neuron_ablate::{NullSpace, ScalingMeasure as M, TargetGroup};
-use neuron_select::Balance;
 use surprisal_metrics::Interval;
 
-use crate::{arms::Control, results::Results};
+use crate::{
+    arms::{Arm, Control},
+    results::Results,
+};
 
 /// What is said of the null space.
 pub(crate) struct Facts<'a> {
@@ -86,94 +88,64 @@ fn range(interval: Option<Option<Interval>>) -> Cell {
 
 /// What the base factor does, a row per change.
 fn effects(results: &Results, factor: f64) -> Grid {
-    let mut grid = Grid::new([
-        "scaled",
-        "rare loss",
-        "interval",
-        "common loss",
-        "interval",
-        "rare mass",
-        "rare top-5",
-        "common top-1",
-        "JSD",
-    ]);
-    for (arm, treated) in results.treated() {
-        let effect = |group, measure| results.effect(arm, factor, group, measure);
-        let value = |group, measure| Cell::from(effect(group, measure).map(|e| e.difference));
-        let range = |group, measure| range(effect(group, measure).map(|e| e.interval));
-        grid.row([
-            Cell::Text(treated.name()),
-            value(TargetGroup::Rare, M::Loss),
-            range(TargetGroup::Rare, M::Loss),
-            value(TargetGroup::Common, M::Loss),
-            range(TargetGroup::Common, M::Loss),
-            value(TargetGroup::All, M::RareMass),
-            value(TargetGroup::Rare, M::Top5),
-            value(TargetGroup::Common, M::Top1),
-            value(TargetGroup::All, M::JensenShannon),
-        ]);
-    }
-    grid
+    type Row<'r> = (usize, &'r Arm);
+    let effect = |arm, group, measure| results.effect(arm, factor, group, measure);
+    let value = |group, measure| {
+        move |(arm, _): &Row<'_>| effect(*arm, group, measure).map(|e| e.difference)
+    };
+    let range = |group, measure| {
+        move |(arm, _): &Row<'_>| range(effect(*arm, group, measure).map(|e| e.interval))
+    };
+    Grid::of(results.treated())
+        .column("scaled", |(_, treated)| treated.name())
+        .column("rare loss", value(TargetGroup::Rare, M::Loss))
+        .column("interval", range(TargetGroup::Rare, M::Loss))
+        .column("common loss", value(TargetGroup::Common, M::Loss))
+        .column("interval", range(TargetGroup::Common, M::Loss))
+        .column("rare mass", value(TargetGroup::All, M::RareMass))
+        .column("rare top-5", value(TargetGroup::Rare, M::Top5))
+        .column("common top-1", value(TargetGroup::Common, M::Top1))
+        .column("JSD", value(TargetGroup::All, M::JensenShannon))
+        .into()
 }
 
 /// The same against controls, a row per change, kind of controls and group of targets: the loss.
 fn contrasts(results: &Results, factor: f64) -> Grid {
-    let mut grid = Grid::new([
-        "scaled", "against", "draws", "targets", "change", "controls", "excess", "interval", "p",
-        "q",
-    ]);
+    let mut rows = Vec::new();
     for (arm, treated) in results.treated() {
         for control in Control::CONTRASTED {
             for group in [TargetGroup::Rare, TargetGroup::Common] {
-                let Some(c) = results.contrast(arm, control, factor, group, M::Loss) else {
-                    continue;
-                };
-                let chance = |p: Option<f64>| match p {
-                    Some(p) => Cell::Text(format!("{p:.3}")),
-                    None => Cell::Text("–".into()),
-                };
-                grid.row([
-                    Cell::Text(treated.name()),
-                    Cell::Text(control.name().into()),
-                    Cell::Text(c.draws.to_string()),
-                    Cell::Text(group.name().into()),
-                    Cell::from(Some(c.change)),
-                    Cell::from(Some(c.of_controls)),
-                    Cell::from(Some(c.excess)),
-                    range(Some(c.interval)),
-                    chance(c.p),
-                    chance(c.q),
-                ]);
+                let found = results.contrast(arm, control, factor, group, M::Loss);
+                rows.extend(found.map(|contrast| (treated, contrast)));
             }
         }
     }
-    grid
+    let chance = |p: Option<f64>| p.map_or("–".to_owned(), |p| format!("{p:.3}"));
+    Grid::of(rows)
+        .column("scaled", |(treated, _)| treated.name())
+        .column("against", |(_, c)| c.control.name())
+        .column("draws", |(_, c)| c.draws.to_string())
+        .column("targets", |(_, c)| c.group.name())
+        .column("change", |(_, c)| c.change)
+        .column("controls", |(_, c)| c.of_controls)
+        .column("excess", |(_, c)| c.excess)
+        .column("interval", |(_, c)| range(Some(c.interval)))
+        .column("p", |(_, c)| chance(c.p))
+        .column("q", |(_, c)| chance(c.q))
+        .into()
 }
 
 /// How alike the neurons and their controls are.
 fn balance(results: &Results) -> Grid {
-    let mut grid = Grid::new([
-        "controls",
-        "trait",
-        "neurons",
-        "without control",
-        "mean",
-        "mean of controls",
-        "difference (sd)",
-    ]);
-    for row in &results.balance {
-        let value = |of: fn(Balance) -> f64| Cell::from(row.balance.map(of));
-        grid.row([
-            Cell::Text(row.kind.name().into()),
-            Cell::Text(row.name.clone()),
-            Cell::Text(row.selected.to_string()),
-            Cell::Text(row.without_control.to_string()),
-            value(|b| b.selected),
-            value(|b| b.controls),
-            value(|b| b.difference),
-        ]);
-    }
-    grid
+    Grid::of(&results.balance)
+        .column("controls", |row| row.kind.name())
+        .column("trait", |row| row.name.as_str())
+        .column("neurons", |row| row.selected.to_string())
+        .column("without control", |row| row.without_control.to_string())
+        .column("mean", |row| row.balance.map(|b| b.selected))
+        .column("mean of controls", |row| row.balance.map(|b| b.controls))
+        .column("difference (sd)", |row| row.balance.map(|b| b.difference))
+        .into()
 }
 
 fn about(facts: &Facts<'_>) -> String {

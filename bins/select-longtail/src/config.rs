@@ -104,7 +104,7 @@ pub(crate) struct SplitConfig {
     /// Share of the documents that is held out: not counted here, and where prepare-context takes contexts from.
     #[serde(default)]
     pub(crate) held_out: f64,
-    #[serde(default = "default_seed")]
+    #[serde(default = "job_kit::default_seed")]
     pub(crate) seed: u64,
 }
 
@@ -114,10 +114,6 @@ pub(crate) struct OutputConfig {
     pub(crate) dir: PathBuf,
     #[serde(default, deserialize_with = "job_kit::switch")]
     pub(crate) plot: bool,
-}
-
-fn default_seed() -> u64 {
-    42
 }
 
 impl SelectConfig {

@@ -7,12 +7,11 @@ use longtail_corpus::{
 };
 
 use crate::{
+    JOB, VERSION,
     config::SelectConfig,
     inputs::{Vocabulary, word_counts},
     plot, tables,
 };
-
-const JOB: &str = "select-longtail";
 
 /// All files that a run may write.
 fn outputs() -> impl Iterator<Item = String> {
@@ -29,7 +28,7 @@ fn outputs() -> impl Iterator<Item = String> {
 
 pub(crate) fn run(config: &SelectConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
     let out = OutputDir::create(&config.output.dir, JOB, resolved, outputs())?;
-    let mut record = RunRecord::new(JOB, env!("CARGO_PKG_VERSION"), resolved);
+    let mut record = RunRecord::new(JOB, VERSION, resolved);
     record.seed = Some(config.split.seed);
 
     let vocabulary = Vocabulary::load(config, &mut record)?;
@@ -103,12 +102,7 @@ pub(crate) fn run(config: &SelectConfig, resolved: &serde_json::Value) -> anyhow
     if config.output.plot {
         plot::rank_frequency(&out, &curve, (&band, &config.band_in_words()), &mut record)?;
     }
-    record.write(&out)?;
-    let summary = summary(&band, &words);
-    Ok(job_kit::print(format!(
-        "{summary}Files: {}\n",
-        out.path().display()
-    ))?)
+    Ok(record.finish(&out, &summary(&band, &words))?)
 }
 
 fn lexicon(config: &SelectConfig, record: &mut RunRecord) -> anyhow::Result<Option<Lexicon>> {

@@ -12,8 +12,6 @@ use batch_runs::BatchArgs;
 use clap::Parser;
 use job_kit::Verbosity;
 
-use crate::config::SelectConfig;
-
 const JOB: &str = "select-longtail";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -68,9 +66,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     if cli.plot {
         args.config.overrides.push("output.plot=true".into());
     }
-    batch_runs::run::<SelectConfig>(JOB, VERSION, &args, cli.verbosity, |resolved| {
-        job::run(&resolved.config, resolved.value())
-    })
+    batch_runs::run(JOB, VERSION, &args, cli.verbosity, job::run)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use job_kit::{
     output::RUN_RECORD,
-    report::{Cell, Grid, Report, Section},
+    report::{Grid, Report, Section},
     write_file,
 };
 
@@ -182,15 +182,13 @@ fn page(
     parts: &BTreeMap<String, usize>,
     figures: &BTreeMap<String, Vec<(&Entry, PathBuf)>>,
 ) -> anyhow::Result<String> {
-    let columns = ["job".to_owned()].into_iter().chain(keys.iter().cloned());
-    let mut grid = Grid::new(columns.chain(["state".to_owned(), "seconds".to_owned()]));
     let of = |entry: &Entry, key: &String| value(entry, key).unwrap_or_else(|| "–".into());
-    for entry in &manifest.jobs {
-        let mut row = vec![Cell::from(entry.number.to_string())];
-        row.extend(keys.iter().map(|key| Cell::from(of(entry, key))));
-        row.extend([Cell::from(entry.state.name()), entry.seconds.into()]);
-        grid.row(row);
-    }
+    let grid = Grid::of(&manifest.jobs).column("job", |entry| entry.number.to_string());
+    let grid = keys
+        .iter()
+        .fold(grid, |grid, key| grid.column(key, |entry| of(entry, key)))
+        .column("state", |entry| entry.state.name())
+        .column("seconds", |entry| entry.seconds);
     let mut report = Report::new(&format!("Sweep of {}", manifest.job))
         .fact("folder", manifest.folder.display())
         .fact("jobs", manifest.jobs.len())
@@ -200,13 +198,9 @@ fn page(
                 .grid(grid),
         );
     if !parts.is_empty() {
-        let mut grid = Grid::new(["table", "parts"]);
-        for (table, parts) in parts {
-            grid.row([
-                Cell::from(format!("{TABLES}/{table}")),
-                (*parts as i64).into(),
-            ]);
-        }
+        let grid = Grid::of(parts)
+            .column("table", |(table, _)| format!("{TABLES}/{table}"))
+            .column("parts", |(_, parts)| **parts);
         report = report.section(
             Section::new("Tables of all jobs")
                 .text("Each opens as one table, with a column `sweep.KEY` for each key that the jobs differ in and `sweep.job`: `pandas.read_parquet(\"tables/NAME\")`, `polars.read_parquet(\"tables/NAME\", hive_partitioning=True)`.")

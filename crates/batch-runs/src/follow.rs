@@ -1,25 +1,14 @@
 //! Jobs that a scheduler has: what has become of them, waiting for them, taking them back.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-};
+use std::{path::Path, sync::atomic::Ordering, thread};
 
 use job_kit::WithHint;
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    flag,
-};
 
 use crate::{
     collect::collect,
     launch::Ended,
     manifest::{self, Manifest},
-    slurm, summary,
+    process, slurm, summary,
 };
 
 /// What to do with jobs that were submitted to a scheduler.
@@ -102,10 +91,7 @@ pub(crate) fn cancel(folder: &Path, job: &str) -> anyhow::Result<()> {
 /// # Errors
 /// As [`run`]; and if this process is told to end, after which the jobs go on.
 pub(crate) fn wait(folder: &Path, job: &str) -> anyhow::Result<()> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        flag::register(signal, stop.clone())?;
-    }
+    let stop = process::told_to_end()?;
     loop {
         let mut manifest =
             Manifest::read(folder, job)?.map_or_else(|| manifest::no_sweep(folder), Ok)?;

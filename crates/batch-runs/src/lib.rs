@@ -26,7 +26,7 @@ mod worker;
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use job_kit::{
-    ConfigArgs, Resolved, Rules, Verbosity,
+    ConfigArgs, Rules, Verbosity,
     completion::{Shell, candidates, script},
     compose,
 };
@@ -110,7 +110,8 @@ pub enum Retry {
 
 /// The whole of a binary after its command line: shows the configuration, runs the job, or runs a sweep of it.
 ///
-/// `job` is the name of the program's job and of its configuration, `version` that of its crate.
+/// `job` is the name of the program's job and of its configuration, `version` that of its crate; `one` gets the configuration, and as it was
+/// resolved.
 ///
 /// # Errors
 /// [`job_kit::ConfigError`] for a configuration or sweep that is refused, before anything runs; what the job says; and for a sweep, if
@@ -133,8 +134,8 @@ pub enum Retry {
 /// fn main() -> std::process::ExitCode {
 ///     job_kit::main(|cli: &Cli| {
 ///         cli.verbosity.init();
-///         batch_runs::run::<Config>("job", "0.1.0", &cli.batch, cli.verbosity, |resolved| {
-///             Ok(job_kit::print(format!("{}\n", resolved.value()))?)
+///         batch_runs::run("job", "0.1.0", &cli.batch, cli.verbosity, |_: &Config, value| {
+///             Ok(job_kit::print(format!("{value}\n"))?)
 ///         })
 ///     })
 /// }
@@ -144,7 +145,7 @@ pub fn run<T: DeserializeOwned + Serialize + Rules>(
     version: &str,
     args: &BatchArgs,
     verbosity: Verbosity,
-    one: impl FnOnce(&Resolved<T>) -> anyhow::Result<()>,
+    one: impl FnOnce(&T, &serde_json::Value) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     if let Some(folder) = &args.config.export_configs {
         job_kit::config::export(folder)?;
@@ -168,6 +169,6 @@ pub fn run<T: DeserializeOwned + Serialize + Rules>(
     let resolved = compose::<T>(job, &args.config)?;
     match resolved.shown(&args.config)? {
         Some(shown) => Ok(job_kit::print(shown)?),
-        None => one(&resolved),
+        None => one(&resolved.config, resolved.value()),
     }
 }

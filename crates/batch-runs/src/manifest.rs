@@ -1,15 +1,17 @@
 //! `manifest.json`: the jobs of a sweep, and what became of each.
 
 use std::{
-    fs::{self, File, TryLockError},
-    io,
+    fs, io,
     path::{Path, PathBuf},
-    thread,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
-use job_kit::{WithHint, output::RUN_RECORD, write_file};
+use job_kit::{
+    OutputError, WithHint,
+    output::{FolderLock, RUN_RECORD},
+    write_file,
+};
 use serde::{Deserialize, Serialize};
 
 pub(crate) const MANIFEST: &str = "manifest.json";
@@ -199,45 +201,28 @@ pub(crate) fn freeze(folder: &Path, files: [(&str, String); 2]) -> anyhow::Resul
 /// Waits until what was written below a folder is on disk.
 pub(crate) fn sync(folder: &Path) {
     #[cfg(target_os = "linux")]
-    if let Err(error) = File::open(folder).and_then(|folder| Ok(rustix::fs::syncfs(folder)?)) {
+    if let Err(error) = fs::File::open(folder).and_then(|folder| Ok(rustix::fs::syncfs(folder)?)) {
         tracing::debug!("`{}` not synced: {error}", folder.display());
     }
     #[cfg(not(target_os = "linux"))]
     let _ = folder;
 }
 
-/// Makes a folder and keeps other launchers out of it while the file lives.
+/// Makes a folder and keeps other launchers out of it while the lock lives.
 ///
 /// # Errors
 /// If the folder cannot be made, or another launcher is at work in it.
-pub(crate) fn lock(folder: &Path) -> anyhow::Result<File> {
-    let failed = || format!("sweep folder `{}` cannot be written to", folder.display());
-    fs::create_dir_all(folder).with_context(failed)?;
-    let lock = File::options()
-        .create(true)
-        .append(true)
-        .open(folder.join(".lock"))
-        .with_context(failed)?;
+pub(crate) fn lock(folder: &Path) -> anyhow::Result<FolderLock> {
+    fs::create_dir_all(folder)
+        .with_context(|| format!("sweep folder `{}` cannot be written to", folder.display()))?;
     // One that was killed may not quite have gone.
-    let mut locked = lock.try_lock();
-    for _ in 0..10 {
-        if !matches!(locked, Err(TryLockError::WouldBlock)) {
-            break;
-        }
-        thread::sleep(Duration::from_millis(50));
-        locked = lock.try_lock();
-    }
-    match locked {
-        Err(TryLockError::WouldBlock) => bail!(
+    match FolderLock::take(folder, Duration::from_millis(500)) {
+        Err(OutputError::InUse { .. }) => bail!(
             "another program runs the jobs of `{}`: wait for it, or choose another folder with `sweep.dir=...`",
             folder.display()
         ),
-        Err(TryLockError::Error(error)) => {
-            tracing::debug!("`{}` cannot be locked: {error}", folder.display());
-        }
-        Ok(()) => {}
+        locked => Ok(locked?),
     }
-    Ok(lock)
 }
 
 /// The error that a folder holds no sweep.

@@ -2,16 +2,21 @@
 
 use std::{
     env, fs,
-    fs::{File, TryLockError},
+    fs::File,
+    io,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    thread,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use anyhow::Context;
 use chrono::{SecondsFormat, Utc};
-use job_kit::{Verbosity, WithHint};
+use job_kit::{Verbosity, WithHint, output::FolderLock};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
 
 use crate::manifest::{CONFIG, LOG};
 
@@ -92,7 +97,8 @@ pub(crate) fn start(
     threads: Option<usize>,
     verbosity: Verbosity,
 ) -> anyhow::Result<Child> {
-    until_free(folder);
+    // An earlier run of the job that was killed may not quite have gone.
+    drop(FolderLock::take(folder, Duration::from_secs(2)));
     let log_path = folder.join(LOG);
     let log = File::create(&log_path)
         .with_context(|| format!("failed to write `{}`", log_path.display()))?;
@@ -100,10 +106,7 @@ pub(crate) fn start(
     command.args(job_kit::dispatched());
     command.arg("--config").arg(folder.join(CONFIG));
     command.arg(format!("--started-by={}", std::process::id()));
-    if verbosity.quiet {
-        command.arg("--quiet");
-    }
-    command.args(std::iter::repeat_n("--verbose", verbosity.verbose.into()));
+    say_as_much(&mut command, verbosity);
     for name in THREADS {
         if let (Some(threads), None) = (threads, env::var_os(name)) {
             command.env(name, threads.to_string());
@@ -117,19 +120,24 @@ pub(crate) fn start(
         .with_context(|| format!("failed to start the job of `{}`", folder.display()))
 }
 
-/// Waits a moment for an earlier run of the job that was killed and has not quite gone. The folder is locked as the job locks it.
-fn until_free(folder: &Path) {
-    for _ in 0..100 {
-        let Ok(folder) = File::open(folder) else {
-            return;
-        };
-        let locked = folder.try_lock();
-        let _ = folder.unlock();
-        match locked {
-            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(20)),
-            _ => return,
-        }
+/// Has another program of ours say as much as this one.
+pub(crate) fn say_as_much(command: &mut Command, verbosity: Verbosity) {
+    if verbosity.quiet {
+        command.arg("--quiet");
     }
+    command.args(std::iter::repeat_n("--verbose", verbosity.verbose.into()));
+}
+
+/// Is set once this process is told to end, by Ctrl-C or a request.
+///
+/// # Errors
+/// If the system refuses to tell.
+pub(crate) fn told_to_end() -> io::Result<Arc<AtomicBool>> {
+    let told = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register(signal, told.clone())?;
+    }
+    Ok(told)
 }
 
 /// Ties this process to the launcher that started it: should that be killed, nobody would tell what became of the job, and the next

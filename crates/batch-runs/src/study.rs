@@ -11,20 +11,13 @@ use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::Ordering,
 };
 
 use anyhow::{Context, bail};
 use job_kit::{ConfigError, Verbosity, WithHint, write_file};
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    flag,
-};
 
 use crate::{
     collect::REPORT,
@@ -556,13 +549,7 @@ impl Runner<'_> {
         let mut command = process::of_job(job)?;
         command.arg("-m").arg("--config").arg(file);
         command.arg("--config-dir").arg(&self.args.config_dir);
-        if self.verbosity.quiet {
-            command.arg("--quiet");
-        }
-        command.args(std::iter::repeat_n(
-            "--verbose",
-            self.verbosity.verbose.into(),
-        ));
+        process::say_as_much(&mut command, self.verbosity);
         command.stdin(Stdio::null());
         Ok(command)
     }
@@ -641,10 +628,7 @@ impl Runner<'_> {
     }
 
     fn run(&self, planned: &mut [Planned]) -> anyhow::Result<()> {
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            flag::register(signal, stop.clone())?;
-        }
+        let stop = process::told_to_end()?;
         for i in 0..planned.len() {
             let step = &planned[i];
             let all_finished = step

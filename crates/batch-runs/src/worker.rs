@@ -19,10 +19,6 @@ use std::{
 
 use anyhow::{Context, bail};
 use job_kit::Verbosity;
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    flag,
-};
 
 use crate::{
     identity::waits_for,
@@ -47,11 +43,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
-        let (soon, now) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        let soon = Arc::new(AtomicBool::new(false));
         #[cfg(unix)]
-        flag::register(signal_hook::consts::SIGUSR2, soon.clone())?;
-        flag::register(SIGTERM, now.clone())?;
-        flag::register(SIGINT, now.clone())?;
+        signal_hook::flag::register(signal_hook::consts::SIGUSR2, soon.clone())?;
+        let now = process::told_to_end()?;
         Ok(Self { soon, now })
     }
 

@@ -1,4 +1,4 @@
-//! Checkpoints and datasets from the Hugging Face hub, through the cache that Python tools use.
+//! Checkpoints from the Hugging Face hub, through the cache that Python tools use.
 //!
 //! Files land where `huggingface_hub` puts them, so what one tool has fetched the other finds. The
 //! layout and addresses are those of the `hf-hub` crate. Its transfer is not used: it appends to a
@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 
 use hf_hub::{Repo, RepoType};
 use model_conventions::weight_files::read_index;
-use model_conventions::{FileHash, WeightFiles, step_of};
+use model_conventions::{WeightFiles, step_of};
 use serde::Deserialize;
 
 pub use error::HubError;
@@ -40,18 +40,6 @@ pub struct Transfer<'a> {
 
 /// Called as bytes arrive; `&mut |_| ()` shows nothing.
 pub type OnTransfer<'a> = &'a mut dyn FnMut(&Transfer<'_>);
-
-/// A file of a repository at one revision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RepoFile {
-    /// Name inside the repository, with `/` between folders.
-    pub name: String,
-    /// Size in bytes, where the hub says it.
-    pub bytes: Option<u64>,
-    /// SHA-256 in hexadecimal; the hub knows it of large files only.
-    pub sha256: Option<String>,
-}
 
 /// A client of one hub with one cache.
 ///
@@ -82,9 +70,9 @@ struct RevisionInfo {
 
 #[derive(Debug, Deserialize)]
 struct Sibling {
+    /// Name inside the repository, with `/` between folders.
     rfilename: String,
-    #[serde(default)]
-    size: Option<u64>,
+    /// Of large files only.
     #[serde(default)]
     lfs: Option<Lfs>,
 }
@@ -93,8 +81,6 @@ struct Sibling {
 struct Lfs {
     #[serde(default)]
     sha256: Option<String>,
-    #[serde(default)]
-    size: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,12 +94,6 @@ struct Refs {
 #[derive(Debug, Deserialize)]
 struct Ref {
     name: String,
-}
-
-/// A commit and its files.
-struct Listing {
-    commit: String,
-    files: Vec<RepoFile>,
 }
 
 impl Hub {
@@ -147,7 +127,7 @@ impl Hub {
         revision: &str,
         on_transfer: OnTransfer<'_>,
     ) -> Result<PathBuf, HubError> {
-        let repo = checked_repo(repo, RepoType::Model, revision)?;
+        let repo = checked_repo(repo, revision)?;
         let cache = CacheDir::new(&self.options.cache, &repo);
         if let Some(dir) = cache.snapshot()
             && whole_checkpoint(&dir)
@@ -155,7 +135,7 @@ impl Hub {
             return Ok(dir);
         }
         let listing = self.listing(&repo, &cache)?;
-        let has = |name: &str| listing.files.iter().find(|file| file.name == name);
+        let has = |name: &str| listing.siblings.iter().find(|file| file.rfilename == name);
         let config = has("config.json").ok_or_else(|| no_file(&repo, "config.json"))?;
         let mut wanted = vec![config];
         wanted.extend(has("tokenizer.json"));
@@ -164,19 +144,19 @@ impl Hub {
             .find_map(|&(name, _, sharded)| Some((has(name)?, sharded)));
         let Some((weights, sharded)) = weights else {
             return Err(HubError::NoWeights {
-                repo: url_of(&repo),
+                repo: repo.url(),
                 revision: repo.revision().to_owned(),
             });
         };
         wanted.push(weights);
         for file in wanted {
-            self.fetch(&repo, &cache, &listing.commit, file, on_transfer)?;
+            self.fetch(&repo, &cache, &listing.sha, file, on_transfer)?;
         }
         if sharded {
-            let index = cache.pointer(&listing.commit, &weights.name);
+            let index = cache.pointer(&listing.sha, &weights.rfilename);
             let index: BTreeMap<String, String> =
                 read_index(&index).map_err(|source| HubError::BadIndex {
-                    repo: url_of(&repo),
+                    repo: repo.url(),
                     source,
                 })?;
             let mut shards: Vec<&String> = index.values().collect();
@@ -184,94 +164,11 @@ impl Hub {
             shards.dedup();
             for name in shards {
                 let file = has(name).ok_or_else(|| no_file(&repo, name))?;
-                self.fetch(&repo, &cache, &listing.commit, file, on_transfer)?;
+                self.fetch(&repo, &cache, &listing.sha, file, on_transfer)?;
             }
         }
-        cache.write_ref(&listing.commit)?;
-        Ok(cache.snapshot_of(&listing.commit))
-    }
-
-    /// The Parquet files of a dataset revision, in order of name. Datasets in other formats have a
-    /// converted copy at revision `refs/convert/parquet`.
-    ///
-    /// # Errors
-    /// - [`HubError::NoParquet`] if the revision holds none, and as [`Hub::checkpoint`]
-    pub fn dataset_parquet(
-        &self,
-        repo: &str,
-        revision: &str,
-        on_transfer: OnTransfer<'_>,
-    ) -> Result<Vec<PathBuf>, HubError> {
-        let repo = checked_repo(repo, RepoType::Dataset, revision)?;
-        let cache = CacheDir::new(&self.options.cache, &repo);
-        if let Some(paths) = cache.listed() {
-            return Ok(paths);
-        }
-        let listing = self.listing(&repo, &cache)?;
-        let mut files: Vec<&RepoFile> = listing
-            .files
-            .iter()
-            .filter(|file| file.name.ends_with(".parquet"))
-            .collect();
-        files.sort_by(|a, b| a.name.cmp(&b.name));
-        if files.is_empty() {
-            return Err(HubError::NoParquet {
-                repo: url_of(&repo),
-                revision: revision.to_owned(),
-            });
-        }
-        let mut paths = Vec::with_capacity(files.len());
-        for file in &files {
-            paths.push(self.fetch(&repo, &cache, &listing.commit, file, on_transfer)?);
-        }
-        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-        cache.write_list(&listing.commit, &names)?;
-        cache.write_ref(&listing.commit)?;
-        Ok(paths)
-    }
-
-    /// The files of a model revision, by one request and without fetching any.
-    ///
-    /// # Errors
-    /// - [`HubError`], as [`Hub::checkpoint`]
-    pub fn files(&self, repo: &str, revision: &str) -> Result<Vec<RepoFile>, HubError> {
-        let repo = checked_repo(repo, RepoType::Model, revision)?;
-        let cache = CacheDir::new(&self.options.cache, &repo);
-        Ok(self.listing(&repo, &cache)?.files)
-    }
-
-    /// Name, size and SHA-256 of the weight files that [`Hub::checkpoint`] would fetch, by one request and without fetching any:
-    /// whole safetensors, their shards, or the same of `pytorch_model.bin`.
-    ///
-    /// # Errors
-    /// - [`HubError::NoWeights`]; [`HubError::NoHash`] if the hub does not publish one; as [`Hub::checkpoint`]
-    pub fn weight_hashes(&self, repo: &str, revision: &str) -> Result<Vec<FileHash>, HubError> {
-        let files = self.files(repo, revision)?;
-        let kinds: [fn(&str) -> bool; 4] = [
-            |name| name == "model.safetensors",
-            |name| name.starts_with("model-") && name.ends_with(".safetensors"),
-            |name| name == "pytorch_model.bin",
-            |name| name.starts_with("pytorch_model-") && name.ends_with(".bin"),
-        ];
-        let first = kinds
-            .into_iter()
-            .find(|kind| files.iter().any(|file| kind(&file.name)));
-        let Some(kind) = first else {
-            return Err(HubError::NoWeights {
-                repo: repo.to_owned(),
-                revision: revision.to_owned(),
-            });
-        };
-        let hash = |file: &RepoFile| match (file.bytes, &file.sha256) {
-            (Some(bytes), Some(sha256)) => Ok(FileHash::new(&file.name, bytes, sha256)),
-            _ => Err(HubError::NoHash {
-                repo: repo.to_owned(),
-                revision: revision.to_owned(),
-                file: file.name.clone(),
-            }),
-        };
-        let weights = files.iter().filter(|file| kind(&file.name));
-        weights.map(hash).collect()
+        cache.write_ref(&listing.sha)?;
+        Ok(cache.snapshot_of(&listing.sha))
     }
 
     /// Branches and tags of a model repository; offline, those in the cache.
@@ -279,7 +176,7 @@ impl Hub {
     /// # Errors
     /// - [`HubError`], as [`Hub::checkpoint`]
     pub fn revisions(&self, repo: &str) -> Result<Vec<String>, HubError> {
-        let repo = checked_repo(repo, RepoType::Model, "main")?;
+        let repo = checked_repo(repo, "main")?;
         if self.options.offline {
             return Ok(CacheDir::new(&self.options.cache, &repo).revisions());
         }
@@ -287,12 +184,7 @@ impl Hub {
     }
 
     fn remote_revisions(&self, repo: &Repo) -> Result<Vec<String>, HubError> {
-        let kind = api_kind(repo);
-        let url = format!(
-            "{}/api/{kind}/{}/refs",
-            self.options.endpoint,
-            repo_id(repo)
-        );
+        let url = format!("{}/api/models/{}/refs", self.options.endpoint, repo.url());
         let refs: Refs = self.http.json(&url, &self.subject(repo))?;
         Ok(refs
             .branches
@@ -302,11 +194,11 @@ impl Hub {
             .collect())
     }
 
-    /// Commit and files of a revision. `blobs=true` makes the hub add sizes and hashes.
-    fn listing(&self, repo: &Repo, cache: &CacheDir) -> Result<Listing, HubError> {
+    /// Commit and files of a revision. `blobs=true` makes the hub add hashes.
+    fn listing(&self, repo: &Repo, cache: &CacheDir) -> Result<RevisionInfo, HubError> {
         if self.options.offline {
             return Err(HubError::NotCached {
-                repo: url_of(repo),
+                repo: repo.url(),
                 revision: repo.revision().to_owned(),
                 cache: self.options.cache.clone(),
                 missing: cache.missing(),
@@ -348,23 +240,7 @@ impl Hub {
                 problem: format!("file name `{}` leaves the repository", bad.rfilename),
             });
         }
-        let files = info
-            .siblings
-            .into_iter()
-            .map(|sibling| RepoFile {
-                bytes: sibling
-                    .lfs
-                    .as_ref()
-                    .and_then(|lfs| lfs.size)
-                    .or(sibling.size),
-                sha256: sibling.lfs.and_then(|lfs| lfs.sha256),
-                name: sibling.rfilename,
-            })
-            .collect();
-        Ok(Listing {
-            commit: info.sha,
-            files,
-        })
+        Ok(info)
     }
 
     /// One file, from the cache or the hub, as the path of its entry in the snapshot.
@@ -373,10 +249,10 @@ impl Hub {
         repo: &Repo,
         cache: &CacheDir,
         commit: &str,
-        file: &RepoFile,
+        file: &Sibling,
         on_transfer: OnTransfer<'_>,
     ) -> Result<PathBuf, HubError> {
-        let pointer = cache.pointer(commit, &file.name);
+        let pointer = cache.pointer(commit, &file.rfilename);
         if pointer.exists() {
             return Ok(pointer);
         }
@@ -384,7 +260,7 @@ impl Hub {
             "{}/{}/resolve/{commit}/{}",
             self.options.endpoint,
             repo.url(),
-            percent_encoded(&file.name)
+            percent_encoded(&file.rfilename)
         );
         let subject = self.subject(repo);
         let head = self.http.head(&url, &subject)?;
@@ -394,15 +270,19 @@ impl Hub {
             let part = cache.part(&head.etag)?;
             let job = http::Download {
                 url: &url,
-                file: &file.name,
+                file: &file.rfilename,
                 part: &part,
                 bytes: head.bytes,
-                sha256: file.sha256.clone().or_else(|| head.sha256()),
+                sha256: file
+                    .lfs
+                    .as_ref()
+                    .and_then(|lfs| lfs.sha256.clone())
+                    .or_else(|| head.sha256()),
             };
             self.http.download(&job, &subject, on_transfer)?;
             cache.keep(&part, &head.etag)?;
         }
-        cache.link(commit, &file.name, &head.etag)?;
+        cache.link(commit, &file.rfilename, &head.etag)?;
         Ok(pointer)
     }
 
@@ -417,45 +297,20 @@ impl Hub {
 
 fn no_file(repo: &Repo, name: &str) -> HubError {
     HubError::NoFile {
-        repo: url_of(repo),
+        repo: repo.url(),
         revision: repo.revision().to_owned(),
         file: name.to_owned(),
     }
 }
 
-/// `EleutherAI/pythia-70m`, with `datasets/` in front of a dataset.
-fn url_of(repo: &Repo) -> String {
-    repo.url()
-}
-
-fn repo_id(repo: &Repo) -> String {
-    let url = repo.url();
-    url.strip_prefix("datasets/")
-        .map(str::to_owned)
-        .unwrap_or(url)
-}
-
-fn api_kind(repo: &Repo) -> &'static str {
-    if repo.url().starts_with("datasets/") {
-        "datasets"
-    } else {
-        "models"
-    }
-}
-
 /// What to run where there is network, with huggingface_hub's own command.
 fn fetch_command(repo: &Repo) -> String {
-    let (id, revision) = (repo_id(repo), repo.revision());
-    match api_kind(repo) {
-        "datasets" => format!(
-            "hf download --repo-type dataset {id} --revision {revision} --include '*.parquet'"
-        ),
-        _ => format!("hf download {id} --revision {revision} --exclude '*.msgpack' '*.h5'"),
-    }
+    let (id, revision) = (repo.url(), repo.revision());
+    format!("hf download {id} --revision {revision} --exclude '*.msgpack' '*.h5'")
 }
 
 /// Names that cannot leave the cache folder or change the address.
-fn checked_repo(id: &str, kind: RepoType, revision: &str) -> Result<Repo, HubError> {
+fn checked_repo(id: &str, revision: &str) -> Result<Repo, HubError> {
     let plain = |text: &str| {
         text.chars()
             .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
@@ -478,7 +333,7 @@ fn checked_repo(id: &str, kind: RepoType, revision: &str) -> Result<Repo, HubErr
     }
     Ok(Repo::with_revision(
         id.to_owned(),
-        kind,
+        RepoType::Model,
         revision.to_owned(),
     ))
 }

@@ -18,6 +18,6 @@
 pub mod hub;
 pub mod source;
 
-pub use hub::{Hub, HubError, HubOptions, OnTransfer, RepoFile, Token, Transfer};
-pub use model_conventions::{FileHash, StepNames};
+pub use hub::{Hub, HubError, HubOptions, OnTransfer, Token, Transfer};
+pub use model_conventions::StepNames;
 pub use source::{Source, SourceError};

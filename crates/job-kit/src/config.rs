@@ -402,6 +402,16 @@ pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Err
     })
 }
 
+/// The seed of a job whose configuration says none; for `#[serde(default = "job_kit::default_seed")]`.
+pub fn default_seed() -> u64 {
+    42
+}
+
+/// A switch that is on where the configuration says nothing; for `#[serde(default = "job_kit::on")]`.
+pub fn on() -> bool {
+    true
+}
+
 /// The file that `--config` or else the name of the job says.
 fn start_file(job: &str, args: &ConfigArgs, search: &Search) -> PathBuf {
     match &args.config {

@@ -24,7 +24,10 @@ pub mod table;
 pub use input_files::{Columns, InputError, TableReader};
 
 pub use self::{
-    config::{ConfigArgs, ConfigError, Paths, Resolved, Rule, Rules, Span, compose, switch},
+    config::{
+        ConfigArgs, ConfigError, Paths, Resolved, Rule, Rules, Span, compose, default_seed, on,
+        switch,
+    },
     dispatch::{NamedJob, dispatch, dispatched},
     estimate::Estimate,
     exit::{exit, main},

@@ -14,7 +14,7 @@ use tempfile::NamedTempFile;
 
 pub(crate) use self::folder::FileRecord;
 use self::folder::Shared;
-pub use self::folder::{OutputDir, RUN_RECORD};
+pub use self::folder::{FolderLock, OutputDir, RUN_RECORD};
 use crate::hint::Hint;
 
 const PARTIAL: &str = ".partial";

@@ -100,7 +100,6 @@ pub struct Mark {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Line,
-    Steps,
     Points { radius: f64 },
     Bars,
     VerticalRule(f64),
@@ -127,11 +126,6 @@ impl Mark {
     /// Points joined by a line. The name is for the legend; an empty one stays out of it.
     pub fn line(name: &str, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
         Self::new(Kind::Line, name, points)
-    }
-
-    /// A value that holds until the next one.
-    pub fn steps(name: &str, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
-        Self::new(Kind::Steps, name, points)
     }
 
     /// Points on their own.

@@ -79,14 +79,6 @@ impl Progress {
         }
     }
 
-    /// Prints a line above the bar.
-    pub fn println(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            None => tell(text),
-        }
-    }
-
     /// Ends the step; returns how long it took.
     pub fn finish(self) -> Duration {
         let took = self.started.elapsed();

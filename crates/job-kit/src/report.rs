@@ -5,7 +5,7 @@ mod style;
 
 use std::fmt::Write;
 
-pub use self::grid::{Cell, Grid};
+pub use self::grid::{Cell, Grid, GridOf};
 pub use crate::notation::{integer, number};
 use crate::{
     notation::escape,
@@ -20,8 +20,7 @@ use crate::{
 /// ```
 /// use job_kit::report::{Grid, Report, Section};
 ///
-/// let mut grid = Grid::new(["neuron", "total effect"]);
-/// grid.row([3.into(), 0.0123.into()]);
+/// let grid = Grid::of([(3, 0.0123)]).column("neuron", |n| n.0).column("total effect", |n| n.1);
 /// let page = Report::new("Neurons of the long tail")
 ///     .fact("model", "tiny-neox, step 4000")
 ///     .section(Section::new("Largest effects").text("Removing `3` costs < 1 nat.").grid(grid))
@@ -72,8 +71,8 @@ impl Section {
     }
 
     /// Adds a table.
-    pub fn grid(mut self, grid: Grid) -> Self {
-        self.parts.push(Part::Grid(grid));
+    pub fn grid(mut self, grid: impl Into<Grid>) -> Self {
+        self.parts.push(Part::Grid(grid.into()));
         self
     }
 

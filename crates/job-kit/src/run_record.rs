@@ -3,14 +3,16 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
+use chrono::{SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::output::{FileRecord, OutputDir, OutputError, RUN_RECORD, sha256_file};
 use crate::secrets::{as_recorded, without_secrets};
+use crate::stdio::print;
 
 /// What a run was: filled in as it goes, written as `run.json` at its end.
 ///
@@ -71,7 +73,7 @@ impl RunRecord {
         ]);
         Self {
             job: job.to_owned(),
-            started: utc(SystemTime::now()),
+            started: Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
             seconds: 0.0,
             seed: None,
             device: None,
@@ -173,6 +175,15 @@ impl RunRecord {
         json.push(b'\n');
         dir.complete(&json)
     }
+
+    /// Ends a run: [writes](Self::write) the record, then prints what a person wants to know first, and where the files are.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write), and [`OutputError::Stdout`].
+    pub fn finish(self, dir: &OutputDir, summary: &str) -> Result<(), OutputError> {
+        self.write(dir)?;
+        print(format!("{summary}Files: {}\n", dir.path().display()))
+    }
 }
 
 /// The record of a finished run in `folder` that would give the same if it ran again: of this job and version, with this configuration but for
@@ -233,42 +244,9 @@ fn round(took: Duration) -> f64 {
     (took.as_secs_f64() * 1e3).round() / 1e3
 }
 
-/// A time as `2026-01-31T23:59:59Z`.
-fn utc(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let (days, clock) = (seconds / 86_400, seconds % 86_400);
-    // Days to civil date, counting years from March (Hinnant, "chrono-compatible low-level date algorithms").
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        clock / 3600,
-        clock / 60 % 60,
-        clock % 60
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn known_dates() {
-        for (seconds, date) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_827_696, "2000-02-29T12:34:56Z"),
-            (4_107_542_399, "2100-02-28T23:59:59Z"),
-        ] {
-            assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(seconds)), date);
-        }
-    }
 
     #[test]
     fn paths_of_tokens_stay_and_tokens_go() {

@@ -1,4 +1,4 @@
-//! A server on 127.0.0.1 that speaks enough of the hub's protocol to fetch models and datasets,
+//! A server on 127.0.0.1 that speaks enough of the hub's protocol to fetch models,
 //! and fails in the ways the hub can fail.
 
 #![expect(
@@ -51,7 +51,7 @@ pub(crate) type Revisions = BTreeMap<String, BTreeMap<String, PathBuf>>;
 
 #[derive(Default)]
 struct State {
-    /// `models/owner/name` or `datasets/owner/name`.
+    /// By `models/owner/name`.
     repos: BTreeMap<String, Revisions>,
     faults: Vec<(String, Fault)>,
     log: Vec<Request>,
@@ -220,9 +220,6 @@ impl LocalHub {
         let (repo, rest) = match parts.as_slice() {
             ["api", kind, owner, name, rest @ ..] => {
                 (format!("{kind}/{owner}/{name}"), ("api", rest))
-            }
-            ["datasets", owner, name, rest @ ..] => {
-                (format!("datasets/{owner}/{name}"), ("", rest))
             }
             [owner, name, rest @ ..] => (format!("models/{owner}/{name}"), ("", rest)),
             _ => return error(&mut stream, 404, "RepoNotFound"),

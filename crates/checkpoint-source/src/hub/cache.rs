@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hf_hub::{Cache, CacheRepo, Repo};
 
-use super::{HubError, is_commit, is_safe_path};
+use super::{HubError, is_commit};
 
 #[derive(Debug)]
 pub(super) struct CacheDir {
@@ -141,37 +141,8 @@ impl CacheDir {
         match self.snapshot() {
             None => "the revision itself".into(),
             Some(dir) if !dir.join("config.json").exists() => "config.json or all files".into(),
-            Some(_) => "some weight or data files".into(),
+            Some(_) => "some weight files".into(),
         }
-    }
-
-    // A dataset's files have no index of their own; ours says which ones made the whole.
-
-    fn list_path(&self, commit: &str) -> PathBuf {
-        self.root
-            .join("parquet-files")
-            .join(format!("{commit}.json"))
-    }
-
-    pub(super) fn write_list(&self, commit: &str, names: &[&str]) -> Result<(), HubError> {
-        let path = self.list_path(commit);
-        let text = serde_json::to_string(names)
-            .map_err(io::Error::from)
-            .map_err(failed(&path))?;
-        write_atomically(&path, &text)
-    }
-
-    /// Paths of a dataset that was fetched whole, if all are still there.
-    pub(super) fn listed(&self) -> Option<Vec<PathBuf>> {
-        let commit = self.commit()?;
-        let text = fs::read_to_string(self.list_path(&commit)).ok()?;
-        let names: Vec<String> = serde_json::from_str(&text).ok()?;
-        let safe = names.iter().all(|name| is_safe_path(name));
-        let paths: Vec<PathBuf> = names
-            .iter()
-            .map(|name| self.pointer(&commit, name))
-            .collect();
-        (safe && paths.iter().all(|path| path.exists())).then_some(paths)
     }
 }
 

@@ -119,28 +119,6 @@ pub enum HubError {
         /// The revision.
         revision: String,
     },
-    /// A weight file whose hash the hub does not publish.
-    #[error(
-        "the hub gives no hash of `{file}` in `{repo}` at `{revision}`: fetch the checkpoint to look at it"
-    )]
-    NoHash {
-        /// The repository.
-        repo: String,
-        /// The revision.
-        revision: String,
-        /// The file.
-        file: String,
-    },
-    /// A dataset without Parquet files.
-    #[error(
-        "dataset `{repo}` at `{revision}` has no Parquet files; the hub's converted copy, if any, is at revision `refs/convert/parquet`"
-    )]
-    NoParquet {
-        /// The dataset.
-        repo: String,
-        /// The revision.
-        revision: String,
-    },
     /// An index of shards that makes no sense.
     #[error("bad index of weights in `{repo}`")]
     BadIndex {

@@ -12,7 +12,7 @@ use ureq::config::RedirectAuthHeaders;
 use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body};
 
-use super::{HubError, HubOptions, OnTransfer, Transfer, repo_id};
+use super::{HubError, HubOptions, OnTransfer, Transfer};
 
 /// Longest pause that a server may ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
@@ -374,7 +374,7 @@ impl Http {
                 nearest: Vec::new(),
             }),
             404 if code == "RepoNotFound" => Failure::from(HubError::NoRepo {
-                repo: repo_id(subject.repo),
+                repo: subject.repo.url(),
                 page: subject.page.clone(),
             }),
             status => Failure::from(HubError::Status {

@@ -12,10 +12,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -70,13 +72,11 @@ pub(crate) struct Stale {
     pub(crate) kept: Vec<String>,
 }
 
-/// A folder that belongs to one job, and that this process alone writes to until it is dropped.
-///
-/// The lock is advisory and known on Unix only; file systems without locks are used unlocked.
+/// A folder that belongs to one job, and that this process alone writes to until it is dropped ([`FolderLock`]).
 #[derive(Debug)]
 pub struct OutputDir {
     shared: Arc<Shared>,
-    _lock: Option<Lock>,
+    _lock: FolderLock,
 }
 
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl OutputDir {
             path: path.clone(),
             source,
         })?;
-        let lock = lock(&path)?;
+        let lock = FolderLock::take(&path, Duration::ZERO)?;
         let not_writable = |source| OutputError::NotWritable {
             path: path.clone(),
             source,
@@ -630,37 +630,53 @@ fn remove(path: &Path) -> Result<(), OutputError> {
     }
 }
 
-/// A locked folder.
+/// Keeps other processes of ours out of a folder while it lives.
+///
+/// It is advisory and known on Unix only; file systems without locks are used unlocked.
 #[derive(Debug)]
-struct Lock(File);
+pub struct FolderLock(Option<File>);
 
-impl Drop for Lock {
-    /// Closing alone is not enough: a process that is being started has a copy of the handle until it becomes another program, and would
-    /// hold the lock so long.
-    fn drop(&mut self) {
-        let _ = self.0.unlock();
-    }
-}
-
-#[cfg(unix)]
-fn lock(path: &Path) -> Result<Option<Lock>, OutputError> {
-    let folder = File::open(path).map_err(|source| OutputError::NotWritable {
-        path: path.to_owned(),
-        source,
-    })?;
-    match folder.try_lock() {
-        Ok(()) => Ok(Some(Lock(folder))),
-        Err(fs::TryLockError::WouldBlock) => Err(OutputError::InUse {
-            path: path.to_owned(),
-        }),
-        Err(fs::TryLockError::Error(error)) => {
-            tracing::debug!("`{}` cannot be locked: {error}", path.display());
-            Ok(None)
+impl FolderLock {
+    /// Takes the lock, and waits so long for a process that has it and may just be ending.
+    ///
+    /// # Errors
+    /// - [`OutputError::NotWritable`] if the folder cannot be opened
+    /// - [`OutputError::InUse`] if another process holds it
+    pub fn take(folder: &Path, patience: Duration) -> Result<Self, OutputError> {
+        if cfg!(not(unix)) {
+            return Ok(Self(None));
+        }
+        let file = File::open(folder).map_err(|source| OutputError::NotWritable {
+            path: folder.to_owned(),
+            source,
+        })?;
+        let since = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self(Some(file))),
+                Err(TryLockError::WouldBlock) if since.elapsed() < patience => {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(OutputError::InUse {
+                        path: folder.to_owned(),
+                    });
+                }
+                Err(TryLockError::Error(error)) => {
+                    tracing::debug!("`{}` cannot be locked: {error}", folder.display());
+                    return Ok(Self(None));
+                }
+            }
         }
     }
 }
 
-#[cfg(not(unix))]
-fn lock(_: &Path) -> Result<Option<Lock>, OutputError> {
-    Ok(None)
+impl Drop for FolderLock {
+    /// Closing alone is not enough: a process that is being started has a copy of the handle until it becomes another program, and would
+    /// hold the lock so long.
+    fn drop(&mut self) {
+        if let Some(folder) = &self.0 {
+            let _ = folder.unlock();
+        }
+    }
 }

@@ -230,7 +230,6 @@ pub(super) fn draw(figure: &Figure, canvas: &mut Canvas) -> Result<(), PlotError
     for p in &placed {
         match p.mark.kind {
             Kind::Line => draw_line(canvas, &plane, p),
-            Kind::Steps => draw_steps(canvas, &plane, p),
             Kind::Points { radius } => draw_points(canvas, &plane, p, radius, &mut taken),
             Kind::Bars => {
                 draw_bars(canvas, &plane, p, bar_slot(&placed), group, groups);
@@ -314,7 +313,7 @@ impl Looks {
         };
         let shape = |number: usize| Shape::ORDER[number % Shape::ORDER.len()];
         match mark.kind {
-            Kind::Line | Kind::Steps => {
+            Kind::Line => {
                 let number = next(&mut self.lines);
                 let dashes = match mark.dashed {
                     true => DASHED,
@@ -510,19 +509,6 @@ fn draw_line(canvas: &mut Canvas, plane: &Plane, p: &Placed<'_>) {
         if plane.clamp(pixel) == pixel {
             canvas.dot(pixel, 3.0, p.shape, p.color.into(), &p.mark.hover(i));
         }
-    }
-}
-
-fn draw_steps(canvas: &mut Canvas, plane: &Plane, p: &Placed<'_>) {
-    for run in p.points.split(Option::is_none) {
-        let mut pixels: Vec<(f64, f64)> = vec![];
-        for pixel in run.iter().flatten().map(|&point| plane.at(point)) {
-            if let Some(&(_, y)) = pixels.last() {
-                pixels.push((pixel.0, y));
-            }
-            pixels.push(pixel);
-        }
-        stroke(canvas, plane, &pixels, p, LINE);
     }
 }
 

@@ -21,6 +21,18 @@ pub enum Cell {
 }
 
 impl Cell {
+    /// A number shown with so many decimals, where there is one.
+    pub fn fixed(value: impl Into<Option<f64>>, decimals: usize) -> Self {
+        value
+            .into()
+            .map_or(Self::Missing, |value| Self::Fixed(value, decimals))
+    }
+
+    /// A share shown as a percentage, where there is one.
+    pub fn percent(value: impl Into<Option<f64>>) -> Self {
+        value.into().map_or(Self::Missing, Self::Percent)
+    }
+
     fn text(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
@@ -73,19 +85,7 @@ impl<T: Into<Self>> From<Option<T>> for Cell {
     }
 }
 
-/// A small table of [`Cell`]s.
-///
-/// # Examples
-/// ```
-/// use job_kit::report::{Cell, Grid};
-///
-/// let mut grid = Grid::new(["neuron", "effect (nats)", "share"]);
-/// grid.row([3.into(), 0.01234567.into(), Cell::Percent(0.5)]);
-/// grid.row([1017.into(), (-2.5e-7).into(), None::<f64>.into()]);
-/// let text = grid.to_text();
-/// assert_eq!(text.lines().nth(1), Some("     3        0.01235  50.0 %"));
-/// assert_eq!(text.lines().nth(2), Some(" 1,017    −2.500×10⁻⁷       –"));
-/// ```
+/// A small table of [`Cell`]s, made by [`Grid::of`].
 #[derive(Debug, Clone)]
 pub struct Grid {
     caption: String,
@@ -93,33 +93,64 @@ pub struct Grid {
     rows: Vec<Vec<Cell>>,
 }
 
-impl Grid {
-    /// An empty table with these columns.
-    pub fn new<S: Into<String>>(columns: impl IntoIterator<Item = S>) -> Self {
-        Self {
-            caption: String::new(),
-            columns: columns.into_iter().map(Into::into).collect(),
-            rows: vec![],
-        }
-    }
+/// A [`Grid`] in the making: a column is a name and what it says of each row, as in a [`Table`](crate::Table).
+///
+/// # Examples
+/// ```
+/// use job_kit::report::{Cell, Grid};
+///
+/// let neurons = [(3, 0.01234567, Some(0.5)), (1017, -2.5e-7, None)];
+/// let grid = Grid::of(&neurons)
+///     .column("neuron", |n| n.0)
+///     .column("effect (nats)", |n| n.1)
+///     .column("share", |n| Cell::percent(n.2));
+/// let text = Grid::from(grid).to_text();
+/// assert_eq!(text.lines().nth(1), Some("     3        0.01235  50.0 %"));
+/// assert_eq!(text.lines().nth(2), Some(" 1,017    −2.500×10⁻⁷       –"));
+/// ```
+#[derive(Debug, Clone)]
+pub struct GridOf<R> {
+    of: Vec<R>,
+    grid: Grid,
+}
 
+impl<R> GridOf<R> {
     /// A line above the table.
-    pub fn caption(mut self, caption: &str) -> Self {
-        self.caption = caption.to_owned();
+    #[must_use]
+    pub fn caption(mut self, caption: impl Into<String>) -> Self {
+        self.grid.caption = caption.into();
         self
     }
 
-    /// Adds a row; missing cells are shown as missing, and cells beyond the columns get a column without a name.
-    pub fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
-        let mut cells: Vec<Cell> = cells.into_iter().collect();
-        cells.resize(cells.len().max(self.columns.len()), Cell::Missing);
-        self.columns.resize(cells.len(), String::new());
-        self.rows.push(cells);
+    /// With a column.
+    #[must_use]
+    pub fn column<C: Into<Cell>>(mut self, name: impl Into<String>, of: impl Fn(&R) -> C) -> Self {
+        self.grid.columns.push(name.into());
+        for (cells, row) in self.grid.rows.iter_mut().zip(&self.of) {
+            cells.push(of(row).into());
+        }
+        self
     }
+}
 
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.rows.len()
+impl<R> From<GridOf<R>> for Grid {
+    fn from(made: GridOf<R>) -> Self {
+        made.grid
+    }
+}
+
+impl Grid {
+    /// A table of these rows, without columns yet.
+    pub fn of<R>(rows: impl IntoIterator<Item = R>) -> GridOf<R> {
+        let of: Vec<R> = rows.into_iter().collect();
+        GridOf {
+            grid: Self {
+                caption: String::new(),
+                columns: vec![],
+                rows: of.iter().map(|_| vec![]).collect(),
+            },
+            of,
+        }
     }
 
     /// The table in columns of plain text, for a terminal.
