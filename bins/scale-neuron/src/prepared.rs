@@ -1,7 +1,7 @@
 //! What a run measures: the model, the null space, the changes and the plans for them.
 
 use anyhow::{Context, bail};
-use job_inputs::{Loaded, MeasuredOn, Vocabulary, mebibytes, note_overlap};
+use job_inputs::{Loaded, MeasuredOn, NeuronsConfig, Vocabulary, mebibytes, note_overlap};
 use job_kit::{Progress, RunRecord};
 use neuron_ablate::{
     NamedChange, NeuronId, NullSpace, RareTokens, ScalingCost, ScalingEffects, ScalingPlan,
@@ -43,7 +43,9 @@ impl Prepared {
     /// Reads the inputs, finds the null space and draws the controls.
     pub(crate) fn read(config: &ScaleConfig, record: &mut RunRecord) -> anyhow::Result<Self> {
         let factors = config.factors()?;
-        let neurons = match &config.neurons {
+        // Another model drops the neurons of the default one, and leaves the group without any.
+        let named = |of: &&NeuronsConfig| of.file.is_some() || of.list.is_some();
+        let neurons = match config.neurons.as_ref().filter(named) {
             Some(neurons) => neurons.resolve(record)?,
             None => Vec::new(),
         };
