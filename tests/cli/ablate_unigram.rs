@@ -2194,6 +2194,14 @@ fn keys_of_the_band_are_refused_without_one() {
             "{typed}: {text}"
         );
     }
+    // The first of them would be taken for the long-tail band.
+    let bands = "bands={middle: {lower: 20, upper: 60}}";
+    let output = ablate(out.path(), &["band=none", bands]).assert().failure();
+    let text = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+    assert!(
+        text.contains("`bands.middle` comes beside a long-tail band"),
+        "{text}"
+    );
 }
 
 /// A configuration of the Python packages as it is: what it comes to, what is not used, and what it cannot say.

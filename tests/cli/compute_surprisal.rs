@@ -1152,6 +1152,31 @@ fn words_are_grouped_by_the_frequency_of_the_word() {
     }
 }
 
+/// A figure of one step says how many neurons are changed at this step, one over steps how many at all of them.
+#[test]
+fn a_figure_of_one_step_counts_the_neurons_of_this_step() {
+    let run = Run::new();
+    fs::write(
+        run.path("words.json"),
+        r#"{"Congress": [{"context": "I am glad to report to the", "zipf": 5.5}], "whale": [{"context": "There she blows, the white", "zipf": 4.2}]}"#,
+    )
+    .unwrap();
+    let neurons = run.path("neurons.csv");
+    let table = "step,top_neurons\n512,\"['3.7']\"\n4000,\"['3.8', '3.9']\"\n";
+    fs::write(&neurons, table).unwrap();
+    run.ok(&[
+        "neurons.list=null",
+        &format!("neurons.file={}", neurons.display()),
+        "model.steps=[512, 4000]",
+        "words.min_context=1",
+        "interventions.list=[base, zero]",
+    ]);
+    let svg = fs::read_to_string(run.out("change-by-frequency.svg")).unwrap();
+    assert!(svg.contains("zero (2 neurons)"), "{svg}");
+    let report = fs::read_to_string(run.out("report.html")).unwrap();
+    assert!(report.contains("zero (1 to 2 neurons)"));
+}
+
 /// `surprisal.parquet` is what a mixed model takes: a row per word and context, with what may explain its surprisal.
 #[test]
 fn the_table_has_the_covariates_of_a_mixed_model() {

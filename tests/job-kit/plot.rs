@@ -78,7 +78,7 @@ fn figures() -> Vec<(&'static str, Figure)> {
         Axis::log("frequency"),
     )
     .mark(Mark::span("long tail", 3000.0, 48_064.0))
-    .mark(Mark::steps(
+    .mark(Mark::line(
         "tokens",
         ranks.clone().map(|r| (r, 0.05 / r.powf(0.95))),
     ))

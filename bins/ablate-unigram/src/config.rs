@@ -25,7 +25,7 @@ pub(crate) struct AblateConfig {
     pub(crate) frequency: FrequencyConfig,
     #[serde(default)]
     pub(crate) band: Option<BandConfig>,
-    /// Further bands by name: their divergences, and direct effects with their frequency direction frozen.
+    /// Bands beside the long-tail one, by name: their divergences, and direct effects with their frequency direction frozen.
     #[serde(default)]
     pub(crate) bands: BTreeMap<String, BandConfig>,
     pub(crate) semantics: SemanticsConfig,
@@ -122,12 +122,10 @@ impl Rules for AblateConfig {
 /// Why a key of `semantics` is not used.
 const NO_BAND: &str = "there is no band of tokens that it would be about (`band=tail` takes one, or set `band.lower` and `band.upper`)";
 
-/// Whether a resolved configuration has a band, or further ones.
+/// Whether a resolved configuration has a long-tail band; there are no further ones without it.
 fn has_band(config: &serde_json::Value) -> bool {
     let band = &config["band"];
-    let further = config["bands"].as_object();
     !(band["lower"].is_null() && band["upper"].is_null())
-        || further.is_some_and(|bands| !bands.is_empty())
 }
 
 /// The choices of `neuron_ablate::Semantics`, and how the bounds of the band are read.

@@ -18,7 +18,7 @@ use neuron_ablate::{
     AblateError, EngineReport, ForwardCost, MeanOf, NeuronEffects, NeuronId, PairBlock, Sweep,
     Tick, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics, output_directions,
 };
-
+use neuron_select::RowSums;
 use surprisal_metrics::{Bootstrap, MIN_GROUPS};
 
 use crate::{
@@ -28,10 +28,10 @@ use crate::{
     sets::Selected,
     start::{begin, frequencies, pending, plan, refuse_bad},
     summary,
-    sums::{DocumentSums, SUMS},
+    sums::DocumentSums,
     tables::{
-        EffectColumns, NeuronTable, PositionTable, RunColumns, SetTable, balance, head_table,
-        set_contrasts,
+        EffectColumns, NeuronTable, PositionTable, RunColumns, balance, head_table, set_contrasts,
+        set_table,
     },
 };
 
@@ -85,7 +85,7 @@ fn positions_file(config: &AblateConfig) -> (String, Format) {
 fn outputs(config: &AblateConfig) -> Vec<String> {
     let mut names = Vec::new();
     if config.ablation.has_neurons() {
-        names.extend([NEURONS, SUMS].map(String::from));
+        names.extend([NEURONS, RowSums::FILE].map(String::from));
         if config.output.positions {
             names.push(positions_file(config).0);
         }
@@ -290,7 +290,7 @@ fn ablate(
             means: &means,
         };
         table(NEURONS, neurons.batch(&sweep, &effects)?)?;
-        sums.write(&out, SUMS)?;
+        sums.write(&out, RowSums::FILE)?;
     }
     if !head_effects.is_empty() {
         table(HEADS, head_table(columns, &sweep, &head_effects)?)?;
@@ -302,7 +302,7 @@ fn ablate(
             table(SET_CONTRASTS, set_contrasts(&contrasts)?)?;
             table(BALANCE, balance(&sets.balance)?)?;
         }
-        table(SETS, SetTable { effects: columns }.batch(&sweep, sets)?)?;
+        table(SETS, set_table(columns, &sweep, sets)?)?;
         let about = about(&run, &record);
         sets.doses_figure(&about, &bootstrap)?
             .write(&out, SETS_FIGURE, &mut record)?;

@@ -8,11 +8,11 @@ use job_inputs::{Loaded, corpus_sha256, mebibytes, revisions, source};
 use job_kit::{RunRecord, TableReader};
 use neox_core::AuditRow;
 use neuron_ablate::{Plan, Sample, TokenBand, TokenFrequencies};
+use neuron_select::RowSums;
 
 use crate::{
     JOB, VERSION,
     config::{AblateConfig, UnseenTokens},
-    sums::{DOCUMENT, SUMS},
 };
 
 /// Name of the audit's result in the output folder, which a sweep over the same folder obeys.
@@ -61,7 +61,7 @@ fn finished<'c>(
         "means.keep",
     ];
     let record = job_kit::finished_run(dir, JOB, VERSION, resolved, &beside)?;
-    if documents_are_of_before(&dir.join(SUMS)) {
+    if documents_are_of_before(&dir.join(RowSums::FILE)) {
         return Err(
             "its tables are of an earlier version, which numbers documents otherwise".into(),
         );
@@ -76,8 +76,15 @@ fn finished<'c>(
 /// Whether a table has documents as an earlier version numbers them, among those that were read and in 32 bits.
 pub(crate) fn documents_are_of_before(sums: &Path) -> bool {
     let table = TableReader::open(sums).ok();
-    let field =
-        table.and_then(|table| Some(table.schema().field_with_name(DOCUMENT).ok()?.clone()));
+    let field = table.and_then(|table| {
+        Some(
+            table
+                .schema()
+                .field_with_name(RowSums::DOCUMENT)
+                .ok()?
+                .clone(),
+        )
+    });
     field.is_some_and(|field| *field.data_type() == DataType::Int32)
 }
 
@@ -101,6 +108,11 @@ pub(crate) fn frequencies(
         config.semantics.band_reading,
         record,
     )?;
+    if let (None, Some(name)) = (&vocabulary.band, config.bands.keys().next()) {
+        bail!(
+            "`bands.{name}` comes beside a long-tail band, and there is none: choose one with `band`, or leave `bands` out"
+        );
+    }
     let q = vocabulary.frequencies.q().to_vec();
     let mut bands = match &vocabulary.band {
         Some(band) => vec![TokenBand::new("band", &band.ids, q.len())?],

@@ -7,12 +7,6 @@ use neuron_ablate::{
 };
 use neuron_select::{Row, RowSums, Stratum, SumColumn, Tally};
 
-/// The table.
-pub(crate) const SUMS: &str = "sums.parquet";
-
-/// The column of the document, its row in the corpus: the same in the tables of all jobs.
-pub(crate) const DOCUMENT: &str = "document";
-
 /// Rows of the table that are made at a time.
 const BATCH: usize = 1 << 16;
 
@@ -163,12 +157,12 @@ impl<'a> DocumentSums<'a> {
             .column("layer", |row| row.0.layer as i32)
             .column("neuron", |row| row.0.neuron as i32);
         let table = match self.documents {
-            Some(_) => table.column(DOCUMENT, |row| row.1),
-            None => table.column("batch", |row| row.1 as i32),
+            Some(_) => table.column(RowSums::DOCUMENT, |row| row.1),
+            None => table.column(RowSums::SEQUENCE, |row| row.1 as i32),
         };
         let mut table = table
-            .column("stratum", |row| row.2.name())
-            .column("rows", |row| row.3.rows as i32);
+            .column(RowSums::STRATUM, |row| row.2.name())
+            .column(RowSums::ROWS, |row| row.3.rows as i32);
         for (name, of) in self.columns() {
             table = table.column(name, |row| *of(&mut { *row.3 }));
         }

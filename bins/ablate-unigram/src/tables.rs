@@ -13,12 +13,11 @@ use neuron_ablate::{
     LayerMeans, Mean, MeanOf, Measure, NeuronEffects, NeuronId, Over, PairBlock, Semantics,
     SetEffects, Sweep, Variant, WeightStatistics, mediated_share,
 };
-use neuron_select::TraitBalance;
+use neuron_select::{RowSums, TraitBalance};
 use rayon::prelude::*;
 use surprisal_metrics::{Bootstrap, Interval, Resamples};
 
 use crate::sets::{SetContrast, SetRun, dose_name};
-use crate::sums::DOCUMENT;
 
 /// Names and places of the columns of the table of positions.
 #[derive(Debug)]
@@ -136,12 +135,19 @@ impl PositionTable {
         }
         let mut fields: Vec<Field> = vec![Field::new("component_name", DataType::Utf8, false)];
         fields.extend(
-            ["layer", "neuron", "batch", "pos", "token_id", "target_id"]
-                .map(|name| Field::new(name, DataType::Int32, false)),
+            [
+                "layer",
+                "neuron",
+                RowSums::SEQUENCE,
+                "pos",
+                "token_id",
+                "target_id",
+            ]
+            .map(|name| Field::new(name, DataType::Int32, false)),
         );
         let documents = sweep.sample().documents().map(<[usize]>::to_vec);
         if documents.is_some() {
-            fields.push(Field::new(DOCUMENT, DataType::Int64, false));
+            fields.push(Field::new(RowSums::DOCUMENT, DataType::Int64, false));
         }
         fields.push(Field::new("in_band", DataType::Boolean, false));
         if rarer.is_some() {
@@ -270,12 +276,6 @@ pub(crate) struct NeuronTable<'a> {
     pub(crate) means: &'a LayerMeans,
 }
 
-/// How the table per set is made.
-#[derive(Debug, Clone)]
-pub(crate) struct SetTable<'a> {
-    pub(crate) effects: EffectColumns<'a>,
-}
-
 /// What tells the tables of runs apart, so that they can be put below each other.
 #[derive(Debug, Clone)]
 pub(crate) struct RunColumns {
@@ -361,29 +361,31 @@ pub(crate) fn head_table(
     Ok(of_effects.columns(table, sweep, &sums)?.batch()?)
 }
 
-impl SetTable<'_> {
-    /// The table: what the set is, then the columns of the table per neuron.
-    pub(crate) fn batch(&self, sweep: &Sweep<'_>, run: &SetRun) -> anyhow::Result<RecordBatch> {
-        let sets = &run.effects;
-        let sums: Vec<&EffectSums> = sets.iter().map(|set| &set.effects).collect();
-        let role = |set: &SetEffects| run.roles[set.list];
-        let names = |set: &SetEffects| {
-            let neurons = run.lists[set.list].set(set.size).iter();
-            let names: Vec<String> = neurons.map(ToString::to_string).collect();
-            names.join(" ")
-        };
-        let table = Table::of(sets)
-            .column("list", |set| Some(run.lists[set.list].name()))
-            .column("control", |set| role(set).name())
-            .column("draw", |set| role(set).draw().map(|draw| draw as i32))
-            .column("size", |set| int(set.size))
-            .column("dose", |set| Some(dose_name(set.dose)))
-            .column("scale", |set| scale(set.dose))
-            .column("neurons", |set| Some(names(set)));
-        let table = row_columns(table, self.effects.bands, &sums)
-            .column("change_norm", |set| Some(set.change_norm()));
-        Ok(self.effects.columns(table, sweep, &sums)?.batch()?)
-    }
+/// The table per set: what the set is, then the columns of the table per neuron.
+pub(crate) fn set_table(
+    of_effects: EffectColumns<'_>,
+    sweep: &Sweep<'_>,
+    run: &SetRun,
+) -> anyhow::Result<RecordBatch> {
+    let sets = &run.effects;
+    let sums: Vec<&EffectSums> = sets.iter().map(|set| &set.effects).collect();
+    let role = |set: &SetEffects| run.roles[set.list];
+    let names = |set: &SetEffects| {
+        let neurons = run.lists[set.list].set(set.size).iter();
+        let names: Vec<String> = neurons.map(ToString::to_string).collect();
+        names.join(" ")
+    };
+    let table = Table::of(sets)
+        .column("list", |set| Some(run.lists[set.list].name()))
+        .column("control", |set| role(set).name())
+        .column("draw", |set| role(set).draw().map(|draw| draw as i32))
+        .column("size", |set| int(set.size))
+        .column("dose", |set| Some(dose_name(set.dose)))
+        .column("scale", |set| scale(set.dose))
+        .column("neurons", |set| Some(names(set)));
+    let table = row_columns(table, of_effects.bands, &sums)
+        .column("change_norm", |set| Some(set.change_norm()));
+    Ok(of_effects.columns(table, sweep, &sums)?.batch()?)
 }
 
 /// A row per kind of controls, dose and size.

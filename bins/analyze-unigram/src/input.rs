@@ -14,7 +14,7 @@ use job_kit::{
 };
 use model_conventions::{Counted, StepName, StepNames};
 use neuron_select::{
-    Candidate, Grouped, NeuronEffects, NeuronId, Row, RowFilter, Stratum, Tally, Weights,
+    Candidate, Grouped, NeuronEffects, NeuronId, Row, RowFilter, RowSums, Stratum, Tally, Weights,
 };
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ use crate::{
     config::{AnalyzeConfig, InputConfig},
     ids::{named, numbered},
     strata::Strata,
-    sums::{self, DOCUMENT},
+    sums::{self, cluster_column},
 };
 
 /// The table of one checkpoint.
@@ -85,7 +85,7 @@ fn one_numbering(inputs: &[StepInput]) -> anyhow::Result<()> {
     let of_type = |wanted: fn(&DataType) -> bool| {
         inputs.iter().find(|input| {
             let types = input.tables().filter_map(|table| {
-                let field = table.schema().field_with_name(DOCUMENT).ok()?;
+                let field = table.schema().field_with_name(RowSums::DOCUMENT).ok()?;
                 Some(field.data_type())
             });
             types.into_iter().any(wanted)
@@ -224,12 +224,12 @@ fn tables(
         }
         (parquet, feather) => parquet.or(feather),
     };
-    let sums = open(sums::FILE)?;
+    let sums = open(RowSums::FILE)?;
     if positions.is_none() && sums.is_none() {
         return Err(anyhow::anyhow!(
             "`{}` holds neither {} nor positions.parquet or positions.feather",
             path.display(),
-            sums::FILE
+            RowSums::FILE
         ))
         .hint("run ablate-unigram, or name another table with input.table");
     }
@@ -313,7 +313,7 @@ impl StepInput {
     }
 
     fn cluster(&self) -> &'static str {
-        match self.tables().any(|table| table.has(DOCUMENT)) {
+        match self.tables().any(|table| table.has(RowSums::DOCUMENT)) {
             true => "documents",
             false => "sequences",
         }
@@ -371,11 +371,7 @@ impl StepInput {
     }
 
     fn tally_of_positions(&self, table: &TableReader) -> anyhow::Result<Tally> {
-        // Sequences of one document are one cluster.
-        let cluster = match table.has(DOCUMENT) {
-            true => DOCUMENT,
-            false => "batch",
-        };
+        let cluster = cluster_column(table);
         let values = [
             cluster,
             "activation",
@@ -433,30 +429,37 @@ impl StepInput {
         filters: &[RowFilter],
     ) -> anyhow::Result<Vec<Activations>> {
         let mut found: Vec<Activations> = filters.iter().map(|_| Activations::default()).collect();
-        self.each_batch(&["batch", "pos", "activation"], |neurons, strata, rows| {
-            let (sequence, pos, activation) = (
-                rows.i64("batch")?,
-                rows.i64("pos")?,
-                rows.f64("activation")?,
-            );
-            for (i, neuron) in neurons
-                .iter()
-                .enumerate()
-                .filter(|(_, n)| wanted.contains(n))
-            {
-                for (filter, activations) in filters.iter().zip(&mut found) {
-                    let kept = match filter {
-                        RowFilter::LongTail => strata[i] == Stratum::LongTail,
-                        RowFilter::Common => strata[i] == Stratum::Common,
-                        RowFilter::None => true,
-                    };
-                    if kept {
-                        activations.insert(*neuron, (sequence[i], pos[i]), activation[i] as f32);
+        self.each_batch(
+            &[RowSums::SEQUENCE, "pos", "activation"],
+            |neurons, strata, rows| {
+                let (sequence, pos, activation) = (
+                    rows.i64(RowSums::SEQUENCE)?,
+                    rows.i64("pos")?,
+                    rows.f64("activation")?,
+                );
+                for (i, neuron) in neurons
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, n)| wanted.contains(n))
+                {
+                    for (filter, activations) in filters.iter().zip(&mut found) {
+                        let kept = match filter {
+                            RowFilter::LongTail => strata[i] == Stratum::LongTail,
+                            RowFilter::Common => strata[i] == Stratum::Common,
+                            RowFilter::None => true,
+                        };
+                        if kept {
+                            activations.insert(
+                                *neuron,
+                                (sequence[i], pos[i]),
+                                activation[i] as f32,
+                            );
+                        }
                     }
                 }
-            }
-            Ok(())
-        })?;
+                Ok(())
+            },
+        )?;
         Ok(found)
     }
 

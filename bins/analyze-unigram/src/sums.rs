@@ -6,29 +6,25 @@ use neuron_select::{RowSums, Stratum, SumColumn, Tally};
 
 use crate::ids::numbered;
 
-/// Its name.
-pub(crate) const FILE: &str = "sums.parquet";
-
-/// The column of the document, where it is known.
-pub(crate) const DOCUMENT: &str = "document";
-
-const STRATUM: &str = "stratum";
-const ROWS: &str = "rows";
-
 /// Whether a table is one of sums.
 pub(crate) fn are_in(table: &TableReader) -> bool {
-    table.has(STRATUM) && table.has("activation_change_squared")
+    table.has(RowSums::STRATUM) && table.has("activation_change_squared")
+}
+
+/// The column of the clusters: sequences of one document are one.
+pub(crate) fn cluster_column(table: &TableReader) -> &'static str {
+    match table.has(RowSums::DOCUMENT) {
+        true => RowSums::DOCUMENT,
+        false => RowSums::SEQUENCE,
+    }
 }
 
 /// The sums of all neurons.
 pub(crate) fn read(table: &TableReader) -> anyhow::Result<Tally> {
-    let cluster = match table.has(DOCUMENT) {
-        true => DOCUMENT,
-        false => "batch",
-    };
+    let cluster = cluster_column(table);
     let measured = |column: &SumColumn| !RowSums::FROZEN.contains(&column.0) || table.has(column.0);
     let sums: Vec<SumColumn> = RowSums::COLUMNS.into_iter().filter(measured).collect();
-    let mut columns = vec!["layer", "neuron", cluster, STRATUM, ROWS];
+    let mut columns = vec!["layer", "neuron", cluster, RowSums::STRATUM, RowSums::ROWS];
     columns.extend(sums.iter().map(|(column, _)| *column));
     let mut tally = Tally::default();
     for batch in table.batches(&columns)? {
@@ -48,7 +44,7 @@ fn add(
     columns: &[SumColumn],
 ) -> anyhow::Result<()> {
     let neurons = numbered(&batch.i64("layer")?, &batch.i64("neuron")?)?;
-    let (clusters, strata) = (batch.i64(cluster)?, batch.text(STRATUM)?);
+    let (clusters, strata) = (batch.i64(cluster)?, batch.text(RowSums::STRATUM)?);
     let [frozen_ln, frozen_all] =
         RowSums::FROZEN.map(|frozen| columns.iter().any(|(column, _)| *column == frozen));
     let with_rows = |rows: f64| RowSums {
@@ -58,7 +54,11 @@ fn add(
         activation_change_rows: rows,
         ..RowSums::default()
     };
-    let mut sums: Vec<RowSums> = batch.f64(ROWS)?.into_iter().map(with_rows).collect();
+    let mut sums: Vec<RowSums> = batch
+        .f64(RowSums::ROWS)?
+        .into_iter()
+        .map(with_rows)
+        .collect();
     for (column, of) in columns {
         for (sums, value) in sums.iter_mut().zip(batch.f64(column)?) {
             *of(sums) = value;
@@ -68,7 +68,8 @@ fn add(
         let stratum = Stratum::ALL.into_iter().find(|s| s.name() == strata[i]);
         let stratum = stratum.with_context(|| {
             format!(
-                "column `{STRATUM}` has `{}`, expected `{}`",
+                "column `{}` has `{}`, expected `{}`",
+                RowSums::STRATUM,
                 strata[i],
                 Stratum::ALL.map(Stratum::name).join("`, `")
             )

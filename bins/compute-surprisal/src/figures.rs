@@ -59,8 +59,8 @@ struct Shown {
 }
 
 impl Shown {
-    /// With how many neurons it changes, over all steps: matched controls stand for those alone that have neurons like them.
-    fn new(name: String, inputs: &Inputs<'_>, drawn: &[DrawnAt]) -> Self {
+    /// With how many neurons it changes at these steps: matched controls stand for those alone that have neurons like them.
+    fn new(name: String, inputs: &Inputs<'_>, drawn: &[DrawnAt], steps: &[Option<u64>]) -> Self {
         let spec = inputs.setup.list.iter().find(|spec| spec.name() == name);
         let Some(spec) = spec.filter(|spec| spec.needs_neurons()) else {
             return Self {
@@ -71,12 +71,12 @@ impl Shown {
         let draws = spec.names();
         let sizes: Vec<usize> = match spec.controls() {
             None => {
-                let steps = inputs.setup.steps.iter();
-                let neurons = steps.map(|&step| inputs.store.selected(step));
+                let neurons = steps.iter().map(|&step| inputs.store.selected(step));
                 neurons.map(|of| of.split_whitespace().count()).collect()
             }
             Some(_) => {
-                let sets = drawn.iter().flat_map(|at| &at.drawn.sets);
+                let drawn = drawn.iter().filter(|at| steps.contains(&at.step));
+                let sets = drawn.flat_map(|at| &at.drawn.sets);
                 let own = sets.filter(|(name, _)| draws.contains(name));
                 own.map(|(_, neurons)| neurons.len()).collect()
             }
@@ -106,11 +106,13 @@ pub(crate) fn write(
     record: &mut RunRecord,
 ) -> anyhow::Result<()> {
     let (config, out, by) = (inputs.setup.config, inputs.out, inputs.setup.words.by);
-    let interventions = in_order(lines, |l| &l.intervention);
-    let interventions: Vec<Shown> = interventions
-        .into_iter()
-        .map(|name| Shown::new(name, inputs, drawn))
-        .collect();
+    let shown_at = |steps: &[Option<u64>]| -> Vec<Shown> {
+        let names = in_order(lines, |l| &l.intervention).into_iter();
+        names
+            .map(|name| Shown::new(name, inputs, drawn, steps))
+            .collect()
+    };
+    let interventions = shown_at(&inputs.setup.steps);
     let groups = &inputs.setup.words.groups;
     let shown = format!("surprisal ({})", config.unit.name());
     let mut report = Report::new("Surprisal of words under interventions")
@@ -139,6 +141,7 @@ pub(crate) fn write(
 
     if by == GroupBy::WordFrequency {
         let last = lines.iter().map(|line| line.step).max();
+        let interventions = shown_at(last.as_slice());
         let last: Vec<&Line> = lines.iter().filter(|l| Some(l.step) == last).collect();
         let mut section = Section::new("Surprisal along word frequency")
             .text(

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use anyhow::{Context, bail};
-use job_inputs::{Loaded, MeasuredOn, Vocabulary, mebibytes, note_overlap};
+use job_inputs::{Loaded, MeasuredOn, NeuronsConfig, Vocabulary, mebibytes, note_overlap};
 use job_kit::{Progress, RunRecord};
 use neuron_ablate::{
     NeuronId, NullSpace, RareTokens, ScalingCost, ScalingEffects, ScalingPlan, measure_scaling,
@@ -42,7 +42,9 @@ impl Prepared {
     /// Reads the inputs, finds the null space and draws the controls.
     pub(crate) fn read(config: &ScaleConfig, record: &mut RunRecord) -> anyhow::Result<Self> {
         let factors = config.factors()?;
-        let neurons = match &config.neurons {
+        // Another model drops the neurons of the default one, and leaves the group without any.
+        let named = |of: &&NeuronsConfig| of.file.is_some() || of.list.is_some();
+        let neurons = match config.neurons.as_ref().filter(named) {
             Some(neurons) => neurons.resolve(record)?,
             None => Vec::new(),
         };

@@ -107,7 +107,17 @@ pub struct RowSums {
 pub type SumColumn = (&'static str, fn(&mut RowSums) -> &mut f64);
 
 impl RowSums {
-    /// The columns of a table of sums, behind how many rows there are. Those of [`RowSums::FROZEN`] are there where they were measured.
+    /// The name of a table of sums: a row per neuron, cluster and stratum that has rows.
+    pub const FILE: &str = "sums.parquet";
+    /// The column of the cluster where documents are known: the document's row in the corpus.
+    pub const DOCUMENT: &str = "document";
+    /// The column of the cluster where they are not: the sequence.
+    pub const SEQUENCE: &str = "batch";
+    /// The column of the stratum, by its name.
+    pub const STRATUM: &str = "stratum";
+    /// The column of how many rows there are.
+    pub const ROWS: &str = "rows";
+    /// The columns of the sums. Those of [`RowSums::FROZEN`] are there where they were measured.
     pub const COLUMNS: [SumColumn; 12] = [
         ("loss_change", |s| &mut s.loss_change),
         ("loss_abs_change", |s| &mut s.loss_abs_change),

@@ -276,11 +276,6 @@ impl Ranking {
             .map(|ranked| ranked.effects.neuron)
             .collect()
     }
-
-    /// Neurons that have a rank.
-    pub fn n_ranked(&self) -> usize {
-        self.n_ranked
-    }
 }
 
 fn compare(a: &Ranked, b: &Ranked, criteria: &Criteria) -> Ordering {

@@ -20,7 +20,7 @@
 //!
 //! - [`surprisal`]: tokens, words (four published forms), perplexity
 //! - [`distribution`]: entropy, both Kullback-Leibler divergences, Jensen-Shannon divergence
-//! - [`summary`]: means with standard errors, per word or per band; shares of effects
+//! - [`summary`]: means with standard errors; shares of effects
 //! - [`bootstrap`](mod@bootstrap): bootstrap-t intervals over resampled groups
 //! - [`paired`]: two conditions on the same items
 //! - [`curve`]: learning curves and age of acquisition
@@ -39,7 +39,7 @@ pub use curve::{Acquisition, Doubt, LearningCurve};
 pub use distribution::{LnProbs, log_sum_exp};
 pub use error::MetricError;
 pub use paired::{Paired, paired_comparison, sign_test};
-pub use summary::{Summary, mediated_share, summarize_by};
+pub use summary::{Summary, mediated_share};
 pub use surprisal::{
     Boundary, Unit, WordForm, perplexity, token_surprisal_nats, word_surprisal_nats,
 };

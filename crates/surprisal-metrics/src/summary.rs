@@ -1,9 +1,7 @@
 //! Means with standard errors.
 
-use std::collections::BTreeMap;
-
 use crate::MetricError;
-use crate::error::{check_finite, check_lengths};
+use crate::error::check_finite;
 
 /// Mean and spread of some values.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,61 +47,6 @@ impl Summary {
             se: sd.map(|sd| sd / (n as f64).sqrt()),
         })
     }
-
-    /// Summarises values that come in groups, such as the contexts of a word: every group counts
-    /// once, by its mean, and the standard error is that between groups.
-    ///
-    /// # Shapes
-    /// - `groups`, `values`: `[n_values]`; equal entries of `groups` belong together
-    ///
-    /// # Errors
-    /// - as [`Summary::of`], and [`MetricError::Length`] if the slices differ in length
-    ///
-    /// # Examples
-    /// ```
-    /// # use surprisal_metrics::Summary;
-    /// let summary = Summary::of_groups(&["a", "a", "b"], &[1.0, 3.0, 5.0])?;
-    /// assert_eq!((summary.n, summary.mean), (2, 3.5));
-    /// # Ok::<(), surprisal_metrics::MetricError>(())
-    /// ```
-    pub fn of_groups<K: Ord + Clone>(groups: &[K], values: &[f64]) -> Result<Self, MetricError> {
-        let means: Vec<f64> = summarize_by(groups, values)?
-            .values()
-            .map(|group| group.mean)
-            .collect();
-        Self::of(&means)
-    }
-}
-
-/// One summary per distinct key, such as a word or a frequency band, in the order of the keys.
-///
-/// # Shapes
-/// - `keys`, `values`: `[n_values]`
-///
-/// # Errors
-/// - [`MetricError::Length`] if the slices differ in length
-/// - [`MetricError::NotFinite`] at a value that is NaN or infinite (index within its key)
-///
-/// # Examples
-/// ```
-/// # use surprisal_metrics::summarize_by;
-/// let by_word = summarize_by(&["whale", "the", "whale"], &[9.0, 1.0, 11.0])?;
-/// assert_eq!(by_word["whale"].mean, 10.0);
-/// # Ok::<(), surprisal_metrics::MetricError>(())
-/// ```
-pub fn summarize_by<K: Ord + Clone>(
-    keys: &[K],
-    values: &[f64],
-) -> Result<BTreeMap<K, Summary>, MetricError> {
-    check_lengths(("keys", keys.len()), ("values", values.len()))?;
-    let mut by_key: BTreeMap<&K, Vec<f64>> = BTreeMap::new();
-    for (key, &value) in keys.iter().zip(values) {
-        by_key.entry(key).or_default().push(value);
-    }
-    by_key
-        .into_iter()
-        .map(|(key, values)| Ok((key.clone(), Summary::of(&values)?)))
-        .collect()
 }
 
 /// Share of the total effect that a mediator carries, `1 - DE / TE`, a ratio of means of absolute changes: token frequency where the

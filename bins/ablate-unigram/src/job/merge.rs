@@ -12,6 +12,7 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use job_kit::{Format, OutputDir, RunRecord, TableWriter, WithHint, output::RUN_RECORD};
+use neuron_select::RowSums;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
@@ -19,7 +20,6 @@ use super::{NEURONS, positions_file};
 use crate::{
     config::{AblateConfig, Shard},
     start::documents_are_of_before,
-    sums::SUMS,
 };
 
 /// Puts the tables of the shards in the folders below one together, at one checkpoint.
@@ -32,7 +32,7 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     let revision = config.model.steps.as_ref().and(revision);
     let shards = shards(resolved, below, revision)?;
-    let before = |shard: &&PathBuf| documents_are_of_before(&shard.join(SUMS));
+    let before = |shard: &&PathBuf| documents_are_of_before(&shard.join(RowSums::FILE));
     if let Some(shard) = shards.iter().find(before) {
         return Err(anyhow::anyhow!(
             "the tables in `{}` are of an earlier version, which numbers documents otherwise",
@@ -47,7 +47,7 @@ pub(super) fn run(
             .collect::<Vec<_>>()
     };
 
-    let mut streamed = vec![(SUMS.to_owned(), Format::Parquet)];
+    let mut streamed = vec![(RowSums::FILE.to_owned(), Format::Parquet)];
     if config.output.positions {
         streamed.push(positions_file(config));
     }
