@@ -64,7 +64,6 @@ fn ours(
         "ablation.neurons=[0]",
         "ablation.variants=[total, frozen_band]",
         "ablation.resamples=0",
-        "output.report=off",
         "sets=doubling",
         &format!("sets.neurons.list=[{}]", neurons.join(", ")),
         &format!("sets.controls.draws={draws}"),
