@@ -337,9 +337,13 @@ fn check_scaling(dir: &Path, tokens: &[Vec<i64>], frequencies: &[f64], n_tokens:
             )
             .unwrap();
         let mut changes = vec![NamedChange::new("rows", rows)];
-        changes.extend(sets.iter().map(|(name, neurons)| {
+        let of_neurons = |(name, neurons): &(&str, Vec<NeuronId>)| {
             NamedChange::new(*name, space.neuron_change(&model, neurons, None).unwrap())
-        }));
+        };
+        changes.extend(sets.iter().map(of_neurons));
+        // The same at a factor of their own, as controls are.
+        let own = sets.iter().map(of_neurons);
+        changes.extend(own.map(|change| change.with_factors(vec![4.0])));
         let factors = vec![1.0, 4.0];
         let (rare_ids, common_ids) = (rare.ids().to_vec(), space.common().to_vec());
         let plan = ScalingPlan::new(vec![1], factors, rare_ids, common_ids)
@@ -352,7 +356,7 @@ fn check_scaling(dir: &Path, tokens: &[Vec<i64>], frequencies: &[f64], n_tokens:
         assert_eq!(told.get(), cost.ticks());
         // Two sets at the factor that changes something; behind a norm the last layer's too.
         let behind_norm = model.norm_after_mlp(0).unwrap().is_some();
-        assert_eq!(cost.run_on.pairs, (2 + usize::from(behind_norm)) * 36);
+        assert_eq!(cost.run_on.pairs, 2 * (2 + usize::from(behind_norm)) * 36);
         assert_eq!(effects.rows_in(TargetGroup::All), 36);
         let parts = [TargetGroup::Rare, TargetGroup::Common, TargetGroup::Between]
             .map(|group| effects.rows_in(group));
@@ -376,8 +380,11 @@ fn check_scaling(dir: &Path, tokens: &[Vec<i64>], frequencies: &[f64], n_tokens:
                 let error = effects.scaled(c, f, TargetGroup::All, loss).map(drop);
                 assert!(matches!(error, Err(ScalingError::NotInPlan { .. })));
             }
+            let factors = plan.factors_of(change).iter();
+            let at = |factor| factors.clone().position(|f| *f == factor);
             for (measure, expected) in ScalingMeasure::ALL.into_iter().zip(expected) {
-                let found = effects.scaled(c, 1, TargetGroup::All, measure).unwrap()[0].sum;
+                let place = at(4.0).unwrap();
+                let found = effects.scaled(c, place, TargetGroup::All, measure).unwrap()[0].sum;
                 assert!(
                     (found - expected).abs() < 2e-4,
                     "{}, {} {}: {found}, expected {expected}",
@@ -385,7 +392,13 @@ fn check_scaling(dir: &Path, tokens: &[Vec<i64>], frequencies: &[f64], n_tokens:
                     change.name,
                     measure.name()
                 );
-                let unchanged = effects.difference(c, 0, TargetGroup::All, measure).unwrap()[0].sum;
+                let Some(one) = at(1.0) else {
+                    continue;
+                };
+                let unchanged = effects
+                    .difference(c, one, TargetGroup::All, measure)
+                    .unwrap();
+                let unchanged = unchanged[0].sum;
                 assert!(
                     unchanged.abs() < 1e-9,
                     "{}: a factor of 1 changes {} by {unchanged:e}",
