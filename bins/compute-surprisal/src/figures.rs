@@ -10,7 +10,7 @@ use surprisal_metrics::{Doubt, Interval, Paired, WordForm};
 use crate::config::{GroupBy, SurprisalConfig};
 use crate::contrasts::{self, Contrast, DrawnAt};
 use crate::groups::{ALL_WORDS, COMMON_TOKENS, LONG_TAIL_TOKENS, MOST_GROUPS};
-use crate::results::Inputs;
+use crate::inputs::Inputs;
 use crate::summary::{Acquired, Line, step_name};
 
 const COLORS: [Color; 7] = [

@@ -7,7 +7,8 @@ use neox_core::WeightFiles;
 use crate::JOB;
 use crate::config::SurprisalConfig;
 use crate::estimate;
-use crate::results::{self, Inputs};
+use crate::inputs::Inputs;
+use crate::results;
 use crate::setup::{Setup, Times, begin, intervention_names, scores_of};
 use crate::store::{CHECKPOINTS, Store};
 

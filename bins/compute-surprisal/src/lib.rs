@@ -6,6 +6,7 @@ mod contrasts;
 mod estimate;
 mod figures;
 mod groups;
+mod inputs;
 mod interventions;
 mod job;
 mod neurons;

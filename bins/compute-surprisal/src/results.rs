@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use anyhow::Context;
 use arrow::array::RecordBatch;
 use job_inputs::step_in_words;
-use job_kit::{Format, OutputDir, RunRecord, Table, TableWriter};
+use job_kit::{Format, RunRecord, Table, TableWriter};
 
 use crate::config::{Reading, SurprisalConfig};
 use crate::contrasts::{self, Contrast, DrawnAt};
 use crate::figures;
+use crate::inputs::Inputs;
 use crate::interventions::{Facts, InterventionSpec};
-use crate::setup::Setup;
-use crate::store::{FORMS, Row, Store};
+use crate::store::{FORMS, Row};
 use crate::summary::{self, Acquired, Line, Step};
 
 const SURPRISAL: &str = "surprisal.parquet";
@@ -22,13 +22,6 @@ const ACQUISITION: &str = "acquisition";
 const CONTRASTS: &str = "contrasts";
 const BALANCE: &str = "balance.parquet";
 const NEURONS: &str = "neurons.parquet";
-
-/// What the tables are made of.
-pub(crate) struct Inputs<'r> {
-    pub(crate) setup: &'r Setup<'r>,
-    pub(crate) store: &'r Store,
-    pub(crate) out: &'r OutputDir,
-}
 
 /// All files that a run may write.
 pub(crate) fn outputs(config: &SurprisalConfig, list: &[InterventionSpec]) -> Vec<String> {
