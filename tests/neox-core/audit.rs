@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use neox_core::{AuditRow, Audited, FileHash, audit};
+use neox_core::{AuditRow, audit};
 use tch::{Kind, Tensor};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -72,7 +72,7 @@ fn a_folder_with_every_kind_of_fault() -> Result<()> {
     let rows = audit(wanted, |name| {
         asked.push(name.to_owned());
         let dir = root.path().join(name);
-        Ok::<_, std::io::Error>(dir.exists().then_some(Audited::Folder(dir)))
+        Ok::<_, std::io::Error>(dir.exists().then_some(dir))
     });
     assert_eq!(asked, wanted);
     let shown = summary(&rows);
@@ -102,35 +102,26 @@ fn a_folder_with_every_kind_of_fault() -> Result<()> {
     Ok(())
 }
 
-/// What a hub publishes of its files is enough to find copies.
 #[test]
-fn published_hashes_are_compared() {
-    let rows = audit(["step1", "step2", "step512", "main"], |revision| {
-        Ok::<_, std::io::Error>(match revision {
-            "step2" => None,
-            _ => Some(Audited::Published(vec![FileHash::new(
-                "model.safetensors",
-                9,
-                if revision == "step1" { "a1" } else { "b2" },
-            )])),
-        })
-    });
-    // `main` is meant to be the last step.
+fn a_revision_that_cannot_be_fetched_is_a_finding() {
+    let gone = |_: &str| Err::<Option<PathBuf>, _>(std::io::Error::other("gone"));
+    let rows = audit(["step1", "step2"], gone);
     assert_eq!(
         summary(&rows),
-        ["step1: ", "step2: missing", "step512: ", "main: "]
+        ["step1: unusable: gone", "step2: unusable: gone"]
     );
-    let rows = audit(["step1", "step2"], |_| {
-        let file = FileHash::new("model.safetensors", 9, "a1");
-        Ok::<_, std::io::Error>(Some(Audited::Published(vec![file])))
-    });
+}
+
+#[test]
+fn main_is_meant_to_be_the_last_step() {
+    let same = |_: &str| Ok::<_, std::io::Error>(Some(tiny("step64")));
+    let of = |names: &[&str]| summary(&audit(names.iter().copied(), same));
+    assert_eq!(of(&["step64", "main"]), ["step64: ", "main: "]);
     assert_eq!(
-        summary(&rows),
+        of(&["step64", "step65"]),
         [
-            "step1: same weights as step2",
-            "step2: same weights as step1"
+            "step64: same weights as step65",
+            "step65: same weights as step64"
         ]
     );
-    let rows = audit(["step1"], |_| Err(std::io::Error::other("gone")));
-    assert_eq!(summary(&rows), ["step1: unusable: gone"]);
 }

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use job_inputs::{Loaded, revisions, source};
 use job_kit::{OutputDir, Progress, write_file};
-use neox_core::{Audited, audit as audit_checkpoints};
+use neox_core::audit as audit_checkpoints;
 use neuron_ablate::{NeuronId, SelfCheck, self_check as check, self_check_neurons};
 
 use crate::{
@@ -31,7 +31,7 @@ pub(crate) fn audit(config: &AblateConfig, resolved: &serde_json::Value) -> anyh
             return Ok(None);
         }
         let folder = source.checkpoint(Some(revision), &mut |_| ());
-        folder.map(|dir| Some(Audited::Folder(dir)))
+        folder.map(Some)
     });
     progress.finish();
 

@@ -17,17 +17,6 @@ use crate::error::LoadError;
 use crate::family::Entry;
 use crate::weights::{Tensors, compare};
 
-/// What an audit is given of one revision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Audited {
-    /// The folder of its checkpoint: files, their hashes, and every tensor (shape, NaN and infinity, and a hash of the values
-    /// that does not depend on file format or dtype).
-    Folder(PathBuf),
-    /// Its weight files as a hub publishes them: a first look that fetches nothing.
-    Published(Vec<FileHash>),
-}
-
 /// Something wrong with a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -75,7 +64,8 @@ pub struct AuditRow {
     pub revision: String,
     /// Weight files with size and hash; empty where they could not be had.
     pub files: Vec<FileHash>,
-    /// SHA-256 over names, shapes and f32 values of all weights; only of a folder.
+    /// SHA-256 over names, shapes and f32 values of all weights, which does not depend on file format or dtype; none where they could
+    /// not be read.
     pub content: Option<String>,
     /// What is wrong; empty for a good checkpoint.
     pub findings: Vec<Finding>,
@@ -89,27 +79,27 @@ impl AuditRow {
     }
 }
 
-/// Audits `revisions` in this order; `find` says where each is, or that it is not there.
+/// Audits `revisions` in this order: files, their hashes, and every tensor. `find` says in which folder each is, or that it is not there.
 ///
 /// A revision that fails is a row with its findings, so that one bad step does not end the audit.
 /// Of two steps with the same weights both are marked: nothing says which of them is right.
 ///
 /// # Examples
 /// ```
-/// # use neox_core::{Audited, audit};
+/// # use neox_core::audit;
 /// let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tiny-neox"));
 /// # if !root.exists() { return; } // the crate without its repository
 /// let steps = ["step0", "step1", "step2"];
 /// let rows = audit(steps, |step| {
 ///     let dir = root.join(step);
-///     Ok::<_, std::io::Error>(dir.exists().then_some(Audited::Folder(dir)))
+///     Ok::<_, std::io::Error>(dir.exists().then_some(dir))
 /// });
 /// let bad: Vec<&str> = rows.iter().filter(|row| row.is_bad()).map(|row| &*row.revision).collect();
 /// assert_eq!(bad, ["step2"]); // there is no such step
 /// ```
 pub fn audit<E: Into<Box<dyn std::error::Error>>>(
     revisions: impl IntoIterator<Item = impl Into<String>>,
-    mut find: impl FnMut(&str) -> Result<Option<Audited>, E>,
+    mut find: impl FnMut(&str) -> Result<Option<PathBuf>, E>,
 ) -> Vec<AuditRow> {
     let audit_one = |revision: String| {
         let mut row = AuditRow {
@@ -119,11 +109,7 @@ pub fn audit<E: Into<Box<dyn std::error::Error>>>(
             findings: Vec::new(),
         };
         let result = match find(&row.revision).map_err(Into::into) {
-            Ok(Some(Audited::Published(files))) => {
-                row.files = files;
-                Ok(())
-            }
-            Ok(Some(Audited::Folder(dir))) => examine(&dir, &mut row),
+            Ok(Some(dir)) => examine(&dir, &mut row),
             Ok(None) => {
                 row.findings.push(Finding::Missing);
                 Ok(())
@@ -217,17 +203,12 @@ fn hash_values(hasher: &mut Sha256, tensor: &Tensor) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Marks revisions that share their content, or all their files where content was not read.
+/// Marks revisions that share their content.
 fn mark_duplicates(rows: &mut [AuditRow]) {
     let mut first: BTreeMap<String, usize> = BTreeMap::new();
     for index in 0..rows.len() {
-        let key = match &rows[index].content {
-            Some(content) => content.clone(),
-            None if rows[index].files.is_empty() => continue,
-            None => {
-                let hashes = rows[index].files.iter().map(|file| file.sha256.as_str());
-                hashes.collect::<Vec<_>>().join(" ")
-            }
+        let Some(key) = rows[index].content.clone() else {
+            continue;
         };
         match first.get(&key) {
             None => {

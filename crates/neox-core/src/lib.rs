@@ -62,7 +62,7 @@ pub mod fuzzing;
 
 pub use activation::Activation;
 pub use architecture::{Architecture, NormKind, Positions, Residual, RopeScaling, ScoreScale};
-pub use audit::{AuditRow, Audited, Finding, audit};
+pub use audit::{AuditRow, Finding, audit};
 pub use branches::Branch;
 pub use device::{keep_freed_memory, load_cuda, parse_device, parse_dtype};
 pub use error::{
