@@ -289,6 +289,17 @@ pub(crate) struct Components {
     pub(crate) heads: Vec<HeadId>,
 }
 
+impl Components {
+    /// All neurons, in the order of the layers; `last` is the number of the last one.
+    pub(crate) fn neurons(&self, last: usize) -> Vec<NeuronId> {
+        let in_last = self.last.iter().map(|&neuron| NeuronId {
+            layer: last,
+            neuron,
+        });
+        self.earlier.iter().copied().chain(in_last).collect()
+    }
+}
+
 impl AblationConfig {
     /// Whether there will be a table of neurons.
     pub(crate) fn has_neurons(&self) -> bool {

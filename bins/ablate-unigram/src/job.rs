@@ -1,48 +1,39 @@
 //! One checkpoint, or one after the other.
 
+mod ablation;
 mod merge;
+mod results;
 
-use std::{collections::BTreeSet, error::Error, path::Path, time::Instant};
+use std::{collections::BTreeSet, path::Path, time::Instant};
 
 use anyhow::Context;
-use arrow::record_batch::RecordBatch;
 use job_inputs::{Loaded, MeansSample, MeasuredOn, ModelConfig};
 use job_kit::{
-    Format, OutputDir, Progress, RunRecord, TableWriter,
+    Format, OutputDir, RunRecord,
     estimate::{self, ForCheckpoints},
     plot::Figure,
-    report::number,
 };
 use neox_core::Model;
 use neuron_ablate::{
-    AblateError, EngineReport, ForwardCost, MeanOf, NeuronEffects, NeuronId, PairBlock, Sweep,
-    Tick, TokenBand, TokenFrequencies, UnembeddingMoments, WeightStatistics, output_directions,
+    AblateError, HeadId, LayerMeans, MeanOf, NeuronId, Sweep, TokenBand, TokenFrequencies,
+    UnembeddingMoments, WeightStatistics, output_directions,
 };
 use neuron_select::RowSums;
 use surprisal_metrics::{Bootstrap, MIN_GROUPS};
 
 use crate::{
     JOB,
-    config::{AblateConfig, Components, PositionFormat},
+    config::{AblateConfig, PositionFormat},
     estimate as takes,
     sets::Selected,
     start::{begin, frequencies, pending, plan, refuse_bad},
-    summary,
-    sums::DocumentSums,
-    tables::{
-        EffectColumns, NeuronTable, PositionTable, RunColumns, balance, head_table, set_contrasts,
-        set_table,
-    },
+    tables::RunColumns,
 };
 
-/// Tables of neurons, heads and sets, and the figures of sets.
-const NEURONS: &str = "neurons.parquet";
-const HEADS: &str = "heads.parquet";
-const SETS: &str = "sets.parquet";
-const SET_CONTRASTS: &str = "set_contrasts.parquet";
-const BALANCE: &str = "balance.parquet";
-const SETS_FIGURE: &str = "sets";
-const CONTROLS_FIGURE: &str = "sets-controls";
+use ablation::{Rows, ablate_heads, ablate_neurons};
+use results::{
+    BALANCE, CONTROLS_FIGURE, HEADS, NEURONS, Results, SET_CONTRASTS, SETS, SETS_FIGURE,
+};
 
 /// Runs all the checkpoints that the configuration asks for.
 pub(crate) fn run(config: &AblateConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
@@ -118,19 +109,10 @@ fn ablate(
     let loaded = Loaded::read(&config.model, revision, &config.corpus, &mut record)?;
     let (frequencies, bands) = frequencies(config, &loaded, &mut record)?;
     let (model, sample) = (&loaded.model, &loaded.sample);
-    let Components {
-        last,
-        earlier,
-        heads,
-    } = config.ablation.components(model.config())?;
-    let plan = plan(config, sample, last)?;
+    let components = config.ablation.components(model.config())?;
+    let plan = plan(config, sample, components.last.clone())?;
     let sequences = plan.sequences.clone();
-    record.note("sequences_ablated", sequences.clone());
-    let clusters = sample.n_clusters(&plan.sequences);
-    record.count("clusters", clusters as u64);
-    if clusters < MIN_GROUPS && config.ablation.resamples > 0 {
-        record.warn(format!("the ablated sequences are of {clusters} documents, so there are no intervals: they need {MIN_GROUPS} at least (`ablation.sequences`)"));
-    }
+    note_sequences(config, &loaded, &sequences, &mut record);
     let selected = match &config.sets {
         Some(sets) => {
             let measured = MeasuredOn::Sequences(&config.corpus, sample, &sequences);
@@ -139,112 +121,106 @@ fn ablate(
         }
         None => None,
     };
-    let last_layer = model.config().num_hidden_layers - 1;
-    let in_last = plan.neurons.iter().map(|&neuron| NeuronId {
-        layer: last_layer,
-        neuron,
-    });
-    let neurons: Vec<NeuronId> = earlier.iter().copied().chain(in_last).collect();
+    let neurons = components.neurons(model.config().num_hidden_layers - 1);
     let weights = match neurons.is_empty() {
         true => Vec::new(),
         false => weights(config, model, &neurons, &frequencies, &bands, &mut record)?,
     };
     let rarer = bands.first().map(|band| frequencies.rarer_than(band));
     let band_names: Vec<String> = bands.iter().map(|band| band.name().to_owned()).collect();
-    let in_closed_form = !plan.neurons.is_empty();
     let sweep = Sweep::new(model, sample, &frequencies, bands, plan)?;
     let sets = selected.as_ref().map_or(0, |(sets, s)| s.count(sets));
-    let each = (neurons.len(), heads.len(), sets);
+    let each = (neurons.len(), components.heads.len(), sets);
     let run = ForCheckpoints {
         of_one: takes::of_shapes(config, &sweep, &sequences, each)?,
         checkpoints: left,
     };
     takes::tell(config, run, &mut record)?;
 
-    let mut layers: Vec<usize> = neurons.iter().map(|n| n.layer).collect();
-    layers.extend(selected.iter().flat_map(|(_, selected)| selected.layers()));
-    let of: BTreeSet<MeanOf> = layers
-        .into_iter()
-        .map(MeanOf::Neurons)
-        .chain(heads.iter().map(|h| MeanOf::Heads(h.layer)))
-        .collect();
-    let over = config.semantics.to_options().mean_activation;
-    let means = MeansSample::new(
-        &config.means,
-        (&loaded.model, &loaded.content),
-        &loaded.sample,
-        config.seed,
-    )
-    .take(of, over, config.ablation.batch, &mut record)?;
+    let of_sets = selected.iter().flat_map(|(_, selected)| selected.layers());
+    let layers = neurons.iter().map(|n| n.layer).chain(of_sets);
+    let means = means(config, &loaded, layers, &components.heads, &mut record)?;
     let sweep = sweep.with_means(means.clone());
-
-    let semantics = config.semantics.to_options();
-    let mut sums = DocumentSums::new(
-        &sweep,
-        &semantics,
-        config.ablation.dose,
-        &means,
-        rarer.clone(),
-    );
-    let positions = PositionTable::new(&sweep, &semantics, config.ablation.ranks, rarer);
-    let (name, format) = positions_file(config);
-    let mut writer = match config.output.positions && !neurons.is_empty() {
-        true => Some(TableWriter::to(
-            out.file(&name)?,
-            positions.schema(),
-            format,
-        )?),
-        false => None,
-    };
-    let mut write = |block: &PairBlock<'_>| -> Result<(), Box<dyn Error + Send + Sync>> {
-        sums.add(block)?;
-        if let Some(writer) = &mut writer {
-            writer.write(&positions.batch(block)?)?;
-        }
-        Ok(())
-    };
-
-    let mut effects: Vec<NeuronEffects> = Vec::with_capacity(neurons.len());
-    let mut engine = EngineReport::default();
-    if !earlier.is_empty() {
-        let layers: Vec<usize> = earlier.iter().map(|n| n.layer).collect();
-        let progress = running_on(&sweep, "neurons before the last layer", &layers)?;
-        effects.extend(sweep.run_neurons_with(&earlier, &means, &mut write, &progress.hear())?);
-        engine.exact_pairs += progress.record("ablation_by_forwards", &mut record);
-    }
-    if in_closed_form {
-        let progress = Progress::new("ablating", sweep.pairs()? as u64, "pairs");
-        let last = sweep.run_with(&mut write, &|tick| {
-            if let Tick::Pairs(more) = tick {
-                progress.inc(more as u64);
-            }
-        })?;
-        record.timing("ablation", progress.finish());
-        effects.extend(last.neurons);
-        engine = EngineReport {
-            exact_pairs: engine.exact_pairs + last.engine.exact_pairs,
-            ..last.engine
-        };
-    }
-    let head_effects = match heads.is_empty() {
-        true => Vec::new(),
-        false => {
-            let layers: Vec<usize> = heads.iter().map(|h| h.layer).collect();
-            let progress = running_on(&sweep, "attention heads", &layers)?;
-            let dose = config.ablation.dose;
-            let effects = sweep.run_heads(&heads, dose, &means, &progress.hear())?;
-            record.count("heads", heads.len() as u64);
-            let pairs = progress.record("heads_by_forwards", &mut record);
-            record.count("head_pairs", pairs as u64);
-            effects
+    let positions = config.output.positions && !neurons.is_empty();
+    let mut rows = Rows::new(config, &sweep, &means, rarer, positions.then_some(&out))?;
+    let neurons = ablate_neurons(&sweep, &components, &means, &mut rows, &mut record)?;
+    let heads = ablate_heads(config, &sweep, &components.heads, &means, &mut record)?;
+    count_rows(&sweep, &mut record)?;
+    let sets = match selected {
+        None => None,
+        Some((sets, selected)) => {
+            let on = (model, sample, &sequences[..]);
+            Some(selected.run(sets, &sweep, on, &means, config.seed, &mut record)?)
         }
     };
+    let run = RunColumns {
+        model: model_name(&config.model),
+        step: loaded.step,
+        semantics: config.semantics.name(),
+    };
+    let results = Results {
+        sweep: &sweep,
+        neurons,
+        heads,
+        sets,
+        weights,
+        means: &means,
+        bands: band_names,
+        floor: config.ablation.effect_floor,
+        bootstrap: Bootstrap {
+            resamples: config.ablation.resamples,
+            seed: config.seed,
+            ..Bootstrap::default()
+        },
+    };
+    if !results.neurons.is_empty() {
+        rows.finish(&out)?;
+    }
+    let summary = results.write(&run, &out, &mut record)?;
+    record.write(&out)?;
+    Ok(job_kit::print(format!(
+        "{summary}Files: {}\n",
+        out.path().display()
+    ))?)
+}
 
-    record.count("pairs", (engine.exact_pairs + engine.moment_pairs) as u64);
-    record.count("pairs_by_exact_sums", engine.exact_pairs as u64);
-    record.count("pairs_by_moments", engine.moment_pairs as u64);
-    record.note("largest_bound_of_moments_nats", engine.largest_bound);
-    record.count("neurons", effects.len() as u64);
+/// Records the sequences that are ablated, and says where they are of too few documents for intervals.
+fn note_sequences(
+    config: &AblateConfig,
+    loaded: &Loaded,
+    sequences: &[usize],
+    record: &mut RunRecord,
+) {
+    record.note("sequences_ablated", sequences.to_vec());
+    let clusters = loaded.sample.n_clusters(sequences);
+    record.count("clusters", clusters as u64);
+    if clusters < MIN_GROUPS && config.ablation.resamples > 0 {
+        record.warn(format!("the ablated sequences are of {clusters} documents, so there are no intervals: they need {MIN_GROUPS} at least (`ablation.sequences`)"));
+    }
+}
+
+/// Mean activations of neurons of layers, and mean outputs of heads.
+fn means(
+    config: &AblateConfig,
+    loaded: &Loaded,
+    layers: impl Iterator<Item = usize>,
+    heads: &[HeadId],
+    record: &mut RunRecord,
+) -> anyhow::Result<LayerMeans> {
+    let heads = heads.iter().map(|head| MeanOf::Heads(head.layer));
+    let of: BTreeSet<MeanOf> = layers.map(MeanOf::Neurons).chain(heads).collect();
+    let over = config.semantics.to_options().mean_activation;
+    let model = (&loaded.model, &*loaded.content);
+    MeansSample::new(&config.means, model, &loaded.sample, config.seed).take(
+        of,
+        over,
+        config.ablation.batch,
+        record,
+    )
+}
+
+/// Records how many rows were kept and dropped.
+fn count_rows(sweep: &Sweep<'_>, record: &mut RunRecord) -> anyhow::Result<()> {
     let rows = sweep.row_counts()?;
     for (name, count) in [
         ("rows_kept", rows.kept),
@@ -255,90 +231,7 @@ fn ablate(
     ] {
         record.count(name, count as u64);
     }
-    let sets = match selected {
-        None => None,
-        Some((sets, selected)) => {
-            let on = (model, sample, &sequences[..]);
-            Some(selected.run(sets, &sweep, on, &means, config.seed, &mut record)?)
-        }
-    };
-    let bootstrap = Bootstrap {
-        resamples: config.ablation.resamples,
-        seed: config.seed,
-        ..Bootstrap::default()
-    };
-    let columns = EffectColumns {
-        bands: &band_names,
-        floor: config.ablation.effect_floor,
-        bootstrap: (bootstrap.resamples > 0).then_some(bootstrap),
-    };
-    let run = RunColumns {
-        model: model_name(&config.model),
-        step: loaded.step,
-        semantics: config.semantics.name(),
-    };
-    let table = |name: &str, batch: RecordBatch| -> anyhow::Result<()> {
-        Ok(out.table(name, &run.before(&batch)?)?)
-    };
-    if let Some(writer) = writer {
-        writer.finish()?;
-    }
-    if !effects.is_empty() {
-        let neurons = NeuronTable {
-            effects: columns,
-            weights: &weights,
-            means: &means,
-        };
-        table(NEURONS, neurons.batch(&sweep, &effects)?)?;
-        sums.write(&out, RowSums::FILE)?;
-    }
-    if !head_effects.is_empty() {
-        table(HEADS, head_table(columns, &sweep, &head_effects)?)?;
-    }
-    let mut contrasts = Vec::new();
-    if let Some(sets) = &sets {
-        contrasts = sets.contrasts(&bootstrap)?;
-        if !contrasts.is_empty() {
-            table(SET_CONTRASTS, set_contrasts(&contrasts)?)?;
-            table(BALANCE, balance(&sets.balance)?)?;
-        }
-        table(SETS, set_table(columns, &sweep, sets)?)?;
-        let about = about(&run, &record);
-        sets.doses_figure(&about, &bootstrap)?
-            .write(&out, SETS_FIGURE, &mut record)?;
-        if let Some(figure) = sets.controls_figure(&about, &bootstrap)? {
-            figure.write(&out, CONTROLS_FIGURE, &mut record)?;
-        }
-    }
-    record.write(&out)?;
-    let floor = config.ablation.effect_floor;
-    let mut text = String::new();
-    if !effects.is_empty() {
-        text += &summary::neurons(&sweep, &effects, floor)?;
-    }
-    if !head_effects.is_empty() {
-        text += &summary::heads(&sweep, &head_effects, floor)?;
-    }
-    if let Some(sets) = &sets {
-        text += &sets.summary(&bootstrap, &contrasts)?;
-    }
-    Ok(job_kit::print(format!(
-        "{text}Files: {}\n",
-        out.path().display()
-    ))?)
-}
-
-/// The step, the band and the reading, for the headers of figures.
-fn about(run: &RunColumns, record: &RunRecord) -> String {
-    let bound = |name: &str| record.noted("band")?.get(name)?.as_f64();
-    let band = match bound("min_frequency").zip(bound("max_frequency")) {
-        Some((min, max)) => format!("band {} to {}", number(min, 2), number(max, 2)),
-        None => "no band".to_owned(),
-    };
-    let step = run
-        .step
-        .map_or(String::new(), |step| format!("step {step}, "));
-    format!("{step}{band}, reading {}", run.semantics)
+    Ok(())
 }
 
 /// The model as tables name it.
@@ -390,44 +283,4 @@ fn weights(
         }),
     );
     Ok(weights)
-}
-
-/// Says what running the model on for components of these layers costs, and begins to show how far it is.
-fn running_on(sweep: &Sweep<'_>, what: &str, layers: &[usize]) -> anyhow::Result<RunningOn> {
-    let ForwardCost {
-        forwards,
-        copies,
-        blocks,
-        pairs,
-    } = sweep.forward_cost(layers)?;
-    tracing::info!(
-        "{what}: the model runs on from their layers, {} of them at every position of each sequence; that is {forwards} forwards of up to {copies} copies, {blocks} blocks of the model in all",
-        layers.len()
-    );
-    Ok(RunningOn {
-        progress: Progress::new(what, pairs as u64, "pairs"),
-        pairs,
-    })
-}
-
-/// Progress of running the model on.
-struct RunningOn {
-    progress: Progress,
-    pairs: usize,
-}
-
-impl RunningOn {
-    fn hear(&self) -> impl Fn(Tick) + Sync {
-        |tick| {
-            if let Tick::Pairs(more) = tick {
-                self.progress.inc(more as u64);
-            }
-        }
-    }
-
-    /// Returns the number of pairs.
-    fn record(self, name: &str, record: &mut RunRecord) -> usize {
-        record.timing(name, self.progress.finish());
-        self.pairs
-    }
 }
