@@ -507,7 +507,7 @@ impl Rows {
         self.folded_in(sum)
     }
 
-    /// Rows as the options say, `[row, d_model]`, in their own memory.
+    /// Rows as the options say, `[row, d_model]`.
     fn seen(&self, mut rows: Tensor) -> Result<Tensor, ScalingError> {
         if let Some(mean) = &self.mean {
             let _ = rows.f_sub_(mean)?;
@@ -515,15 +515,12 @@ impl Rows {
         self.folded_in(rows)
     }
 
-    /// Rows with the final norm folded in, if it is, in their own memory.
-    fn folded_in(&self, mut rows: Tensor) -> Result<Tensor, ScalingError> {
-        if self.folded {
-            let _ = rows.f_mul_(self.readout.gamma())?;
-            if self.readout.centres() {
-                let _ = rows.f_sub_(&rows.f_mean_dim(-1, true, Kind::Double)?)?;
-            }
+    /// Rows with the final norm folded in, if it is.
+    fn folded_in(&self, rows: Tensor) -> Result<Tensor, ScalingError> {
+        match self.folded {
+            true => Ok(self.readout.seen(&rows.f_mul(self.readout.gamma())?)?),
+            false => Ok(rows),
         }
-        Ok(rows)
     }
 
     /// Number of dimensions in which rows can lie.

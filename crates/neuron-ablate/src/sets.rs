@@ -302,12 +302,12 @@ impl Sweep<'_> {
                     let at = (&engines, &of_rows, list);
                     if let Some(along) = &along {
                         let changes = along.changes(of_neurons, &of_rows, list, doses);
-                        self.add_changes(at, &changes, Some(&along.vectors), of_list, progress)?;
+                        self.add_changes(at, &changes, of_list, progress)?;
                         continue;
                     }
                     for rows in blocks(rows.len(), (vectors / 4 / sets.max(1)).max(1)) {
                         let changes = self.changes(of_neurons, &of_rows, list, rows, doses)?;
-                        self.add_changes(at, &changes, None, of_list, progress)?;
+                        self.add_changes(at, &changes, of_list, progress)?;
                     }
                 }
             }
@@ -372,8 +372,7 @@ impl Sweep<'_> {
     fn add_changes(
         &self,
         (engines, of_rows, list): (&Engines, &OfRows<'_>, &NestedSets),
-        changes: &Changes,
-        vectors: Option<&[Vector<'_>]>,
+        changes: &Changes<'_>,
         results: &mut [SetEffects],
         progress: &(dyn Fn(Tick) + Sync),
     ) -> Result<(), AblateError> {
@@ -394,15 +393,14 @@ impl Sweep<'_> {
         };
         let jobs: Vec<Block<'_>> = changes.rows.clone().enumerate().map(job).collect();
         let prepared = &of_rows.prepared;
-        let measured = match (&changes.logits, vectors) {
-            (Logits::Sums(terms), Some(vectors)) => {
+        let measured = match &changes.logits {
+            Logits::Sums(terms, vectors) => {
                 let directions = directions(terms, list, sets);
                 engines.measure_sums(&self.pairs, &jobs, prepared, vectors, &directions, progress)
             }
-            (Logits::Own(made), _) => {
+            Logits::Own(made) => {
                 engines.measure_each(&self.pairs, &jobs, prepared, made, progress)?
             }
-            (Logits::Sums(_), None) => Vec::new(),
         };
         let clusters = self.sample.clusters(&self.plan.sequences);
         for (number, (row, measured)) in changes.rows.clone().zip(measured).enumerate() {
@@ -436,7 +434,7 @@ impl Sweep<'_> {
         list: &NestedSets,
         rows: Range<usize>,
         doses: &[Dose],
-    ) -> Result<Changes, AblateError> {
+    ) -> Result<Changes<'static>, AblateError> {
         let (start, n_rows) = (rows.start as i64, rows.len() as i64);
         let places = of_neurons.places(list);
         let factors: Vec<f64> = rows
@@ -628,7 +626,7 @@ struct AlongRows<'n> {
 }
 
 /// What the sets of a list do at some rows; a set is a (dose, size).
-struct Changes {
+struct Changes<'v> {
     rows: Range<usize>,
     /// `|delta|^2` of what they add to the residual stream, `[row][set]`.
     norm2: Vec<f64>,
@@ -638,7 +636,7 @@ struct Changes {
     dots: Vec<Dots>,
     /// The same at the target of the row.
     at_target: Vec<f64>,
-    logits: Logits,
+    logits: Logits<'v>,
 }
 
 /// What a set does at a row, as [`Changes`] has it.
@@ -651,9 +649,9 @@ struct OfSet {
 }
 
 /// What sets add to the logits.
-enum Logits {
-    /// Sums of the neurons' vectors: place of the neuron and its factor, `[row][dose][neuron]`.
-    Sums(Vec<(usize, f64)>),
+enum Logits<'v> {
+    /// Sums of the neurons' vectors: place of the neuron and its factor, `[row][dose][neuron]`; and these vectors.
+    Sums(Vec<(usize, f64)>, &'v [Vector<'v>]),
     /// `[row and set]`
     Own(Projected),
 }
@@ -666,7 +664,7 @@ impl AlongRows<'_> {
         of_rows: &OfRows<'_>,
         list: &NestedSets,
         doses: &[Dose],
-    ) -> Changes {
+    ) -> Changes<'_> {
         let places = of_neurons.places(list);
         let rows = 0..of_rows.rows.len();
         let doses_of_rows = rows
@@ -718,7 +716,7 @@ impl AlongRows<'_> {
             cross: sets.iter().map(|set| set.cross).collect(),
             at_target: sets.iter().map(|set| set.at_target).collect(),
             dots: sets.into_iter().map(|set| set.dots).collect(),
-            logits: Logits::Sums(terms),
+            logits: Logits::Sums(terms, &self.vectors),
         }
     }
 }

@@ -187,6 +187,14 @@ def effects(changes, **columns):
     return pyarrow.table(columns)
 
 
+def load(args):
+    """The model, its sequences and its last layer."""
+    common.start(args)
+    model = GPTNeoXForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    tokens = torch.from_numpy(numpy.load(args.token_file))
+    return model, tokens, LastLayer(model, tokens)
+
+
 @torch.no_grad()
 def main():
     parser = common.rows_parser(__doc__)
@@ -194,10 +202,7 @@ def main():
     parser.add_argument("--chunk", default="1x32", help="neurons x positions at once")
     parser.add_argument("--neurons", type=int, default=24, help="the first so many")
     args = parser.parse_args()
-    common.start(args)
-    model = GPTNeoXForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
-    tokens = torch.from_numpy(numpy.load(args.token_file))
-    layer = LastLayer(model, tokens)
+    model, tokens, layer = load(args)
     voc = Vocabulary(args, model.config.vocab_size)
     rows = layer.rows(tokens, args.sequence)
     neurons = torch.arange(args.neurons)

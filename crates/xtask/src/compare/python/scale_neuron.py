@@ -13,10 +13,9 @@ import numpy
 import pyarrow
 import torch
 import torch.nn.functional as F
-from transformers import GPTNeoXForCausalLM
 
 import common
-from ablation import LastLayer
+from ablation import load
 
 MEASURES = ("loss", "rare_mass", "top1", "top5", "entropy", "kl_clean_scaled", "kl_scaled_clean", "jensen_shannon")
 
@@ -78,10 +77,7 @@ def main():
     parser.add_argument("--factors", required=True, help="with commas")
     parser.add_argument("--chunk", type=int, default=32, help="positions at once")
     args = parser.parse_args()
-    common.start(args)
-    model = GPTNeoXForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
-    tokens = torch.from_numpy(numpy.load(args.token_file))
-    layer = LastLayer(model, tokens)
+    model, tokens, layer = load(args)
     gamma, beta, eps = layer.ln.weight, layer.ln.bias, layer.ln.eps
     q = common.frequencies(args.counts, model.config.vocab_size)
     seen, basis = null_space(model, q, args)

@@ -10,12 +10,10 @@ includes.
 
 import time
 
-import numpy
 import torch
-from transformers import GPTNeoXForCausalLM
 
 import common
-from ablation import MEASURES, VARIANTS, LastLayer, Vocabulary, by_products, effects, freeze
+from ablation import MEASURES, VARIANTS, Vocabulary, by_products, effects, freeze, load
 
 
 def change_sets(layer, voc, rows, sizes, positions):
@@ -40,10 +38,7 @@ def main():
     parser.add_argument("--sizes", required=True, help="of the sets, with commas")
     parser.add_argument("--positions", type=int, default=32, help="positions at once")
     args = parser.parse_args()
-    common.start(args)
-    model = GPTNeoXForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
-    tokens = torch.from_numpy(numpy.load(args.token_file))
-    layer = LastLayer(model, tokens)
+    model, tokens, layer = load(args)
     voc = Vocabulary(args, model.config.vocab_size)
     rows = layer.rows(tokens, args.sequence)
     sizes = [int(size) for size in args.sizes.split(",")]
