@@ -10,8 +10,8 @@ use neox_core::{HookError, Hooks, LoadOptions, Model, NoHooks, Site, next_token_
 use neuron_ablate::{
     AblateError, Dose, Engine, EngineOptions, ExactSums, HeadId, Intervention, InterventionHooks,
     KlDirection, Measure, NestedSets, NeuronId, NeuronSite, Operation, Over, PairBlock, Plan,
-    Sample, Scorer, Semantics, Sweep, Tick, TokenBand, TokenFrequencies, Variant, WordRequest,
-    WordStart, WordVocabulary, layer_means, self_check, self_check_neurons,
+    Sample, SampleStates, Scorer, Semantics, Sweep, Tick, TokenBand, TokenFrequencies, Variant,
+    WordRequest, WordStart, WordVocabulary, layer_means, self_check, self_check_neurons,
 };
 use tch::{Kind, Tensor};
 
@@ -175,7 +175,8 @@ fn running_on_matches_f64_in_every_family() -> Outcome<()> {
         // Another order than that of the golden values.
         neurons.sort();
         let over = Semantics::corrected().mean_activation;
-        let means = layer_means(&model, &sample, (&[0, last], &[]), over, 4, &|_, _| ())?;
+        let states = SampleStates::new(&model, &sample, 4);
+        let means = layer_means(&states, (&[0, last], &[]), over, &|_, _| ())?;
         // With next to no memory one copy runs on at a time.
         for (ranks, memory_budget) in [(false, 64 << 20), (true, 1 << 16)] {
             let plan = plan(vec![])
@@ -272,7 +273,8 @@ fn heads_match_hooked_forwards_in_every_family() -> Outcome<()> {
         let (last, d_head) = (config.num_hidden_layers - 1, config.head_size);
         let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan(vec![]))?;
         let over = Semantics::corrected().mean_activation;
-        let means = layer_means(&model, &sample, (&[], &[0, last]), over, 4, &|_, _| ())?;
+        let states = SampleStates::new(&model, &sample, 4);
+        let means = layer_means(&states, (&[], &[0, last]), over, &|_, _| ())?;
         let heads: Vec<HeadId> = ["0.0", "0.1"]
             .iter()
             .map(|id| id.parse())
@@ -389,7 +391,8 @@ fn sets_of_several_layers_match_hooked_forwards_in_every_family() -> Outcome<()>
         let (sample, frequencies) = (sample(&dir)?, frequencies(&dir)?);
         let last = model.config().num_hidden_layers - 1;
         let over = Semantics::corrected().mean_activation;
-        let means = layer_means(&model, &sample, (&[0, last], &[]), over, 4, &|_, _| ())?;
+        let states = SampleStates::new(&model, &sample, 4);
+        let means = layer_means(&states, (&[0, last], &[]), over, &|_, _| ())?;
         let sweep = Sweep::new(&model, &sample, &frequencies, vec![], plan(vec![]))?;
         let ids = |names: &[&str]| -> Result<Vec<NeuronId>, _> {
             names.iter().map(|name| name.parse()).collect()

@@ -1,12 +1,13 @@
 //! A model that is not ours: its tensors and its forward, given by hand, have the effects and the scores of the loaded model.
 
-use std::{error::Error, path::PathBuf};
+use std::{cell::Cell, error::Error, path::PathBuf};
 
 use neox_core::{LoadOptions, Model, Norm, Recorder, Site, Text};
 use neuron_ablate::{
     AblateError, Dose, Engine, EngineOptions, Intervention, InterventionError, LastLayer,
-    LastLayerStates, LayerMeans, NestedSets, NeuronId, NeuronSite, Operation, Plan, Readout,
-    Sample, ScoreError, Scorer, Sweep, TokenBand, TokenFrequencies, WordRequest, WordVocabulary,
+    LastLayerStates, LayerMeans, Measure, NestedSets, NeuronId, NeuronSite, Operation, Plan,
+    Readout, Sample, ScoreError, Scorer, Sweep, TokenBand, TokenFrequencies, Variant, WordRequest,
+    WordVocabulary,
 };
 use tch::Tensor;
 
@@ -35,21 +36,20 @@ fn last_layer(model: &Model) -> Outcome<LastLayer<'_>> {
     };
     let bias = model.w_u().f_mv(&ln.bias)?.f_add_scalar(0.5)?; // a constant changes no probability
     let readout = Readout::new(&w_u, &plain)?.with_bias(&bias)?;
-    let forward = |texts: &[&[i64]]| {
-        let (post, resid) = (Site::MlpPost(3), Site::ResidPost(3));
-        let of_text = |tokens: &&[i64]| {
-            let tokens = Tensor::f_from_slice(tokens)?.f_unsqueeze(0)?;
-            let mut recorder = Recorder::new([post, resid]);
-            let _ = model.forward(&tokens, None, &mut recorder)?;
-            let mut take = |site| recorder.take(site).ok_or("a site was not passed");
-            Ok(LastLayerStates {
-                resid: take(resid)?.f_squeeze_dim(0)?,
-                activations: take(post)?.f_squeeze_dim(0)?,
-            })
-        };
-        texts.iter().map(of_text).collect()
-    };
+    let forward = |texts: &[&[i64]]| texts.iter().map(|tokens| states(model, tokens)).collect();
     Ok(LastLayer::new(readout, &model.w_out(3)?, 3, forward)?)
+}
+
+fn states(model: &Model, tokens: &[i64]) -> Result<LastLayerStates, Box<dyn Error + Send + Sync>> {
+    let (post, resid) = (Site::MlpPost(3), Site::ResidPost(3));
+    let tokens = Tensor::f_from_slice(tokens)?.f_unsqueeze(0)?;
+    let mut recorder = Recorder::new([post, resid]);
+    let _ = model.forward(&tokens, None, &mut recorder)?;
+    let mut take = |site| recorder.take(site).ok_or("a site was not passed");
+    Ok(LastLayerStates {
+        resid: take(resid)?.f_squeeze_dim(0)?,
+        activations: take(post)?.f_squeeze_dim(0)?,
+    })
 }
 
 struct Setting {
@@ -270,5 +270,49 @@ fn parts_that_do_not_fit_are_refused() -> Outcome<()> {
         sweep.run_neurons(&first, &LayerMeans::default()),
         Err(AblateError::LastLayerOnly { .. })
     ));
+    Ok(())
+}
+
+/// Means, a sweep and sets need one forward of each text where their states have room; without room, or where the means are known from
+/// elsewhere, what they give is the same.
+#[test]
+fn a_text_runs_once() -> Outcome<()> {
+    let (model, setting) = (model()?, Setting::new()?);
+    let texts_run = Cell::new(0);
+    // Of the three texts two are ablated; states of one take 20 x (128 + 256) values of four bytes.
+    let swept = |memory_budget: usize, known: Option<LayerMeans>| -> Outcome<_> {
+        let forward = |texts: &[&[i64]]| {
+            texts_run.set(texts_run.get() + texts.len());
+            texts.iter().map(|tokens| states(&model, tokens)).collect()
+        };
+        let last = LastLayer::new(Readout::of_model(&model)?, &model.w_out(3)?, 3, forward)?;
+        let plan = Setting::plan(Engine::Exact).with_memory_budget(memory_budget);
+        let (sample, q) = (&setting.sample, &setting.frequencies);
+        let sweep = Sweep::of_last_layer(last, sample, q, vec![], plan.with_batch(1))?;
+        let sweep = match known {
+            Some(means) => sweep.with_means(means),
+            None => sweep,
+        };
+        texts_run.set(0);
+        let effects = sweep.run()?;
+        let (mean, mut found) = (effects.mean_activations, Vec::new());
+        for neuron in &effects.neurons {
+            found.push(neuron.effects.change(Variant::Total, Measure::Loss)?.mean);
+        }
+        let lists = [NestedSets::doubling("all", vec![193, 105, 7, 40])?];
+        for set in sweep.run_sets(&lists, &[Dose::Mean], &mean, &|_| ())? {
+            found.push(set.effects.change(Variant::Total, Measure::Loss)?.mean);
+        }
+        Ok((texts_run.get(), mean, found))
+    };
+    let (once, mean, found) = swept(1 << 30, None)?;
+    assert_eq!(once, 3);
+    let (again, of_few, without_room) = swept(1 << 16, None)?;
+    assert_eq!((again, &of_few), (7, &mean));
+    // Less memory cuts products with `W_U` in another way, too.
+    close(&without_room, &found, 1e-6);
+    let known = LayerMeans::default().with_neurons(3, mean);
+    let (ablated, _, with_means) = swept(1 << 30, Some(known))?;
+    assert_eq!((ablated, with_means), (2, found));
     Ok(())
 }

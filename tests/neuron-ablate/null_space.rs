@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use neox_core::{LoadOptions, Model, NoHooks, Part, save_with, stored_tensor};
 use neuron_ablate::{
-    Keep, NamedChange, NeuronId, NullSpace, NullSpaceOptions, RareTokens, Sample, ScalingError,
-    ScalingLaw, ScalingMeasure, ScalingPlan, TargetGroup, WeightChange, measure_scaling,
-    scaling_cost,
+    Keep, NamedChange, NeuronId, NullSpace, NullSpaceOptions, RareTokens, Sample, SampleStates,
+    ScalingError, ScalingLaw, ScalingMeasure, ScalingPlan, TargetGroup, WeightChange,
+    measure_scaling, scaling_cost,
 };
 use surprisal_metrics::LnProbs;
 use tch::{Kind, Tensor};
@@ -347,11 +347,11 @@ fn check_scaling(dir: &Path, tokens: &[Vec<i64>], frequencies: &[f64], n_tokens:
         let factors = vec![1.0, 4.0];
         let (rare_ids, common_ids) = (rare.ids().to_vec(), space.common().to_vec());
         let plan = ScalingPlan::new(vec![1], factors, rare_ids, common_ids)
-            .with_batch(2)
             .with_memory_budget(24 * d_vocab * 10);
         let told = Cell::new(0);
         let hear = |more| told.set(told.get() + more);
-        let effects = measure_scaling(&model, &sample, &changes, &plan, &hear).unwrap();
+        let states = SampleStates::new(&model, &sample, 2);
+        let effects = measure_scaling(&states, &changes, &plan, &hear).unwrap();
         let cost = scaling_cost(&model, &sample, &changes, &plan).unwrap();
         assert_eq!(told.get(), cost.ticks());
         // Two sets at the factor that changes something; behind a norm the last layer's too.

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use neox_core::{HookError, Hooks, LoadOptions, Model, Site};
 use neuron_ablate::{
     AblateError, Dose, Engine, EngineOptions, Mean, Measure, NestedSets, Over, Plan, Sample,
-    SetEffects, Sweep, TokenBand, TokenFrequencies, Variant, activities, last_layer_states,
-    output_directions,
+    SampleStates, SetEffects, Sweep, TokenBand, TokenFrequencies, Variant, activities,
+    last_layer_states, output_directions,
 };
 use tch::{Kind, Tensor};
 
@@ -361,7 +361,8 @@ fn activities_are_those_of_the_rows() -> Result<(), AblateError> {
     let setting = Setting::new();
     let (model, sample) = (&setting.model, &setting.sample);
     let sequences = [0, 2, 3];
-    let found = activities(model, sample, &sequences, &[1, 3], 2, &|_| ())?;
+    let states = SampleStates::new(model, sample, 2);
+    let found = activities(&states, &sequences, &[1, 3], &|_| ())?;
     assert_eq!(found.keys().copied().collect::<Vec<_>>(), [1, 3]);
     let (rows, _) = sample.rows(&sequences)?;
     let mut values: Vec<[Vec<f64>; 2]> = (0..256).map(|_| Default::default()).collect();
@@ -402,7 +403,7 @@ fn activities_are_those_of_the_rows() -> Result<(), AblateError> {
     let w = output_directions(model, 3, &[7])?.get(0);
     let centred = &w - w.mean(Kind::Double);
     close(found[&3][7].output_norm, centred.norm().double_value(&[]));
-    let error = activities(model, sample, &sequences, &[4], 2, &|_| ());
+    let error = activities(&states, &sequences, &[4], &|_| ());
     assert!(matches!(error, Err(AblateError::NoSuchComponent { .. })));
     Ok(())
 }

@@ -9,9 +9,9 @@ use neox_core::{Model, NoHooks, Part, Text, next_token_ln_probs};
 use neuron_ablate::{
     AblateError, Engine, EngineOptions, ExactSums, Intervention, Keep, LayerMeans, MeanOf,
     MeanOver, NamedChange, NeuronId, NeuronSite, NullSpace, NullSpaceOptions, Operation, Plan,
-    RareTokens, Sample, ScalingLaw, ScalingMeasure, ScalingPlan, Scorer, Sweep, TargetGroup,
-    TokenFrequencies, WeightChange, WordRequest, WordStart, WordVocabulary, last_layer_states,
-    mean_activations, measure_scaling, sample_means, self_check,
+    RareTokens, Sample, SampleStates, ScalingLaw, ScalingMeasure, ScalingPlan, Scorer, Sweep,
+    TargetGroup, TokenFrequencies, WeightChange, WordRequest, WordStart, WordVocabulary,
+    last_layer_states, mean_activations, measure_scaling, sample_means, self_check,
 };
 use random_model::{D_MLP, random_model, random_tokens, zipf};
 use tch::{Device, Kind, Tensor};
@@ -76,7 +76,8 @@ fn tokenizer(d_vocab: i64) -> Outcome<Text> {
 fn words_are_scored_as_in_f64() -> Outcome<()> {
     for (d_vocab, spread) in CASES {
         let words = WordVocabulary::new(&tokenizer(d_vocab)?, 0, usize::try_from(d_vocab)?)?;
-        let tokens = random_tokens(1, 8, d_vocab).remove(0);
+        // It ends with the word: in half precision a forward of another number of tokens is rounded in another way.
+        let tokens = random_tokens(1, 7, d_vocab).remove(0);
         let request = WordRequest::new(tokens.clone(), 5..7, WordStart::Space);
         for dtype in [Kind::Float, Kind::BFloat16, Kind::Half] {
             let model = random_model(d_vocab, spread, dtype, |_| ())?;
@@ -229,7 +230,8 @@ fn scaling_is_measured_as_in_f64() -> Outcome<()> {
         let sample = Sample::new(sequences.clone(), &[0], tokens)?;
         let (rare_tokens, common) = (rare.ids().to_vec(), space.common().to_vec());
         let plan = ScalingPlan::new(vec![0], vec![1.5], rare_tokens, common);
-        let effects = measure_scaling(&model, &sample, &changes, &plan, &|_| ())?;
+        let states = SampleStates::new(&model, &sample, 8);
+        let effects = measure_scaling(&states, &changes, &plan, &|_| ())?;
         let states = last_layer_states(&model, &[&sequences[0]])?.remove(0);
         let clean = in_f64(&model, &states.resid, model.w_u())?;
         let rows = 3..6i64;
@@ -345,13 +347,14 @@ fn mean_activations_are_those_of_f64() -> Outcome<()> {
     let mut packed = random_tokens(3, 12, 4096);
     (packed[0][0], packed[0][5], packed[1][11]) = (0, 0, 0);
     let sample = Sample::new(packed.clone(), &[0], 4096)?;
+    let states = SampleStates::new(&model, &sample, 2);
     for (over, positions) in [
         (MeanOver::AllPositions, 36.0),
         (MeanOver::NotBos, 33.0),
         // Not the three that begin or end a text, of which one stands at the front: the other two sequences lose no token.
         (MeanOver::NotBosAnywhere, 33.0),
     ] {
-        let found = mean_activations(&model, &sample, over, 2, &|_, _| ())?;
+        let found = mean_activations(&states, over, &|_, _| ())?;
         let (mut sums, mut count) = (vec![0.0; D_MLP as usize], 0.0);
         for tokens in &packed {
             let states = last_layer_states(&model, &[tokens])?.remove(0);
@@ -386,8 +389,10 @@ fn errors_of_means_are_over_documents() -> Outcome<()> {
     let documents = vec![0, 0, 1, 2, 2, 3];
     let sample = Sample::new(packed.clone(), &[0], 4096)?.from_documents(documents.clone())?;
     let of = [MeanOf::Neurons(0), MeanOf::Heads(0)];
+    // Documents are read in parts where some of their sequences are kept.
+    let states = SampleStates::new(&model, &sample, 4).keeping(&[4, 1], &[0], 1 << 20);
     for sequences in [vec![0, 1, 2, 3, 4, 5], vec![5, 0, 2], vec![0, 1]] {
-        let found = sample_means(&model, &sample, &sequences, &of, 4, &|_, _| ())?;
+        let found = sample_means(&states, &sequences, &of, &|_, _| ())?;
         assert_eq!(found[1].of, MeanOf::Heads(0));
         let means = found[0].over(MeanOver::NotBos)?;
         let sum = |i: usize| -> Outcome<f64> {

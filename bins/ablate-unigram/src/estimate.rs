@@ -11,7 +11,8 @@ use job_kit::{
     estimate::{self, ForCheckpoints},
 };
 use neuron_ablate::{
-    HeadId, LayerMeans, MeanOf, NeuronId, Plan, Sweep, TokenBand, TokenFrequencies,
+    HeadId, LayerMeans, MeanOf, NeuronId, Plan, SampleStates, Sweep, TokenBand, TokenFrequencies,
+    sample_means,
 };
 
 use crate::{
@@ -107,10 +108,10 @@ pub(crate) fn estimate(config: &AblateConfig, resolved: &serde_json::Value) -> a
         None => None,
     };
     let of_sets: Vec<usize> = selected.iter().flat_map(|(_, s)| s.layers()).collect();
-    let (means, mut time) = probe.means(&components, &of_sets, &mut record)?;
+    let (means, over, mut time) = probe.means(&components, &of_sets, &mut record)?;
     time += loading;
     if !components.last.is_empty() {
-        time += probe.last_layer(&components.last, &means)?;
+        time += probe.last_layer(&components.last, (&means, &over))?;
     }
     let earlier: Vec<usize> = components.earlier.iter().map(|n| n.layer).collect();
     if let Some(&first) = components.earlier.first() {
@@ -161,13 +162,13 @@ struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    /// Means over one batch of sequences, and how long those over all take.
+    /// Means over one batch of sequences, the sequences that they are of in the run, and how long they take there.
     fn means(
         &self,
         components: &Components,
         of_sets: &[usize],
         record: &mut RunRecord,
-    ) -> anyhow::Result<(LayerMeans, Duration)> {
+    ) -> anyhow::Result<(LayerMeans, Vec<usize>, Duration)> {
         let (config, loaded) = (self.config, self.loaded);
         let last = loaded.model.config().num_hidden_layers - 1;
         let neurons = components.earlier.iter().map(|n| n.layer);
@@ -187,25 +188,37 @@ impl Probe<'_> {
             MeansSample::new(means, by, &loaded.sample, config.seed)
         });
         let begin = Instant::now();
-        let means = few.take(of, over, config.ablation.batch, record)?;
-        let share = all.sequences().len() as f64 / few.sequences().len().max(1) as f64;
-        Ok((means, begin.elapsed().mul_f64(share)))
+        let states = SampleStates::new(&loaded.model, &loaded.sample, config.ablation.batch);
+        let means = few.take(of, over, &states, record)?;
+        let all = all.sequences().to_vec();
+        let share = all.len() as f64 / few.sequences().len().max(1) as f64;
+        Ok((means, all, begin.elapsed().mul_f64(share)))
     }
 
-    /// How long the closed form takes for so many neurons.
-    fn last_layer(&self, neurons: &[usize], means: &LayerMeans) -> anyhow::Result<Duration> {
+    /// How long the closed form takes for so many neurons, and forwards of the sequences that means are not taken over.
+    fn last_layer(
+        &self,
+        neurons: &[usize],
+        (means, over): (&LayerMeans, &[usize]),
+    ) -> anyhow::Result<Duration> {
         let plan = start::plan(self.config, &self.loaded.sample, neurons.to_vec())?;
+        let over: BTreeSet<&usize> = over.iter().collect();
+        let more = plan.sequences.iter().filter(|i| !over.contains(i)).count();
         let pairs = self.sweep(plan.clone(), means)?.pairs()?;
         let mut few = plan;
         few.neurons.truncate(PROBE_NEURONS);
         few.sequences.truncate(1);
+        let sequences = few.sequences.clone();
         let sweep = self.sweep(few, means)?;
         let measured = sweep.pairs()?;
         let begin = Instant::now();
+        let last = MeanOf::Neurons(self.loaded.model.config().num_hidden_layers - 1);
+        sample_means(sweep.states(), &sequences, &[last], &|_, _| ())?;
+        let forward = begin.elapsed();
         sweep.run()?;
-        Ok(begin
-            .elapsed()
-            .mul_f64(pairs as f64 / measured.max(1) as f64))
+        let ablating = begin.elapsed() - forward;
+        let share = pairs as f64 / measured.max(1) as f64;
+        Ok(ablating.mul_f64(share) + forward.mul_f64(more as f64))
     }
 
     /// How long running the model on takes for components of these layers.
@@ -249,7 +262,7 @@ impl Probe<'_> {
         let measured = rows(&few)?;
         let sequences = few.sequences.clone();
         let sweep = self.sweep(few, means)?;
-        let on = (&self.loaded.model, sample, &sequences[..]);
+        let on = (&self.loaded.model, &sequences[..]);
         // Which controls one sequence has does not matter.
         let mut record = RunRecord::new(JOB, "", &serde_json::Value::Null);
         let begin = Instant::now();

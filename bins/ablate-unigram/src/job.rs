@@ -139,7 +139,13 @@ fn ablate(
 
     let of_sets = selected.iter().flat_map(|(_, selected)| selected.layers());
     let layers = neurons.iter().map(|n| n.layer).chain(of_sets);
-    let means = means(config, &loaded, layers, &components.heads, &mut record)?;
+    let means = means(
+        config,
+        &loaded,
+        &sweep,
+        (layers, &components.heads),
+        &mut record,
+    )?;
     let sweep = sweep.with_means(means.clone());
     let positions = config.output.positions && !neurons.is_empty();
     let mut rows = Rows::new(config, &sweep, &means, rarer, positions.then_some(&out))?;
@@ -149,7 +155,7 @@ fn ablate(
     let sets = match selected {
         None => None,
         Some((sets, selected)) => {
-            let on = (model, sample, &sequences[..]);
+            let on = (model, &sequences[..]);
             Some(selected.run(sets, &sweep, on, &means, config.seed, &mut record)?)
         }
     };
@@ -203,8 +209,8 @@ fn note_sequences(
 fn means(
     config: &AblateConfig,
     loaded: &Loaded,
-    layers: impl Iterator<Item = usize>,
-    heads: &[HeadId],
+    sweep: &Sweep<'_>,
+    (layers, heads): (impl Iterator<Item = usize>, &[HeadId]),
     record: &mut RunRecord,
 ) -> anyhow::Result<LayerMeans> {
     let heads = heads.iter().map(|head| MeanOf::Heads(head.layer));
@@ -214,7 +220,7 @@ fn means(
     MeansSample::new(&config.means, model, &loaded.sample, config.seed).take(
         of,
         over,
-        config.ablation.batch,
+        sweep.states(),
         record,
     )
 }

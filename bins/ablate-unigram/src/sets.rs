@@ -10,8 +10,8 @@ use job_kit::{
 };
 use neox_core::Model;
 use neuron_ablate::{
-    AblateError, Activity, Dose, LayerMeans, Mean, Measure, NestedSets, Over, Sample, SetEffects,
-    Sweep, Tick, Variant, activities, output_norms,
+    AblateError, Activity, Dose, LayerMeans, Mean, Measure, NestedSets, Over, SetEffects, Sweep,
+    Tick, Variant, activities, output_norms,
 };
 use neuron_select::{
     Candidate, ControlKind, Controls, MatchOn, NeuronId, Pool, Push, TraitBalance, q_values, rank_p,
@@ -19,9 +19,6 @@ use neuron_select::{
 use surprisal_metrics::{Bootstrap, Group, Interval};
 
 use crate::config::SetsConfig;
-
-/// Sequences of one forward, where it is seen what neurons do.
-const BATCH: usize = 8;
 
 /// The place of the long-tail band among the bands.
 const LONG_TAIL: usize = 0;
@@ -192,12 +189,12 @@ impl Selected {
         self,
         config: &SetsConfig,
         sweep: &Sweep<'_>,
-        (model, sample, sequences): (&Model, &Sample, &[usize]),
+        (model, sequences): (&Model, &[usize]),
         means: &LayerMeans,
         seed: u64,
         record: &mut RunRecord,
     ) -> anyhow::Result<SetRun> {
-        let pool = self.pool(config, (model, sample, sequences), means)?;
+        let pool = self.pool(config, sweep, (model, sequences), means)?;
         let drawn = config.controls.draw(self.sets.ranked(), &pool, seed);
         let drawn = drawn.context("failed to draw control sets (`sets.controls`)")?;
         if !drawn.unmatched.is_empty() {
@@ -253,7 +250,8 @@ impl Selected {
     fn pool(
         &self,
         config: &SetsConfig,
-        (model, sample, sequences): (&Model, &Sample, &[usize]),
+        sweep: &Sweep<'_>,
+        (model, sequences): (&Model, &[usize]),
         means: &LayerMeans,
     ) -> anyhow::Result<Pool> {
         let layers: Vec<usize> = self.layers().collect();
@@ -280,7 +278,7 @@ impl Selected {
                 mean.copied().unwrap_or_default()
             }
         };
-        let found = activities(model, sample, sequences, &layers, BATCH, &|_| ())?;
+        let found = activities(sweep.states(), sequences, &layers, &|_| ())?;
         let of_layers = found.into_iter().flat_map(|(layer, found)| {
             let ids = (0..).map(move |neuron| NeuronId { layer, neuron });
             ids.zip(found)

@@ -11,7 +11,8 @@ use job_inputs::{
 use job_kit::{Progress, RunRecord, sha256_file};
 use neox_core::Architecture;
 use neuron_ablate::{
-    Intervention, MeanOf, Sample, Scorer, WordRequest, WordScore, WordVocabulary, activities,
+    Intervention, MeanOf, Sample, SampleStates, Scorer, WordRequest, WordScore, WordVocabulary,
+    activities,
 };
 use surprisal_metrics::{MetricError, WordForm};
 
@@ -29,6 +30,8 @@ pub(crate) const MEAN_BATCH: usize = 8;
 
 /// Sequences at most on which it is seen what neurons do, to match controls on it.
 const ACTIVITY_SEQUENCES: usize = 64;
+/// Bytes that what means leave of these may take, until controls are drawn.
+const STATES_MEMORY: usize = 256 << 20;
 
 /// Interventions by place in the list of names, and the pairs that lack just these.
 pub(crate) type Missing = BTreeMap<Vec<usize>, Vec<u32>>;
@@ -371,18 +374,22 @@ impl Setup<'_> {
             let started = Instant::now();
             let by = (model, loaded.content.as_str());
             let means = MeansSample::new(means, by, sample, config.seed);
+            let drawn = match needs_activities(&self.list, &config.controls) {
+                true => sample.draw(ACTIVITY_SEQUENCES, config.seed),
+                false => Vec::new(),
+            };
+            let states = SampleStates::new(model, sample, MEAN_BATCH);
+            let states = states.keeping(&drawn, &layers, STATES_MEMORY);
             let (over, of) = (config.interventions.mean_over, layers.iter().copied());
             let (mut found, missing) = means.kept(of.map(MeanOf::Neurons), over, record)?;
             if !missing.is_empty() {
-                means.add(&mut found, &missing, over, MEAN_BATCH, record, &|_| ())?;
+                means.add(&mut found, &missing, over, &states, record, &|_| ())?;
             }
             sources.means = Some(found);
             times.means += started.elapsed();
-            if needs_activities(&self.list, &config.controls) {
+            if !drawn.is_empty() {
                 let started = Instant::now();
-                let sequences = sample.draw(ACTIVITY_SEQUENCES, config.seed);
-                sources.activities =
-                    activities(model, sample, &sequences, &layers, MEAN_BATCH, &|_| ())?;
+                sources.activities = activities(&states, &drawn, &layers, &|_| ())?;
                 times.activities += started.elapsed();
             }
         }

@@ -7,8 +7,8 @@ use anyhow::Context;
 use neox_core::{Model, NoHooks, Text, next_token_ln_probs};
 use neuron_ablate::{
     Intervention, NamedChange, NeuronId, NeuronSite, NullSpace, NullSpaceOptions, Operation,
-    RareTokens, Sample, ScalingLaw, ScalingMeasure, ScalingPlan, Scorer, TargetGroup, WordRequest,
-    WordScore, WordStart, WordVocabulary, measure_scaling,
+    RareTokens, Sample, SampleStates, ScalingLaw, ScalingMeasure, ScalingPlan, Scorer, TargetGroup,
+    WordRequest, WordScore, WordStart, WordVocabulary, measure_scaling,
 };
 use serde_json::json;
 use surprisal_metrics::WordForm;
@@ -233,9 +233,9 @@ fn scaling(
                 ];
                 let (rare, common) = (rare.ids().to_vec(), space.common().to_vec());
                 let plan = ScalingPlan::new(vec![0, 1], vec![0.5, 2.0], rare, common)
-                    .with_batch(4)
                     .with_memory_budget(1 << 28);
-                let effects = measure_scaling(model, &sample, &changes, &plan, &|_| ())?;
+                let states = SampleStates::new(model, &sample, 4);
+                let effects = measure_scaling(&states, &changes, &plan, &|_| ())?;
                 let mut means = Vec::new();
                 for (change, factor) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                     for measure in ScalingMeasure::ALL {

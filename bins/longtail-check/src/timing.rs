@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use neox_core::{Model, NoHooks, next_token_ln_probs};
 use neuron_ablate::{
-    AblateError, Engine, EngineOptions, Plan, Sample, Scorer, Semantics, Sweep, Tick, TokenBand,
-    TokenFrequencies, Variant, WordVocabulary, last_layer_states, mean_activations,
+    AblateError, Engine, EngineOptions, Plan, Sample, SampleStates, Scorer, Semantics, Sweep, Tick,
+    TokenBand, TokenFrequencies, Variant, WordVocabulary, last_layer_states, mean_activations,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -234,7 +234,8 @@ fn sweeps(
     let mean = |_, _| ();
     let over = Semantics::corrected().mean_activation;
     let seconds = timed(setting, || {
-        Ok(mean_activations(model, &sample, over, BATCH, &mean)?)
+        let states = SampleStates::new(model, &sample, BATCH);
+        Ok(mean_activations(&states, over, &mean)?)
     })?;
     let title = shape.name;
     let part = |what: &str, seconds| Timing {
@@ -392,7 +393,8 @@ fn export(model: &Model, sample: &Sample, folder: &Path) -> anyhow::Result<()> {
     put("resid", &states.resid.f_index_select(0, &places)?)?;
     put("act", &states.activations.f_index_select(0, &places)?)?;
     let over = Semantics::corrected().mean_activation;
-    let mean = mean_activations(model, sample, over, BATCH, &|_, _| ())?;
+    let states = SampleStates::new(model, sample, BATCH);
+    let mean = mean_activations(&states, over, &|_, _| ())?;
     put(
         "mean",
         &Tensor::f_from_slice(&mean)?.f_to_kind(Kind::Float)?,

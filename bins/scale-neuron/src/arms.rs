@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Context;
 use neox_core::Model;
 use neuron_ablate::{
-    MeanOver, NamedChange, NeuronId, NullSpace, RareTokens, Sample, ScalingLaw, Subspace,
+    MeanOver, NamedChange, NeuronId, NullSpace, RareTokens, SampleStates, ScalingLaw, Subspace,
     WeightChange, activities, layer_means, output_norms,
 };
 use neuron_select::{
@@ -100,7 +100,8 @@ pub(crate) struct Arms {
 /// What all arms are made from.
 pub(crate) struct Setting<'a> {
     pub(crate) model: &'a Model,
-    pub(crate) sample: &'a Sample,
+    /// Those of the measured sequences are kept.
+    pub(crate) states: &'a SampleStates<'a>,
     pub(crate) space: &'a NullSpace,
     pub(crate) controls: &'a ControlOptions,
     /// The factors that controls are measured at.
@@ -110,7 +111,6 @@ pub(crate) struct Setting<'a> {
     /// The sequences that are measured.
     pub(crate) sequences: &'a [usize],
     pub(crate) seed: u64,
-    pub(crate) batch: usize,
 }
 
 impl Arms {
@@ -237,15 +237,10 @@ pub(crate) fn layers_of(neurons: &[NeuronId]) -> Vec<usize> {
 /// Scaling by `s` adds `(s - 1) a P w` to what the MLP writes, `P w` the part of the output weights in the null space: its length goes with
 /// `sqrt(mean a^2) |P w|`, whatever the factor.
 fn pool(setting: &Setting<'_>, layers: &[usize], progress: &dyn Fn(usize)) -> anyhow::Result<Pool> {
-    let Setting {
-        model,
-        sample,
-        batch,
-        ..
-    } = *setting;
+    let Setting { model, states, .. } = *setting;
     if setting.controls.match_on == MatchOn::ActivationAndNorm {
         let hear = |more, _| progress(more);
-        let means = layer_means(model, sample, (layers, &[]), MeanOver::NotBos, batch, &hear)?;
+        let means = layer_means(states, (layers, &[]), MeanOver::NotBos, &hear)?;
         let mut candidates = Vec::new();
         for &layer in layers {
             let norms = output_norms(model, layer)?;
@@ -253,7 +248,7 @@ fn pool(setting: &Setting<'_>, layers: &[usize], progress: &dyn Fn(usize)) -> an
         }
         return Ok(Pool::ActivationAndNorm(candidates));
     }
-    let found = activities(model, sample, setting.sequences, layers, batch, progress)?;
+    let found = activities(states, setting.sequences, layers, progress)?;
     let mut candidates = Vec::new();
     for (layer, found) in found {
         let norms = output_norms(model, layer)?;

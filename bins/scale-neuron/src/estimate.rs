@@ -11,7 +11,7 @@ use neuron_ablate::{ScalingMeasure, TargetGroup};
 
 use crate::{
     config::ScaleConfig,
-    prepared::{self, Prepared},
+    prepared::{self, Inputs, Prepared},
 };
 
 /// Sequences that are measured for an estimate.
@@ -25,8 +25,8 @@ const SHOWN: usize = 90_000;
 const LESS: &str = "a smaller `evaluation.memory_mib` takes less";
 
 /// What the outputs and the process take.
-fn of_shapes(config: &ScaleConfig, prepared: &Prepared) -> anyhow::Result<Estimate> {
-    let loaded = &prepared.loaded;
+fn of_shapes(config: &ScaleConfig, prepared: &Prepared<'_>) -> anyhow::Result<Estimate> {
+    let loaded = prepared.loaded;
     let changes = prepared.arms.changes.iter();
     let factors = changes.map(|change| prepared.plan.factors_of(change).len());
     let cells: usize = factors.sum();
@@ -59,7 +59,7 @@ fn run(of_one: Estimate) -> ForCheckpoints {
 /// Tells before measuring what a run takes; refuses if the disk has not room for it.
 pub(crate) fn begin(
     config: &ScaleConfig,
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     record: &mut RunRecord,
 ) -> anyhow::Result<()> {
     Ok(run(of_shapes(config, prepared)?).begin(&config.output.dir, LESS, record)?)
@@ -69,7 +69,8 @@ pub(crate) fn begin(
 pub(crate) fn estimate(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
     let mut record = prepared::begin(config, resolved);
     let begin = Instant::now();
-    let mut prepared = Prepared::read(config, &mut record)?;
+    let inputs = Inputs::read(config, &mut record)?;
+    let mut prepared = Prepared::new(config, &inputs, &mut record)?;
     let of_shapes = of_shapes(config, &prepared)?;
     let before = begin.elapsed();
     let all = prepared.cost()?.ticks();

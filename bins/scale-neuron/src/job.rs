@@ -15,7 +15,7 @@ use crate::{
     arms::{Arms, layers_of},
     config::{CheckpointConfig, ScaleConfig, Scaled},
     estimate,
-    prepared::{self, Prepared},
+    prepared::{self, Inputs, Prepared},
     results::{Measured, Results},
     show::{self, Facts},
     tables::{self, NeuronShare},
@@ -50,7 +50,8 @@ fn outputs(config: &ScaleConfig) -> Vec<String> {
 pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow::Result<()> {
     let out = OutputDir::create(&config.output.dir, JOB, resolved, outputs(config))?;
     let mut record = prepared::begin(config, resolved);
-    let prepared = Prepared::read(config, &mut record)?;
+    let inputs = Inputs::read(config, &mut record)?;
+    let prepared = Prepared::new(config, &inputs, &mut record)?;
     let checkpoint = wanted(config, &prepared.arms)?;
     estimate::begin(config, &prepared, &mut record)?;
     let cost = prepared.cost()?;
@@ -108,7 +109,7 @@ pub(crate) fn run(config: &ScaleConfig, resolved: &serde_json::Value) -> anyhow:
             wanted,
             &arms.changes[place].change,
             config.scaling.factor,
-            &prepared.loaded,
+            prepared.loaded,
             &out,
         )?;
     }
@@ -150,7 +151,7 @@ fn count_rows(measured: &ScalingEffects, record: &mut RunRecord) {
 }
 
 /// What the null space holds of each neuron of the layers of the neurons, or of the last one where none are scaled.
-fn neuron_shares(prepared: &Prepared) -> anyhow::Result<Vec<NeuronShare>> {
+fn neuron_shares(prepared: &Prepared<'_>) -> anyhow::Result<Vec<NeuronShare>> {
     let (model, scaled) = (&prepared.loaded.model, &prepared.neurons);
     let layers = match &layers_of(scaled)[..] {
         [] => vec![model.config().num_hidden_layers - 1],

@@ -1,22 +1,25 @@
 //! What a run measures: the model, the null space, the changes and the plans for them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Context, bail};
 use job_inputs::{Loaded, MeasuredOn, NeuronsConfig, Vocabulary, mebibytes, note_overlap};
 use job_kit::{Progress, RunRecord};
 use neuron_ablate::{
-    NeuronId, NullSpace, RareTokens, ScalingCost, ScalingEffects, ScalingPlan, measure_scaling,
-    scaling_cost,
+    NeuronId, NullSpace, RareTokens, SampleStates, ScalingCost, ScalingEffects, ScalingPlan,
+    measure_scaling, scaling_cost,
 };
 use neuron_select::MatchOn;
 use surprisal_metrics::MIN_GROUPS;
 
 use crate::{
     JOB, VERSION,
-    arms::{Arms, Setting},
+    arms::{Arms, Setting, layers_of},
     config::ScaleConfig,
 };
+
+/// The part of the memory, one in so many, that states of the measured sequences may take.
+const STATES_SHARE: usize = 16;
 
 /// Begins the record of a run.
 pub(crate) fn begin(config: &ScaleConfig, resolved: &serde_json::Value) -> RunRecord {
@@ -27,10 +30,12 @@ pub(crate) fn begin(config: &ScaleConfig, resolved: &serde_json::Value) -> RunRe
 }
 
 /// What a run measures.
-pub(crate) struct Prepared {
+pub(crate) struct Prepared<'a> {
     /// The neurons to scale.
     pub(crate) neurons: Vec<NeuronId>,
-    pub(crate) loaded: Loaded,
+    pub(crate) loaded: &'a Loaded,
+    /// Those of the measured sequences are kept: what controls are matched on and what is measured need one forward.
+    states: SampleStates<'a>,
     pub(crate) vocabulary: Vocabulary,
     pub(crate) rare: RareTokens,
     pub(crate) space: NullSpace,
@@ -38,10 +43,16 @@ pub(crate) struct Prepared {
     pub(crate) plan: ScalingPlan,
 }
 
-impl Prepared {
-    /// Reads the inputs, finds the null space and draws the controls.
+/// The neurons to scale, none if only rows are, and the model and its text.
+pub(crate) struct Inputs {
+    neurons: Vec<NeuronId>,
+    loaded: Loaded,
+}
+
+impl Inputs {
+    /// Reads them.
     pub(crate) fn read(config: &ScaleConfig, record: &mut RunRecord) -> anyhow::Result<Self> {
-        let factors = config.factors()?;
+        config.factors()?;
         // Another model drops the neurons of the default one, and leaves the group without any.
         let named = |of: &&NeuronsConfig| of.file.is_some() || of.list.is_some();
         let neurons = match config.neurons.as_ref().filter(named) {
@@ -50,6 +61,19 @@ impl Prepared {
         };
         let revision = config.model.revision.as_deref();
         let loaded = Loaded::read(&config.model, revision, &config.corpus, record)?;
+        Ok(Self { neurons, loaded })
+    }
+}
+
+impl<'a> Prepared<'a> {
+    /// Finds the null space and draws the controls.
+    pub(crate) fn new(
+        config: &ScaleConfig,
+        inputs: &'a Inputs,
+        record: &mut RunRecord,
+    ) -> anyhow::Result<Self> {
+        let factors = config.factors()?;
+        let (neurons, loaded) = (inputs.neurons.clone(), &inputs.loaded);
         let vocabulary = loaded.vocabulary(
             &config.frequency,
             config.band.as_ref(),
@@ -74,18 +98,23 @@ impl Prepared {
             let file = (from.file.as_deref(), "neurons.file");
             note_overlap(file, Some(measured), instead, record)?;
         }
+        let memory = mebibytes("evaluation.memory_mib", config.evaluation.memory_mib)?;
+        let last = model.config().num_hidden_layers - 1;
+        let layers: BTreeSet<usize> = layers_of(&neurons).into_iter().chain([last]).collect();
+        let layers: Vec<usize> = layers.into_iter().collect();
+        let states = SampleStates::new(model, sample, config.evaluation.batch);
+        let states = states.keeping(&sequences, &layers, memory / STATES_SHARE);
         let controls = config.controls();
         let random = (0..controls.draws).map(|draw| space.random(config.seed, draw as u64));
         let setting = Setting {
             model,
-            sample,
+            states: &states,
             space: &space,
             controls: &controls,
             control_factors: &config.control_factors(&factors),
             random: &random.collect::<Result<Vec<_>, _>>()?,
             sequences: &sequences,
             seed: config.seed,
-            batch: config.evaluation.batch,
         };
         let mut arms = Arms::default();
         scale_rows(config, &setting, &rare, &mut arms, record)?;
@@ -102,14 +131,13 @@ impl Prepared {
             record.warn(format!("the measured sequences are of {clusters} documents, so there are no intervals: they need {MIN_GROUPS} at least (`evaluation.sequences`)"));
         }
 
-        let memory = mebibytes("evaluation.memory_mib", config.evaluation.memory_mib)?;
         let (rare_ids, common_ids) = (rare.ids().to_vec(), space.common().to_vec());
-        let plan = ScalingPlan::new(sequences, factors, rare_ids, common_ids)
-            .with_batch(config.evaluation.batch)
-            .with_memory_budget(memory);
+        let plan =
+            ScalingPlan::new(sequences, factors, rare_ids, common_ids).with_memory_budget(memory);
         Ok(Self {
             neurons,
             loaded,
+            states,
             vocabulary,
             rare,
             space,
@@ -126,10 +154,12 @@ impl Prepared {
 
     /// Measures all arms; `[arm]` are the places of changes.
     pub(crate) fn measure(&self, progress: &dyn Fn(usize)) -> anyhow::Result<ScalingEffects> {
-        let (model, sample, changes) =
-            (&self.loaded.model, &self.loaded.sample, &self.arms.changes);
+        let changes = &self.arms.changes;
         Ok(measure_scaling(
-            model, sample, changes, &self.plan, progress,
+            &self.states,
+            changes,
+            &self.plan,
+            progress,
         )?)
     }
 }
@@ -164,7 +194,7 @@ fn scale_neurons(
 ) -> anyhow::Result<()> {
     let read = match setting.controls.match_on {
         MatchOn::Intervention => setting.sequences.len(),
-        MatchOn::ActivationAndNorm => setting.sample.sequences().len(),
+        MatchOn::ActivationAndNorm => setting.states.sample().sequences().len(),
     };
     let reading = Progress::new("activations", read as u64, "sequences");
     arms.add_neurons(setting, neurons, &|more| reading.inc(more as u64))?;

@@ -13,7 +13,9 @@ use arrow::{
 };
 use job_kit::{Format, Progress, RunRecord, TableReader, TableWriter, write_file};
 use neox_core::{LIBTORCH_VERSION, Model};
-use neuron_ablate::{LayerMeans, MeanOf, MeanOver, Means, Sample, SampleMeans, sample_means};
+use neuron_ablate::{
+    LayerMeans, MeanOf, MeanOver, Means, Sample, SampleMeans, SampleStates, sample_means,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -79,7 +81,6 @@ const CACHE_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Mean act
 #[derive(Debug)]
 pub struct MeansSample<'a> {
     model: &'a Model,
-    sample: &'a Sample,
     /// `None`: nothing is kept.
     keep: Option<Keep<'a>>,
     sequences: Vec<usize>,
@@ -112,7 +113,6 @@ impl<'a> MeansSample<'a> {
         });
         Self {
             model,
-            sample,
             keep,
             sequences,
         }
@@ -123,7 +123,8 @@ impl<'a> MeansSample<'a> {
         &self.sequences
     }
 
-    /// The means of `of` over some positions: what was kept, and the rest in one pass over the text, `batch` sequences at a time.
+    /// The means of `of` over some positions: what was kept, and the rest in one pass over the text by `states`, which are of the same
+    /// model and sample.
     ///
     /// # Errors
     /// What [`sample_means`] reports, or that no position counts.
@@ -131,7 +132,7 @@ impl<'a> MeansSample<'a> {
         &self,
         of: impl IntoIterator<Item = MeanOf>,
         over: MeanOver,
-        batch: usize,
+        states: &SampleStates<'_>,
         record: &mut RunRecord,
     ) -> anyhow::Result<LayerMeans> {
         let (mut means, missing) = self.kept(of, over, record)?;
@@ -142,7 +143,7 @@ impl<'a> MeansSample<'a> {
         let total = self.sequences.len() as u64;
         let progress = Progress::new("mean activations", total, "sequences");
         let hear = |more| progress.inc(more as u64);
-        self.add(&mut means, &missing, over, batch, record, &hear)?;
+        self.add(&mut means, &missing, over, states, record, &hear)?;
         record.timing("mean_activations", progress.finish());
         Ok(means)
     }
@@ -177,7 +178,7 @@ impl<'a> MeansSample<'a> {
         Ok((means, missing))
     }
 
-    /// Adds means in one pass over the text, `batch` sequences at a time, and keeps them; `hear` is told how many more sequences were read.
+    /// Adds means in one pass over the text, and keeps them; `hear` is told how many more sequences were read.
     ///
     /// # Errors
     /// As [`MeansSample::take`].
@@ -186,19 +187,11 @@ impl<'a> MeansSample<'a> {
         means: &mut LayerMeans,
         missing: &[MeanOf],
         over: MeanOver,
-        batch: usize,
+        states: &SampleStates<'_>,
         record: &mut RunRecord,
         hear: &dyn Fn(usize),
     ) -> anyhow::Result<()> {
-        let taken = sample_means(
-            self.model,
-            self.sample,
-            &self.sequences,
-            missing,
-            batch,
-            &|more, _| hear(more),
-        )?;
-        for taken in taken {
+        for taken in sample_means(states, &self.sequences, missing, &|more, _| hear(more))? {
             means.insert(taken.of, taken.over(over)?.clone());
             // A run does not depend on what is kept for others.
             if let Some(keep) = &self.keep

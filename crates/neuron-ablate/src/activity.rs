@@ -5,12 +5,7 @@ use std::collections::BTreeMap;
 use neox_core::{Model, Site, next_token_ln_probs};
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::{
-    AblateError, Row, Sample,
-    mlp_write::MlpWrite,
-    readout::NormTerms,
-    states::{captured, last_layer, same_length_batches},
-};
+use crate::{AblateError, Row, SampleStates, mlp_write::MlpWrite, readout::NormTerms};
 
 /// A neuron over the rows of some sequences.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,53 +32,38 @@ impl Activity {
 
 /// The activity of every neuron of some layers, `[d_mlp]` each, over the rows of `sequences` ([`Sample::rows`]).
 ///
-/// Sequences of one length go through the model `batch` at a time; `progress` is told how many more are done.
+/// `progress` is told how many more sequences are done.
 ///
 /// # Errors
-/// - [`AblateError::NoSuchComponent`] for a layer that the model does not have
+/// - [`AblateError::NoSuchComponent`] for a layer that the model does not have, [`AblateError::LastLayerOnly`] without a whole one
 /// - as [`Sample::rows`]
 /// - [`AblateError::Torch`] if libtorch fails
 pub fn activities(
-    model: &Model,
-    sample: &Sample,
+    states: &SampleStates<'_>,
     sequences: &[usize],
     layers: &[usize],
-    batch: usize,
     progress: &dyn Fn(usize),
 ) -> Result<BTreeMap<usize, Vec<Activity>>, AblateError> {
-    let last = last_layer(model);
-    if let Some(layer) = layers.iter().find(|&&layer| layer > last) {
-        return Err(AblateError::NoSuchComponent {
-            what: format!("layer {layer}"),
-            has: format!("layers 0 to {last}"),
-        });
-    }
+    let (model, sample) = (
+        states.model("the loss where a neuron is active")?,
+        states.sample(),
+    );
+    states.has_layers(layers.iter().copied())?;
     let (rows, counts) = sample.rows(sequences)?;
     let sites: Vec<Site> = layers.iter().map(|&layer| Site::MlpPost(layer)).collect();
     let d_mlp = model.config().intermediate_size;
     let zeros = || Tensor::f_zeros([4, d_mlp], (Kind::Double, Device::Cpu));
     let mut sums: Vec<Tensor> = layers.iter().map(|_| zeros()).collect::<Result<_, _>>()?;
-    for group in same_length_batches(sample, sequences, batch) {
-        let tokens: Vec<&[i64]> = group
-            .iter()
-            .map(|&i| sample.sequences()[i].as_slice())
-            .collect();
-        let captured = captured(model, &tokens, &sites)?;
-        for (i, (&sequence, tokens)) in group.iter().zip(&tokens).enumerate() {
-            let of_sequence = rows.iter().filter(|row| row.sequence == sequence);
-            let places: Vec<i64> = of_sequence.map(|row: &Row| row.pos as i64).collect();
-            if places.is_empty() {
-                continue;
-            }
+    states.each(sequences, &sites, |sequence, states| {
+        let of_sequence = rows.iter().filter(|row| row.sequence == sequence);
+        let places: Vec<i64> = of_sequence.map(|row: &Row| row.pos as i64).collect();
+        if !places.is_empty() {
             let places = Tensor::f_from_slice(&places)?;
-            let losses = losses(model, &captured.resid.f_get(i as i64)?, tokens)?
+            let losses = losses(model, &states.resid, &sample.sequences()[sequence])?
                 .f_index_select(0, &places)?;
             for (site, sums) in sites.iter().zip(&mut sums) {
-                let values = captured.at(*site)?.f_get(i as i64)?;
-                let values = values
-                    .f_to_device(Device::Cpu)?
-                    .f_to_kind(Kind::Double)?
-                    .f_index_select(0, &places)?; // [row, d_mlp]
+                let values = states.at(*site)?;
+                let values = values.f_to_kind(Kind::Double)?.f_index_select(0, &places)?; // [row, d_mlp]
                 let active = values.f_gt(0.0)?.f_to_kind(Kind::Double)?;
                 let of_rows = Tensor::f_stack(
                     &[
@@ -99,8 +79,9 @@ pub fn activities(
                 *sums = sums.f_add(&of_rows)?;
             }
         }
-        progress(group.len());
-    }
+        progress(1);
+        Ok::<_, AblateError>(())
+    })?;
     let seen = NormTerms::new(model.ln_final())?;
     let mut found = BTreeMap::new();
     for (&layer, sums) in layers.iter().zip(&sums) {
@@ -125,6 +106,9 @@ pub fn activities(
 
 /// The loss at each position of a text but the last, `[pos - 1]`, f64 on the CPU.
 fn losses(model: &Model, resid: &Tensor, tokens: &[i64]) -> Result<Tensor, AblateError> {
+    let resid = resid
+        .f_to_device(model.device())?
+        .f_to_kind(model.dtype())?;
     let logits = tch::no_grad(|| model.unembed(&resid.f_unsqueeze(0)?))?;
     let tokens = Tensor::f_from_slice(tokens)?.f_unsqueeze(0)?;
     let ln_probs = next_token_ln_probs(&logits, &tokens)?.f_get(0)?;

@@ -1,15 +1,14 @@
 //! Means of activations and of heads' outputs over a sample, with their standard errors.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+};
 
-use neox_core::{Architecture, Model, Site};
+use neox_core::{Architecture, Site};
 use tch::{Kind, TchError, Tensor};
 
-use crate::{
-    AblateError, MeanOver, Sample,
-    last_layer::Forward,
-    states::{captured, in_f32, last_layer, last_layer_states, same_length_batches},
-};
+use crate::{AblateError, MeanOver, Sample, SampleStates};
 
 /// What means are taken of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,20 +141,19 @@ impl SampleMeans {
 
 /// Mean activation of every neuron of the last MLP over the positions of the whole sample, `[d_mlp]`.
 ///
-/// Sequences of one length go through the model `batch` at a time; `progress` is told how many more, and how many so far, are done.
+/// `progress` is told how many more sequences, and how many so far, are done.
 ///
 /// # Errors
 /// - [`AblateError::Torch`] if libtorch fails
 /// - [`AblateError::Empty`] if no position counts
 pub fn mean_activations(
-    model: &Model,
-    sample: &Sample,
+    states: &SampleStates<'_>,
     over: MeanOver,
-    batch: usize,
     progress: &dyn Fn(usize, usize),
 ) -> Result<Vec<f64>, AblateError> {
-    let forward = |texts: &[&[i64]]| last_layer_states(model, texts);
-    mean_activations_of(&forward, sample, over, batch, progress)
+    let last = MeanOf::Neurons(states.last_layer());
+    let means = sample_means(states, &all(states), &[last], progress)?;
+    Ok(means[0].over(over)?.mean.clone())
 }
 
 /// Mean activations of the neurons of some layers, and mean outputs of the heads of others, over the positions of the whole sample;
@@ -164,121 +162,77 @@ pub fn mean_activations(
 /// # Errors
 /// - as [`sample_means`] and [`mean_activations`]
 pub fn layer_means(
-    model: &Model,
-    sample: &Sample,
+    states: &SampleStates<'_>,
     (neurons_of, heads_of): (&[usize], &[usize]),
     over: MeanOver,
-    batch: usize,
     progress: &dyn Fn(usize, usize),
 ) -> Result<LayerMeans, AblateError> {
-    let all: Vec<usize> = (0..sample.sequences().len()).collect();
     let neurons = neurons_of.iter().map(|&layer| MeanOf::Neurons(layer));
     let heads = heads_of.iter().map(|&layer| MeanOf::Heads(layer));
     let of: Vec<MeanOf> = neurons.chain(heads).collect();
     let mut found = LayerMeans::default();
-    for means in sample_means(model, sample, &all, &of, batch, progress)? {
+    for means in sample_means(states, &all(states), &of, progress)? {
         found.insert(means.of, means.over(over)?.clone());
     }
     Ok(found)
+}
+
+/// All sequences of the sample.
+fn all(states: &SampleStates<'_>) -> Vec<usize> {
+    (0..states.sample().sequences().len()).collect()
 }
 
 /// Means over some sequences of a sample, of several things in one pass and over every choice of positions at once; the rest as
 /// [`mean_activations`].
 ///
 /// # Errors
-/// - [`AblateError::NoSuchComponent`] for a layer that the model does not have
+/// - [`AblateError::NoSuchComponent`] for a layer that the model does not have, [`AblateError::LastLayerOnly`] for an earlier one without
+///   a whole model
+/// - [`AblateError::NoSuchSequence`] and [`AblateError::Repeated`] for sequences
 /// - [`AblateError::Torch`] if libtorch fails
 pub fn sample_means(
-    model: &Model,
-    sample: &Sample,
+    states: &SampleStates<'_>,
     sequences: &[usize],
     of: &[MeanOf],
-    batch: usize,
     progress: &dyn Fn(usize, usize),
 ) -> Result<Vec<SampleMeans>, AblateError> {
-    let last = last_layer(model);
-    if let Some(of) = of.iter().find(|of| of.layer() > last) {
-        return Err(AblateError::NoSuchComponent {
-            what: format!("layer {}", of.layer()),
-            has: format!("layers 0 to {last}"),
-        });
-    }
+    states.has_layers(of.iter().map(|of| of.layer()))?;
     if of.is_empty() {
         return Ok(vec![]);
     }
+    let sample = states.sample();
+    sample.check(sequences)?;
     let sites: Vec<Site> = of.iter().map(|of| of.site()).collect();
-    let values = |texts: &[&[i64]]| -> Result<Vec<Tensor>, AblateError> {
-        let captured = captured(model, texts, &sites)?;
-        let values = sites.iter().map(|site| Ok(in_f32(captured.at(*site)?)?));
-        values.collect()
-    };
-    means_of(&values, sample, sequences, of, batch, progress)
-}
-
-/// As [`mean_activations`], by any forward.
-pub(crate) fn mean_activations_of(
-    forward: &Forward<'_>,
-    sample: &Sample,
-    over: MeanOver,
-    batch: usize,
-    progress: &dyn Fn(usize, usize),
-) -> Result<Vec<f64>, AblateError> {
-    let all: Vec<usize> = (0..sample.sequences().len()).collect();
-    let values = |texts: &[&[i64]]| {
-        let states = forward(texts)?;
-        let activations: Vec<&Tensor> = states.iter().map(|states| &states.activations).collect();
-        Ok(vec![Tensor::f_stack(&activations, 0)?])
-    };
-    let means = means_of(
-        &values,
-        sample,
-        &all,
-        &[MeanOf::Neurons(0)],
-        batch,
-        progress,
-    )?;
-    Ok(means[0].over(over)?.mean.clone())
-}
-
-/// What is averaged, of texts of one length: `[batch, pos, width]` for each of several things, f32 on the CPU.
-type Values<'a> = dyn Fn(&[&[i64]]) -> Result<Vec<Tensor>, AblateError> + 'a;
-
-/// Means of what `values` says of each of `of`.
-fn means_of(
-    values: &Values<'_>,
-    sample: &Sample,
-    sequences: &[usize],
-    of: &[MeanOf],
-    batch: usize,
-    progress: &dyn Fn(usize, usize),
-) -> Result<Vec<SampleMeans>, AblateError> {
+    let clusters = sample.cluster_of(sequences);
+    // Sequences that have not been read, by cluster.
+    let mut left: HashMap<usize, usize> = HashMap::new();
+    clusters
+        .values()
+        .for_each(|cluster| *left.entry(*cluster).or_default() += 1);
     let mut sums: Vec<[Sums; 3]> = of.iter().map(|_| Default::default()).collect();
     let mut done = 0;
-    let clusters = sample.clusters(sequences);
-    let groups = same_length_batches(sample, sequences, batch);
-    let mut clusters = clusters.iter();
-    for group in groups {
-        let tokens: Vec<&[i64]> = group
-            .iter()
-            .map(|&i| sample.sequences()[i].as_slice())
-            .collect();
-        let values = values(&tokens)?;
-        for (i, (tokens, cluster)) in tokens.iter().zip(&mut clusters).enumerate() {
-            let classes = Classes::of(sample, tokens);
-            for (sums, values) in sums.iter_mut().zip(&values) {
-                let parts = classes.sums(&values.f_get(i as i64)?)?;
-                for (over, sums) in MeanOver::ALL.into_iter().zip(sums) {
-                    for (class, part) in classes.0.iter().zip(&parts) {
-                        if over.counts(class.pos, class.boundary) {
-                            sums.add(*cluster, class.at.len(), part);
-                        }
+    states.each(sequences, &sites, |sequence, states| {
+        let cluster = clusters[&sequence];
+        let classes = Classes::of(sample, &sample.sequences()[sequence]);
+        let left = left.entry(cluster).or_default();
+        *left -= 1;
+        for (sums, &site) in sums.iter_mut().zip(&sites) {
+            let parts = classes.sums(states.at(site)?)?;
+            for (over, sums) in MeanOver::ALL.into_iter().zip(sums) {
+                for (class, part) in classes.0.iter().zip(&parts) {
+                    if over.counts(class.pos, class.boundary) {
+                        sums.add(cluster, class.at.len(), part);
                     }
+                }
+                if *left == 0 {
+                    sums.close(cluster);
                 }
             }
         }
-        done += group.len();
-        progress(group.len(), done);
-    }
+        done += 1;
+        progress(1, done);
+        Ok::<_, AblateError>(())
+    })?;
     let means = of.iter().zip(sums).map(|(of, sums)| SampleMeans {
         of: *of,
         over: sums.map(Sums::means),
@@ -323,14 +277,14 @@ impl Classes {
     }
 }
 
-/// Sums over positions, and what the spread between clusters needs; sequences of one cluster come one after the other.
+/// Sums over positions, and what the spread between clusters needs.
 #[derive(Debug, Clone, Default)]
 struct Sums {
     positions: f64,
     sum: Vec<f64>,
     clusters: f64,
-    /// Of the cluster that is being added up.
-    cluster: Option<(usize, f64, Vec<f64>)>,
+    /// Positions and sums of clusters of which sequences are missing.
+    open: BTreeMap<usize, (f64, Vec<f64>)>,
     /// Over clusters: `sum n^2`, and of each value `sum S^2` and `sum S n`.
     n2: f64,
     s2: Vec<f64>,
@@ -339,19 +293,17 @@ struct Sums {
 
 impl Sums {
     fn add(&mut self, cluster: usize, positions: usize, part: &[f64]) {
-        if self.cluster.as_ref().is_some_and(|(of, ..)| *of != cluster) {
-            self.close();
-        }
-        let zeros = || vec![0.0; part.len()];
-        let (_, n, sums) = self.cluster.get_or_insert_with(|| (cluster, 0.0, zeros()));
+        let none = || (0.0, vec![0.0; part.len()]);
+        let (n, sums) = self.open.entry(cluster).or_insert_with(none);
         *n += positions as f64;
         sums.iter_mut()
             .zip(part)
             .for_each(|(sum, part)| *sum += part);
     }
 
-    fn close(&mut self) {
-        let Some((_, n, sums)) = self.cluster.take() else {
+    /// Takes a cluster as a whole, if any of its positions counted.
+    fn close(&mut self, cluster: usize) {
+        let Some((n, sums)) = self.open.remove(&cluster) else {
             return;
         };
         for total in [&mut self.sum, &mut self.s2, &mut self.sn] {
@@ -368,8 +320,7 @@ impl Sums {
     }
 
     /// The mean is a ratio of two sums over clusters: its error is that of `S - mean n`.
-    fn means(mut self) -> Option<Means> {
-        self.close();
+    fn means(self) -> Option<Means> {
         if self.positions == 0.0 {
             return None;
         }

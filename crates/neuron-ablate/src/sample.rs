@@ -1,6 +1,6 @@
 //! Token sequences: which are ablated, which positions are kept.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rand::seq::index;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
@@ -120,6 +120,12 @@ impl Sample {
         sequences.iter().map(cluster).collect()
     }
 
+    /// The same by sequence.
+    pub(crate) fn cluster_of(&self, sequences: &[usize]) -> HashMap<usize, usize> {
+        let each = sequences.iter().copied();
+        each.zip(self.clusters(sequences)).collect()
+    }
+
     /// How many clusters `sequences` are in.
     pub fn n_clusters(&self, sequences: &[usize]) -> usize {
         let last = self.clusters(sequences).into_iter().max();
@@ -147,6 +153,19 @@ impl Sample {
         drawn
     }
 
+    /// Refuses sequences that are not there, or stand twice.
+    pub(crate) fn check(&self, sequences: &[usize]) -> Result<(), AblateError> {
+        let last = self.sequences.len() - 1;
+        if let Some(&sequence) = sequences.iter().find(|&&sequence| sequence > last) {
+            return Err(AblateError::NoSuchSequence { sequence, last });
+        }
+        let mut seen = HashSet::new();
+        match sequences.iter().all(|sequence| seen.insert(sequence)) {
+            true => Ok(()),
+            false => distinct("sequence", sequences),
+        }
+    }
+
     /// The rows of the given sequences that pass the position filter, and the counts of the rest.
     ///
     /// # Errors
@@ -154,17 +173,11 @@ impl Sample {
     /// - [`AblateError::Repeated`] for an index that stands twice
     /// - [`AblateError::Empty`] if no row is left
     pub fn rows(&self, sequences: &[usize]) -> Result<(Vec<Row>, RowCounts), AblateError> {
-        distinct("sequence", sequences)?;
+        self.check(sequences)?;
         let mut rows = Vec::new();
         let mut counts = RowCounts::default();
         for &sequence in sequences {
-            let tokens = self
-                .sequences
-                .get(sequence)
-                .ok_or(AblateError::NoSuchSequence {
-                    sequence,
-                    last: self.sequences.len() - 1,
-                })?;
+            let tokens = &self.sequences[sequence];
             for (pos, &token) in tokens.iter().enumerate() {
                 let Some(&target) = tokens.get(pos + 1) else {
                     counts.last += 1;

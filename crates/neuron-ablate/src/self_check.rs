@@ -81,10 +81,10 @@ pub fn self_check(
     plan: Plan,
 ) -> Result<SelfCheck, AblateError> {
     let over = plan.semantics.mean_activation;
-    let mean = mean_activations(model, sample, over, plan.batch, &|_, _| ())?;
-    let means = LayerMeans::default().with_neurons(last_layer(model), mean);
     let definitions = Definitions::new(frequencies, bands, &plan.semantics)?;
     let sweep = Sweep::new(model, sample, frequencies, bands.to_vec(), plan)?;
+    let mean = mean_activations(sweep.states(), over, &|_, _| ())?;
+    let means = LayerMeans::default().with_neurons(last_layer(model), mean);
     let mut check = SelfCheck::of(&sweep)?;
     sweep.run_with(
         &mut |block| Ok(check.compare(&sweep, &definitions, &means, block)?),
@@ -109,9 +109,9 @@ pub fn self_check_neurons(
     layers.sort_unstable();
     layers.dedup();
     let over = plan.semantics.mean_activation;
-    let means = layer_means(model, sample, (&layers, &[]), over, plan.batch, &|_, _| ())?;
     let definitions = Definitions::new(frequencies, bands, &plan.semantics)?;
     let sweep = Sweep::new(model, sample, frequencies, bands.to_vec(), plan)?;
+    let means = layer_means(sweep.states(), (&layers, &[]), over, &|_, _| ())?;
     let mut check = SelfCheck::of(&sweep)?;
     sweep.run_neurons_with(
         neurons,

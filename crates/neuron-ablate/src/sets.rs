@@ -251,6 +251,7 @@ impl Sweep<'_> {
         let rows_at_once = (vectors / 2 / engines.vectors_per_row()).max(1);
         let mut results = self.without_rows(lists, doses);
         let (all_rows, _) = self.sample.rows(&self.plan.sequences)?;
+        let clusters = self.sample.cluster_of(&self.plan.sequences);
         let batches = batches(lists, vectors / 4);
         let of_batch = |batch: &Range<usize>| {
             OfNeurons::new(self, &engines, &lists[batch.clone()], mean, vectors / 4)
@@ -261,7 +262,7 @@ impl Sweep<'_> {
             _ => None,
         };
         for rows in chunk_by_sequence(&all_rows, rows_at_once) {
-            let (resid, activations) = self.states(rows)?;
+            let (resid, activations) = self.states_at(rows)?;
             let of_rows = self.unembedding.project(&resid)?;
             let centred = of_rows.centred;
             let scale = self.unembedding.scale();
@@ -278,6 +279,7 @@ impl Sweep<'_> {
             let of_rows = OfRows {
                 m_c,
                 rows,
+                clusters: rows.iter().map(|row| clusters[&row.sequence]).collect(),
                 targets: Vec::try_from(self.pairs.target_places(rows)?)?,
                 terms,
                 prepared,
@@ -402,7 +404,6 @@ impl Sweep<'_> {
                 engines.measure_each(&self.pairs, &jobs, prepared, made, progress)?
             }
         };
-        let clusters = self.sample.clusters(&self.plan.sequences);
         for (number, (row, measured)) in changes.rows.clone().zip(measured).enumerate() {
             let Row { sequence, pos, .. } = of_rows.rows[row];
             let values = measured.map_err(|at| AblateError::Set {
@@ -412,15 +413,15 @@ impl Sweep<'_> {
                     results[at.direction].size
                 ),
             })?;
-            let slot = self.plan.sequences.iter().position(|s| *s == sequence);
-            let cluster = slot.map_or(0, |place| clusters[place]);
             let clean = &of_rows.terms.measures[row * m..(row + 1) * m];
             let in_bands = self.in_bands(&of_rows.rows[row]);
             let each = values.chunks(self.pairs.per_pair());
             let each = each.zip(&changes.norm2[number * sets..]);
             for (result, (after, norm2)) in results.iter_mut().zip(each) {
                 let length = norm2.sqrt();
-                result.effects.add(cluster, clean, after, length, &in_bands);
+                result
+                    .effects
+                    .add(of_rows.clusters[row], clean, after, length, &in_bands);
             }
         }
         Ok(())
@@ -499,6 +500,8 @@ fn batches(lists: &[NestedSets], limit: usize) -> Vec<Range<usize>> {
 /// The rows of one pass.
 struct OfRows<'r> {
     rows: &'r [Row],
+    /// `[row]`
+    clusters: Vec<usize>,
     terms: RowTerms<'r>,
     prepared: Prepared<'r>,
     /// `x_c`, `[row, d_model]`.

@@ -3,9 +3,9 @@
 mod behind_norm;
 mod forwards;
 
-use std::{cell::RefCell, collections::HashMap, fmt, ops::Range, time::Instant};
+use std::{collections::HashMap, ops::Range, time::Instant};
 
-use neox_core::Model;
+use neox_core::{Model, Site};
 use rayon::prelude::*;
 use tch::{Device, Tensor};
 
@@ -13,22 +13,21 @@ use self::behind_norm::BehindNorm;
 pub use self::forwards::HeadEffects;
 use crate::{
     AblateError, BandToken, Direction, Dose, EngineOptions, EngineReport, LayerMeans, Measure,
-    NeuronEffects, Row, RowCounts, Sample, Semantics, TokenBand, TokenFrequencies, Variant,
-    Variants,
+    NeuronEffects, Readout, Row, RowCounts, Sample, SampleStates, Semantics, TokenBand,
+    TokenFrequencies, Variant, Variants,
     closed_form::{Projected, Unembedding},
     engine::{
         Directions, Engine, Engines, FEWEST_DIRECTIONS, Measured, NotFinite, Prepared, blocks,
     },
     error::distinct,
     keys::EffectKeys,
-    last_layer::{self, LastLayer},
-    means::mean_activations_of,
+    last_layer::LastLayer,
+    mean_activations,
     mlp_write::MlpWrite,
     pairs::{Block, Pairs},
     progress::Tick,
     row_logits::{Dots, RowLogits},
     series::Spread,
-    states::same_length_batches,
     vectors::{dot, on_host},
 };
 
@@ -235,24 +234,11 @@ pub struct Effects {
 pub type Sink<'a> =
     dyn FnMut(&PairBlock<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a;
 
-/// The forward of a [`LastLayer`].
-struct Forward<'a>(Box<last_layer::Forward<'a>>);
-
-impl fmt::Debug for Forward<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Forward")
-    }
-}
-
 /// A sweep made ready: the model's last layer in closed form, the directions and the bands.
 #[derive(Debug)]
 pub struct Sweep<'a> {
-    /// None where there is the last layer alone.
-    model: Option<&'a Model>,
-    /// The number of the last layer.
-    layer: usize,
-    /// The states of texts at the last layer.
-    forward: Forward<'a>,
+    /// Of sequences of the plan they are kept: means, single neurons and sets share a forward.
+    states: SampleStates<'a>,
     pub(crate) sample: &'a Sample,
     pub(crate) plan: Plan,
     pub(crate) unembedding: Unembedding,
@@ -261,8 +247,6 @@ pub struct Sweep<'a> {
     engines: Engines,
     /// Means that are known already.
     means: LayerMeans,
-    /// Residual stream and activations at the rows of a sequence, as far as they fit: sets and single neurons share a forward.
-    states: RefCell<HashMap<usize, (Tensor, Tensor)>>,
 }
 
 /// Most neurons of a block: the kernel groups what moments leave of them.
@@ -293,6 +277,12 @@ struct Wanted<'w, 'l> {
 }
 
 impl<'a> Sweep<'a> {
+    /// The forwards over its text, which those of the plan's sequences are kept of: means and activities that are taken of them need no
+    /// other ones.
+    pub fn states(&self) -> &SampleStates<'a> {
+        &self.states
+    }
+
     /// The text that it runs on.
     pub fn sample(&self) -> &'a Sample {
         self.sample
@@ -317,12 +307,9 @@ impl<'a> Sweep<'a> {
         bands: Vec<TokenBand>,
         plan: Plan,
     ) -> Result<Self, AblateError> {
-        let layer = LastLayer::of_model(model)?;
-        let sweep = Self::of_last_layer(layer, sample, frequencies, bands, plan)?;
-        Ok(Self {
-            model: Some(model),
-            ..sweep
-        })
+        let last = (Readout::of_model(model)?, MlpWrite::of_last_layer(model)?);
+        let states = SampleStates::new(model, sample, plan.batch);
+        Self::of_states(states, last, frequencies, bands, plan)
     }
 
     /// The same of a model of which there is the last layer alone, such as one that is not ours. What runs a model on from an earlier
@@ -343,6 +330,17 @@ impl<'a> Sweep<'a> {
             layer,
             forward,
         } = last;
+        let states = SampleStates::of_last_layer((layer, forward), sample, plan.batch);
+        Self::of_states(states, (readout, write), frequencies, bands, plan)
+    }
+
+    fn of_states(
+        states: SampleStates<'a>,
+        (readout, write): (Readout, MlpWrite),
+        frequencies: &TokenFrequencies,
+        bands: Vec<TokenBand>,
+        plan: Plan,
+    ) -> Result<Self, AblateError> {
         let d_vocab = readout.w_u().size()[0] as usize;
         let d_mlp = write.w_out().size()[0] as usize;
         if frequencies.q().len() != d_vocab {
@@ -358,7 +356,7 @@ impl<'a> Sweep<'a> {
             });
         }
         distinct("neuron", &plan.neurons)?;
-        distinct("sequence", &plan.sequences)?;
+        states.sample().check(&plan.sequences)?;
         let tolerance = plan.engine.tolerance;
         if !(tolerance > 0.0 && tolerance.is_finite()) {
             return Err(AblateError::Setting {
@@ -395,18 +393,16 @@ impl<'a> Sweep<'a> {
             (plan.neurons.len(), Directions::Vectors),
             plan.memory_budget / 4,
         )?;
+        let (last, memory) = (states.last_layer(), plan.memory_budget / STATES_SHARE);
         let sweep = Self {
-            model: None,
-            layer,
-            forward: Forward(forward),
-            sample,
+            sample: states.sample(),
+            states: states.keeping(&plan.sequences, &[last], memory),
             plan,
             unembedding,
             write,
             pairs,
             engines,
             means: LayerMeans::default(),
-            states: RefCell::default(),
         };
         match sweep.variants().contains(&sweep.direct()) {
             true => Ok(sweep),
@@ -508,7 +504,7 @@ impl<'a> Sweep<'a> {
         }
         let (all_rows, counts) = self.sample.rows(&plan.sequences)?;
         let d_mlp = self.write.w_out().size()[0] as usize;
-        let mean = match self.means.neurons(self.layer) {
+        let mean = match self.means.neurons(self.states.last_layer()) {
             Some(mean) if mean.len() != d_mlp => {
                 return Err(AblateError::NoSuchComponent {
                     what: format!("layer of {} neurons, which there are means of", mean.len()),
@@ -522,9 +518,9 @@ impl<'a> Sweep<'a> {
         let directions = on_host(self.write.directions())?; // [d_mlp][d_model]
         let d_model = directions.len() / d_mlp;
         let direction = |neuron: usize| &directions[neuron * d_model..(neuron + 1) * d_model];
-        let clusters = self.sample.clusters(&plan.sequences);
+        let clusters = self.sample.cluster_of(&plan.sequences);
         let empty = self.no_effects();
-        let layer = self.layer;
+        let layer = self.states.last_layer();
         let mut neurons: Vec<NeuronEffects> = plan
             .neurons
             .iter()
@@ -540,7 +536,7 @@ impl<'a> Sweep<'a> {
         let (rows_at_once, neurons_at_once, keep) = self.blocks();
         let mut kept: Vec<Option<OfNeurons>> = Vec::new();
         for rows in chunk_by_sequence(&all_rows, rows_at_once) {
-            let (resid, activations) = self.states(rows)?;
+            let (resid, activations) = self.states_at(rows)?;
             let m_c = self
                 .write
                 .norm()
@@ -568,15 +564,7 @@ impl<'a> Sweep<'a> {
                 _ => None,
             };
             let in_bands: Vec<Vec<bool>> = rows.iter().map(|row| self.in_bands(row)).collect();
-            let slots: Vec<usize> = rows
-                .iter()
-                .map(|row| {
-                    plan.sequences
-                        .iter()
-                        .position(|s| *s == row.sequence)
-                        .map_or(0, |place| clusters[place])
-                })
-                .collect();
+            let slots: Vec<usize> = rows.iter().map(|row| clusters[&row.sequence]).collect();
             let mut clean_ranks = Vec::new();
             for (number, range) in blocks(plan.neurons.len(), neurons_at_once).enumerate() {
                 let begin = Instant::now();
@@ -694,14 +682,13 @@ impl<'a> Sweep<'a> {
 
     /// Mean activations of the last layer over the whole sample, `[d_mlp]`.
     fn mean_activations(&self, progress: &(dyn Fn(Tick) + Sync)) -> Result<Vec<f64>, AblateError> {
-        let (over, batch) = (self.plan.semantics.mean_activation, self.plan.batch);
         let hear = |more, done| progress(Tick::Sequences { more, done });
-        mean_activations_of(&self.forward.0, self.sample, over, batch, &hear)
+        mean_activations(&self.states, self.plan.semantics.mean_activation, &hear)
     }
 
     /// The whole model.
     pub(crate) fn model(&self, what: &'static str) -> Result<&'a Model, AblateError> {
-        self.model.ok_or(AblateError::LastLayerOnly { what })
+        self.states.model(what)
     }
 
     /// Measures and ranks of a block.
@@ -758,45 +745,34 @@ impl<'a> Sweep<'a> {
 
 impl Sweep<'_> {
     /// Residual stream and activations of `rows`, `[row, d_model]` and `[row, d_mlp]`.
-    pub(crate) fn states(&self, rows: &[Row]) -> Result<(Tensor, Tensor), AblateError> {
-        let mut sequences: Vec<usize> = rows.iter().map(|row| row.sequence).collect();
-        sequences.dedup();
-        let mut states = self.states.borrow_mut();
-        let missing: Vec<usize> = sequences
-            .iter()
-            .copied()
-            .filter(|sequence| !states.contains_key(sequence))
-            .collect();
-        for group in same_length_batches(self.sample, &missing, self.plan.batch) {
-            let tokens: Vec<&[i64]> = group
-                .iter()
-                .map(|&i| self.sample.sequences()[i].as_slice())
-                .collect();
-            for (of_sequence, sequence) in (self.forward.0)(&tokens)?.iter().zip(group) {
-                let kept: Vec<i64> = rows
-                    .iter()
-                    .filter(|row| row.sequence == sequence)
-                    .map(|row| row.pos as i64)
-                    .collect();
-                let kept = Tensor::f_from_slice(&kept)?;
-                let resid = of_sequence.resid.f_index_select(0, &kept)?;
-                let activations = of_sequence.activations.f_index_select(0, &kept)?;
-                states.insert(sequence, (resid, activations));
-            }
+    pub(crate) fn states_at(&self, rows: &[Row]) -> Result<(Tensor, Tensor), AblateError> {
+        let of_sequences = rows.chunk_by(|a, b| a.sequence == b.sequence);
+        let positions = of_sequences.map(|of| {
+            let positions: Vec<i64> = of.iter().map(|row| row.pos as i64).collect();
+            (of[0].sequence, positions)
+        });
+        let positions: Vec<(usize, Vec<i64>)> = positions.collect();
+        let sequences: Vec<usize> = positions.iter().map(|(sequence, _)| *sequence).collect();
+        let site = Site::MlpPost(self.states.last_layer());
+        let mut found = HashMap::new();
+        self.states.each(&sequences, &[site], |sequence, states| {
+            found.insert(
+                sequence,
+                (
+                    states.resid.shallow_clone(),
+                    states.at(site)?.shallow_clone(),
+                ),
+            );
+            Ok::<_, AblateError>(())
+        })?;
+        let (mut resid, mut activations) = (Vec::new(), Vec::new());
+        for (sequence, positions) in &positions {
+            let (of_resid, of_activations) = &found[sequence];
+            let positions = Tensor::f_from_slice(positions)?;
+            resid.push(of_resid.f_index_select(0, &positions)?);
+            activations.push(of_activations.f_index_select(0, &positions)?);
         }
-        let of_rows = sequences.iter().map(|sequence| &states[sequence]);
-        let (resid, activations): (Vec<&Tensor>, Vec<&Tensor>) = of_rows
-            .map(|(resid, activations)| (resid, activations))
-            .unzip();
-        let all = (Tensor::f_cat(&resid, 0)?, Tensor::f_cat(&activations, 0)?);
-        let bytes = |t: &Tensor| t.numel() * t.kind().elt_size_in_bytes();
-        let taken: usize = states.values().map(|(r, a)| bytes(r) + bytes(a)).sum();
-        if taken > self.plan.memory_budget / STATES_SHARE {
-            for sequence in &missing {
-                states.remove(sequence);
-            }
-        }
-        Ok(all)
+        Ok((Tensor::f_cat(&resid, 0)?, Tensor::f_cat(&activations, 0)?))
     }
 }
 

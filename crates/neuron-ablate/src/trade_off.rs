@@ -16,9 +16,9 @@
 //! output weights changed, and the change `delta` of the final residual stream is a direction of its own at each row, `u = W_U (gamma *
 //! delta_c)`.
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 
-use neox_core::Model;
+use neox_core::{Model, Site};
 use rayon::prelude::*;
 use surprisal_metrics::Group;
 use tch::{Device, Kind, TchError, Tensor};
@@ -27,7 +27,7 @@ use vocabulary_sums::{
 };
 
 use crate::{
-    AblateError, ForwardCost, NeuronId, Row, RowCounts, Sample,
+    AblateError, ForwardCost, NeuronId, Row, RowCounts, Sample, SampleStates,
     closed_form::{Projected, Unembedding},
     engine::blocks,
     error::distinct,
@@ -36,9 +36,7 @@ use crate::{
     replaced::{self, Replaced, batches, copies, groups, texts_at_once},
     row_logits::RowLogits,
     scaling::{ScalingError, Target, WeightChange},
-    states::{
-        LastLayerStates, last_layer, last_layer_states, same_length_batches, writes_directly,
-    },
+    states::{last_layer, writes_directly},
     vectors::{Vectors, dot, on_host},
 };
 
@@ -163,14 +161,12 @@ pub struct ScalingPlan {
     pub rare: Vec<i64>,
     /// Ids of the common tokens.
     pub common: Vec<i64>,
-    /// Sequences per forward.
-    pub batch: usize,
     /// Bytes that the vectors over the vocabulary may take, beside the weights.
     pub memory_budget: usize,
 }
 
 impl ScalingPlan {
-    /// The rows of `sequences` at each of `factors`, with 8 sequences per forward and 1 GiB; rows are grouped by targets that are `rare`
+    /// The rows of `sequences` at each of `factors`, with 1 GiB; rows are grouped by targets that are `rare`
     /// or `common`.
     pub fn new(sequences: Vec<usize>, factors: Vec<f64>, rare: Vec<i64>, common: Vec<i64>) -> Self {
         Self {
@@ -178,15 +174,8 @@ impl ScalingPlan {
             factors,
             rare,
             common,
-            batch: 8,
             memory_budget: 1 << 30,
         }
-    }
-
-    /// With another [`batch`](Self::batch).
-    #[must_use]
-    pub fn with_batch(self, batch: usize) -> Self {
-        Self { batch, ..self }
     }
 
     /// With another [`memory_budget`](Self::memory_budget).
@@ -367,12 +356,12 @@ pub fn scaling_cost(
 /// - [`ScalingError::NotFinite`] if a factor is so large that logits overflow
 /// - [`ScalingError::Torch`] if libtorch fails
 pub fn measure_scaling(
-    model: &Model,
-    sample: &Sample,
+    states: &SampleStates<'_>,
     changes: &[NamedChange],
     plan: &ScalingPlan,
     progress: &dyn Fn(usize),
 ) -> Result<ScalingEffects, ScalingError> {
+    let (model, sample) = (states.model("scaling weights")?, states.sample());
     let d_vocab = model.config().vocab_size as usize;
     for change in changes {
         distinct("factor", plan.factors_of(change))?;
@@ -408,7 +397,7 @@ pub fn measure_scaling(
         changes,
         plan,
         rows: &all_rows,
-        clusters: sample.clusters(&plan.sequences),
+        clusters: sample.cluster_of(&plan.sequences),
     };
     // A factor of 1 changes nothing, and needs no forward.
     let unchanged = others.iter().filter_map(|&change| {
@@ -417,38 +406,35 @@ pub fn measure_scaling(
     });
     let unchanged: Vec<_> = unchanged.collect();
     let rows_at_once = (plan.memory_budget / 2 / (4 * prepared.values_per_row(d_vocab))).max(1);
-    for batch in same_length_batches(sample, &plan.sequences, plan.batch) {
-        let tokens: Vec<&[i64]> = batch
+    let site = Site::MlpPost(last_layer(model));
+    states.each(&plan.sequences, &[site], |sequence, states| {
+        let of_sequence: Vec<Row> = all_rows
             .iter()
-            .map(|&i| sample.sequences()[i].as_slice())
+            .copied()
+            .filter(|row| row.sequence == sequence)
             .collect();
-        for (states, sequence) in last_layer_states(model, &tokens)?.iter().zip(batch) {
-            let of_sequence: Vec<Row> = all_rows
-                .iter()
-                .copied()
-                .filter(|row| row.sequence == sequence)
-                .collect();
-            for rows in of_sequence.chunks(rows_at_once) {
-                let moved = MovedRows::new(&vocabulary, &unembedding, &prepared, states, rows)?;
-                let block = Block::new(&vocabulary, &prepared, &moved, rows)?;
-                for (row, measured) in rows.iter().zip(block.measure_all(&sets)) {
-                    let group = vocabulary.group(row);
-                    let Row { sequence, pos, .. } = *row;
-                    if !is_finite(&measured.clean) {
-                        return Err(AblateError::NotFiniteClean { sequence, pos }.into());
-                    }
-                    effects.clean[measuring.cluster(sequence)].add(group, &measured.clean);
-                    for (&column, values) in columns.iter().zip(&measured.scaled) {
-                        measuring.add(&mut effects, column, row, values)?;
-                    }
-                    for &column in &unchanged {
-                        measuring.add(&mut effects, column, row, &measured.clean)?;
-                    }
+        for rows in of_sequence.chunks(rows_at_once) {
+            let at = (&states.resid, states.at(site)?);
+            let moved = MovedRows::new(&vocabulary, &unembedding, &prepared, at, rows)?;
+            let block = Block::new(&vocabulary, &prepared, &moved, rows)?;
+            for (row, measured) in rows.iter().zip(block.measure_all(&sets)) {
+                let group = vocabulary.group(row);
+                let Row { sequence, pos, .. } = *row;
+                if !is_finite(&measured.clean) {
+                    return Err(AblateError::NotFiniteClean { sequence, pos }.into());
                 }
-                progress(rows.len());
+                effects.clean[measuring.clusters[&sequence]].add(group, &measured.clean);
+                for (&column, values) in columns.iter().zip(&measured.scaled) {
+                    measuring.add(&mut effects, column, row, values)?;
+                }
+                for &column in &unchanged {
+                    measuring.add(&mut effects, column, row, &measured.clean)?;
+                }
             }
+            progress(rows.len());
         }
-    }
+        Ok::<_, ScalingError>(())
+    })?;
     measuring.run_on(model, &mut effects, progress)?;
     Ok(effects)
 }
@@ -547,17 +533,11 @@ struct Measuring<'m> {
     changes: &'m [NamedChange],
     plan: &'m ScalingPlan,
     rows: &'m [Row],
-    /// `[sequence]`
-    clusters: Vec<usize>,
+    /// By sequence.
+    clusters: HashMap<usize, usize>,
 }
 
 impl Measuring<'_> {
-    /// The cluster of a sequence.
-    fn cluster(&self, sequence: usize) -> usize {
-        let place = self.plan.sequences.iter().position(|s| *s == sequence);
-        place.map_or(0, |place| self.clusters[place])
-    }
-
     /// Adds what was measured of a row under a change and a factor.
     fn add(
         &self,
@@ -575,7 +555,7 @@ impl Measuring<'_> {
                 pos,
             });
         }
-        let cluster = self.cluster(sequence);
+        let cluster = self.clusters[&sequence];
         effects.scaled[change][factor][cluster].add(self.vocabulary.group(row), values);
         Ok(())
     }
@@ -874,13 +854,13 @@ impl MovedRows {
         vocabulary: &Vocabulary,
         unembedding: &Unembedding,
         changes: &Changes<'_>,
-        states: &LastLayerStates,
+        (resid, activations): (&Tensor, &Tensor),
         rows: &[Row],
     ) -> Result<Self, ScalingError> {
         let at: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
         let at = Tensor::f_from_slice(&at)?;
-        let resid = unembedding.project(&states.resid.f_index_select(0, &at)?)?;
-        let activations = states.activations.f_index_select(0, &at)?;
+        let resid = unembedding.project(&resid.f_index_select(0, &at)?)?;
+        let activations = activations.f_index_select(0, &at)?;
         let x_c = on_host(&resid.centred)?;
         let (mut moves, mut vectors) = (Vec::new(), Vec::new());
         for change in &changes.changes {

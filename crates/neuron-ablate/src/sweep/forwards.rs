@@ -215,7 +215,7 @@ impl Sweep<'_> {
         let directions = (replaced.len(), Directions::Vectors);
         let engines = Engines::new(&self.pairs, readout, options, directions, memory)?;
         let (all_rows, _) = self.sample.rows(&self.plan.sequences)?;
-        let clusters = self.sample.clusters(&self.plan.sequences);
+        let clusters = self.sample.cluster_of(&self.plan.sequences);
         for group in groups(
             self.sample,
             &all_rows,
@@ -250,8 +250,6 @@ impl Sweep<'_> {
                     false => Vec::new(),
                 };
                 let in_bands: Vec<Vec<bool>> = rows.iter().map(|row| self.in_bands(row)).collect();
-                let sequence = rows[0].sequence;
-                let slot = self.plan.sequences.iter().position(|s| *s == sequence);
                 for (number, range) in batches.iter().enumerate() {
                     let changes = match made.get(number) {
                         Some(of_texts) => of_texts[text].shallow_clone(),
@@ -266,7 +264,7 @@ impl Sweep<'_> {
                         range: range.clone(),
                         rows,
                         in_bands: &in_bands,
-                        cluster: slot.map_or(0, |place| clusters[place]),
+                        cluster: clusters[&rows[0].sequence],
                         clean: &of_text.terms.measures,
                         measured: &measured,
                         ranks: self.plan.ranks.then_some(Ranks {
