@@ -30,13 +30,13 @@ impl Activity {
     }
 }
 
-/// The activity of every neuron of some layers, `[d_mlp]` each, over the rows of `sequences` ([`Sample::rows`]).
+/// The activity of every neuron of some layers, `[d_mlp]` each, over the rows of `sequences` ([`Sample::rows`](crate::Sample::rows)).
 ///
 /// `progress` is told how many more sequences are done.
 ///
 /// # Errors
 /// - [`AblateError::NoSuchComponent`] for a layer that the model does not have, [`AblateError::LastLayerOnly`] without a whole one
-/// - as [`Sample::rows`]
+/// - as [`Sample::rows`](crate::Sample::rows)
 /// - [`AblateError::Torch`] if libtorch fails
 pub fn activities(
     states: &SampleStates<'_>,
