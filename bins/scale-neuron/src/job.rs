@@ -152,7 +152,7 @@ fn count_rows(measured: &ScalingEffects, record: &mut RunRecord) {
 
 /// What the null space holds of each neuron of the layers of the neurons, or of the last one where none are scaled.
 fn neuron_shares(prepared: &Prepared<'_>) -> anyhow::Result<Vec<NeuronShare>> {
-    let (model, scaled) = (&prepared.loaded.model, &prepared.neurons);
+    let (model, scaled) = (&prepared.loaded.model, prepared.neurons);
     let layers = match &layers_of(scaled)[..] {
         [] => vec![model.config().num_hidden_layers - 1],
         layers => layers.to_vec(),

@@ -32,7 +32,7 @@ pub(crate) fn begin(config: &ScaleConfig, resolved: &serde_json::Value) -> RunRe
 /// What a run measures.
 pub(crate) struct Prepared<'a> {
     /// The neurons to scale.
-    pub(crate) neurons: Vec<NeuronId>,
+    pub(crate) neurons: &'a [NeuronId],
     pub(crate) loaded: &'a Loaded,
     /// Those of the measured sequences are kept: what controls are matched on and what is measured need one forward.
     states: SampleStates<'a>,
@@ -43,8 +43,9 @@ pub(crate) struct Prepared<'a> {
     pub(crate) plan: ScalingPlan,
 }
 
-/// The neurons to scale, none if only rows are, and the model and its text.
+/// The factors, the neurons to scale, none if only rows are, and the model and its text.
 pub(crate) struct Inputs {
+    factors: Vec<f64>,
     neurons: Vec<NeuronId>,
     loaded: Loaded,
 }
@@ -52,7 +53,7 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// Reads them.
     pub(crate) fn read(config: &ScaleConfig, record: &mut RunRecord) -> anyhow::Result<Self> {
-        config.factors()?;
+        let factors = config.factors()?;
         // Another model drops the neurons of the default one, and leaves the group without any.
         let named = |of: &&NeuronsConfig| of.file.is_some() || of.list.is_some();
         let neurons = match config.neurons.as_ref().filter(named) {
@@ -61,7 +62,11 @@ impl Inputs {
         };
         let revision = config.model.revision.as_deref();
         let loaded = Loaded::read(&config.model, revision, &config.corpus, record)?;
-        Ok(Self { neurons, loaded })
+        Ok(Self {
+            factors,
+            neurons,
+            loaded,
+        })
     }
 }
 
@@ -72,8 +77,11 @@ impl<'a> Prepared<'a> {
         inputs: &'a Inputs,
         record: &mut RunRecord,
     ) -> anyhow::Result<Self> {
-        let factors = config.factors()?;
-        let (neurons, loaded) = (inputs.neurons.clone(), &inputs.loaded);
+        let Inputs {
+            factors,
+            neurons,
+            loaded,
+        } = inputs;
         let vocabulary = loaded.vocabulary(
             &config.frequency,
             config.band.as_ref(),
@@ -100,7 +108,7 @@ impl<'a> Prepared<'a> {
         }
         let memory = mebibytes("evaluation.memory_mib", config.evaluation.memory_mib)?;
         let last = model.config().num_hidden_layers - 1;
-        let layers: BTreeSet<usize> = layers_of(&neurons).into_iter().chain([last]).collect();
+        let layers: BTreeSet<usize> = layers_of(neurons).into_iter().chain([last]).collect();
         let layers: Vec<usize> = layers.into_iter().collect();
         let states = SampleStates::new(model, sample, config.evaluation.batch);
         let states = states.keeping(&sequences, &layers, memory / STATES_SHARE);
@@ -111,7 +119,7 @@ impl<'a> Prepared<'a> {
             states: &states,
             space: &space,
             controls: &controls,
-            control_factors: &config.control_factors(&factors),
+            control_factors: &config.control_factors(factors),
             random: &random.collect::<Result<Vec<_>, _>>()?,
             sequences: &sequences,
             seed: config.seed,
@@ -123,7 +131,7 @@ impl<'a> Prepared<'a> {
                 "nothing to scale: name a law in `scaling.laws`, or neurons in `neurons.file` or `neurons.list`"
             ),
             true => record.warn("no neurons are named, so rows of the unembedding alone are scaled (`neurons.file`, `neurons.list`)"),
-            false => scale_neurons(&setting, &neurons, &mut arms, record)?,
+            false => scale_neurons(&setting, neurons, &mut arms, record)?,
         }
         let clusters = sample.n_clusters(&sequences);
         record.count("clusters", clusters as u64);
@@ -132,8 +140,8 @@ impl<'a> Prepared<'a> {
         }
 
         let (rare_ids, common_ids) = (rare.ids().to_vec(), space.common().to_vec());
-        let plan =
-            ScalingPlan::new(sequences, factors, rare_ids, common_ids).with_memory_budget(memory);
+        let plan = ScalingPlan::new(sequences, factors.clone(), rare_ids, common_ids)
+            .with_memory_budget(memory);
         Ok(Self {
             neurons,
             loaded,

@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use neox_core::{Model, Site, next_token_ln_probs};
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::{AblateError, Row, SampleStates, mlp_write::MlpWrite, readout::NormTerms};
+use crate::{
+    AblateError, SampleStates,
+    mlp_write::MlpWrite,
+    readout::NormTerms,
+    states::{by_sequence, positions},
+};
 
 /// A neuron over the rows of some sequences.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,15 +55,14 @@ pub fn activities(
     );
     states.has_layers(layers.iter().copied())?;
     let (rows, counts) = sample.rows(sequences)?;
+    let rows = by_sequence(&rows);
     let sites: Vec<Site> = layers.iter().map(|&layer| Site::MlpPost(layer)).collect();
     let d_mlp = model.config().intermediate_size;
     let zeros = || Tensor::f_zeros([4, d_mlp], (Kind::Double, Device::Cpu));
     let mut sums: Vec<Tensor> = layers.iter().map(|_| zeros()).collect::<Result<_, _>>()?;
     states.each(sequences, &sites, |sequence, states| {
-        let of_sequence = rows.iter().filter(|row| row.sequence == sequence);
-        let places: Vec<i64> = of_sequence.map(|row: &Row| row.pos as i64).collect();
-        if !places.is_empty() {
-            let places = Tensor::f_from_slice(&places)?;
+        if let Some(rows) = rows.get(&sequence) {
+            let places = positions(rows)?;
             let losses = losses(model, &states.resid, &sample.sequences()[sequence])?
                 .f_index_select(0, &places)?;
             for (site, sums) in sites.iter().zip(&mut sums) {

@@ -16,7 +16,7 @@ use tch::{Kind, TchError, Tensor};
 use crate::{
     AblateError, Dose, InterventionError, LayerMeans, NeuronId, Row, Sample,
     readout::host,
-    states::{Captured, captured, same_length_batches},
+    states::{self, Captured, captured, same_length_batches},
 };
 
 /// Most copies of texts in one forward; a power of two, as all their numbers are, so that a part of a run (blocks of so many
@@ -431,10 +431,7 @@ pub(crate) fn unchanged(
 ) -> Result<(Captured, Vec<Tensor>), AblateError> {
     let tokens = |rows: &&[Row]| sample.sequences()[rows[0].sequence].as_slice();
     let tokens: Vec<&[i64]> = group.iter().map(tokens).collect();
-    let positions = |rows: &&[Row]| {
-        let positions: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
-        Tensor::f_from_slice(&positions)?.f_to_device(model.device())
-    };
+    let positions = |rows: &&[Row]| states::positions(rows)?.f_to_device(model.device());
     let positions = group.iter().map(positions).collect::<Result<_, _>>()?;
     Ok((captured(model, &tokens, sites)?, positions))
 }

@@ -1,9 +1,11 @@
 //! What one forward leaves: the residual stream after the last block, the activations of MLPs.
 
+use std::collections::HashMap;
+
 use neox_core::{HookError, Hooks, Model, Residual, Site};
 use tch::{Kind, TchError, Tensor};
 
-use crate::{AblateError, Sample};
+use crate::{AblateError, Row, Sample};
 
 /// States of one sequence at the last block, on the CPU in f32.
 #[derive(Debug)]
@@ -84,6 +86,18 @@ pub fn last_layer_states(
             })
         })
         .collect()
+}
+
+/// Rows by their sequence; those of one come one after the other.
+pub(crate) fn by_sequence(rows: &[Row]) -> HashMap<usize, &[Row]> {
+    let each = rows.chunk_by(|a, b| a.sequence == b.sequence);
+    each.map(|rows| (rows[0].sequence, rows)).collect()
+}
+
+/// Positions of rows in their sequence, `[row]`, on the CPU.
+pub(crate) fn positions(rows: &[Row]) -> Result<Tensor, TchError> {
+    let positions: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
+    Tensor::f_from_slice(&positions)
 }
 
 /// On the CPU.

@@ -28,6 +28,7 @@ use crate::{
     progress::Tick,
     row_logits::{Dots, RowLogits},
     series::Spread,
+    states::{by_sequence, positions},
     vectors::{dot, on_host},
 };
 
@@ -307,9 +308,9 @@ impl<'a> Sweep<'a> {
         bands: Vec<TokenBand>,
         plan: Plan,
     ) -> Result<Self, AblateError> {
-        let last = (Readout::of_model(model)?, MlpWrite::of_last_layer(model)?);
+        let LastLayer { readout, write, .. } = LastLayer::of_model(model)?;
         let states = SampleStates::new(model, sample, plan.batch);
-        Self::of_states(states, last, frequencies, bands, plan)
+        Self::of_states(states, (readout, write), frequencies, bands, plan)
     }
 
     /// The same of a model of which there is the last layer alone, such as one that is not ours. What runs a model on from an earlier
@@ -746,32 +747,22 @@ impl<'a> Sweep<'a> {
 impl Sweep<'_> {
     /// Residual stream and activations of `rows`, `[row, d_model]` and `[row, d_mlp]`.
     pub(crate) fn states_at(&self, rows: &[Row]) -> Result<(Tensor, Tensor), AblateError> {
-        let of_sequences = rows.chunk_by(|a, b| a.sequence == b.sequence);
-        let positions = of_sequences.map(|of| {
-            let positions: Vec<i64> = of.iter().map(|row| row.pos as i64).collect();
-            (of[0].sequence, positions)
-        });
-        let positions: Vec<(usize, Vec<i64>)> = positions.collect();
-        let sequences: Vec<usize> = positions.iter().map(|(sequence, _)| *sequence).collect();
+        let mut sequences: Vec<usize> = rows.iter().map(|row| row.sequence).collect();
+        sequences.dedup();
+        let rows_of = by_sequence(rows);
         let site = Site::MlpPost(self.states.last_layer());
         let mut found = HashMap::new();
         self.states.each(&sequences, &[site], |sequence, states| {
-            found.insert(
-                sequence,
-                (
-                    states.resid.shallow_clone(),
-                    states.at(site)?.shallow_clone(),
-                ),
-            );
+            let at = positions(rows_of[&sequence])?;
+            let resid = states.resid.f_index_select(0, &at)?;
+            let activations = states.at(site)?.f_index_select(0, &at)?;
+            found.insert(sequence, (resid, activations));
             Ok::<_, AblateError>(())
         })?;
-        let (mut resid, mut activations) = (Vec::new(), Vec::new());
-        for (sequence, positions) in &positions {
-            let (of_resid, of_activations) = &found[sequence];
-            let positions = Tensor::f_from_slice(positions)?;
-            resid.push(of_resid.f_index_select(0, &positions)?);
-            activations.push(of_activations.f_index_select(0, &positions)?);
-        }
+        let in_order = sequences.iter().map(|sequence| &found[sequence]);
+        let (resid, activations): (Vec<&Tensor>, Vec<&Tensor>) = in_order
+            .map(|(resid, activations)| (resid, activations))
+            .unzip();
         Ok((Tensor::f_cat(&resid, 0)?, Tensor::f_cat(&activations, 0)?))
     }
 }

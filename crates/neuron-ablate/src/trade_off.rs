@@ -36,7 +36,7 @@ use crate::{
     replaced::{self, Replaced, batches, copies, groups, texts_at_once},
     row_logits::RowLogits,
     scaling::{ScalingError, Target, WeightChange},
-    states::{last_layer, writes_directly},
+    states::{by_sequence, last_layer, positions, writes_directly},
     vectors::{Vectors, dot, on_host},
 };
 
@@ -406,13 +406,10 @@ pub fn measure_scaling(
     });
     let unchanged: Vec<_> = unchanged.collect();
     let rows_at_once = (plan.memory_budget / 2 / (4 * prepared.values_per_row(d_vocab))).max(1);
+    let rows_of = by_sequence(&all_rows);
     let site = Site::MlpPost(last_layer(model));
     states.each(&plan.sequences, &[site], |sequence, states| {
-        let of_sequence: Vec<Row> = all_rows
-            .iter()
-            .copied()
-            .filter(|row| row.sequence == sequence)
-            .collect();
+        let of_sequence = rows_of.get(&sequence).copied().unwrap_or_default();
         for rows in of_sequence.chunks(rows_at_once) {
             let at = (&states.resid, states.at(site)?);
             let moved = MovedRows::new(&vocabulary, &unembedding, &prepared, at, rows)?;
@@ -857,8 +854,7 @@ impl MovedRows {
         (resid, activations): (&Tensor, &Tensor),
         rows: &[Row],
     ) -> Result<Self, ScalingError> {
-        let at: Vec<i64> = rows.iter().map(|row| row.pos as i64).collect();
-        let at = Tensor::f_from_slice(&at)?;
+        let at = positions(rows)?;
         let resid = unembedding.project(&resid.f_index_select(0, &at)?)?;
         let activations = activations.f_index_select(0, &at)?;
         let x_c = on_host(&resid.centred)?;
